@@ -1,0 +1,1 @@
+"""Coherent Entropy Reactor."""

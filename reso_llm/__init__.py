@@ -1,0 +1,1 @@
+"""ResoLLM: an entropy-controlled language model trained from scratch."""

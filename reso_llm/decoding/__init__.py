@@ -1,0 +1,1 @@
+"""Decoding: small objects between logits and the next token."""
