@@ -1,0 +1,732 @@
+"""Crash-safe checkpoints: a checkpoint is there whole and verifiable, or it is not there.
+
+    RUN/.lock                           one writer; the kernel frees it when the writer dies
+    RUN/best.json                       step and validation bits per byte of the best checkpoint
+    RUN/checkpoints/step_00000100/      one directory per checkpoint:
+        model.safetensors, ...              one file per part, tensors only
+        config.json, training.json, ...     documents, JSON or plain text
+        MANIFEST.json                       size and sha256 of every file above, and of itself
+    RUN/checkpoints/.tmp-*  .trash-*    half written or deleted; never read, cleared at start
+    RUN/checkpoints/corrupt-step_*      set aside because verification failed
+
+Writing: temporary directory, fsync each file, MANIFEST last, rename, fsync the parent. Reading:
+every byte is hashed before one is used, and what is parsed is what was hashed. Nothing here
+unpickles, so loading cannot run code.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import math
+import os
+import random
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing import util as process_util
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+FORMAT = 1
+MANIFEST = "MANIFEST.json"
+BEST = "best.json"
+_STEP_NAME = re.compile(r"step_(\d{8,})")
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_ENTRY = {"kind", "size", "sha256"}
+_BLOCK = 1 << 20  # bytes hashed at a time
+
+Document = str | dict[str, Any]
+Generator = torch.Generator | np.random.Generator | random.Random
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be written, found or read; the message says where and what to do."""
+
+
+class RunBusyError(CheckpointError):
+    """Another live process is writing to the run directory."""
+
+
+class CorruptCheckpointError(CheckpointError):
+    """A checkpoint is not what was written: `path` (directory), `file` in it, and `reason`."""
+
+    def __init__(self, path: Path, file: str, reason: str, advice: str | None = None):
+        advice = advice or "use another checkpoint of the run or restore this one from a copy"
+        super().__init__(f"checkpoint {path} cannot be used: {file} {reason}; {advice}")
+        self.path, self.file, self.reason = path, file, reason
+
+
+class FormatVersionError(CorruptCheckpointError):
+    """An intact checkpoint of a format this version does not read."""
+
+
+# --- one writer per run directory -----------------------------------------------------------
+
+
+@contextlib.contextmanager
+def lock_run(run_dir: str | Path) -> Iterator[None]:
+    """Hold RUN/.lock: the only writer of the run directory while the block runs.
+
+    Raises RunBusyError when a live process holds it, CheckpointError when it cannot be made.
+    """
+    path = Path(run_dir, ".lock")
+    try:
+        handle = path.open("a+")
+    except OSError as error:
+        raise CheckpointError(_cannot("lock the run directory", path, error)) from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunBusyError(_busy(handle, run_dir)) from error
+        except OSError as error:
+            raise CheckpointError(_cannot("lock the run directory", path, error)) from error
+        # A forked worker shares the lock and may outlive a killed parent: it lets go at once.
+        process_util.register_after_fork(handle, lambda inherited: inherited.close())
+        handle.truncate(0)
+        handle.write(str(os.getpid()))
+        handle.flush()
+        yield
+
+
+def _busy(handle: TextIO, run_dir: str | Path) -> str:
+    handle.seek(0)
+    pid = handle.read().strip() or "unknown"
+    return (
+        f"another process (pid {pid}) is writing to {run_dir}; "
+        "wait for it, stop it, or choose another run directory"
+    )
+
+
+# --- writing --------------------------------------------------------------------------------
+
+
+def checkpoint_path(run_dir: str | Path, step: int) -> Path:
+    """RUN/checkpoints/step_00000100 for step 100."""
+    return Path(run_dir, "checkpoints", f"step_{step:08d}")
+
+
+def save_checkpoint(
+    run_dir: str | Path,
+    step: int,
+    *,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    documents: Mapping[str, Document],
+) -> Path:
+    """Write the checkpoint of `step` and return its directory.
+
+    `tensors` is {part: {name: tensor}}, `documents` is {file name: text or JSON object}. A sound
+    checkpoint of that step is returned as it is; a corrupt one is set aside first. The host needs
+    memory for one more copy of the largest part.
+
+    Raises ValueError (naming the tensor) for non-finite or tied tensors and for what is not JSON,
+    CheckpointError when the disk refuses; then the earlier checkpoints are untouched.
+    """
+    path = checkpoint_path(run_dir, step)
+    if not Path(run_dir).is_dir():
+        raise CheckpointError(f"run directory {run_dir} is gone; step {step} was not saved")
+    if path.exists():
+        try:
+            verify(path)
+            return path
+        except FormatVersionError:
+            raise
+        except CorruptCheckpointError:
+            _set_aside(path)
+    if not path.parent.is_dir():
+        _make_directory(path.parent)
+    return save_directory(path, tensors=tensors, documents=documents, step=step)
+
+
+def save_directory(
+    path: str | Path,
+    *,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    documents: Mapping[str, Document],
+    step: int | None = None,
+) -> Path:
+    """Write one verifiable directory anywhere (`save_pretrained`); its parent must exist.
+
+    A directory written by this function is replaced; anything else of that name is refused.
+    Raises as `save_checkpoint` does.
+    """
+    path = Path(path)
+    contents = _check_contents(tensors, documents)
+    if path.exists() and not (path / MANIFEST).is_file() and not _is_empty_directory(path):
+        raise CheckpointError(f"{path} exists and is not a checkpoint; choose another directory")
+    temporary = path.parent / f".tmp-{path.name}-{os.getpid()}"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        _write_contents(temporary, contents, tensors, step)
+        _swap(temporary, path)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)  # first, so that the free space is real
+        needed = _num_bytes(tensors, contents)
+        raise CheckpointError(_cannot("write checkpoint", path, error, needed)) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # what stays is cleared at the next start
+    return path
+
+
+def _swap(new: Path, path: Path) -> None:
+    """Rename `new` to `path`; what was there goes last, so a kill never loses both."""
+    trash = _trash_name(path)
+    replaces = (path / MANIFEST).is_file()
+    if replaces:
+        os.rename(path, trash)
+    os.rename(new, path)
+    _sync_directory(path.parent)
+    if replaces:
+        shutil.rmtree(trash)
+
+
+def write_file(path: str | Path, data: bytes) -> None:
+    """Replace a small file atomically: readers see the old bytes or the new. Raises OSError."""
+    path = Path(path)
+    temporary = path.parent / f".tmp-{path.name}-{os.getpid()}"
+    try:
+        _write_and_sync(temporary, data)
+        os.replace(temporary, path)
+        _sync_directory(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_contents(directory: Path, contents, tensors, step: int | None) -> None:
+    files = {}
+    for part, group in tensors.items():
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in group.items()}
+        data = safetensors.torch.save(plain)
+        files[f"{part}.safetensors"] = _write_entry(directory, f"{part}.safetensors", data, "part")
+    for name, (kind, data) in contents.items():
+        files[name] = _write_entry(directory, name, data, kind)
+    body = {"format": FORMAT, "step": step, "files": files}
+    _write_and_sync(directory / MANIFEST, _seal(body))
+    _sync_directory(directory)
+
+
+def _write_entry(directory: Path, name: str, data: bytes, kind: str) -> dict[str, Any]:
+    _write_and_sync(directory / name, data)
+    return {"kind": kind, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _write_and_sync(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _seal(body: dict[str, Any]) -> bytes:
+    """The manifest as bytes, carrying the sha256 of its own body: no bit of it is unguarded."""
+    digest = hashlib.sha256(_canonical(body)).hexdigest()
+    return _canonical({**body, "sha256": digest})
+
+
+def _canonical(body: dict[str, Any]) -> bytes:
+    return json.dumps(body, indent=2, sort_keys=True).encode() + b"\n"
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir()
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise CheckpointError(_cannot("make directory", path, error)) from error
+
+
+def _is_empty_directory(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _num_bytes(tensors, contents) -> int:
+    parts = (t.numel() * t.element_size() for group in tensors.values() for t in group.values())
+    return sum(parts) + sum(len(data) for _, data in contents.values())
+
+
+def _cannot(action: str, path: Path, error: OSError, needed: int | None = None) -> str:
+    message = f"cannot {action} {path}: {error.strerror or error}"
+    if needed is None:
+        return message
+    try:
+        free = f"{shutil.disk_usage(path.parent).free:,} bytes are free"
+    except OSError:
+        free = "its directory cannot be read"
+    return (
+        f"{message}; it needs {needed:,} bytes and {free}; "
+        "earlier checkpoints are untouched: make room or choose another run directory"
+    )
+
+
+# --- what may be written --------------------------------------------------------------------
+
+
+def _check_contents(tensors, documents) -> dict[str, tuple[str, bytes]]:
+    """Documents as {name: (kind, bytes)}; ValueError for anything that must not reach the disk."""
+    for part, group in tensors.items():
+        _check_name(f"{part}.safetensors", ())
+        _check_finite(part, group)
+        _check_untied(part, group)
+    taken = [f"{part}.safetensors" for part in tensors]
+    for name in documents:
+        _check_name(name, taken)
+    return {name: _encode_document(name, document) for name, document in documents.items()}
+
+
+def _check_name(name: str, taken: Sequence[str]) -> None:
+    if not _FILE_NAME.fullmatch(name) or name == MANIFEST or name in taken:
+        raise ValueError(f"{name!r} cannot be the name of a file in a checkpoint")
+
+
+def _check_finite(part: str, group: Mapping[str, Tensor]) -> None:
+    for name, tensor in group.items():
+        numeric = tensor.is_floating_point() or tensor.is_complex()
+        if numeric and not torch.isfinite(tensor.detach()).all():
+            raise ValueError(f"{part} tensor {name!r} is not finite; nothing was saved")
+
+
+def _check_untied(part: str, group: Mapping[str, Tensor]) -> None:
+    owners: dict[tuple[torch.device, int], str] = {}
+    for name, tensor in group.items():
+        if tensor.numel() == 0:
+            continue
+        owner = owners.setdefault((tensor.device, tensor.data_ptr()), name)
+        if owner != name:
+            raise ValueError(f"{part} tensors {owner!r} and {name!r} share memory; pass only one")
+
+
+def _encode_document(name: str, document: Document) -> tuple[str, bytes]:
+    try:
+        if isinstance(document, str):
+            return "text", document.encode()
+        return "json", json.dumps(document, indent=2, allow_nan=False).encode() + b"\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"document {name!r} cannot be written: {error}") from error
+
+
+# --- reading --------------------------------------------------------------------------------
+
+
+def verify(path: str | Path) -> None:
+    """Check every byte of a checkpoint against its manifest.
+
+    Raises CorruptCheckpointError naming the file and why, FormatVersionError for another format,
+    CheckpointError when there is no such directory or it may not be read.
+    """
+    _read(Path(path), ())
+
+
+def load_checkpoint(
+    path: str | Path, parts: Sequence[str] = ("model",)
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Document]]:
+    """Return ({part: {name: tensor}}, {file name: text or JSON object}) of a checkpoint.
+
+    The whole checkpoint is verified, whichever `parts` are asked for; tensors arrive on the CPU.
+    Raises as `verify` does, and CheckpointError naming the parts there are if one is missing.
+    """
+    return _read(Path(path), tuple(parts))
+
+
+def _read(path: Path, parts: tuple[str, ...]):
+    manifest = _read_manifest(path)
+    files = manifest["files"]
+    for part in parts:
+        if f"{part}.safetensors" not in files:
+            there = ", ".join(name for name in files if name.endswith(".safetensors")) or "none"
+            raise CheckpointError(f"checkpoint {path} has no part {part!r}; its parts: {there}")
+    tensors, documents = {}, {}
+    for name, entry in files.items():
+        part = name.removesuffix(".safetensors") if entry["kind"] == "part" else None
+        data = _read_checked(path, name, entry, keep=part is None or part in parts)
+        if part is None:
+            documents[name] = _decode(path, name, entry["kind"], data)
+        elif part in parts:
+            tensors[part] = _decode(path, name, "part", data)
+    return tensors, documents
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not path.is_dir():
+        raise CheckpointError(f"there is no checkpoint directory {path}")
+    with _reading(path, MANIFEST) as file:
+        data = file.read()
+    try:
+        sealed = json.loads(data)
+        body = {key: value for key, value in sealed.items() if key != "sha256"}
+        intact = _seal(body) == data
+    except (ValueError, AttributeError, RecursionError):
+        intact = False
+    if not intact:
+        raise CorruptCheckpointError(path, MANIFEST, "is damaged (its own sha256 differs)")
+    _check_version(path, body)
+    _check_listing(path, body)
+    return body
+
+
+def _check_version(path: Path, body: dict[str, Any]) -> None:
+    found = body.get("format")
+    if found != FORMAT:
+        reason = f"is of checkpoint format {found}, and this version reads format {FORMAT}"
+        advice = "use the version of reso-llm that wrote it"
+        raise FormatVersionError(path, MANIFEST, reason, advice)
+
+
+def _check_listing(path: Path, body: dict[str, Any]) -> None:
+    named = _STEP_NAME.fullmatch(path.name)
+    if named and body["step"] != int(named[1]):
+        raise CorruptCheckpointError(path, MANIFEST, f"belongs to step {body['step']}")
+    files = body["files"]
+    if not all(_FILE_NAME.fullmatch(name) and set(files[name]) == _ENTRY for name in files):
+        raise CorruptCheckpointError(path, MANIFEST, "lists something that is no checkpoint file")
+    foreign = sorted({entry.name for entry in _entries(path, "")} - {MANIFEST, *files})
+    if foreign:
+        raise CorruptCheckpointError(path, foreign[0], "is a foreign file, not in the manifest")
+
+
+def _read_checked(path: Path, name: str, entry: dict[str, Any], keep: bool) -> bytes:
+    """The bytes of a file if `keep`, hashed either way: no gap between the check and the use."""
+    with _reading(path, name) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size != entry["size"]:
+            reason = f"has {size:,} bytes instead of {entry['size']:,}"
+            raise CorruptCheckpointError(path, name, reason)
+        data = file.read() if keep else b""
+        digest = hashlib.sha256(data)
+        while not keep and (block := file.read(_BLOCK)):
+            digest.update(block)
+    if digest.hexdigest() != entry["sha256"]:
+        raise CorruptCheckpointError(path, name, "is damaged (its sha256 differs)")
+    return data
+
+
+@contextlib.contextmanager
+def _reading(path: Path, name: str) -> Iterator[BinaryIO]:
+    """A missing or unreadable file means corruption; a refused one is the machine's affair."""
+    try:
+        if not (path / name).is_file():  # a pipe of that name would block for ever
+            raise CorruptCheckpointError(path, name, "is missing")
+        with (path / name).open("rb") as file:
+            yield file
+    except OSError as error:
+        if error.errno == errno.EIO:
+            raise CorruptCheckpointError(path, name, "is unreadable on the disk") from error
+        raise CheckpointError(_cannot("read", path / name, error)) from error
+
+
+def _decode(path: Path, name: str, kind: str, data: bytes):
+    try:
+        if kind == "part":
+            return safetensors.torch.load(data)
+        return json.loads(data) if kind == "json" else data.decode()
+    except (SafetensorError, ValueError, RecursionError, KeyError) as error:
+        reason = f"is not {'safetensors' if kind == 'part' else kind} ({error})"
+        raise CorruptCheckpointError(path, name, reason) from error
+
+
+# --- which checkpoint -----------------------------------------------------------------------
+
+
+def newest_checkpoint(run_dir: str | Path, warn: Callable[[str], None]) -> Path | None:
+    """The newest sound checkpoint of a run; None only if the run never had one.
+
+    For the writer of the run: corrupt newer ones are renamed to `corrupt-step_…`, with one
+    warning line each. Raises CheckpointError listing them when none is sound, so that a run
+    never restarts at step 0 in silence, and FormatVersionError for another format.
+    """
+    for path in _step_directories(run_dir):
+        try:
+            verify(path)
+            return path
+        except FormatVersionError:
+            raise
+        except CorruptCheckpointError as error:
+            aside = _set_aside(path)
+            warn(f"checkpoint {path} set aside as {aside.name}: {error.file} {error.reason}")
+    corrupt = _entries(Path(run_dir, "checkpoints"), "corrupt-")
+    if corrupt:
+        raise CheckpointError(
+            f"no usable checkpoint in {run_dir}, all are corrupt: "
+            f"{', '.join(path.name for path in corrupt)}; restore one from a copy, "
+            "or delete them to start the run again from step 0"
+        )
+    return None
+
+
+def resolve(path: str | Path) -> Path:
+    """The checkpoint directory meant by `path`: itself, or the best (else newest) of a run.
+
+    Read-only and without verification, which loading does. Raises CheckpointError naming what
+    was looked for.
+    """
+    path = Path(path)
+    if (path / MANIFEST).is_file():
+        return path
+    best = best_checkpoint(path)
+    if best:
+        return best
+    for newest in _step_directories(path):
+        return newest
+    raise CheckpointError(
+        f"no checkpoint at {path}: looked for {MANIFEST}, {BEST} and checkpoints/step_* in it"
+    )
+
+
+def record_best(run_dir: str | Path, step: int, bits_per_byte: float) -> None:
+    """Note in RUN/best.json that `step`, already saved, is the best so far.
+
+    Raises ValueError for a non-finite value or an unsaved step, CheckpointError when the disk
+    refuses.
+    """
+    if not math.isfinite(bits_per_byte) or not checkpoint_path(run_dir, step).is_dir():
+        raise ValueError(f"step {step} ({bits_per_byte} bits per byte) is no saved, finite best")
+    path = Path(run_dir, BEST)
+    record = {"step": step, "validation_bits_per_byte": float(bits_per_byte)}
+    try:
+        write_file(path, json.dumps(record).encode() + b"\n")
+    except OSError as error:
+        raise CheckpointError(_cannot("write", path, error)) from error
+
+
+def best_checkpoint(run_dir: str | Path) -> Path | None:
+    """The checkpoint named by RUN/best.json, None if none was recorded.
+
+    Raises CheckpointError when the record is damaged or its checkpoint is gone.
+    """
+    step = _best_step(run_dir)
+    if step is None:
+        return None
+    path = checkpoint_path(run_dir, step)
+    if not path.is_dir():
+        raise CheckpointError(f"{Path(run_dir, BEST)} names {path.name}, which is gone; {_UNBEST}")
+    return path
+
+
+_UNBEST = f"delete {BEST} to use the newest checkpoint"
+
+
+def _best_step(run_dir: str | Path) -> int | None:
+    path = Path(run_dir, BEST)
+    try:
+        return int(json.loads(path.read_bytes())["step"])
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise CheckpointError(_cannot("read", path, error)) from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged; {_UNBEST}") from error
+
+
+def _step_directories(run_dir: str | Path) -> list[Path]:
+    """Newest first."""
+    found = _entries(Path(run_dir, "checkpoints"), "step_")
+    steps = [path for path in found if _STEP_NAME.fullmatch(path.name)]
+    return sorted(steps, key=_step_of, reverse=True)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step_"))
+
+
+def _entries(directory: Path, *prefixes: str) -> list[Path]:
+    try:
+        names = sorted(os.listdir(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise CheckpointError(_cannot("read", directory, error)) from error
+    return [directory / name for name in names if name.startswith(prefixes)]
+
+
+# --- housekeeping, for the holder of the lock -------------------------------------------------
+
+
+def prune(run_dir: str | Path, keep_last: int, keep_best: bool) -> list[Path]:
+    """Delete all but the newest `keep_last` checkpoints (and the best); return the deleted.
+
+    Nothing is deleted unless the newest one verifies, so a sound one remains at every instant.
+    Raises ValueError for keep_last < 1, CheckpointError when the disk refuses.
+    """
+    if keep_last < 1:
+        raise ValueError(f"keep_last is {keep_last}; at least one checkpoint must stay")
+    paths = _step_directories(run_dir)
+    best = _best_step(run_dir) if keep_best else None
+    old = [path for path in paths[keep_last:] if _step_of(path) != best]
+    if not old or not _is_sound(paths[0]):
+        return []
+    for path in old:
+        try:
+            _delete(path)
+        except OSError as error:
+            raise CheckpointError(_cannot("delete", path, error)) from error
+    return old
+
+
+def clean_leftovers(run_dir: str | Path) -> list[Path]:
+    """Remove what killed processes left half written or half deleted; return it.
+
+    Call it holding the lock: a live writer's temporary files look the same.
+    Raises CheckpointError when the disk refuses.
+    """
+    run_dir = Path(run_dir)
+    left = [p for d in (run_dir, run_dir / "checkpoints") for p in _entries(d, ".tmp-", ".trash-")]
+    for path in left:
+        try:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        except OSError as error:
+            raise CheckpointError(_cannot("remove", path, error)) from error
+    return left
+
+
+def _is_sound(path: Path) -> bool:
+    try:
+        verify(path)
+    except CorruptCheckpointError:
+        return False
+    return True
+
+
+def _delete(path: Path) -> None:
+    """Out of sight in one step, then file by file: a kill never leaves a torn checkpoint."""
+    trash = _trash_name(path)
+    os.rename(path, trash)
+    shutil.rmtree(trash)
+
+
+def _trash_name(path: Path) -> Path:
+    return path.parent / f".trash-{path.name}-{os.getpid()}"
+
+
+def _set_aside(path: Path) -> Path:
+    base = path.with_name(f"corrupt-{path.name}")
+    aside, number = base, 1
+    while aside.exists():
+        number += 1
+        aside = base.with_name(f"{base.name}-{number}")
+    run_dir = path.parent.parent
+    try:
+        if _best_step(run_dir) == _step_of(path):
+            Path(run_dir, BEST).unlink()  # a record must not outlive what it names
+        os.rename(path, aside)
+    except OSError as error:
+        raise CheckpointError(_cannot("set aside", path, error)) from error
+    return aside
+
+
+# --- optimizer and generator state without pickle -------------------------------------------
+
+
+def flatten_state(state: Any) -> tuple[dict[str, Tensor], Any]:
+    """Split nested Python values into (flat tensors, JSON), exactly, types included.
+
+    Takes dict, list, tuple, str, int, float, bool, None, tensors and numpy arrays, which covers
+    `optimizer.state_dict()` and `rng_state()`. In the JSON every object is a tag: "dict" (pairs),
+    "tuple", "float" (nan, inf), "tensor" and "array" (names of tensors).
+    Raises ValueError naming the place of anything else.
+    """
+    tensors: dict[str, Tensor] = {}
+    return tensors, _flatten(state, "state", tensors)
+
+
+def unflatten_state(tensors: Mapping[str, Tensor], document: Any) -> Any:
+    """Inverse of `flatten_state`. Raises ValueError when the two do not belong together."""
+    if isinstance(document, list):
+        return [unflatten_state(tensors, item) for item in document]
+    if not isinstance(document, dict):
+        return document
+    try:
+        ((tag, content),) = document.items()
+        return _UNTAG[tag](tensors, content)
+    except KeyError as error:
+        raise ValueError(f"state names {error}, which the checkpoint does not have") from error
+
+
+def _flatten(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
+    kind = type(value)
+    if value is None or kind in (bool, int, str):
+        return value
+    if kind is float:
+        return value if math.isfinite(value) else {"float": repr(value)}
+    if kind in (list, tuple):
+        items = [_flatten(item, f"{place}.{i}", tensors) for i, item in enumerate(value)]
+        return items if kind is list else {"tuple": items}
+    if kind is dict:
+        pairs = [[_flatten(k, place, tensors), _flatten(v, f"{place}.{k}", tensors)]
+                 for k, v in value.items()]  # fmt: skip
+        return {"dict": pairs}
+    if isinstance(value, Tensor | np.ndarray) and place not in tensors:
+        tensors[place] = torch.as_tensor(value).detach()
+        return {"tensor" if isinstance(value, Tensor) else "array": place}
+    raise ValueError(f"{place} is a {kind.__name__} that cannot be stored")
+
+
+_UNTAG: dict[str, Callable[[Mapping[str, Tensor], Any], Any]] = {
+    "dict": lambda tensors, pairs: dict(unflatten_state(tensors, pairs)),
+    "tuple": lambda tensors, items: tuple(unflatten_state(tensors, items)),
+    "float": lambda tensors, text: float(text),
+    "tensor": lambda tensors, name: tensors[name],
+    "array": lambda tensors, name: tensors[name].numpy(),
+}
+
+
+def rng_state(generators: Mapping[str, Generator]) -> dict[str, Any]:
+    """State of the global torch (CPU, CUDA) and Python generators and of the named ones."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    named = {name: _get_state(generator) for name, generator in generators.items()}
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": cuda,
+        "python": random.getstate(),
+        "named": named,
+    }
+
+
+def set_rng_state(state: Mapping[str, Any], generators: Mapping[str, Generator]) -> None:
+    """Inverse of `rng_state`; CUDA devices that are not here are left out.
+
+    Raises ValueError when the named generators differ from the saved ones.
+    """
+    if set(generators) != set(state["named"]):
+        raise ValueError(
+            f"generators {sorted(state['named'])} were saved, not {sorted(generators)}"
+        )
+    torch.set_rng_state(state["torch"])
+    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for device, saved in enumerate(state["cuda"][:devices]):
+        torch.cuda.set_rng_state(saved, device)
+    random.setstate(state["python"])
+    for name, generator in generators.items():
+        _set_state(generator, state["named"][name])
+
+
+def _get_state(generator: Generator) -> Any:
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    return generator.bit_generator.state
+
+
+def _set_state(generator: Generator, state: Any) -> None:
+    if isinstance(generator, torch.Generator):
+        generator.set_state(state)
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        generator.bit_generator.state = state
