@@ -1,0 +1,185 @@
+"""Streaming signals of a decoding run: entropy, its differences, its average, and coherence.
+
+    ΔH_t = H_t - H_{t-1}          Δ²H_t = ΔH_t - ΔH_{t-1}
+    E_t  = a H_t + (1 - a) E_{t-1},  E_0 = H_0          ΔE_t = E_t - E_{t-1}
+    C+_t = cos(e_{t-1}, e_t),  e_t = mean of the last W token embeddings (fewer at the start)
+
+Source: SRB derivation notes, sections 1 to 3. Shapes: B rows, T steps, V vocabulary, D width.
+
+A value that does not exist yet is NaN: ΔH, ΔE and C+ at the first step, Δ²H at the first two, C+
+of a zero vector. Every comparison with NaN is false, so a controller whose conditions are
+comparisons that must hold cannot fire on it, whereas a 0 would read as "entropy has settled".
+A NaN entropy is passed on; the average starts again at the next defined entropy.
+
+`step` advances one token; `trace` a whole sequence, in parallel over time, to the same values and
+the same state. Each row owns its state, so rows may start at different times.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from entropy_core.information import entropy_nats, normalised_entropy
+
+
+class Signals(NamedTuple):
+    """Readings of one step, each (B,), or of a trace, each (B, T). NaN means undefined."""
+
+    entropy_nats: Tensor
+    normalised_entropy: Tensor
+    delta_nats: Tensor
+    delta2_nats: Tensor
+    ema_nats: Tensor
+    delta_ema_nats: Tensor
+    coherence: Tensor
+
+
+class SignalState(NamedTuple):
+    """What the next step needs of the past; NaN and zeros before the first step."""
+
+    entropy_nats: Tensor  # (B,)
+    delta_nats: Tensor  # (B,)
+    ema_nats: Tensor  # (B,)
+    recent: Tensor  # (B, W, D) last W embeddings, oldest first
+
+
+def init_state(
+    batch_size: int,
+    width: int,
+    *,
+    window: int = 8,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> SignalState:
+    """State before the first token, for embeddings of `width` averaged over `window` tokens.
+
+    Raises ValueError when window < 1.
+    """
+    if window < 1:
+        raise ValueError(f"window must be at least 1, got {window}")
+    undefined = torch.full((batch_size,), math.nan, dtype=dtype, device=device)
+    recent = torch.zeros(batch_size, window, width, dtype=dtype, device=device)
+    return SignalState(undefined, undefined, undefined, recent)
+
+
+def step(
+    state: SignalState,
+    logits: Tensor,
+    embedding: Tensor,
+    *,
+    ema_weight: float = 0.2,
+    min_prob: float | None = None,
+) -> tuple[Signals, SignalState]:
+    """Advance by one token: logits (B, V) and embedding (B, D) -> readings (B,) and new state.
+
+    ema_weight is `a` above; min_prob selects the effective support of `normalised_entropy`.
+    Raises ValueError when ema_weight is outside (0, 1].
+    """
+    _check_weight(ema_weight)
+    entropy = entropy_nats(logits)
+    delta = entropy - state.entropy_nats
+    blend = ema_weight * entropy + (1 - ema_weight) * state.ema_nats
+    ema = torch.where(state.ema_nats.isnan(), entropy, blend)
+    recent = torch.cat([state.recent[:, 1:], embedding[:, None]], dim=1)
+    signals = Signals(
+        entropy_nats=entropy,
+        normalised_entropy=normalised_entropy(logits, min_prob),
+        delta_nats=delta,
+        delta2_nats=delta - state.delta_nats,
+        ema_nats=ema,
+        delta_ema_nats=ema - state.ema_nats,
+        coherence=cosine(state.recent.sum(1), recent.sum(1)),
+    )
+    return signals, SignalState(entropy, delta, ema, recent)
+
+
+def trace(
+    state: SignalState,
+    logits: Tensor,
+    embeddings: Tensor,
+    *,
+    ema_weight: float = 0.2,
+    min_prob: float | None = None,
+) -> tuple[Signals, SignalState]:
+    """T calls of `step` at once: logits (B, T, V), embeddings (B, T, D) -> readings (B, T), state.
+
+    O(log T) sequential operations. Raises ValueError as `step` does.
+    """
+    _check_weight(ema_weight)
+    window = state.recent.shape[1]
+    entropy = entropy_nats(logits)
+    delta = entropy - _shifted(state.entropy_nats, entropy)
+    ema = _ema_scan(entropy, state.ema_nats, ema_weight)
+    history = torch.cat([state.recent, embeddings], dim=1)  # (B, W + T, D)
+    sums = history.unfold(1, window, 1).sum(-1)  # (B, T + 1, D), the first one before this trace
+    signals = Signals(
+        entropy_nats=entropy,
+        normalised_entropy=normalised_entropy(logits, min_prob),
+        delta_nats=delta,
+        delta2_nats=delta - _shifted(state.delta_nats, delta),
+        ema_nats=ema,
+        delta_ema_nats=ema - _shifted(state.ema_nats, ema),
+        coherence=cosine(sums[:, :-1], sums[:, 1:]),
+    )
+    final = SignalState(entropy[:, -1], delta[:, -1], ema[:, -1], history[:, -window:])
+    return signals, final
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """cos(a, b): (..., D) -> (...); NaN where either vector is zero, with zero gradient there.
+
+    The scale of a vector does not matter, so sums may stand for means.
+    """
+    norms = torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1)
+    defined = norms > 0
+    return torch.where(defined, (a * b).sum(-1) / torch.where(defined, norms, 1.0), math.nan)
+
+
+def loop_score(ids: Tensor, *, window: int, max_period: int) -> Tensor:
+    """How periodic the last tokens are: ids (B, T) -> (B,) in [0, 1], no unit.
+
+    The largest share, over periods 1..max_period, of the last `window` tokens that equal the
+    token one period earlier; 1 is an exact loop. NaN while T < window + max_period. Text whose
+    entropy is low can be a fact or a loop: this tells which.
+    """
+    if ids.shape[1] < window + max_period:
+        return torch.full((ids.shape[0],), math.nan, device=ids.device)
+    T = ids.shape[1]
+    tail = ids[:, T - window :]
+    shares = [
+        (tail == ids[:, T - window - period : T - period]).float().mean(1)
+        for period in range(1, max_period + 1)
+    ]
+    return torch.stack(shares).amax(0)
+
+
+def _check_weight(ema_weight: float) -> None:
+    if not 0.0 < ema_weight <= 1.0:
+        raise ValueError(f"ema_weight must be in (0, 1], got {ema_weight}")
+
+
+def _shifted(first: Tensor, values: Tensor) -> Tensor:
+    """values (B, T) one step later in time, starting with first (B,)."""
+    return torch.cat([first[:, None], values[:, :-1]], dim=1)
+
+
+def _ema_scan(values: Tensor, start: Tensor, weight: float) -> Tensor:
+    """All averages E_t of values (B, T) after E = start (B,), by doubling (Hillis & Steele 1986).
+
+    Step t is the affine map E -> keep·E + add; a scan composes maps over spans of 1, 2, 4, ...
+    """
+    restart = _shifted(start, values).isnan()
+    keep = torch.where(restart, 0.0, 1 - weight).to(values.dtype)
+    add = torch.where(restart, values, weight * values)
+    first = torch.where(restart[:, 0], add[:, 0], add[:, 0] + keep[:, 0] * start)
+    add = torch.cat([first[:, None], add[:, 1:]], dim=1)
+    span = 1
+    while span < values.shape[1]:
+        # A map that keeps nothing must not see the past: 0 · NaN is NaN.
+        past = torch.where(keep[:, span:] == 0, 0.0, add[:, :-span])
+        add = torch.cat([add[:, :span], add[:, span:] + keep[:, span:] * past], dim=1)
+        keep = torch.cat([keep[:, :span], keep[:, span:] * keep[:, :-span]], dim=1)
+        span *= 2
+    return add
