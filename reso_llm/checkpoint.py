@@ -491,6 +491,7 @@ def resolve(path: str | Path) -> Path:
 def record_best(run_dir: str | Path, step: int, bits_per_byte: float) -> None:
     """Note in RUN/best.json that `step`, already saved, is the best so far.
 
+    A kill may fall between the save and this record: repeat it when resuming from such a step.
     Raises ValueError for a non-finite value or an unsaved step, CheckpointError when the disk
     refuses.
     """
