@@ -1,0 +1,707 @@
+"""From documents to training batches: token cache, train/validation split, windows.
+
+    prepare(spec, tokenizer) -> TokenData(train, val)      tokenised once, memory-mapped afterwards
+    BatchStream(split, context, batch_size, seed)          random windows of T = context tokens
+    eval_windows(tokens, doc_starts, context, stride)      every token of every document once
+
+Cache. A directory per (content of the files, tokenizer, split), under `$RESO_CACHE`, else
+`$XDG_CACHE_HOME/reso_llm`, else `~/.cache/reso_llm`. It holds, for train and val, the tokens
+(uint16 up to 65,536 ids, else uint32), the reply mask (uint8, same length) and the document starts
+(int64), and a manifest with the sha256 of each of them, checked whenever it is opened. It is built
+under a lock in a temporary directory and renamed, so it is there completely or not at all.
+
+Split. A document belongs to validation when the hash of its content, as a fraction of the largest
+hash, is below `val_fraction`: independent of order and of other rows, and duplicates stay on one
+side. Should that leave a side empty, the one document with the smallest (or largest) hash goes
+there; with a single document there is nothing to split, which is an error. A plain text file is cut
+instead: the last `val_fraction` of its bytes is validation.
+
+Shapes: B windows, T tokens of a window.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import logging
+import os
+import shutil
+import tempfile
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reso_llm.conversation import Document
+from reso_llm.sources import (
+    BadRow,
+    BadRows,
+    DataError,
+    OnBadRow,
+    Source,
+    file_sha256,
+    read_source,
+    resolve,
+)
+from reso_llm.tokenizer import ResoTokenizer
+
+try:
+    import fcntl
+except ImportError:  # Windows: no lock there, the rename still keeps the cache whole
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = [
+    "BatchStream",
+    "DataError",
+    "EvalWindow",
+    "Split",
+    "TokenData",
+    "default_cache_dir",
+    "eval_batches",
+    "eval_windows",
+    "prepare",
+    "tokenizer_texts",
+]
+
+# Part of the key: raise it whenever parsing, layout or split changes what a cache would hold.
+FORMAT_VERSION = 1
+SIDES = ("train", "val")
+BATCH_DOCUMENTS = 1024
+BATCH_CHARS = 1 << 21
+
+Progress = Callable[[int, int], None]
+
+logger = logging.getLogger(__name__)
+
+
+class Split(NamedTuple):
+    """One side of the data, memory-mapped.
+
+    tokens (N,) uint16 or uint32; reply_mask (N,) uint8, 1 where an assistant's token has to be
+    predicted; doc_starts (num_documents,) int64, index of each document's <|bos|>; num_bytes, UTF-8
+    bytes of the text behind the tokens (what bits per byte divides by).
+    """
+
+    tokens: np.ndarray
+    reply_mask: np.ndarray
+    doc_starts: np.ndarray
+    num_tokens: int
+    num_bytes: int
+    num_documents: int
+
+
+class TokenData(NamedTuple):
+    """Both sides, the rows that were skipped, and the cache directory they are read from."""
+
+    train: Split
+    val: Split
+    bad_rows: BadRows
+    path: Path
+
+
+def default_cache_dir() -> Path:
+    """`$RESO_CACHE`, else `$XDG_CACHE_HOME/reso_llm`, else `~/.cache/reso_llm`."""
+    if own := os.environ.get("RESO_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reso_llm"
+
+
+def prepare(
+    spec: str,
+    tokenizer: ResoTokenizer,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    val_fraction: float = 0.05,
+    val_spec: str | None = None,
+    on_bad_row: OnBadRow = "error",
+    progress: Progress | None = None,
+) -> TokenData:
+    """Tokenise `spec` (see sources.py), or open what an earlier call left in the cache.
+
+    With `val_spec` all of `spec` is training data and `val_spec` is validation; otherwise
+    `val_fraction` of `spec` is. `progress(documents, bytes)` is called after every batch with the
+    totals so far. Skipped rows are in `.bad_rows`, also when they come from the cache.
+    DataError for data that cannot be used, or a cache that cannot be written.
+    """
+    plan = _make_plan(spec, val_spec, val_fraction)
+    root = Path(cache_dir) if cache_dir is not None else default_cache_dir()
+    final = root / _cache_key(plan, tokenizer)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with _build_lock(final):
+            data = _open_cache(final, plan)
+            if data is None or (on_bad_row == "error" and data.bad_rows.count):
+                _build(final, plan, tokenizer, on_bad_row, progress)
+                data = _open_cache(final, plan)
+    except OSError as error:
+        raise DataError(
+            f"{final}: cannot write the token cache ({error}); set RESO_CACHE to a directory with "
+            "room, about 3 bytes per token"
+        ) from error
+    if data is None:
+        raise DataError(f"{final}: the token cache changed while it was read; start again")
+    return data
+
+
+def tokenizer_texts(
+    spec: str,
+    *,
+    val_fraction: float = 0.05,
+    val_spec: str | None = None,
+    on_bad_row: OnBadRow = "error",
+    limit_bytes: int = 50_000_000,
+) -> Iterator[str]:
+    """Texts of the training side of `spec`, for `ResoTokenizer.train`: never a validation row.
+
+    Split as by `prepare` with the same arguments. At most about `limit_bytes`, shared equally
+    between the files of `spec`; streamed, the same every time.
+    """
+    plan = _make_plan(spec, val_spec, val_fraction)
+    threshold = _threshold(plan, on_bad_row)
+    for source in plan.train:
+        left = limit_bytes // len(plan.train)
+        documents = read_source(source, on_bad_row=on_bad_row)
+        for part in _split_documents(documents, threshold, plan.val_fraction):
+            if part.side == "train":
+                yield from part.texts()
+                left -= part.document.num_bytes
+            if left <= 0:
+                break
+
+
+# -- what to build
+
+
+class _Plan(NamedTuple):
+    """The files of both sides; `val` is empty when `train` is to be split by `val_fraction`."""
+
+    train: tuple[Source, ...]
+    val: tuple[Source, ...]
+    val_fraction: float
+
+    def names(self) -> str:
+        return "+".join(source.name for source in self.train)
+
+
+def _make_plan(spec: str, val_spec: str | None, val_fraction: float) -> _Plan:
+    if val_spec is not None:
+        return _Plan(resolve(spec), resolve(val_spec), 0.0)
+    if not 0.0 < val_fraction < 1.0:
+        raise DataError(
+            f"val_fraction is {val_fraction}, expected a number between 0 and 1 "
+            "(or name a validation file)"
+        )
+    return _Plan(resolve(spec), (), float(val_fraction))
+
+
+def _cache_key(plan: _Plan, tokenizer: ResoTokenizer) -> str:
+    try:
+        contents = [[[s.kind, file_sha256(s.path)] for s in side] for side in plan[:2]]
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from error
+    key = [FORMAT_VERSION, contents, plan.val_fraction, tokenizer.fingerprint]
+    return _sha256_json(key)[:32]
+
+
+def _sha256_json(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+# -- split
+
+
+class _Part(NamedTuple):
+    """A document, or a piece of one, on one side; `begins` when it starts with <|bos|>."""
+
+    side: str
+    begins: bool
+    document: Document
+    digest: int
+
+    def texts(self) -> list[str]:
+        messages = self.document.messages
+        return [message.content for message in messages] if messages else [self.document.text or ""]
+
+
+def content_hash(document: Document) -> int:
+    """64-bit hash of a document's roles and texts, the same for equal content in any format."""
+    digest = hashlib.blake2b(digest_size=8)
+    for role, content in document.messages or [("", document.text or "")]:
+        data = content.encode("utf-8")
+        digest.update(f"{role}:{len(data)}:".encode())
+        digest.update(data)
+    return int.from_bytes(digest.digest(), "big")
+
+
+def _split_documents(
+    documents: Iterable[Document], threshold: int, val_fraction: float
+) -> Iterator[_Part]:
+    """Send each document to the side its hash says; cut plain text files by bytes.
+
+    `threshold`: hashes below it are validation. `val_fraction` is for plain text files.
+    """
+    in_val = False
+    for document in documents:
+        if document.file_bytes is None:
+            digest = content_hash(document)
+            yield _Part("val" if digest < threshold else "train", True, document, digest)
+            continue
+        in_val = in_val and document.start > 0
+        for side, piece in _cut(document, val_fraction):
+            begins = document.start == 0 if side == "train" else not in_val
+            in_val = side == "val"
+            yield _Part(side, begins, piece, 0)
+
+
+def _cut(document: Document, val_fraction: float) -> Iterator[tuple[str, Document]]:
+    """A piece of a plain text file as (side, piece): the last `val_fraction` is validation."""
+    cut = int(document.file_bytes * (1.0 - val_fraction)) - document.start
+    if cut >= document.num_bytes:
+        yield "train", document
+        return
+    data = document.text.encode("utf-8")
+    cut = max(0, cut)
+    while cut > 0 and data[cut] & 0xC0 == 0x80:
+        cut -= 1
+    if cut:
+        yield "train", document._replace(text=data[:cut].decode("utf-8"), num_bytes=cut)
+    yield "val", document._replace(text=data[cut:].decode("utf-8"), num_bytes=len(data) - cut)
+
+
+def _threshold(plan: _Plan, on_bad_row: OnBadRow) -> int:
+    """Hash below which a document is validation, such that neither side is empty.
+
+    Reads only until both sides have a document: all of the data just when it is tiny.
+    """
+    if plan.val:
+        return 0
+    threshold = int(plan.val_fraction * 2.0**64)
+    hashes: set[int] = set()
+    sides: set[str] = set()
+    for source in plan.train:
+        for document in read_source(source, on_bad_row=on_bad_row, report=BadRows()):
+            if document.file_bytes is not None:
+                sides |= {side for side, _ in _cut(document, plan.val_fraction)}
+            else:
+                hashes.add(content_hash(document))
+                sides.add("val" if content_hash(document) < threshold else "train")
+            if len(sides) == 2:
+                return threshold
+    return _adjusted(threshold, hashes, sides, plan)
+
+
+def _adjusted(threshold: int, hashes: set[int], sides: set[str], plan: _Plan) -> int:
+    missing = "val" if "train" in sides else "train"
+    if len(hashes) < 2:
+        raise DataError(
+            f"{plan.names()}: only one document, which cannot be both training and validation "
+            "data; name a validation file or give more rows"
+        )
+    logger.warning(
+        "%s: %g of %d different documents would leave no %s data; one document is put there",
+        plan.names(), plan.val_fraction, len(hashes),
+        "validation" if missing == "val" else "training",
+    )  # fmt: skip
+    return min(hashes) + 1 if missing == "val" else max(hashes)
+
+
+# -- build
+
+
+def _build(
+    final: Path,
+    plan: _Plan,
+    tokenizer: ResoTokenizer,
+    on_bad_row: OnBadRow,
+    progress: Progress | None,
+) -> None:
+    """Write the cache directory `final`, replacing what is there."""
+    temporary = Path(tempfile.mkdtemp(prefix=f"{final.name}.", suffix=".tmp", dir=final.parent))
+    try:
+        _write_cache(temporary, plan, tokenizer, on_bad_row, progress)
+        if final.exists():
+            os.replace(final, temporary / "old")
+        os.replace(temporary / "new", final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_cache(
+    temporary: Path,
+    plan: _Plan,
+    tokenizer: ResoTokenizer,
+    on_bad_row: OnBadRow,
+    progress: Progress | None,
+) -> None:
+    threshold = _threshold(plan, on_bad_row)
+    report = BadRows()
+    directory = temporary / "new"
+    directory.mkdir()
+    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
+    with contextlib.ExitStack() as stack:
+        writers = {side: stack.enter_context(_SideWriter(directory, side, dtype)) for side in SIDES}
+        tally = _Tally(progress)
+        parts = _all_parts(plan, threshold, on_bad_row, report)
+        for batch in _batches(tally.watch(parts)):
+            _write_batch(batch, tokenizer, writers)
+            tally.tell()
+    for side in SIDES:
+        if not writers[side].num_documents:
+            name = "training" if side == "train" else "validation"
+            raise DataError(f"{plan.names()}: no {name} data after the split")
+    tally.warn_overlap(plan)
+    body = {
+        "format": FORMAT_VERSION,
+        "dtype": np.dtype(dtype).name,
+        "tokenizer": tokenizer.fingerprint,
+        "sources": [source.name for source in (*plan.train, *plan.val)],
+        "bad_rows": [list(row) for row in report.rows],
+        **{side: writers[side].summary() for side in SIDES},
+    }
+    text = json.dumps({"sha256": _sha256_json(body), "body": body}, indent=1)
+    (directory / "manifest.json").write_text(text, encoding="utf-8")
+
+
+def _all_parts(
+    plan: _Plan, threshold: int, on_bad_row: OnBadRow, report: BadRows
+) -> Iterator[_Part]:
+    # Validation first: the tally then knows its hashes when the training rows pass.
+    for source in plan.val:
+        documents = read_source(source, on_bad_row=on_bad_row, report=report)
+        yield from _split_documents(documents, 1 << 64, 1.0)
+    for source in plan.train:
+        documents = read_source(source, on_bad_row=on_bad_row, report=report)
+        yield from _split_documents(documents, threshold, plan.val_fraction)
+
+
+@dataclass
+class _Tally:
+    """Counts what passes: for the progress display, and validation rows seen in training."""
+
+    progress: Progress | None
+    documents: int = 0
+    bytes: int = 0
+    overlap: int = 0
+    val_hashes: set[int] = field(default_factory=set)
+
+    def watch(self, parts: Iterable[_Part]) -> Iterator[_Part]:
+        for part in parts:
+            self.documents += part.begins
+            self.bytes += part.document.num_bytes
+            if part.document.file_bytes is None:
+                if part.side == "val":
+                    self.val_hashes.add(part.digest)
+                else:
+                    self.overlap += part.digest in self.val_hashes
+            yield part
+
+    def tell(self) -> None:
+        if self.progress is not None:
+            self.progress(self.documents, self.bytes)
+
+    def warn_overlap(self, plan: _Plan) -> None:
+        if self.overlap:
+            logger.warning(
+                "%d training documents are also validation documents of %s: the validation loss "
+                "will look too good",
+                self.overlap, "+".join(source.name for source in plan.val),
+            )  # fmt: skip
+
+
+def _batches(parts: Iterable[_Part]) -> Iterator[list[_Part]]:
+    batch: list[_Part] = []
+    size = 0
+    for part in parts:
+        batch.append(part)
+        size += part.document.num_bytes
+        del part
+        if size >= BATCH_CHARS or len(batch) >= BATCH_DOCUMENTS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+class _Segment(NamedTuple):
+    """A text with the control tokens around it; `reply` when an assistant has to produce it."""
+
+    side: str
+    text: str
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    reply: bool
+
+
+def _segments(part: _Part, tokenizer: ResoTokenizer) -> Iterator[_Segment]:
+    """The layout of `ResoTokenizer.encode_conversation`, or <|bos|> and the plain text."""
+    bos = (tokenizer.bos_id,) if part.begins else ()
+    if part.document.text is not None:
+        yield _Segment(part.side, part.document.text, bos, (), False)
+    for role, content in part.document.messages:
+        before = (*bos, tokenizer.role_id(role))
+        reply = role == "assistant"
+        yield _Segment(part.side, content, before, (tokenizer.end_id,), reply)
+        bos = ()
+
+
+def _write_batch(
+    batch: list[_Part], tokenizer: ResoTokenizer, writers: dict[str, _SideWriter]
+) -> None:
+    for part in batch:
+        writers[part.side].count(part)
+    segments = [segment for part in batch for segment in _segments(part, tokenizer)]
+    current = -1
+    for index, ids in tokenizer.encode_pieces([segment.text for segment in segments]):
+        segment = segments[index]
+        if index != current:
+            if current >= 0:
+                _close(segments[current], writers)
+            writers[segment.side].write(segment.before, False)
+            current = index
+        writers[segment.side].write(ids, segment.reply)
+    _close(segments[current], writers)
+
+
+def _close(segment: _Segment, writers: dict[str, _SideWriter]) -> None:
+    writers[segment.side].write(segment.after, segment.reply)
+
+
+class _SideWriter:
+    """The three files of one side, appended to."""
+
+    def __init__(self, directory: Path, side: str, dtype: type) -> None:
+        self._dtype = dtype
+        self._paths = {name: directory / f"{side}.{name}" for name in ("tokens", "mask", "starts")}
+        self.num_tokens = self.num_bytes = self.num_documents = 0
+        self._starts = array("q")
+
+    def __enter__(self) -> _SideWriter:
+        self._tokens = open(self._paths["tokens"], "wb")
+        self._mask = open(self._paths["mask"], "wb")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._tokens.close()
+        self._mask.close()
+        if kind is None:
+            self._paths["starts"].write_bytes(self._starts.tobytes())
+
+    def count(self, part: _Part) -> None:
+        self.num_documents += part.begins
+        self.num_bytes += part.document.num_bytes
+
+    def write(self, ids: Iterable[int] | np.ndarray, reply: bool) -> None:
+        ids = np.asarray(ids, dtype=self._dtype)
+        if isinstance(ids, np.ndarray) and len(ids):
+            if ids[0] == ResoTokenizer.bos_id:
+                self._starts.append(self.num_tokens)
+            self._tokens.write(ids.tobytes())
+            self._mask.write(np.full(len(ids), reply, dtype=np.uint8).tobytes())
+            self.num_tokens += len(ids)
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "num_tokens": self.num_tokens,
+            "num_bytes": self.num_bytes,
+            "num_documents": self.num_documents,
+            "files": {
+                path.name: [path.stat().st_size, file_sha256(path)] for path in self._paths.values()
+            },
+        }
+
+
+# -- open
+
+
+@contextlib.contextmanager
+def _build_lock(final: Path) -> Iterator[None]:
+    """One process at a time builds or opens `final`; the lock ends with its process."""
+    with open(final.with_name(f"{final.name}.lock"), "w") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        for stale in final.parent.glob(f"{final.name}.*.tmp"):
+            shutil.rmtree(stale, ignore_errors=True)
+        yield
+
+
+def _open_cache(final: Path, plan: _Plan) -> TokenData | None:
+    """The cache, or None when there is none or it is damaged (which is logged)."""
+    if not final.exists():
+        return None
+    try:
+        body = _verified_manifest(final)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logger.warning("%s: damaged token cache (%s), building it again", final, error)
+        return None
+    names = {old: s.name for old, s in zip(body["sources"], (*plan.train, *plan.val), strict=True)}
+    rows = [BadRow(names.get(name, name), line, why) for name, line, why in body["bad_rows"]]
+    splits = [_open_split(final, side, body) for side in SIDES]
+    return TokenData(splits[0], splits[1], BadRows(rows), final)
+
+
+def _verified_manifest(final: Path) -> dict[str, Any]:
+    manifest = json.loads((final / "manifest.json").read_text(encoding="utf-8"))
+    body = manifest["body"]
+    if _sha256_json(body) != manifest["sha256"]:
+        raise ValueError("manifest.json does not match its own hash")
+    for side in SIDES:
+        for name, (size, digest) in body[side]["files"].items():
+            if (final / name).stat().st_size != size:
+                raise ValueError(f"{name} has a wrong size")
+            if file_sha256(final / name) != digest:
+                raise ValueError(f"{name} does not match its hash")
+    return body
+
+
+def _open_split(final: Path, side: str, body: dict[str, Any]) -> Split:
+    def mapped(name: str, dtype: Any) -> np.ndarray:
+        return np.memmap(final / f"{side}.{name}", dtype=dtype, mode="r")
+
+    counts = [body[side][name] for name in ("num_tokens", "num_bytes", "num_documents")]
+    tokens, mask = mapped("tokens", np.dtype(body["dtype"])), mapped("mask", np.uint8)
+    return Split(tokens, mask, mapped("starts", np.int64), *counts)
+
+
+# -- training windows
+
+
+class BatchStream:
+    """Endless random windows of T = `context` tokens, resumable from one integer.
+
+    The windows of epoch e are tokens[offset_e + i T : offset_e + (i+1) T + 1], i = 0..n-1,
+    with a random offset per epoch, visited in a random order; both follow from (seed, e) alone.
+    `position` is the number of windows drawn so far and the whole state:
+    `BatchStream(..., position=p)` goes on exactly where another stream was at p.
+    DataError when the split is shorter than one window.
+    """
+
+    def __init__(
+        self, split: Split, context: int, batch_size: int, seed: int, position: int = 0
+    ) -> None:
+        if context < 1 or batch_size < 1 or position < 0 or seed < 0:
+            raise ValueError(
+                "context and batch_size must be at least 1, seed and position at least 0; found "
+                f"context={context}, batch_size={batch_size}, seed={seed}, position={position}"
+            )
+        num_tokens = len(split.tokens)
+        if num_tokens < context + 1:
+            raise DataError(
+                f"the data has {num_tokens} tokens, but one window of context {context} needs "
+                f"{context + 1}: give more data or a smaller context"
+            )
+        self.context, self.batch_size, self.seed = context, batch_size, seed
+        self.position = position
+        # One window fewer than fits leaves room for the offset and keeps n equal in all epochs.
+        self.windows_per_epoch = max(1, num_tokens // context - 1)
+        self._max_offset = num_tokens - 1 - self.windows_per_epoch * context
+        self._split = split
+        self._epoch = -1
+        self._starts = np.zeros(0, dtype=np.int64)
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the data so far, with the fraction of the current one."""
+        return self.position / self.windows_per_epoch
+
+    def next(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(inputs (B,T) int64, targets (B,T) int64, mask (B,T) bool).
+
+        targets[:, t] follows inputs[:, t]; the mask is True where the target is part of a reply.
+        """
+        starts = [self._start_of(self.position + k) for k in range(self.batch_size)]
+        self.position += self.batch_size
+        spans = [slice(start, start + self.context + 1) for start in starts]
+        tokens = torch.from_numpy(np.stack([self._split.tokens[s] for s in spans]).astype(np.int64))
+        reply = torch.from_numpy(np.stack([self._split.reply_mask[s] for s in spans]).astype(bool))
+        return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), reply[:, 1:].contiguous()
+
+    def __iter__(self) -> BatchStream:
+        return self
+
+    def __next__(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.next()
+
+    def _start_of(self, position: int) -> int:
+        epoch, index = divmod(position, self.windows_per_epoch)
+        if epoch != self._epoch:
+            generator = np.random.default_rng([self.seed, epoch])
+            offset = int(generator.integers(0, self._max_offset + 1))
+            order = generator.permutation(self.windows_per_epoch)
+            self._epoch, self._starts = epoch, offset + order * self.context
+        return int(self._starts[index])
+
+
+# -- evaluation windows
+
+
+class EvalWindow(NamedTuple):
+    """inputs, targets int64 and scored bool, all (T',) with T' <= context."""
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    scored: np.ndarray
+
+
+def eval_windows(
+    tokens: np.ndarray, doc_starts: np.ndarray, context: int, stride: int
+) -> Iterator[EvalWindow]:
+    """Windows in which every token after each document's <|bos|> is scored exactly once.
+
+    Documents never see each other. After a document's first window every scored token has at least
+    `context - stride` tokens before it in its window. 1 <= stride <= context.
+    """
+    if not 1 <= stride <= context:
+        raise ValueError(f"stride is {stride}, expected 1 to context ({context})")
+    stops = [*doc_starts[1:], len(tokens)]
+    for start, stop in zip(map(int, doc_starts), map(int, stops), strict=True):
+        done, last = start, stop - 1  # targets up to index `done` are scored
+        while done < last:
+            end = min(last, done + (context if done == start else stride))
+            begin = max(start, end - context)
+            window = np.asarray(tokens[begin : end + 1], dtype=np.int64)
+            yield EvalWindow(window[:-1], window[1:], np.arange(begin, end) >= done)
+            done = end
+
+
+def eval_batches(
+    tokens: np.ndarray, doc_starts: np.ndarray, context: int, stride: int, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """`eval_windows` as batches (inputs (B,T), targets (B,T), scored (B,T)), T <= context.
+
+    Windows of similar length go together; shorter ones are padded on the right with id 0, never
+    scored, which a causal model does not see. The order of windows is not that of the text.
+    """
+    windows = eval_windows(tokens, doc_starts, context, stride)
+    while True:
+        held = list(itertools.islice(windows, 64 * batch_size))
+        if not held:
+            return
+        held.sort(key=lambda window: len(window.inputs))
+        for first in range(0, len(held), batch_size):
+            yield _padded(held[first : first + batch_size])
+
+
+def _padded(windows: list[EvalWindow]) -> tuple[Tensor, Tensor, Tensor]:
+    length = max(len(window.inputs) for window in windows)
+    shape = (len(windows), length)
+    inputs, targets = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
+    scored = torch.zeros(shape, dtype=torch.bool)
+    for row, window in enumerate(windows):
+        count = len(window.inputs)
+        inputs[row, :count] = torch.from_numpy(window.inputs)
+        targets[row, :count] = torch.from_numpy(window.targets)
+        scored[row, :count] = torch.from_numpy(window.scored)
+    return inputs, targets, scored
