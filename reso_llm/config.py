@@ -1,0 +1,245 @@
+"""Configuration of a ResoLLM: the backbone, six component dataclasses and the presets.
+
+Every class checks itself on construction: a wrong value raises `ValueError` naming the key, the
+value and what would be accepted. Names and documented fields follow the ResoLLM v2 README.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+GOLDEN_RATIO = (1 + 5**0.5) / 2
+"""phi, the default behind thresholds and gradient clipping (1/phi = 0.618)."""
+
+
+def _require(condition: bool, key: str, value: object, expected: str) -> None:
+    if not condition:
+        raise ValueError(f"{key} = {value!r}: expected {expected}")
+
+
+def _check_types(config: Any) -> None:
+    """A string, a bool or a fraction where a count belongs is an error, never a conversion."""
+    name = type(config).__name__
+    for item in fields(config):
+        value, kind = getattr(config, item.name), item.type
+        if kind in (int, "int"):
+            ok = isinstance(value, int) and not isinstance(value, bool)
+        elif kind in (float, "float"):
+            ok = isinstance(value, int | float) and not isinstance(value, bool)
+        elif kind in (bool, "bool", str, "str"):
+            ok = isinstance(value, bool if kind in (bool, "bool") else str)
+        else:
+            ok = dataclasses.is_dataclass(kind) and isinstance(value, kind)
+        kind_name = getattr(kind, "__name__", str(kind))
+        _require(ok, f"{name}.{item.name}", value, f"a value of type {kind_name}")
+
+
+def _check_unit(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(0 <= value <= 1, f"{type(config).__name__}.{name}", value, "a number from 0 to 1")
+
+
+def _check_positive(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(value > 0, f"{type(config).__name__}.{name}", value, "a number above 0")
+
+
+@dataclass(frozen=True)
+class AgencyConfig:
+    """Agency layer: foci of attention and goals."""
+
+    enabled: bool = False
+    max_foci: int = 5
+    max_goals: int = 10
+    novelty_weight: float = 0.4
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _check_positive(self, "max_foci", "max_goals")
+        _check_unit(self, "novelty_weight")
+
+
+@dataclass(frozen=True)
+class PRSCConfig:
+    """Prime resonance semantic coherence: compositional bindings."""
+
+    enabled: bool = False
+    coherence_threshold: float = 0.7
+    max_bindings: int = 1000
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _check_unit(self, "coherence_threshold")
+        _check_positive(self, "max_bindings")
+
+
+@dataclass(frozen=True)
+class TemporalSMFConfig:
+    """Temporal sedenion memory field: episodic memory with decay."""
+
+    enabled: bool = False
+    memory_decay_rate: float = 0.01
+    max_moments: int = 1000
+    episodic_tagging: bool = True
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _require(
+            self.memory_decay_rate >= 0,
+            "TemporalSMFConfig.memory_decay_rate",
+            self.memory_decay_rate,
+            "a number of at least 0",
+        )
+        _check_positive(self, "max_moments")
+
+
+@dataclass(frozen=True)
+class StabilityConfig:
+    """Stability monitor: Lyapunov analysis and temperature suggestions."""
+
+    enabled: bool = False
+    lyapunov_threshold: float = 0.1
+    auto_temperature_adjust: bool = True
+    predictive_horizon: int = 5
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _check_positive(self, "lyapunov_threshold", "predictive_horizon")
+
+
+@dataclass(frozen=True)
+class EntanglementConfig:
+    """Entanglement network: which node of a group of agents this model is."""
+
+    enabled: bool = False
+    node_id: str = "node"
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _require(bool(self.node_id.strip()), "EntanglementConfig.node_id", self.node_id, "a name")
+
+
+@dataclass(frozen=True)
+class StochasticResonanceConfig:
+    """Stochastic resonance: noise that acts only when repetition is detected."""
+
+    enabled: bool = False
+    noise_amplitude: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _check_positive(self, "noise_amplitude")
+
+
+@dataclass(frozen=True)
+class ResoLLMConfig:
+    """Shape of the language model. With every component disabled it is the plain control.
+
+    dim is the residual width D, split over num_heads heads of D / num_heads; max_seq_len is the
+    context in tokens. tie_embeddings shares the token embedding with the output head.
+    num_value_embeddings gives that many of the last layers a table of per-token values added in
+    attention (modded-nanogpt). logit_soft_cap c bounds logits to c * tanh(z / c) (Gemma 2); 0
+    turns it off.
+    """
+
+    vocab_size: int = 4096
+    dim: int = 256
+    num_layers: int = 4
+    num_heads: int = 4
+    max_seq_len: int = 256
+    ffn_multiplier: int = 4
+    dropout: float = 0.0
+    tie_embeddings: bool = True
+    num_value_embeddings: int = 1
+    logit_soft_cap: float = 15.0
+    rope_base: float = 10000.0
+    agency: AgencyConfig = field(default_factory=AgencyConfig)
+    prsc: PRSCConfig = field(default_factory=PRSCConfig)
+    temporal_smf: TemporalSMFConfig = field(default_factory=TemporalSMFConfig)
+    stability: StabilityConfig = field(default_factory=StabilityConfig)
+    entanglement: EntanglementConfig = field(default_factory=EntanglementConfig)
+    stochastic_resonance: StochasticResonanceConfig = field(
+        default_factory=StochasticResonanceConfig
+    )
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _check_positive(self, "vocab_size", "dim", "num_layers", "num_heads", "ffn_multiplier")
+        _require(self.max_seq_len >= 2, "max_seq_len", self.max_seq_len, "at least 2 tokens")
+        divisors = [h for h in range(1, self.dim + 1) if self.dim % (2 * h) == 0]
+        if self.num_heads not in divisors:
+            _require(bool(divisors), "dim", self.dim, "an even number")
+            near = min(divisors, key=lambda h: abs(h - self.num_heads))
+            _require(
+                False,
+                "num_heads",
+                self.num_heads,
+                f"a number that splits dim = {self.dim} into heads of even width, e.g. {near}",
+            )
+        _require(0 <= self.dropout < 1, "dropout", self.dropout, "a number from 0 to below 1")
+        _require(
+            0 <= self.num_value_embeddings <= self.num_layers,
+            "num_value_embeddings",
+            self.num_value_embeddings,
+            f"0 to num_layers = {self.num_layers}",
+        )
+        _require(self.logit_soft_cap >= 0, "logit_soft_cap", self.logit_soft_cap, "at least 0")
+        _require(self.rope_base > 1, "rope_base", self.rope_base, "a number above 1")
+
+    @property
+    def head_dim(self) -> int:
+        """Width K of one attention head."""
+        return self.dim // self.num_heads
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as nested plain values, for JSON and YAML."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ResoLLMConfig":
+        """Inverse of `to_dict`; an unknown key raises ValueError naming the nearest known one."""
+        return _from_dict(cls, values, prefix="")
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """`; did you mean X?` for a misspelt name, or the empty string."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _from_dict(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
+    types = {item.name: item.type for item in fields(cls)}
+    arguments = {}
+    for key, value in values.items():
+        if key not in types:
+            raise ValueError(f"unknown key {prefix}{key}{nearest(key, list(types))}")
+        if dataclasses.is_dataclass(types[key]) and isinstance(value, Mapping):
+            value = _from_dict(types[key], value, prefix=f"{prefix}{key}.")
+        arguments[key] = value
+    return cls(**arguments)
+
+
+def small_config() -> ResoLLMConfig:
+    """4 layers, 256 wide: development, tests, and a CPU."""
+    return ResoLLMConfig()
+
+
+def medium_config() -> ResoLLMConfig:
+    """8 layers, 512 wide."""
+    return ResoLLMConfig(dim=512, num_layers=8, num_heads=8, max_seq_len=512)
+
+
+def large_config() -> ResoLLMConfig:
+    """24 layers, 1024 wide: for a GPU."""
+    return ResoLLMConfig(dim=1024, num_layers=24, num_heads=16, max_seq_len=1024)
+
+
+def multi_agent_config(node_id: str) -> ResoLLMConfig:
+    """The small model as the node `node_id` of an entangled group."""
+    return dataclasses.replace(
+        small_config(), entanglement=EntanglementConfig(enabled=True, node_id=node_id)
+    )

@@ -1,0 +1,76 @@
+"""Sampling: from logits to the next token id.
+
+The filters act in one fixed order: repetition penalty (Keskar 2019, arXiv 1909.05858),
+temperature, top-k (Fan 2018), top-p (Holtzman 2019, arXiv 1904.09751), min-p (Nguyen 2024,
+arXiv 2407.01082). A filter at its neutral value does nothing.
+
+Shapes: B batch, V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How to draw a token.
+
+    temperature 0 takes the most probable token; top_k 0, top_p 1, min_p 0 and repetition_penalty 1
+    are neutral. Raises ValueError naming the option that is out of range.
+    """
+
+    temperature: float = 0.8
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check(self.temperature >= 0, "temperature", self.temperature, "at least 0")
+        _check(self.top_k >= 0, "top_k", self.top_k, "at least 0 (0 keeps every token)")
+        _check(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
+        _check(0 <= self.min_p <= 1, "min_p", self.min_p, "0 to 1")
+        _check(self.repetition_penalty > 0, "repetition_penalty", self.repetition_penalty, "over 0")
+
+
+def _check(condition: bool, name: str, value: float, expected: str) -> None:
+    if not condition:  # also for NaN, which compares false
+        raise ValueError(f"{name} = {value}: expected {expected}")
+
+
+def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Divide positive and multiply negative logits (B,V) of the ids `seen` (B,n) by the penalty."""
+    if penalty == 1 or seen.shape[-1] == 0:
+        return logits
+    values = logits.gather(-1, seen)
+    values = torch.where(values > 0, values / penalty, values * penalty)
+    return logits.scatter(-1, seen, values)
+
+
+def filter_logits(logits: Tensor, options: SamplingOptions) -> Tensor:
+    """Logits (B,V) after temperature, top-k, top-p and min-p; what is excluded becomes -inf."""
+    logits = logits / options.temperature
+    if 0 < options.top_k < logits.shape[-1]:
+        smallest = logits.topk(options.top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < smallest, -torch.inf)
+    if options.top_p < 1:
+        values, order = logits.softmax(-1).sort(dim=-1, descending=True)
+        beyond = values.cumsum(-1) - values >= options.top_p  # the mass before it is enough
+        logits = logits.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
+    if options.min_p > 0:
+        least = logits.amax(-1, keepdim=True) + torch.tensor(options.min_p).log()
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    return logits
+
+
+def sample(
+    logits: Tensor, seen: Tensor, options: SamplingOptions, generator: torch.Generator | None
+) -> Tensor:
+    """Draw ids (B,1) from logits (B,V); `seen` (B,n) are the ids the repetition penalty knows."""
+    logits = penalize_repetition(logits, seen, options.repetition_penalty)
+    if options.temperature == 0:
+        return logits.argmax(-1, keepdim=True)
+    probabilities = filter_logits(logits, options).softmax(-1)
+    return torch.multinomial(probabilities, 1, generator=generator)

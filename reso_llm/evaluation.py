@@ -1,0 +1,101 @@
+"""Language-model evaluation: every byte of the text is paid for exactly once.
+
+    bits per byte = (sum of nats over all targets) / (ln 2 * UTF-8 bytes of the text)
+
+Targets are all tokens after each document's <|bos|>, control tokens included; the bytes are those
+of the text as it stands in the file. So tokenizers of different granularity compare fairly. Long
+documents are read in overlapping windows: each token is scored once, with at least
+context - stride tokens before it (strided context, Baevski & Auli 2019).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from reso_llm.data import Split, eval_batches
+from reso_llm.model import ResoLLMModel
+
+BATCH_SIZE = 16
+
+
+@dataclass(frozen=True)
+class LanguageModelScore:
+    """Total nats over `tokens` targets, for `bytes` UTF-8 bytes in `documents` documents."""
+
+    nats: float
+    tokens: int
+    bytes: int
+    documents: int
+
+    @property
+    def nats_per_token(self) -> float:
+        return self.nats / self.tokens
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.nats / math.log(2) / self.bytes
+
+    @property
+    def perplexity(self) -> float:
+        """Per token: exp(nats per token)."""
+        return math.exp(self.nats_per_token)
+
+    @property
+    def byte_perplexity(self) -> float:
+        """Per byte: 2 ** bits per byte, independent of the tokenizer."""
+        return 2**self.bits_per_byte
+
+    def to_dict(self) -> dict[str, Any]:
+        """Counts and measures as plain values, ready for JSON."""
+        names = ("nats_per_token", "bits_per_byte", "perplexity", "byte_perplexity")
+        return asdict(self) | {name: getattr(self, name) for name in names}
+
+
+@torch.inference_mode()
+def score_split(
+    model: ResoLLMModel,
+    split: Split,
+    *,
+    stride: int | None = None,
+    progress: Callable[[int], None] = lambda tokens: None,
+) -> LanguageModelScore:
+    """Score all documents of a split; `progress` receives the targets of each batch.
+
+    stride defaults to half the context. The model is left in the mode it was in.
+    """
+    context = model.config.max_seq_len
+    device = model.head_weight.device
+    was_training, nats, tokens = model.training, 0.0, 0
+    model.eval()
+    batches = eval_batches(
+        split.tokens, split.doc_starts, context, stride or context // 2, BATCH_SIZE
+    )
+    for inputs, targets, scored in batches:
+        count = int(scored.sum())
+        loss = model.loss(inputs.to(device), targets.to(device), scored.to(device))
+        nats += loss.item() * count
+        tokens += count
+        progress(count)
+    model.train(was_training)
+    return LanguageModelScore(nats, tokens, split.num_bytes, split.num_documents)
+
+
+def head_of(split: Split, num_tokens: int) -> Split:
+    """The first documents of a split, about `num_tokens` of them: a quick, fixed sample.
+
+    Its bytes are estimated from the whole split's bytes per token.
+    """
+    if split.num_tokens <= num_tokens:
+        return split
+    count = max(1, int(np.searchsorted(split.doc_starts, num_tokens)))
+    stop = int(split.doc_starts[count]) if count < split.num_documents else split.num_tokens
+    stop = min(stop, max(num_tokens, 2))
+    num_bytes = round(split.num_bytes * stop / split.num_tokens)
+    return Split(
+        split.tokens[:stop], split.reply_mask[:stop], split.doc_starts[:count],
+        stop, num_bytes, count,
+    )  # fmt: skip

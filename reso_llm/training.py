@@ -1,0 +1,452 @@
+"""Training: one loop from a configuration to a run directory.
+
+    RUN/config.yaml  environment.json  metrics.jsonl  loss.png  best.json  checkpoints/  wandb/
+
+A checkpoint holds everything the next step depends on: weights, optimizer state, generators,
+position in the data, counters, configuration and tokenizer. So a run killed at any moment and
+resumed ends with the same weights, bit for bit, on the same CPU (with a budget in steps or
+tokens; a budget in minutes makes the schedule follow the clock).
+"""
+
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+from tqdm import tqdm
+
+from reso_llm import checkpoint
+from reso_llm.conversation import Message
+from reso_llm.data import BatchStream, TokenData, prepare, tokenizer_texts
+from reso_llm.evaluation import LanguageModelScore, head_of, score_split
+from reso_llm.hardware import autocast, environment, keep_freed_memory, pick_device
+from reso_llm.inference import ResoLLMInference, check_tokenizer
+from reso_llm.model import ResoLLMModel
+from reso_llm.optim import make_optimizers, set_learning_rate
+from reso_llm.runlog import RunLog
+from reso_llm.tokenizer import ResoTokenizer, create_default_tokenizer
+from reso_llm.train_config import TrainConfig, changed_keys
+
+Report = Callable[[str], None]
+LN2 = math.log(2)
+
+
+class TrainingError(RuntimeError):
+    """The run cannot start or go on; the message says why and what to do."""
+
+
+@dataclass
+class Counters:
+    """How far a run is; all of it is saved."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    position: int = 0
+    skipped_steps: int = 0
+    bad_steps_in_a_row: int = 0
+    best_bits_per_byte: float = math.inf
+
+
+@dataclass(frozen=True)
+class TrainSummary:
+    """How a run ended: all of the validation data scored, or the signal that stopped it."""
+
+    step: int
+    seconds: float
+    validation: LanguageModelScore | None
+    stopped_by: str | None
+
+
+@dataclass
+class _Recent:
+    """Sums since the last row of metrics."""
+
+    loss: float = 0.0
+    steps: int = 0
+    tokens: int = 0
+    started: float = field(default_factory=time.perf_counter)
+
+
+def train(
+    config: TrainConfig, *, resume: bool = False, report: Report = tqdm.write
+) -> TrainSummary:
+    """Run the training `config` describes; messages go to `report`, progress to stderr.
+
+    Raises TrainingError, DataError, CheckpointError or RunLogError, each with one message.
+    """
+    run_dir = Path(config.out)
+    device = pick_device(config.device)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"cannot make run directory {run_dir}: {error.strerror}") from error
+    with checkpoint.lock_run(run_dir):
+        checkpoint.clean_leftovers(run_dir)
+        start = _find_start(run_dir, resume, report)
+        tokenizer = _tokenizer(config, start, report)
+        data = _prepare(config, tokenizer, report)
+        trainer = Trainer(config, tokenizer, data, device, report)
+        if start is not None:
+            trainer.restore(start)
+        _write_records(run_dir, config, device)
+        return trainer.run()
+
+
+# --- before the first step ------------------------------------------------------------------------
+
+
+def _find_start(run_dir: Path, resume: bool, report: Report) -> Path | None:
+    """The checkpoint to go on from; TrainingError where `resume` and the directory disagree."""
+    newest = checkpoint.newest_checkpoint(run_dir, report) if resume else None
+    if resume and newest is None:
+        if (run_dir / "config.yaml").exists():
+            report(f"{run_dir} has no checkpoint yet: starting from step 0")
+        else:
+            raise TrainingError(f"{run_dir} holds no run to resume; leave out --resume")
+    elif not resume and any((run_dir / "checkpoints").glob("*step_*")):
+        raise TrainingError(f"{run_dir} already holds a run; add --resume or choose another --out")
+    return newest
+
+
+def _tokenizer(config: TrainConfig, start: Path | None, report: Report) -> ResoTokenizer:
+    """The checkpoint's tokenizer, the one asked for, or one trained on the data."""
+    if start is not None:
+        _, documents = checkpoint.load_checkpoint(start, parts=())
+        tokenizer = ResoTokenizer.from_json(documents["tokenizer.json"], f"{start}/tokenizer.json")
+        training = documents["training.json"]
+        check_tokenizer(tokenizer, training["tokenizer_fingerprint"], start)
+    elif config.tokenizer is not None:
+        default = config.tokenizer == "default"
+        tokenizer = create_default_tokenizer() if default else ResoTokenizer.load(config.tokenizer)
+    else:
+        report(f"training a tokenizer of {config.model.vocab_size} tokens on {config.data}")
+        texts = tokenizer_texts(
+            config.data,
+            val_fraction=config.val_fraction,
+            val_spec=config.val_data,
+            on_bad_row=config.on_bad_row,
+        )
+        tokenizer = ResoTokenizer.train(texts, config.model.vocab_size)
+    if tokenizer.vocab_size > config.model.vocab_size:
+        raise TrainingError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens: set model.vocab_size to at least "
+            f"that (it is {config.model.vocab_size})"
+        )
+    return tokenizer
+
+
+def _prepare(config: TrainConfig, tokenizer: ResoTokenizer, report: Report) -> TokenData:
+    with tqdm(desc="tokenising", unit="B", unit_scale=True, leave=False) as bar:
+        data = prepare(
+            config.data,
+            tokenizer,
+            val_fraction=config.val_fraction,
+            val_spec=config.val_data,
+            on_bad_row=config.on_bad_row,
+            progress=lambda documents, size: bar.update(size - bar.n),
+        )
+    if data.bad_rows.count:
+        report(data.bad_rows.summary())
+    for name, split in (("train", data.train), ("validation", data.val)):
+        report(
+            f"{name}: {split.num_documents:,} documents, {split.num_bytes:,} bytes, "
+            f"{split.num_tokens:,} tokens"
+        )
+    if config.replies_only and not data.train.reply_mask.any():
+        raise TrainingError(f"replies_only is set, but {config.data} has no assistant's replies")
+    return data
+
+
+def _write_records(run_dir: Path, config: TrainConfig, device: torch.device) -> None:
+    checkpoint.write_file(
+        run_dir / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False).encode()
+    )
+    record = json.dumps(environment(device) | {"seed": config.seed}, indent=2)
+    checkpoint.write_file(run_dir / "environment.json", record.encode() + b"\n")
+
+
+@contextmanager
+def _catch_signals(report: Report) -> Iterator[list[str]]:
+    """Collect SIGINT and SIGTERM; after the first, a second one acts as usual and ends at once."""
+    caught: list[str] = []
+
+    def catch(number: int, frame: Any) -> None:
+        caught.append(signal.Signals(number).name)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        report(f"{caught[0]}: saving after this step (again to leave at once)")
+
+    before = {s: signal.signal(s, catch) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+# --- the loop -------------------------------------------------------------------------------------
+
+
+class Trainer:
+    """Model, optimizers, data and counters of one run."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        tokenizer: ResoTokenizer,
+        data: TokenData,
+        device: torch.device,
+        report: Report,
+    ) -> None:
+        keep_freed_memory()
+        torch.manual_seed(config.seed)
+        self.config, self.tokenizer, self.data = config, tokenizer, data
+        self.device, self.report = device, report
+        self.model = ResoLLMModel(config.model).to(device)
+        self.optimizers = make_optimizers(self.model, config.optim)
+        self.counters = Counters()
+        self.loss = torch.compile(self.model.loss) if config.compile else self.model.loss
+        self.stream = self._stream_at(0)
+
+    def run(self) -> TrainSummary:
+        """Train until the budget is used up, or until SIGINT or SIGTERM."""
+        c = self.counters
+        clock = time.perf_counter() - c.seconds
+        signals = _catch_signals(self.report)
+        with signals as caught, self._open_log() as self.log, self._progress_bar() as bar:
+            self.recent = _Recent()
+            while not caught and self._progress() < 1:
+                self.train_step()
+                c.seconds = time.perf_counter() - clock
+                self._after_step(bar)
+            return self._finish(caught)
+
+    def train_step(self) -> None:
+        """One optimizer step, or none where the loss or a gradient is not finite."""
+        c, config = self.counters, self.config
+        set_learning_rate(self.optimizers, config.optim.schedule(self._progress()))
+        loss = sum(self._backward() for _ in range(config.grad_accumulation))
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.grad_clip)
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        if finite:
+            for optimizer in self.optimizers.values():
+                optimizer.step()
+            c.bad_steps_in_a_row = 0
+            self.recent.loss += loss
+            self.recent.steps += 1
+        else:
+            self._skip(loss)
+        self.model.zero_grad(set_to_none=True)
+        c.step += 1
+        c.position = self.stream.position
+
+    def _backward(self) -> float:
+        """Gradient of one pass; its share of the step's mean loss in nats per token."""
+        inputs, targets, reply = (t.to(self.device) for t in self.stream.next())
+        self.counters.tokens += inputs.numel()
+        self.recent.tokens += inputs.numel()
+        with autocast(self.device):
+            loss = self.loss(inputs, targets, reply if self.config.replies_only else None)
+        loss = loss / self.config.grad_accumulation
+        loss.backward()
+        return loss.item()
+
+    def _skip(self, loss: float) -> None:
+        c = self.counters
+        c.skipped_steps += 1
+        c.bad_steps_in_a_row += 1
+        where = "the loss" if not math.isfinite(loss) else _first_bad_gradient(self.model)
+        message = f"step {c.step + 1} skipped: {where} is not finite"
+        if c.bad_steps_in_a_row >= self.config.max_bad_steps:
+            raise TrainingError(
+                f"{message}, the {c.bad_steps_in_a_row}th in a row; nothing of them was learnt or "
+                "saved: lower the learning rates (optim.*_lr) or look at the data, then --resume"
+            )
+        self.report(message)
+
+    def _after_step(self, bar: tqdm) -> None:
+        c, config = self.counters, self.config
+        validate = c.step % config.validate_every == 0
+        save = c.step % config.save_every == 0
+        if save or validate or c.step % config.log_every == 0:
+            self._log_training(bar)
+        best = self._validate() if validate else False
+        if save or best:
+            self._save(best)
+        bar.update(round(self._progress() * bar.total) - bar.n)
+
+    def _finish(self, caught: list[str]) -> TrainSummary:
+        c = self.counters
+        self._log_training(None)
+        if caught:
+            self._save(best=False)
+            self.report(f"stopped by {caught[0]} at step {c.step}; --resume goes on")
+            return TrainSummary(c.step, c.seconds, None, caught[0])
+        self._save(best=c.step % self.config.validate_every != 0 and self._validate())
+        score = score_split(self.model, self.data.val)
+        final = {f"final_{name}": value for name, value in score.to_dict().items()}
+        self.log.log({"step": c.step, **final})
+        return TrainSummary(c.step, c.seconds, score, None)
+
+    # --- records
+
+    def _log_training(self, bar: tqdm | None) -> None:
+        c, recent = self.counters, self.recent
+        if not recent.tokens:
+            return
+        now = time.perf_counter()
+        loss = recent.loss / recent.steps if recent.steps else math.nan
+        row = {
+            "step": c.step,
+            "tokens": c.tokens,
+            "seconds": c.seconds,
+            "loss_nats": loss,
+            "bits_per_byte": loss / LN2 * self._tokens_per_byte(),
+            "tokens_per_second": recent.tokens / (now - recent.started),
+            "learning_rate_factor": self.config.optim.schedule(self._progress()),
+            "epoch": self.stream.epoch,
+            "skipped_steps": c.skipped_steps,
+        }
+        self.log.log(row)
+        self.recent = _Recent()
+        if bar is not None:
+            bar.set_postfix_str(
+                f"loss {loss:.3f}, {row['bits_per_byte']:.3f} bits/byte, "
+                f"{row['tokens_per_second']:,.0f} tok/s"
+            )
+
+    def _validate(self) -> bool:
+        """Score the head of the validation data and show a sample; True for the best so far."""
+        started = time.perf_counter()
+        c = self.counters
+        score = score_split(self.model, head_of(self.data.val, self.config.validate_tokens))
+        row = {
+            "step": c.step,
+            "tokens": c.tokens,
+            "seconds": c.seconds,
+            "validation_bits_per_byte": score.bits_per_byte,
+            "validation_nats_per_token": score.nats_per_token,
+            "sample": self._sample(),
+        }
+        self.log.log(row)
+        self.log.plot()
+        self.report(f"step {c.step:,}: validation {score.bits_per_byte:.4f} bits/byte")
+        if row["sample"]:
+            self.report(f"  {self.config.sample_prompt!r} -> {row['sample']!r}")
+        self.recent.started += time.perf_counter() - started  # tokens/s is of training alone
+        best = score.bits_per_byte < c.best_bits_per_byte
+        c.best_bits_per_byte = min(score.bits_per_byte, c.best_bits_per_byte)
+        return best
+
+    def _sample(self) -> str:
+        if not self.config.sample_prompt:
+            return ""
+        engine = ResoLLMInference(self.model, self.tokenizer, self.config.model)
+        prompt = [Message("user", self.config.sample_prompt)]
+        result = engine.generate(prompt, self.config.sample_length, temperature=0.7, seed=0)
+        self.model.train()
+        return result.text
+
+    def _save(self, best: bool) -> None:
+        state = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+        state["generators"] = checkpoint.rng_state({})
+        tensors, document = checkpoint.flatten_state(state)
+        c = self.counters
+        checkpoint.save_checkpoint(
+            self.config.out,
+            c.step,
+            tensors={"model": self.model.state_dict(), "optimizer": tensors},
+            documents={
+                "config.json": self.config.model.to_dict(),
+                "tokenizer.json": self.tokenizer.to_json(),
+                "training.json": {
+                    "counters": vars(c) | {"best_bits_per_byte": _or_none(c.best_bits_per_byte)},
+                    "tokenizer_fingerprint": self.tokenizer.fingerprint,
+                    "data": self.data.path.name,
+                    "config": self.config.to_dict(),
+                    "state": document,
+                },
+            },
+        )
+        if best:
+            checkpoint.record_best(self.config.out, c.step, c.best_bits_per_byte)
+        checkpoint.prune(self.config.out, self.config.keep_last, keep_best=True)
+
+    def restore(self, path: Path) -> None:
+        """Continue from a checkpoint; TrainingError naming what differs from this run."""
+        tensors, documents = checkpoint.load_checkpoint(path, parts=("model", "optimizer"))
+        training = documents["training.json"]
+        changed = changed_keys(training["config"], self.config.to_dict())
+        if changed:
+            raise TrainingError(
+                f"{path} was trained with another configuration: {', '.join(changed)}; resume "
+                "without these options, or start a new run with another --out"
+            )
+        if training["data"] != self.data.path.name:
+            raise TrainingError(f"the content of {self.config.data} changed since {path} was saved")
+        self.model.load_weights(tensors["model"], path)
+        state = checkpoint.unflatten_state(tensors["optimizer"], training["state"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state[name])
+        checkpoint.set_rng_state(state["generators"], {})
+        counters = training["counters"]
+        if counters["best_bits_per_byte"] is None:
+            counters["best_bits_per_byte"] = math.inf
+        self.counters = Counters(**counters)
+        self.stream = self._stream_at(self.counters.position)
+        self.report(f"resuming from {path} at step {self.counters.step:,}")
+
+    # --- small questions
+
+    def _progress(self) -> float:
+        c = self.counters
+        return self.config.progress(c.step, c.tokens, c.seconds)
+
+    def _tokens_per_byte(self) -> float:
+        return self.data.train.num_tokens / self.data.train.num_bytes
+
+    def _stream_at(self, position: int) -> BatchStream:
+        context, seed = self.config.model.max_seq_len, self.config.seed
+        return BatchStream(self.data.train, context, self.config.batch_size, seed, position)
+
+    def _open_log(self) -> RunLog:
+        step = self.counters.step
+        return RunLog(
+            self.config.out,
+            resume_step=step or None,
+            wandb=self.config.wandb,
+            config=self.config.to_dict(),
+            report=self.report,
+        )
+
+    def _progress_bar(self) -> tqdm:
+        return tqdm(
+            desc="training",
+            total=1000,
+            initial=round(self._progress() * 1000),
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}",
+            file=sys.stderr,
+        )
+
+
+def _first_bad_gradient(model: ResoLLMModel) -> str:
+    names = (n for n, p in model.named_parameters() if not _is_finite(p.grad))
+    return f"the gradient of {next(names, 'a parameter')}"
+
+
+def _is_finite(grad: Tensor | None) -> bool:
+    return grad is None or bool(torch.isfinite(grad).all())
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
