@@ -244,33 +244,29 @@ def _json_lines(file: BinaryIO, bad: Bad) -> Iterator[Document]:
         number += 1
         if number == 1:
             line = line.removeprefix(BOM)
-        if line.isspace() or not line:
+        if not line or line.isspace():
             continue
-        # One copy at a time: a line may be tens of megabytes.
-        row, reason = _decode_json(line)
-        del line
-        if reason is None:
-            document, reason = _try_document(row)
-            del row
-        if reason is not None:
-            bad(number, reason)
-        elif document is not None:
-            yield document
-            del document
+        document = None
+        try:
+            # Each form is dropped as the next exists: a line may be tens of megabytes.
+            line = line.decode("utf-8")
+            line = json.loads(line)
+            document, reason = _try_document(line)
+        except (ValueError, RecursionError) as error:
+            reason = _json_reason(error)
+        if document is None:
+            bad(number, reason or "no document")
+            continue
+        yield document
+        del document
 
 
-def _decode_json(line: bytes) -> tuple[Any, str | None]:
-    """(value, None) or (None, reason)."""
-    try:
-        text = line.decode("utf-8").rstrip("\r\n")
-        del line
-        return json.loads(text), None
-    except UnicodeDecodeError as error:
-        return None, f"invalid UTF-8 at byte {error.start} of the line"
-    except RecursionError:
-        return None, "broken JSON: nested too deeply"
-    except ValueError as error:
-        return None, f"broken JSON: {error}"
+def _json_reason(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"invalid UTF-8 at byte {error.start} of the line"
+    if isinstance(error, RecursionError):
+        return "broken JSON: nested too deeply"
+    return f"broken JSON: {error}"
 
 
 def _try_document(row: Any) -> tuple[Document | None, str | None]:
@@ -283,7 +279,7 @@ def _try_document(row: Any) -> tuple[Document | None, str | None]:
 def _read_json(source: Source, bad: Bad) -> Iterator[Document]:
     with open(source.path, "rb") as file:
         first = _first_line(file)
-        if not first.startswith(b"[") and _decode_json(first)[1] is None:
+        if not first.startswith(b"[") and _is_json(first):
             yield from _json_lines(file, bad)
             return
         for line, value in _json_values(file, source.name):
@@ -292,6 +288,14 @@ def _read_json(source: Source, bad: Bad) -> Iterator[Document]:
                 bad(line, reason)
             elif document is not None:
                 yield document
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _first_line(file: BinaryIO) -> bytes:

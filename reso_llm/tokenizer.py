@@ -57,7 +57,7 @@ SPLIT_PATTERN = (
 # Longer texts are cut before encoding, because one endless "word" would cost the merge loop far
 # more memory than its text. Only texts longer than this are affected.
 CHUNK_CHARS = 1 << 16
-BATCH_CHARS = 1 << 20
+BATCH_CHARS = 1 << 18
 
 logger = logging.getLogger(__name__)
 
