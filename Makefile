@@ -1,0 +1,26 @@
+# make quickstart   install, train a small model on real dialogue, then the demo (a few minutes)
+# make test         install everything, lint, and run the tests
+.POSIX:
+PYTHON = python3
+BIN = .venv/bin
+
+quickstart: .venv/quickstart
+	$(BIN)/python train.py --config configs/quickstart.yaml --out runs/quickstart
+	$(BIN)/python demo.py --checkpoint runs/quickstart
+
+test: .venv/all
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+.venv/quickstart: setup.py requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c requirements.txt -e ".[sample,plots]"
+	touch $@
+
+.venv/all: setup.py requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c requirements.txt -e ".[all]"
+	touch $@ .venv/quickstart
+
+.PHONY: quickstart test

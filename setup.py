@@ -1,0 +1,42 @@
+"""Installs the packages reso_llm, cer and entropy_core; the scripts run from the checkout."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+EXTRAS = {
+    "sample": ["chitchat-dataset>=0.9"],
+    "plots": ["matplotlib>=3.8"],
+    "hf": ["datasets>=3.0", "pyarrow>=15", "transformers>=5.0"],
+    "test": [
+        "pytest>=8",
+        "hypothesis>=6.100",
+        "scipy>=1.11",
+        "hypercomplex>=0.3.4",
+        "ruff>=0.6",
+    ],
+}
+
+setup(
+    name="reso-llm",
+    version="0.1.0",
+    description="Entropy-controlled, resonant language models to train from scratch and look inside",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=["reso_llm", "reso_llm.decoding", "cer", "entropy_core"],
+    package_data={"reso_llm": ["*.json"]},
+    install_requires=[
+        "torch>=2.5",
+        "numpy>=1.26",
+        "einops>=0.8",
+        "safetensors>=0.4.5",
+        "tokenizers>=0.21",
+        "tqdm>=4.66",
+        "wandb>=0.18",
+        "jsonargparse[signatures]>=4.49",
+        "PyYAML>=6",
+    ],
+    extras_require=EXTRAS | {"all": sorted({name for names in EXTRAS.values() for name in names})},
+)
