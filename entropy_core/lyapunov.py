@@ -176,8 +176,9 @@ def classify(
       89 / 44 / 6 %, sine plus 10 % noise 89 / 68 / 47 %.
     * Rössler, whose phase is nearly periodic, sampled each 0.5: periodic 1 / 10 / 0 %.
     * A sum of two sines is unknown unless it nearly repeats within T/3.
-    * An oversampled flow looks linear and is unknown (Lorenz each 0.05: 100 / 60 % at T = 200 /
-      500; with lag 2, theiler 20, trajectory 12: 62 / 18 %), and over only a few turns periodic.
+    * An oversampled flow looks linear and is unknown (50 Lorenz series each 0.05: 100 / 60 % at
+      T = 200 / 500; with lag 2, theiler 20, trajectory 12: 62 / 18 %), and over only a few turns
+      periodic.
 
     Raises ValueError when T < max(64, 16 lag) or as `rosenstein_exponent_per_step` does.
     """
