@@ -6,6 +6,7 @@ value and what would be accepted. Names and documented fields follow the ResoLLM
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -28,6 +29,7 @@ def _check_types(config: Any) -> None:
             ok = isinstance(value, int) and not isinstance(value, bool)
         elif kind in (float, "float"):
             ok = isinstance(value, int | float) and not isinstance(value, bool)
+            ok, kind = ok and math.isfinite(value), "finite number"
         elif kind in (bool, "bool", str, "str"):
             ok = isinstance(value, bool if kind in (bool, "bool") else str)
         else:

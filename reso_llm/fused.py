@@ -13,6 +13,7 @@ forms are their twins in `tests/test_fused.py`. Without gradients torch's own fo
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 ROWS = 256  # a block of logits of a few MB: measured best of 64 ... 512 for V = 4096
 
@@ -27,6 +28,7 @@ class _RMSNorm(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> Tensor:
         y, scale = ctx.saved_tensors
         along = torch.linalg.vecdot(y, grad).unsqueeze_(-1).div_(y.shape[-1])
@@ -48,6 +50,7 @@ class _ReluSquared(torch.autograd.Function):
         return positive * positive
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> Tensor:
         (positive,) = ctx.saved_tensors
         return (grad * positive).mul_(2)
@@ -80,6 +83,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor):
         grad_x, grad_weight = ctx.saved_tensors
         return grad_x.mul_(grad), grad_weight.mul_(grad), None, None, None

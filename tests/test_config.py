@@ -1,0 +1,250 @@
+"""Configuration: the v2 README's names and defaults, and no field without a reader."""
+
+import ast
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from reso_llm.config import (
+    AgencyConfig,
+    EntanglementConfig,
+    PRSCConfig,
+    ResoLLMConfig,
+    StabilityConfig,
+    StochasticResonanceConfig,
+    TemporalSMFConfig,
+    large_config,
+    medium_config,
+    multi_agent_config,
+    small_config,
+)
+from reso_llm.model import ResoLLMModel
+
+PACKAGE = Path(__file__).resolve().parents[1] / "reso_llm"
+DOCUMENTED = {
+    "agency": dict(max_foci=5, max_goals=10, novelty_weight=0.4),
+    "prsc": dict(coherence_threshold=0.7, max_bindings=1000),
+    "temporal_smf": dict(memory_decay_rate=0.01, max_moments=1000, episodic_tagging=True),
+    "stability": dict(lyapunov_threshold=0.1, auto_temperature_adjust=True, predictive_horizon=5),
+    "entanglement": {},
+    "stochastic_resonance": dict(noise_amplitude=0.1),
+}
+# Fields of stages that are not built yet: nothing can read them, and the model refuses to switch
+# their stage on. Whoever builds the stage takes its fields out of here.
+WAITING_FOR_THE_RESONANCE_STACK = {
+    "agency.max_foci", "agency.max_goals", "agency.novelty_weight",
+    "prsc.coherence_threshold", "prsc.max_bindings",
+    "temporal_smf.memory_decay_rate", "temporal_smf.max_moments", "temporal_smf.episodic_tagging",
+    "stability.lyapunov_threshold", "stability.auto_temperature_adjust",
+    "stability.predictive_horizon",
+    "entanglement.node_id",
+    "stochastic_resonance.noise_amplitude",
+}  # fmt: skip
+
+
+# --- the v2 README ------------------------------------------------------------------------------
+
+
+def test_presets_have_the_documented_sizes():
+    sizes = [(c.num_layers, c.dim) for c in (small_config(), medium_config(), large_config())]
+    assert sizes == [(4, 256), (8, 512), (24, 1024)]
+
+
+def test_multi_agent_config_names_its_node():
+    config = multi_agent_config("agent_alpha")
+    assert config.entanglement == EntanglementConfig(enabled=True, node_id="agent_alpha")
+    off = dataclasses.replace(config, entanglement=EntanglementConfig())
+    assert off == small_config()
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_components_have_the_documented_fields_and_start_disabled(name):
+    component = getattr(small_config(), name)
+    assert component.enabled is False
+    for key, value in DOCUMENTED[name].items():
+        assert getattr(component, key) == value
+        assert type(getattr(component, key)) is type(value)
+
+
+def test_the_readme_example_constructs():
+    config = ResoLLMConfig(
+        dim=512,
+        num_layers=8,
+        agency=AgencyConfig(enabled=True, max_foci=5, max_goals=10, novelty_weight=0.4),
+        prsc=PRSCConfig(enabled=True, coherence_threshold=0.7, max_bindings=1000),
+        temporal_smf=TemporalSMFConfig(
+            enabled=True, memory_decay_rate=0.01, max_moments=1000, episodic_tagging=True
+        ),
+        stability=StabilityConfig(
+            enabled=True, lyapunov_threshold=0.1, auto_temperature_adjust=True, predictive_horizon=5
+        ),
+        stochastic_resonance=StochasticResonanceConfig(enabled=False, noise_amplitude=0.1),
+    )
+    assert (config.dim, config.num_layers, config.agency.enabled) == (512, 8, True)
+
+
+# --- strictness ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("vocab_size", 0),
+        ("vocab_size", "4096"),
+        ("vocab_size", True),
+        ("dim", 256.0),
+        ("dim", 33),
+        ("dim", 0),
+        ("num_layers", -1),
+        ("num_heads", 3),
+        ("num_heads", 256),  # heads of width 1 cannot rotate
+        ("max_seq_len", 1),
+        ("ffn_multiplier", 0),
+        ("dropout", 1.0),
+        ("dropout", -0.1),
+        ("dropout", math.nan),
+        ("dropout", "0.1"),
+        ("tie_embeddings", 1),
+        ("tie_embeddings", "false"),  # a non-empty string would be true
+        ("num_value_embeddings", 5),
+        ("num_value_embeddings", -1),
+        ("logit_soft_cap", -1.0),
+        ("logit_soft_cap", math.inf),  # inf * tanh(z / inf) is NaN
+        ("logit_soft_cap", math.nan),
+        ("rope_base", 1.0),
+        ("rope_base", math.inf),
+        ("agency", {"enabled": True}),
+        ("agency", PRSCConfig()),
+        ("prsc", None),
+    ],
+)
+def test_a_wrong_value_names_its_key(key, value):
+    with pytest.raises(ValueError, match=rf"\b{key} = .*expected"):
+        ResoLLMConfig(**{key: value})
+
+
+@pytest.mark.parametrize(
+    ("component", "key", "value"),
+    [
+        (AgencyConfig, "enabled", "yes"),
+        (AgencyConfig, "max_foci", 0),
+        (AgencyConfig, "max_goals", 1.5),
+        (AgencyConfig, "novelty_weight", 1.1),
+        (PRSCConfig, "coherence_threshold", -0.1),
+        (PRSCConfig, "coherence_threshold", math.nan),
+        (PRSCConfig, "max_bindings", 0),
+        (TemporalSMFConfig, "memory_decay_rate", -1e-3),
+        (TemporalSMFConfig, "max_moments", 0),
+        (TemporalSMFConfig, "episodic_tagging", 1),
+        (StabilityConfig, "lyapunov_threshold", 0.0),
+        (StabilityConfig, "auto_temperature_adjust", None),
+        (StabilityConfig, "predictive_horizon", 0),
+        (EntanglementConfig, "node_id", "  "),
+        (EntanglementConfig, "node_id", 7),
+        (StochasticResonanceConfig, "noise_amplitude", math.inf),
+    ],
+)
+def test_a_wrong_value_in_a_component_names_its_key(component, key, value):
+    with pytest.raises(ValueError, match=rf"{component.__name__}\.{key} = .*expected"):
+        component(**{key: value})
+
+
+def test_an_impossible_head_count_suggests_a_possible_one():
+    with pytest.raises(ValueError, match=r"num_heads = 3: .*dim = 256.*e\.g\. [24]$"):
+        ResoLLMConfig(num_heads=3)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_layer": 3}, r"unknown key num_layer; did you mean num_layers\?"),
+        ({"agency": {"max_focy": 3}}, r"unknown key agency\.max_focy; did you mean max_foci\?"),
+        ({"zzzzzz": 3}, r"unknown key zzzzzz$"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_a_suggestion(values, message):
+    with pytest.raises(ValueError, match=message):
+        ResoLLMConfig.from_dict(values)
+
+
+def test_configurations_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        small_config().dim = 8
+
+
+# --- round trip ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        small_config(),
+        large_config(),
+        multi_agent_config("b"),
+        ResoLLMConfig(agency=AgencyConfig(enabled=True, max_foci=2), tie_embeddings=False),
+    ],
+)
+def test_to_dict_and_back_through_json(config):
+    assert ResoLLMConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_from_dict_takes_defaults_for_what_is_left_out():
+    assert ResoLLMConfig.from_dict({"agency": {"max_foci": 2}}).agency == AgencyConfig(max_foci=2)
+
+
+# --- every field has a reader -------------------------------------------------------------------
+
+
+def fields_read(source):
+    """`field` of every `config.field`, `c.field` or `component.field` that is read in a source."""
+    owners = {"config", "c", *DOCUMENTED}
+    return {
+        node.attr
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Load)
+        and getattr(node.value, "attr", getattr(node.value, "id", "")) in owners
+    }
+
+
+def all_fields_read():
+    files = [path for path in PACKAGE.rglob("*.py") if path.name != "config.py"]
+    return set().union(*(fields_read(path.read_text(encoding="utf-8")) for path in files))
+
+
+def test_the_reader_search_bites():
+    source = (
+        "def f(config, x):\n    x.dropout = config.max_foci\n    return F.dim(x.tie, self.c.dim)"
+    )
+    assert fields_read(source) == {"max_foci", "dim"}
+
+
+def test_every_backbone_field_is_read():
+    """Guards a setting that does nothing."""
+    names = {f.name for f in dataclasses.fields(ResoLLMConfig)} - set(DOCUMENTED)
+    assert names - all_fields_read() == set()
+
+
+def test_every_component_field_is_read_or_waits_for_its_stage():
+    read = all_fields_read()
+    unread = {
+        f"{name}.{item.name}"
+        for name in DOCUMENTED
+        for item in dataclasses.fields(getattr(small_config(), name))
+        if item.name != "enabled" and item.name not in read
+    }
+    assert unread == WAITING_FOR_THE_RESONANCE_STACK
+
+
+WAITING_STAGES = sorted({key.partition(".")[0] for key in WAITING_FOR_THE_RESONANCE_STACK})
+
+
+@pytest.mark.parametrize("name", WAITING_STAGES)
+def test_the_model_refuses_a_stage_that_waits(name, tiny_config):
+    """Guards a stage that is switched on and does nothing."""
+    component = dataclasses.replace(getattr(small_config(), name), enabled=True)
+    with pytest.raises(ValueError, match=rf"{name}\.enabled=false"):
+        ResoLLMModel(tiny_config(**{name: component}))
