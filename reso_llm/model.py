@@ -28,6 +28,11 @@ class ResoState(NamedTuple):
         """How many tokens have been read."""
         return self.caches[0].length
 
+    @property
+    def capacity(self) -> int:
+        """How many tokens it has room for."""
+        return self.caches[0].buffer.keys.shape[2]
+
 
 class ResoOutput(NamedTuple):
     """Logits (B,T,V), the state after these tokens (None in training), and diagnostics by name."""
@@ -86,6 +91,12 @@ class ResoLLMModel(nn.Module):
         if goal is not None:
             raise ValueError("a goal needs agency, which this version does not have yet")
         start = state.length if state is not None else 0
+        room = state.capacity if state is not None else len(self.rotary)
+        if start + ids.shape[1] > min(room, len(self.rotary)):
+            raise ValueError(
+                f"{start} + {ids.shape[1]} tokens do not fit: the state has room for {room}, "
+                f"max_seq_len is {len(self.rotary)}"
+            )
         rotary = self.rotary[start : start + ids.shape[1]]
         x, last = self.embedding(ids, state.last_embedding if state is not None else None)
         x0, caches = x, []
