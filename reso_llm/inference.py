@@ -5,6 +5,7 @@ longer, the newest half is kept behind <|bos|> and read again: generation never 
 room, and the result says in `warnings` how many tokens were dropped.
 """
 
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -95,7 +96,7 @@ class ResoLLMInference:
         top_p: float = 1.0,
         min_p: float = 0.0,
         repetition_penalty: float = 1.0,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         seed: int | None = None,
         on_text: Callable[[str], None] | None = None,
     ) -> GenerationResult:
@@ -109,12 +110,13 @@ class ResoLLMInference:
         options = SamplingOptions(temperature, top_k, top_p, min_p, repetition_penalty)
         if max_length < 0:
             raise ValueError(f"max_length = {max_length}: expected at least 0")
-        if any(not text for text in stop):
+        stop = (stop,) if isinstance(stop, str) else tuple(stop)
+        if not all(stop):
             raise ValueError("stop contains an empty string, which would stop at once")
-        seed = torch.seed() % 2**31 if seed is None else seed
+        seed = secrets.randbelow(2**31) if seed is None else seed
         started = time.perf_counter()
         reader = _ContextReader(self.model, self._prompt_ids(prompt))
-        writer = _TextWriter(self.tokenizer, tuple(stop), on_text)
+        writer = _TextWriter(self.tokenizer, stop, on_text)
         ids, entropies, reason = self._decode(reader, writer, options, max_length, seed)
         return GenerationResult(
             text=writer.close(),

@@ -7,6 +7,7 @@ arXiv 2407.01082). A filter at its neutral value does nothing.
 Shapes: B batch, V vocabulary.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -28,11 +29,13 @@ class SamplingOptions:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        _check(self.temperature >= 0, "temperature", self.temperature, "at least 0")
-        _check(self.top_k >= 0, "top_k", self.top_k, "at least 0 (0 keeps every token)")
+        t, penalty = self.temperature, self.repetition_penalty
+        _check(t == 0 or 1e-6 <= t < math.inf, "temperature", t, "0 (greedy), or from 1e-6 up")
+        whole = isinstance(self.top_k, int) and self.top_k >= 0
+        _check(whole, "top_k", self.top_k, "a count of at least 0 (0 keeps every token)")
         _check(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
         _check(0 <= self.min_p <= 1, "min_p", self.min_p, "0 to 1")
-        _check(self.repetition_penalty > 0, "repetition_penalty", self.repetition_penalty, "over 0")
+        _check(0 < penalty < math.inf, "repetition_penalty", penalty, "above 0 and finite")
 
 
 def _check(condition: bool, name: str, value: float, expected: str) -> None:
@@ -60,7 +63,7 @@ def filter_logits(logits: Tensor, options: SamplingOptions) -> Tensor:
         beyond = values.cumsum(-1) - values >= options.top_p  # the mass before it is enough
         logits = logits.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
     if options.min_p > 0:
-        least = logits.amax(-1, keepdim=True) + torch.tensor(options.min_p).log()
+        least = logits.amax(-1, keepdim=True) + math.log(options.min_p)
         logits = logits.masked_fill(logits < least, -torch.inf)
     return logits
 
