@@ -69,18 +69,19 @@ def score_split(
     """
     context = model.config.max_seq_len
     device = model.head_weight.device
+    stride = context // 2 if stride is None else stride
     was_training, nats, tokens = model.training, 0.0, 0
     model.eval()
-    batches = eval_batches(
-        split.tokens, split.doc_starts, context, stride or context // 2, BATCH_SIZE
-    )
-    for inputs, targets, scored in batches:
-        count = int(scored.sum())
-        loss = model.loss(inputs.to(device), targets.to(device), scored.to(device))
-        nats += loss.item() * count
-        tokens += count
-        progress(count)
-    model.train(was_training)
+    try:
+        batches = eval_batches(split.tokens, split.doc_starts, context, stride, BATCH_SIZE)
+        for inputs, targets, scored in batches:
+            count = int(scored.sum())
+            loss = model.loss(inputs.to(device), targets.to(device), scored.to(device))
+            nats += loss.item() * count
+            tokens += count
+            progress(count)
+    finally:
+        model.train(was_training)
     return LanguageModelScore(nats, tokens, split.num_bytes, split.num_documents)
 
 
