@@ -336,6 +336,16 @@ def test_damage_is_found_and_repaired_with_one_warning(rows, cache, caplog, name
     assert not list(cache.glob("*.tmp"))
 
 
+def test_a_changed_number_in_the_manifest_is_found(rows, cache, caplog):
+    # Valid JSON and every file intact, but bits per byte would be wrong.
+    data = prepare(rows, TOKENIZER, cache_dir=cache)
+    manifest = data.path / "manifest.json"
+    size = str(data.val.num_bytes)
+    manifest.write_text(manifest.read_text().replace(size, str(data.val.num_bytes + 1)))
+    assert prepare(rows, TOKENIZER, cache_dir=cache).val.num_bytes == data.val.num_bytes
+    assert "manifest.json does not match its own hash" in caplog.text
+
+
 def test_interrupted_build_leaves_nothing_that_is_used(rows, cache, monkeypatch):
     def killed(*args):
         raise KeyboardInterrupt

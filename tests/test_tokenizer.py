@@ -136,7 +136,15 @@ def test_lone_surrogate_is_refused_with_its_position(tokenizer, size):
 
 
 def test_long_texts_are_cut_without_loss_and_short_ones_not_at_all(tokenizer, monkeypatch):
-    texts = ["word " * 300, "a" * 1000, "line\n" * 200, "", "x", "ไทย " * 200, " " * 700]
+    texts = [
+        "the reactor sings, and the tokens ring " * 30,
+        "a" * 1000,
+        "line\n" * 200,
+        "",
+        "x",
+        "ไทย " * 200,
+        " " * 700,
+    ]
     whole = tokenizer.encode_batch(texts)
     monkeypatch.setattr(module, "CHUNK_CHARS", 64)
     monkeypatch.setattr(module, "BATCH_CHARS", 100)
