@@ -417,6 +417,38 @@ def attention_reference(module, x, value_embedding, base):
     return torch.stack(rows)
 
 
+def model_reference(model, ids):
+    """The equations of the files' docstrings, without state, in float64."""
+    c = model.config
+    e = unit(model.embedding.table.weight[ids])
+    shifted = torch.cat((torch.zeros_like(e[:, :1]), e[:, :-1]), dim=1)
+    width = model.embedding.smear_gate.in_features
+    gate = torch.sigmoid(e[..., :width] @ model.embedding.smear_gate.weight.T)
+    x = x0 = unit(e + gate * model.embedding.smear_scale * shifted)
+    for i, block in enumerate(model.blocks):
+        x = block.residual_mix[0] * x + block.residual_mix[1] * x0
+        table = i - (c.num_layers - c.num_value_embeddings)
+        values = model.value_tables[table].weight[ids] if table >= 0 else None
+        x = x + attention_reference(block.attention, unit(x), values, c.rope_base)
+        hidden = unit(x) @ block.feed_forward.up.weight.T
+        x = x + hidden.clamp_min(0).square() @ block.feed_forward.down.weight.T
+    logits = unit(x) @ model.head_weight.T
+    return c.logit_soft_cap * (logits / c.logit_soft_cap).tanh() if c.logit_soft_cap else logits
+
+
+def test_the_model_is_its_definition(model):
+    """In value and in every gradient: whatever is rearranged for speed has to stay this."""
+    model, ids = model.double(), draw_ids(2, 6)
+    ours, theirs = model(ids).logits, model_reference(model, ids)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)  # the rotary table is float32
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(ours.shape, generator=generator, dtype=torch.float64)
+    parameters = list(model.parameters())
+    grads = [torch.autograd.grad((y * weights).sum(), parameters) for y in (ours, theirs)]
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
 def unit(x):
     return x / x.square().mean(-1, keepdim=True).sqrt()
 
