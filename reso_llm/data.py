@@ -48,6 +48,7 @@ from reso_llm.sources import (
     OnBadRow,
     Source,
     file_sha256,
+    read_documents,
     read_source,
     resolve,
 )
@@ -68,6 +69,7 @@ __all__ = [
     "eval_batches",
     "eval_windows",
     "prepare",
+    "tokenise_all",
     "tokenizer_texts",
 ]
 
@@ -176,6 +178,31 @@ def tokenizer_texts(
                 left -= part.document.num_bytes
             if left <= 0:
                 break
+
+
+def tokenise_all(
+    spec: str,
+    tokenizer: ResoTokenizer,
+    *,
+    on_bad_row: OnBadRow = "error",
+    report: BadRows | None = None,
+) -> Split:
+    """All of `spec` as one side, unsplit and in memory: text to be evaluated.
+
+    Skipped rows are added to `report`. DataError as by `prepare`.
+    """
+    documents = read_documents(spec, on_bad_row=on_bad_row, report=report)
+    parts = _split_documents(documents, threshold=0, val_fraction=0.0)
+    dtype = _token_dtype(tokenizer)
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        with _SideWriter(directory, "all", dtype) as writer:
+            for batch in _batches(parts):
+                _write_batch(batch, tokenizer, {"train": writer})
+        tokens = np.fromfile(directory / "all.tokens", dtype=dtype)
+        mask = np.fromfile(directory / "all.mask", dtype=np.uint8)
+        starts = np.fromfile(directory / "all.starts", dtype=np.int64)
+    return Split(tokens, mask, starts, writer.num_tokens, writer.num_bytes, writer.num_documents)
 
 
 # -- what to build
@@ -346,10 +373,10 @@ def _write_cache(
     report = BadRows()
     directory = temporary / "new"
     directory.mkdir()
-    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
+    dtype = _token_dtype(tokenizer)
     with contextlib.ExitStack() as stack:
         writers = {side: stack.enter_context(_SideWriter(directory, side, dtype)) for side in SIDES}
-        tally = _Tally(progress)
+        tally = _Tally(progress, compare=bool(plan.val))
         parts = _all_parts(plan, threshold, on_bad_row, report)
         for batch in _batches(tally.watch(parts)):
             _write_batch(batch, tokenizer, writers)
@@ -371,6 +398,10 @@ def _write_cache(
     (directory / "manifest.json").write_text(text, encoding="utf-8")
 
 
+def _token_dtype(tokenizer: ResoTokenizer) -> type:
+    return np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
+
+
 def _all_parts(
     plan: _Plan, threshold: int, on_bad_row: OnBadRow, report: BadRows
 ) -> Iterator[_Part]:
@@ -388,6 +419,7 @@ class _Tally:
     """Counts what passes: for the progress display, and validation rows seen in training."""
 
     progress: Progress | None
+    compare: bool
     documents: int = 0
     bytes: int = 0
     overlap: int = 0
@@ -397,7 +429,7 @@ class _Tally:
         for part in parts:
             self.documents += part.begins
             self.bytes += part.document.num_bytes
-            if part.document.file_bytes is None:
+            if self.compare and part.document.file_bytes is None:
                 if part.side == "val":
                     self.val_hashes.add(part.digest)
                 else:

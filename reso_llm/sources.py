@@ -27,6 +27,7 @@ import difflib
 import hashlib
 import importlib.metadata
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -177,7 +178,7 @@ def _parts(spec: str) -> list[str]:
 
 
 def _exists(name: str) -> bool:
-    return "\0" not in name and bool(name.strip()) and Path(name).expanduser().exists()
+    return bool(name.strip()) and os.path.exists(os.path.expanduser(name))
 
 
 def _resolve_part(part: str, hub_deadline: float) -> list[Source]:
@@ -266,6 +267,8 @@ def _json_reason(error: Exception) -> str:
         return f"invalid UTF-8 at byte {error.start} of the line"
     if isinstance(error, RecursionError):
         return "broken JSON: nested too deeply"
+    if isinstance(error, json.JSONDecodeError):
+        return f"broken JSON: {error.msg} at character {error.pos}"
     return f"broken JSON: {error}"
 
 
@@ -365,7 +368,7 @@ class _TextWindow:
                 self.fail("nested too deeply")
             except ValueError as error:
                 if not self._more():
-                    self.fail(str(error))
+                    self.fail(getattr(error, "msg", str(error)))
             else:
                 self.advance(end - self._position)
                 return value

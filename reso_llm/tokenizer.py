@@ -188,7 +188,9 @@ class ResoTokenizer:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{name}: not a Reso tokenizer ({error!r})") from error
         ours, theirs = json.loads(tokenizer.to_json()), json.loads(text)
-        differing = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
+        differing = [
+            key for key in ours if key not in theirs or not _agrees(theirs[key], ours[key])
+        ]
         if differing:
             raise ValueError(
                 f"{name}: not a Reso tokenizer, its {', '.join(differing)} differ from what this "
@@ -378,6 +380,15 @@ def _check_vocabulary(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]
         raise ValueError("merges and tokens do not belong together")
     if any(part not in vocab for pair in merges for part in pair):
         raise ValueError("a merge uses an unknown token")
+
+
+def _agrees(theirs: Any, ours: Any) -> bool:
+    """Equal JSON values, except that ours may have fields a newer library has added."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        return all(key in ours and _agrees(theirs[key], ours[key]) for key in theirs)
+    if isinstance(theirs, list) and isinstance(ours, list):
+        return len(theirs) == len(ours) and all(map(_agrees, theirs, ours))
+    return theirs == ours
 
 
 def _chunks(text: str) -> Iterator[str]:

@@ -203,6 +203,19 @@ def test_two_text_files_are_two_documents_each_cut(tmp_path, cache):
     ]
 
 
+def test_text_files_on_both_sides_stay_whole(tmp_path, cache, monkeypatch):
+    monkeypatch.setattr("reso_llm.sources.PIECE_BYTES", 8)
+    for name in ("train", "held"):
+        (tmp_path / f"{name}.txt").write_text(f"{name} line é\n" * 9, encoding="utf-8")
+    train, held = str(tmp_path / "train.txt"), str(tmp_path / "held.txt")
+    data = prepare(train, TOKENIZER, cache_dir=cache, val_spec=held)
+    assert documents_of(data.train) == ["<|bos|>" + "train line é\n" * 9]
+    assert documents_of(data.val) == ["<|bos|>" + "held line é\n" * 9]
+    (tmp_path / "tiny.txt").write_text("x")
+    with pytest.raises(DataError, match=r"tiny\.txt: only one document"):
+        prepare(str(tmp_path / "tiny.txt"), TOKENIZER, cache_dir=cache)
+
+
 def test_tinyshakespeare_has_the_usual_split(cache):
     path = DATA / "tinyshakespeare.txt"
     if not path.exists():

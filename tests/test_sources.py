@@ -340,6 +340,7 @@ def test_several_sources_are_joined_with_plus(tmp_path, monkeypatch):
         ("guanoco", "Did you mean guanaco?"),
         ("", "no data called ''"),
         ("a\0b", "no data called"),
+        ("x" * 5000 + ".jsonl", "there is no such file"),
         (".", "is a directory"),
     ],
 )

@@ -258,6 +258,12 @@ def test_saved_tokenizer_reads_back_the_same(tokenizer, tmp_path):
     assert pickle.loads(pickle.dumps(tokenizer)).fingerprint == tokenizer.fingerprint
 
 
+def test_file_of_an_older_library_with_fewer_fields_still_loads(tokenizer):
+    older = json.loads(tokenizer.to_json())
+    del older["model"]["ignore_merges"]
+    assert ResoTokenizer.from_json(json.dumps(older)).fingerprint == tokenizer.fingerprint
+
+
 def test_swapped_tokenizer_has_another_fingerprint(tokenizer):
     other = ResoTokenizer.train(TEXTS, 399)
     swapped = json.loads(tokenizer.to_json())
