@@ -114,12 +114,14 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, KVCache | None]:
         """x (B,T,D) normalised input; rotary table of these T positions; -> (B,T,D), cache."""
         batch, time, dim = x.shape
-        qkv = F.linear(x, self.qkv.flatten(0, 1))  # (B,T,3D)
-        q, k, v = qkv.view(batch, time, 3, self.num_heads, -1).unbind(2)  # (B,T,H,K)
+        heads = self.num_heads
+        qkv = F.linear(x, self.qkv.flatten(0, 1)).view(batch, time, 3 * heads, -1)  # (B,T,3H,K)
+        qk, v = qkv.split((2 * heads, heads), dim=2)
         if value_embedding is not None:
-            v = v + self.value_mix * value_embedding.view_as(v)
-        q, k = rotate(rms_norm(q), rotary), rotate(rms_norm(k), rotary)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B,H,T,K)
+            v = torch.addcmul(v, self.value_mix, value_embedding.view_as(v))
+        qk = rotate(rms_norm(qk), rotary)  # both at once: half the kernels
+        q, k = qk.transpose(1, 2).chunk(2, dim=1)  # (B,H,T,K)
+        v = v.transpose(1, 2)
         if cache is not None:
             cache = cache.append(k, v)
             k, v = cache.keys, cache.values
