@@ -20,9 +20,10 @@ from reso_llm.data import (
     eval_batches,
     eval_windows,
     prepare,
+    tokenise_all,
     tokenizer_texts,
 )
-from reso_llm.sources import read_documents
+from reso_llm.sources import BadRows, read_documents
 from reso_llm.tokenizer import ResoTokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -224,6 +225,23 @@ def test_tinyshakespeare_has_the_usual_split(cache):
     data = prepare(str(path), characters, cache_dir=cache, val_fraction=0.1)
     assert (data.train.num_tokens, data.val.num_tokens) == (1_003_854 + 1, 111_540 + 1)
     assert characters.decode(data.val.tokens[:30]) == path.read_text()[1_003_854:][:29]
+
+
+def test_tokenise_all_holds_nothing_out(rows, cache, tmp_path):
+    whole = tokenise_all(rows, TOKENIZER)
+    data = prepare(rows, TOKENIZER, cache_dir=cache, val_spec=rows)
+    for name in Split._fields:
+        assert np.array_equal(getattr(whole, name), getattr(data.val, name)), name
+    book = tmp_path / "book.txt"
+    book.write_text("line\n" * 9)
+    assert documents_of(tokenise_all(f"{book}+{rows}", TOKENIZER))[0] == "<|bos|>" + "line\n" * 9
+    one = tmp_path / "one.jsonl"
+    one.write_text('"a"\nbroken\n')
+    report = BadRows()
+    assert tokenise_all(str(one), TOKENIZER, on_bad_row="skip", report=report).num_documents == 1
+    assert [bad.line for bad in report.rows] == [2]
+    with pytest.raises(DataError, match=r"one\.jsonl:2: broken JSON"):
+        tokenise_all(str(one), TOKENIZER)
 
 
 # -- tokenizer texts
