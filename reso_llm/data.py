@@ -155,30 +155,6 @@ def prepare(
     return data
 
 
-def tokenise_all(
-    spec: str,
-    tokenizer: ResoTokenizer,
-    *,
-    on_bad_row: OnBadRow = "error",
-    report: BadRows | None = None,
-) -> Split:
-    """All of `spec` as one split, nothing held out, for evaluation; DataError as in `prepare`.
-
-    Not cached: about 3 bytes per token in memory. Skipped rows are added to `report`.
-    """
-    report = BadRows() if report is None else report
-    parts = _whole(resolve(spec), on_bad_row, report)
-    dtype = _token_dtype(tokenizer)
-    with tempfile.TemporaryDirectory(prefix="reso_") as name:
-        directory = Path(name)
-        with _SideWriter(directory, "val", dtype) as writer:
-            for batch in _batches(parts):
-                _write_batch(batch, tokenizer, {"val": writer})
-        kinds = (("tokens", dtype), ("mask", np.uint8), ("starts", np.int64))
-        arrays = [np.fromfile(directory / f"val.{name}", dtype=kind) for name, kind in kinds]
-    return Split(*arrays, writer.num_tokens, writer.num_bytes, writer.num_documents)
-
-
 def tokenizer_texts(
     spec: str,
     *,
@@ -427,22 +403,13 @@ def _token_dtype(tokenizer: ResoTokenizer) -> type:
     return np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
 
 
-def _token_dtype(tokenizer: ResoTokenizer) -> type[np.unsignedinteger[Any]]:
-    return np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
-
-
-def _whole(sources: Iterable[Source], on_bad_row: OnBadRow, report: BadRows) -> Iterator[_Part]:
-    """Everything in `sources`, on the validation side."""
-    for source in sources:
-        documents = read_source(source, on_bad_row=on_bad_row, report=report)
-        yield from _split_documents(documents, 1 << 64, 1.0)
-
-
 def _all_parts(
     plan: _Plan, threshold: int, on_bad_row: OnBadRow, report: BadRows
 ) -> Iterator[_Part]:
     # Validation first: the tally then knows its hashes when the training rows pass.
-    yield from _whole(plan.val, on_bad_row, report)
+    for source in plan.val:
+        documents = read_source(source, on_bad_row=on_bad_row, report=report)
+        yield from _split_documents(documents, 1 << 64, 1.0)
     for source in plan.train:
         documents = read_source(source, on_bad_row=on_bad_row, report=report)
         yield from _split_documents(documents, threshold, plan.val_fraction)
