@@ -10,7 +10,6 @@ from pathlib import Path
 
 from reso_llm import cli
 from reso_llm.train_config import TrainConfig
-from reso_llm.training import train
 
 
 def make_parser() -> cli.Parser:
@@ -33,6 +32,8 @@ def read_config(args: list[str]) -> tuple[TrainConfig, bool]:
 
 def main() -> None:
     config, resume = read_config(sys.argv[1:])
+    from reso_llm.training import train  # here, as it imports torch: mistakes are told at once
+
     summary = train(config, resume=resume)
     if summary.validation is not None:
         print(

@@ -1,29 +1,32 @@
 """Command lines of the scripts: typed options from defaults < YAML < arguments.
 
-`key=value` is short for `--key value`. A mistake ends the command with status 2 and one line that
-names the key, the nearest known one where it is a typo, and no traceback.
+`key=value` is short for `--key value`, `--on-bad-row` is the same as `--on_bad_row`, and
+arguments win over --config wherever it stands. A mistake ends the command with status 2 and one
+line that names the key, the nearest known one where it is a typo, and no traceback. Importing
+this module does not import torch: --help and mistakes are answered at once.
 """
 
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jsonargparse
+import yaml
 
-from reso_llm.checkpoint import CheckpointError
 from reso_llm.config import nearest
-from reso_llm.runlog import RunLogError
-from reso_llm.sources import DataError
-from reso_llm.training import TrainingError
 
-USAGE_ERROR, FAILURE = 2, 1
-_ASSIGNMENT = re.compile(r"([a-zA-Z_][\w.]*)=(.*)", re.DOTALL)
+FAILURE, USAGE_ERROR, INTERRUPTED = 1, 2, 130
+_ASSIGNMENT = re.compile(r"[a-zA-Z_][\w.-]*=.*", re.DOTALL)
+# How jsonargparse words an unknown key and a value of a wrong type.
 _UNKNOWN = (
-    re.compile(r"unrecognized arguments: --([\w.-]+)", re.IGNORECASE),
-    re.compile(r"does not accept option ['\"]([\w.]+)['\"]", re.IGNORECASE),
-    re.compile(r"key ['\"]([\w.]+)['\"] is not expected", re.IGNORECASE),
+    re.compile(r"unrecognized arguments: --(?P<key>[\w.-]+)"),
+    re.compile(r"Group '(?P<group>[\w.]+)' does not accept option '(?P<key>[\w.-]+)'"),
+    re.compile(r"Option '(?P<key>[\w.-]+)' is not accepted"),
 )
+_WRONG_TYPE = re.compile(r'key "(?P<key>[\w.]+)":.*(?:Got|Given) value: (?P<value>.*)', re.DOTALL)
+_EXPECTED = re.compile(r"Expected a (?:<class '(\w+)'>|typing\.Literal\[([^]]*)\])")
 
 
 class Parser(jsonargparse.ArgumentParser):
@@ -34,7 +37,11 @@ class Parser(jsonargparse.ArgumentParser):
 
     def read(self, args: Sequence[str]) -> jsonargparse.Namespace:
         """Parse; exits with status 2 on any mistake."""
-        return self.parse_args([_expand(argument) for argument in args])
+        arguments = self._joined(args)
+        files = [a for a in arguments if a.startswith("--config=")]
+        for argument in files:
+            self._check_yaml(argument.removeprefix("--config="))
+        return self.parse_args(files + [a for a in arguments if a not in files])
 
     def build(self, cls: type, values: jsonargparse.Namespace, *scripts_own: str) -> Any:
         """The dataclass `cls` of parsed values, `scripts_own` left out; exits as `read` does."""
@@ -45,42 +52,95 @@ class Parser(jsonargparse.ArgumentParser):
             self.error(str(error))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        lines = [line.strip() for line in str(message).splitlines() if line.strip()]
-        text = "\n  ".join(lines[:6])
-        print(f"{self.prog}: error: {text}{self._suggestion(text)}", file=sys.stderr)
+        print(f"{self.prog}: error: {self._explain(str(message))}", file=sys.stderr)
         print(f"run `python {self.prog} --help` for the options", file=sys.stderr)
         raise SystemExit(USAGE_ERROR)
 
-    def _suggestion(self, message: str) -> str:
-        names = [
-            option[2:] for a in self._actions for option in a.option_strings if len(option) > 2
-        ]
+    def _joined(self, args: Sequence[str]) -> list[str]:
+        """Each option and its value as one argument --name=value."""
+        left, joined = list(args), []
+        while left:
+            argument = left.pop(0)
+            if _ASSIGNMENT.fullmatch(argument):
+                argument = f"--{argument}"
+            name, equals, value = argument.partition("=")
+            if name.startswith("--"):
+                name = "--" + name[2:].replace("-", "_")
+            if not equals and self._needs_value(name) and left and not left[0].startswith("--"):
+                equals, value = "=", left.pop(0)
+            joined.append(name + equals + value)
+        return joined
+
+    def _needs_value(self, name: str) -> bool:
+        return any(name in a.option_strings and a.nargs is None for a in self._actions)
+
+    def _check_yaml(self, path: str) -> None:
+        """Exit with the file's name and line, which jsonargparse does not tell."""
+        try:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            self.error(f"config {path}: {error.strerror}")
+        except UnicodeDecodeError as error:
+            self.error(f"config {path}: not a text file in UTF-8 (byte {error.start})")
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            line = f":{mark.line + 1}" if mark else ""
+            self.error(f"config {path}{line}: not YAML: {getattr(error, 'problem', None) or error}")
+        if not isinstance(content, dict):
+            self.error(f"config {path}: expected lines of `key: value`")
+
+    def _explain(self, message: str) -> str:
         for pattern in _UNKNOWN:
             if found := pattern.search(message):
-                name = found[1]
-                leaves = {known.rsplit(".", 1)[-1]: known for known in names}
-                near = nearest(name, names) or nearest(name.rsplit(".", 1)[-1], list(leaves))
-                return near
-        return ""
+                parts = found.groupdict()
+                return self._unknown(f"{parts.get('group', '')}.{parts['key']}".lstrip("."))
+        if found := _WRONG_TYPE.search(message):
+            kinds = [words or kind for kind, words in _EXPECTED.findall(message)]
+            expected = " or ".join(kinds).replace("NoneType", "null")
+            return f"{found['key']} = {found['value'].strip()}: expected {expected}"
+        lines = [line.strip() for line in message.splitlines() if line.strip()]
+        return "\n  ".join(lines[:6])
 
-
-def _expand(argument: str) -> str:
-    """`key=value` as `--key=value`; everything else as it is."""
-    return f"--{argument}" if _ASSIGNMENT.fullmatch(argument) else argument
+    def _unknown(self, name: str) -> str:
+        options = [o[2:] for a in self._actions for o in a.option_strings if o.startswith("--")]
+        known = [o for o in options if not any(n.startswith(f"{o}.") for n in options)]
+        by_leaf = {option.rsplit(".", 1)[-1]: option for option in known}
+        hint = nearest(name, known)
+        if not hint and (leaf := nearest(name.rsplit(".", 1)[-1], list(by_leaf))):
+            leaf = leaf.removeprefix("; did you mean ").removesuffix("?")
+            hint = f"; did you mean {by_leaf[leaf]}?"
+        return f"unknown option {name}{hint}"
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Call a script's main and exit: expected failures become one line, Ctrl-C status 130."""
     try:
         status = main() or 0
-    except (DataError, jsonargparse.ArgumentError) as error:
-        status = _fail(error, USAGE_ERROR)
-    except (TrainingError, CheckpointError, RunLogError, FloatingPointError) as error:
-        status = _fail(error, FAILURE)
+    except SystemExit:
+        raise
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
-        status = 130
+        status = INTERRUPTED
+    except _usage_errors() as error:
+        status = _fail(error, USAGE_ERROR)
+    except _failures() as error:
+        status = _fail(error, FAILURE)
     raise SystemExit(status)
+
+
+def _usage_errors() -> tuple[type[Exception], ...]:
+    """Imported when something failed, not before: they bring torch with them."""
+    from reso_llm.sources import DataError
+
+    return DataError, jsonargparse.ArgumentError
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    from reso_llm.checkpoint import CheckpointError
+    from reso_llm.runlog import RunLogError
+    from reso_llm.training import TrainingError
+
+    return TrainingError, CheckpointError, RunLogError, FloatingPointError
 
 
 def _fail(error: Exception, status: int) -> int:

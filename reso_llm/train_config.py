@@ -1,15 +1,18 @@
 """Configuration of a training run: what to train on, for how long, and how to optimise."""
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from reso_llm.config import GOLDEN_RATIO, ResoLLMConfig
 
-# What may differ when a run is resumed: how long, where to, how it is watched; never what is learnt.
+# What may differ when a run is resumed: how long, where to, how it is watched; not what is learnt.
 RESUMABLE = {
     "out", "minutes", "steps", "tokens", "validate_every", "save_every", "log_every", "keep_last",
     "sample_prompt", "sample_length", "validate_tokens", "wandb", "device", "compile",
+    # The way out of a run that stopped because its steps were not finite.
+    "max_bad_steps", "optim.matrix_lr", "optim.embedding_lr", "optim.head_lr", "optim.scalar_lr",
 }  # fmt: skip
 
 
@@ -43,7 +46,7 @@ class OptimConfig:
             value = getattr(self, name)
             _check(0 <= value <= 1, f"optim.{name}", value, "from 0 to 1")
         _check(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "at least 0")
-        _check(1 <= self.polar_steps <= 5, "optim.polar_steps", self.polar_steps, "1 to 5")
+        _check(self.polar_steps in (3, 5), "optim.polar_steps", self.polar_steps, "3 or 5")
 
     def schedule(self, progress: float) -> float:
         """Factor on every learning rate at `progress` (0 to 1) of the budget."""
@@ -65,7 +68,7 @@ class TrainConfig:
         replies_only: take the loss on the assistant's tokens only.
         out: directory of the run.
         seed: of initialisation, dropout and the order of the data.
-        minutes: budget in minutes of wall-clock time, validation and saving included.
+        minutes: budget in minutes from the first step on, with validating and saving in between.
         steps: budget in optimizer steps.
         tokens: budget in training tokens.
         batch_size: windows of max_seq_len tokens in one pass.
@@ -122,7 +125,12 @@ class TrainConfig:
         budgets = {name: getattr(self, name) for name in ("minutes", "steps", "tokens")}
         for name, value in budgets.items():
             _check(value is None or value > 0, name, value, "above 0")
-        _check(any(budgets.values()), "minutes, steps, tokens", None, "at least one budget")
+        if not any(budgets.values()):
+            raise ValueError("no budget: give minutes, steps or tokens, for example --minutes 8")
+        for name in ("data", "out"):
+            _check(bool(getattr(self, name).strip()), name, getattr(self, name), "a name")
+        known = re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device)
+        _check(bool(known), "device", self.device, "auto, cpu or cuda")
         _check(0 < self.val_fraction < 1, "val_fraction", self.val_fraction, "between 0 and 1")
         _check(0 <= self.seed < 2**32, "seed", self.seed, "0 to 2^32 - 1")
 
@@ -143,7 +151,7 @@ def changed_keys(saved: dict[str, Any], now: dict[str, Any], prefix: str = "") -
         old, new = saved.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
             changed += changed_keys(old, new, f"{prefix}{key}.")
-        elif old != new and not (prefix == "" and key in RESUMABLE):
+        elif old != new and f"{prefix}{key}" not in RESUMABLE:
             changed.append(f"{prefix}{key} ({old} -> {new})")
     return changed
 

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,13 @@ from tqdm import tqdm
 
 from reso_llm import checkpoint
 from reso_llm.conversation import Message
-from reso_llm.data import BatchStream, TokenData, prepare, tokenizer_texts
+from reso_llm.data import BatchStream, DataError, TokenData, prepare, tokenizer_texts
 from reso_llm.evaluation import LanguageModelScore, head_of, score_split
 from reso_llm.hardware import autocast, environment, keep_freed_memory, pick_device
 from reso_llm.inference import ResoLLMInference, check_tokenizer
 from reso_llm.model import ResoLLMModel
 from reso_llm.optim import make_optimizers, set_learning_rate
-from reso_llm.runlog import RunLog
+from reso_llm.runlog import RunLog, read_metrics
 from reso_llm.tokenizer import ResoTokenizer, create_default_tokenizer
 from reso_llm.train_config import TrainConfig, changed_keys
 
@@ -55,6 +55,7 @@ class Counters:
     skipped_steps: int = 0
     bad_steps_in_a_row: int = 0
     best_bits_per_byte: float = math.inf
+    best_step: int | None = None
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,10 @@ class TrainSummary:
 class _Recent:
     """Sums since the last row of metrics."""
 
+    started: float
     loss: float = 0.0
     steps: int = 0
     tokens: int = 0
-    started: float = field(default_factory=time.perf_counter)
 
 
 def train(
@@ -85,20 +86,21 @@ def train(
     Raises TrainingError, DataError, CheckpointError or RunLogError, each with one message.
     """
     run_dir = Path(config.out)
-    device = pick_device(config.device)
-    try:
+    with _as_training_error():
+        device = pick_device(config.device)
         run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingError(f"cannot make run directory {run_dir}: {error.strerror}") from error
     with checkpoint.lock_run(run_dir):
         checkpoint.clean_leftovers(run_dir)
-        start = _find_start(run_dir, resume, report)
-        tokenizer = _tokenizer(config, start, report)
-        data = _prepare(config, tokenizer, report)
-        trainer = Trainer(config, tokenizer, data, device, report)
-        if start is not None:
-            trainer.restore(start)
-        _write_records(run_dir, config, device)
+        with _as_training_error():
+            start = _find_start(run_dir, resume, report)
+            if start is None:
+                _write_records(run_dir, config, device)  # from here on --resume finds a run
+            tokenizer = _tokenizer(config, start, report)
+            data = _prepare(config, tokenizer, report)
+            trainer = Trainer(config, tokenizer, data, device, report)
+            if start is not None:
+                trainer.restore(start)
+                _write_records(run_dir, config, device)
         return trainer.run()
 
 
@@ -176,6 +178,19 @@ def _write_records(run_dir: Path, config: TrainConfig, device: torch.device) -> 
 
 
 @contextmanager
+def _as_training_error() -> Iterator[None]:
+    """What the parts refuse with ValueError or OSError is one message for the user."""
+    try:
+        yield
+    except DataError:
+        raise
+    except OSError as error:
+        raise TrainingError(f"cannot write {error.filename}: {error.strerror}") from error
+    except ValueError as error:
+        raise TrainingError(str(error)) from error
+
+
+@contextmanager
 def _catch_signals(report: Report) -> Iterator[list[str]]:
     """Collect SIGINT and SIGTERM; after the first, a second one acts as usual and ends at once."""
     caught: list[str] = []
@@ -220,14 +235,12 @@ class Trainer:
 
     def run(self) -> TrainSummary:
         """Train until the budget is used up, or until SIGINT or SIGTERM."""
-        c = self.counters
-        clock = time.perf_counter() - c.seconds
+        self.clock_zero = time.perf_counter() - self.counters.seconds
         signals = _catch_signals(self.report)
         with signals as caught, self._open_log() as self.log, self._progress_bar() as bar:
-            self.recent = _Recent()
+            self.recent = _Recent(time.perf_counter())
             while not caught and self._progress() < 1:
                 self.train_step()
-                c.seconds = time.perf_counter() - clock
                 self._after_step(bar)
             return self._finish(caught)
 
@@ -236,19 +249,19 @@ class Trainer:
         c, config = self.counters, self.config
         set_learning_rate(self.optimizers, config.optim.schedule(self._progress()))
         loss = sum(self._backward() for _ in range(config.grad_accumulation))
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.grad_clip)
-        finite = math.isfinite(loss) and math.isfinite(norm)
-        if finite:
+        problem = self._clip(loss)
+        if problem is None:
             for optimizer in self.optimizers.values():
                 optimizer.step()
             c.bad_steps_in_a_row = 0
             self.recent.loss += loss
             self.recent.steps += 1
-        else:
-            self._skip(loss)
         self.model.zero_grad(set_to_none=True)
         c.step += 1
         c.position = self.stream.position
+        c.seconds = self._seconds()
+        if problem is not None:
+            self._skip(problem)
 
     def _backward(self) -> float:
         """Gradient of one pass; its share of the step's mean loss in nats per token."""
@@ -261,42 +274,66 @@ class Trainer:
         loss.backward()
         return loss.item()
 
-    def _skip(self, loss: float) -> None:
+    def _clip(self, loss: float) -> str | None:
+        """Clip the gradients; what is not finite, and then they are left as they are."""
+        if not math.isfinite(loss):
+            return "the loss"
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not math.isfinite(norm):
+            return f"the gradient of {_first_bad_gradient(self.model)}"
+        clip = self.config.optim.grad_clip
+        torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), clip, norm)
+        return None
+
+    def _skip(self, problem: str) -> None:
         c = self.counters
         c.skipped_steps += 1
         c.bad_steps_in_a_row += 1
-        where = "the loss" if not math.isfinite(loss) else _first_bad_gradient(self.model)
-        message = f"step {c.step + 1} skipped: {where} is not finite"
+        message = f"step {c.step} skipped: {problem} is not finite"
         if c.bad_steps_in_a_row >= self.config.max_bad_steps:
+            self._log_training(None)
             raise TrainingError(
-                f"{message}, the {c.bad_steps_in_a_row}th in a row; nothing of them was learnt or "
-                "saved: lower the learning rates (optim.*_lr) or look at the data, then --resume"
+                f"{message}, {c.bad_steps_in_a_row} in a row; nothing of them was learnt or saved: "
+                "--resume with lower learning rates (optim.*_lr), or look at the data"
             )
         self.report(message)
 
     def _after_step(self, bar: tqdm) -> None:
         c, config = self.counters, self.config
+        bar.update(round(self._progress() * bar.total) - bar.n)
+        if self._progress() >= 1:
+            return  # what is due after the last step is done once, by _finish
         validate = c.step % config.validate_every == 0
         save = c.step % config.save_every == 0
         if save or validate or c.step % config.log_every == 0:
             self._log_training(bar)
-        best = self._validate() if validate else False
-        if save or best:
-            self._save(best)
-        bar.update(round(self._progress() * bar.total) - bar.n)
+        if validate:
+            self._validate()
+            c.seconds = self._seconds()
+        if save or c.best_step == c.step:
+            self._save()
 
     def _finish(self, caught: list[str]) -> TrainSummary:
         c = self.counters
         self._log_training(None)
         if caught:
-            self._save(best=False)
+            self._save()
             self.report(f"stopped by {caught[0]} at step {c.step}; --resume goes on")
             return TrainSummary(c.step, c.seconds, None, caught[0])
-        self._save(best=c.step % self.config.validate_every != 0 and self._validate())
+        if not self._is_logged("validation_bits_per_byte"):
+            self._validate()
+        self._save()
         score = score_split(self.model, self.data.val)
-        final = {f"final_{name}": value for name, value in score.to_dict().items()}
-        self.log.log({"step": c.step, **final})
+        if not self._is_logged("final_bits_per_byte"):
+            final = {f"final_{name}": value for name, value in score.to_dict().items()}
+            self.log.log({"step": c.step, **final})
         return TrainSummary(c.step, c.seconds, score, None)
+
+    def _is_logged(self, name: str) -> bool:
+        """Whether this step has `name` already: a finished run that is resumed repeats no row."""
+        rows = read_metrics(self.log.path)
+        return any(name in row for row in rows if row["step"] == self.counters.step)
 
     # --- records
 
@@ -318,15 +355,15 @@ class Trainer:
             "skipped_steps": c.skipped_steps,
         }
         self.log.log(row)
-        self.recent = _Recent()
+        self.recent = _Recent(now)
         if bar is not None:
             bar.set_postfix_str(
                 f"loss {loss:.3f}, {row['bits_per_byte']:.3f} bits/byte, "
                 f"{row['tokens_per_second']:,.0f} tok/s"
             )
 
-    def _validate(self) -> bool:
-        """Score the head of the validation data and show a sample; True for the best so far."""
+    def _validate(self) -> None:
+        """Score the head of the validation data, note the best step, and show a sample."""
         started = time.perf_counter()
         c = self.counters
         score = score_split(self.model, head_of(self.data.val, self.config.validate_tokens))
@@ -344,9 +381,8 @@ class Trainer:
         if row["sample"]:
             self.report(f"  {self.config.sample_prompt!r} -> {row['sample']!r}")
         self.recent.started += time.perf_counter() - started  # tokens/s is of training alone
-        best = score.bits_per_byte < c.best_bits_per_byte
-        c.best_bits_per_byte = min(score.bits_per_byte, c.best_bits_per_byte)
-        return best
+        if score.bits_per_byte < c.best_bits_per_byte:
+            c.best_bits_per_byte, c.best_step = score.bits_per_byte, c.step
 
     def _sample(self) -> str:
         if not self.config.sample_prompt:
@@ -357,7 +393,23 @@ class Trainer:
         self.model.train()
         return result.text
 
-    def _save(self, best: bool) -> None:
+    def _save(self) -> None:
+        try:
+            self._save_checkpoint()
+        except ValueError as error:  # non-finite weights after a finite loss
+            raise TrainingError(
+                f"step {self.counters.step}: {error}; --resume from the checkpoint before it with "
+                "lower learning rates (optim.*_lr)"
+            ) from error
+        self._record_best()
+        checkpoint.prune(self.config.out, self.config.keep_last, keep_best=True)
+
+    def _record_best(self) -> None:
+        c = self.counters
+        if c.best_step == c.step:
+            checkpoint.record_best(self.config.out, c.step, c.best_bits_per_byte)
+
+    def _save_checkpoint(self) -> None:
         state = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
         state["generators"] = checkpoint.rng_state({})
         tensors, document = checkpoint.flatten_state(state)
@@ -378,9 +430,6 @@ class Trainer:
                 },
             },
         )
-        if best:
-            checkpoint.record_best(self.config.out, c.step, c.best_bits_per_byte)
-        checkpoint.prune(self.config.out, self.config.keep_last, keep_best=True)
 
     def restore(self, path: Path) -> None:
         """Continue from a checkpoint; TrainingError naming what differs from this run."""
@@ -397,6 +446,8 @@ class Trainer:
         self.model.load_weights(tensors["model"], path)
         state = checkpoint.unflatten_state(tensors["optimizer"], training["state"])
         for name, optimizer in self.optimizers.items():
+            for own, saved in zip(optimizer.param_groups, state[name]["param_groups"], strict=True):
+                saved["peak_lr"] = own["peak_lr"]  # the learning rates may be lowered on the way
             optimizer.load_state_dict(state[name])
         checkpoint.set_rng_state(state["generators"], {})
         counters = training["counters"]
@@ -404,9 +455,14 @@ class Trainer:
             counters["best_bits_per_byte"] = math.inf
         self.counters = Counters(**counters)
         self.stream = self._stream_at(self.counters.position)
+        self._record_best()  # a kill may have come between saving it and noting that it is best
         self.report(f"resuming from {path} at step {self.counters.step:,}")
 
     # --- small questions
+
+    def _seconds(self) -> float:
+        """Seconds of training so far, those before a resume included."""
+        return time.perf_counter() - self.clock_zero
 
     def _progress(self) -> float:
         c = self.counters
@@ -441,7 +497,7 @@ class Trainer:
 
 def _first_bad_gradient(model: ResoLLMModel) -> str:
     names = (n for n, p in model.named_parameters() if not _is_finite(p.grad))
-    return f"the gradient of {next(names, 'a parameter')}"
+    return next(names, "all parameters together")
 
 
 def _is_finite(grad: Tensor | None) -> bool:
