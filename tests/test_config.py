@@ -115,6 +115,8 @@ def test_the_readme_example_constructs():
         ("logit_soft_cap", math.inf),  # inf * tanh(z / inf) is NaN
         ("logit_soft_cap", math.nan),
         ("rope_base", 1.0),
+        ("rope_base", True),
+        ("logit_soft_cap", True),
         ("rope_base", math.inf),
         ("agency", {"enabled": True}),
         ("agency", PRSCConfig()),

@@ -227,7 +227,8 @@ def test_no_tokens_at_all(scripted):
         (["two"], "one ST "),
         (["zzz", "STO"], "one ST two "),
         (["STO", "STOP"], "one ST two "),
-        (["ST", "e S"], "on"),  # the earlier of two that complete together or in turn
+        (["ST", "e S"], "on"),  # the one that is complete first
+        (["TO", "STO"], "one ST two "),  # the longer of two that end together
         (["STOP more", "P m"], "one ST two STO three STO"),
         ("two", "one ST "),  # a string is one stop, not three letters
         (["o"], ""),
