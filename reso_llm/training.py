@@ -23,6 +23,7 @@ import torch
 import yaml
 from torch import Tensor
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from reso_llm import checkpoint
 from reso_llm.conversation import Message
@@ -148,7 +149,8 @@ def _tokenizer(config: TrainConfig, start: Path | None, report: Report) -> ResoT
 
 
 def _prepare(config: TrainConfig, tokenizer: ResoTokenizer, report: Report) -> TokenData:
-    with tqdm(desc="tokenising", unit="B", unit_scale=True, leave=False) as bar:
+    bar = tqdm(desc="tokenising", unit="B", unit_scale=True, leave=False)
+    with logging_redirect_tqdm(), bar:  # so that a warning has a line of its own
         data = prepare(
             config.data,
             tokenizer,
