@@ -3,6 +3,7 @@
 python demo.py --checkpoint runs/quickstart
 """
 
+import math
 import statistics
 import sys
 
@@ -45,12 +46,14 @@ def describe(engine: ResoLLMInference) -> str:
     )
 
 
-def metrics(result: GenerationResult) -> str:
+def metrics(result: GenerationResult, vocab_size: int) -> str:
     """Two lines about a reply: its entropy over time, and counts."""
+    top = math.log(vocab_size)
     trace = result.entropy_trace
     speed = result.tokens_generated / result.generation_time_ms * 1000
     return (
-        f"  entropy |{sparkline(trace, top=6.0)}| 0 to 6 nats, mean {statistics.fmean(trace):.2f}\n"
+        f"  entropy |{sparkline(trace, top)}| 0 to ln V = {top:.1f} nats, "
+        f"mean {statistics.fmean(trace):.2f}\n"
         f"  {result.tokens_generated} tokens, {speed:.0f} tokens/s, ended by: {result.stop_reason}"
     )
 
@@ -70,7 +73,7 @@ def main() -> None:
             seed=options.seed,
             on_text=lambda text: print(printable(text), end="", flush=True),
         )
-        print(f"\n{metrics(result)}")
+        print(f"\n{metrics(result, engine.config.vocab_size)}")
     print(f"\nTalk to it: python chat.py --checkpoint {options.checkpoint}")
 
 

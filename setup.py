@@ -7,7 +7,7 @@ from setuptools import setup
 EXTRAS = {
     "sample": ["chitchat-dataset>=0.9"],
     "plots": ["matplotlib>=3.8"],
-    "hf": ["datasets>=3.0", "pyarrow>=15", "transformers>=5.0"],
+    "hf": ["huggingface_hub>=1.0", "pyarrow>=15", "transformers>=5.0"],
     "test": [
         "pytest>=8",
         "hypothesis>=6.100",
@@ -20,7 +20,7 @@ EXTRAS = {
 setup(
     name="reso-llm",
     version="0.1.0",
-    description="Entropy-controlled, resonant language models to train from scratch and look inside",
+    description="Entropy-controlled, resonant language models to train and look inside",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",

@@ -17,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ class Task:
 
 def shakespeare(path: str) -> Task:
     """Characters, 4 layers of 128, context 64: about 0.8M parameters."""
-    text = open(path, encoding="utf-8").read()
+    text = Path(path).read_text(encoding="utf-8")
     characters = sorted(set(text))
     ids = np.array([characters.index(c) for c in text], dtype=np.uint16)
     cut = int(len(ids) * 0.9)

@@ -47,9 +47,7 @@ class ChatSession:
         return turns
 
 
-def run_chat(
-    session: ChatSession, lines: Iterable[str], write: Callable[[str], None]
-) -> None:
+def run_chat(session: ChatSession, lines: Iterable[str], write: Callable[[str], None]) -> None:
     """Answer every line until the lines end or one says exit.
 
     Ctrl-C during a reply stops the reply; between replies it leaves, as does the end of input.
@@ -73,4 +71,4 @@ def run_chat(
 
 def _encodable(text: str) -> str:
     """Undecodable bytes of a terminal or pipe become U+FFFD, as everywhere on a screen."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

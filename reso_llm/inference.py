@@ -21,7 +21,7 @@ from reso_llm.config import ResoLLMConfig
 from reso_llm.conversation import Message
 from reso_llm.decoding.sampling import SamplingOptions, sample
 from reso_llm.model import ResoLLMModel, ResoState
-from reso_llm.tokenizer import ResoTokenizer
+from reso_llm.tokenizer import SPECIAL_TOKENS, ResoTokenizer
 
 
 @dataclass(frozen=True)
@@ -145,11 +145,14 @@ class ResoLLMInference:
         generator = torch.Generator(reader.device).manual_seed(seed)
         ends = {self.tokenizer.end_id, self.tokenizer.bos_id}
         forbidden = self._unusable_ids(reader.device)
+        first_word = len(SPECIAL_TOKENS)  # a turn must be free to end, however many turns ended
         ids, entropies = [], []
         while len(ids) < max_length:
             logits = reader.next_logits().index_fill(-1, forbidden, -torch.inf)
             entropies.append(entropy_nats(logits[0]))
-            token = int(sample(logits, reader.seen, options, generator))
+            penalised = reader.ids if options.repetition_penalty != 1 else []
+            seen = torch.tensor([[i for i in penalised if i >= first_word]], device=reader.device)
+            token = int(sample(logits, seen.long(), options, generator))
             ids.append(token)
             if token in ends:
                 return ids, entropies, "end"
@@ -199,11 +202,6 @@ class _ContextReader:
         output = self.model(inputs, self.state)
         self.state = output.state
         return _checked(output.logits[:, -1].float())
-
-    @property
-    def seen(self) -> Tensor:
-        """All ids so far (1,n)."""
-        return torch.tensor([self.ids], device=self.device)
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -17,25 +17,35 @@ from torch import Tensor, nn
 
 from reso_llm.train_config import OptimConfig
 
-POLAR_EXPRESS = (
-    (8.28721201814563, -23.595886519098837, 17.300387312530933),
-    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
-    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
-    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
-    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
-)
+# For each number of steps, the greedy minimax coefficients for singular values above 0.02 (3
+# steps) or 0.001 (5 steps) of the largest: benchmarks/README.md has what each costs and brings.
+POLAR_EXPRESS = {
+    3: (
+        (7.710969, -22.113755, 16.248743),
+        (3.215276, -2.411172, 0.501300),
+        (2.218308, -1.593990, 0.410748),
+    ),
+    5: (
+        (8.287212, -23.595887, 17.300387),
+        (4.107059, -2.947850, 0.544843),
+        (3.948691, -2.908902, 0.551819),
+        (3.318420, -2.488488, 0.510049),
+        (2.300652, -1.668904, 0.418807),
+    ),
+}
 
 
 def orthogonalize(x: Tensor, steps: int = 5) -> Tensor:
     """Nearest semi-orthogonal matrices U V^T of a batch (N, rows, columns), approximately."""
-    flip = x.shape[-2] > x.shape[-1]
+    dtype, flip = x.dtype, x.shape[-2] > x.shape[-1]
     x = x.mT if flip else x
+    x = x.bfloat16() if x.is_cuda else x
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) * 1.01 + 1e-7)
-    for a, b, c in POLAR_EXPRESS[:steps]:
+    for a, b, c in POLAR_EXPRESS[steps]:
         gram = x @ x.mT
         poly = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         x = torch.baddbmm(x, poly, x, beta=a)
-    return x.mT if flip else x
+    return (x.mT if flip else x).to(dtype)
 
 
 class Muon(torch.optim.Optimizer):
