@@ -43,14 +43,15 @@ class Block(nn.Module):
         super().__init__()
         self.attention = Attention(config.dim, config.num_heads, has_value_embedding)
         self.feed_forward = FeedForward(config.dim, config.ffn_multiplier)
-        self.residual_mix = nn.Parameter(torch.empty(2))
+        self.keep = nn.Parameter(torch.empty(()))
+        self.bring = nn.Parameter(torch.empty(()))
         self.dropout = config.dropout
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Start as the identity: all of x, none of x_0."""
-        with torch.no_grad():
-            self.residual_mix.copy_(torch.tensor([1.0, 0.0]))
+        nn.init.ones_(self.keep)
+        nn.init.zeros_(self.bring)
 
     def forward(
         self,
@@ -61,7 +62,7 @@ class Block(nn.Module):
         cache: KVCache | None,
     ) -> tuple[Tensor, KVCache | None]:
         """Residual stream x and embedding x0 (B,T,D) -> (B,T,D) and the longer cache."""
-        x = self.residual_mix[0] * x + self.residual_mix[1] * x0
+        x = torch.addcmul(self.keep * x, self.bring, x0)
         y, cache = self.attention(rms_norm(x), rotary, value_embedding, cache)
         x = x + F.dropout(y, self.dropout, self.training)
         y = self.feed_forward(rms_norm(x))

@@ -5,6 +5,7 @@ longer, the newest half is kept behind <|bos|> and read again: generation never 
 room, and the result says in `warnings` how many tokens were dropped.
 """
 
+import math
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -123,7 +124,7 @@ class ResoLLMInference:
             token_ids=tuple(ids),
             tokens_generated=len(ids),
             stop_reason=reason,
-            entropy_trace=tuple(torch.stack(entropies).tolist()) if entropies else (),
+            entropy_trace=tuple(entropies),
             warnings=reader.warnings,
             seed=seed,
             generation_time_ms=(time.perf_counter() - started) * 1000,
@@ -141,7 +142,7 @@ class ResoLLMInference:
         options: SamplingOptions,
         max_length: int,
         seed: int,
-    ) -> tuple[list[int], list[Tensor], str]:
+    ) -> tuple[list[int], list[float], str]:
         generator = torch.Generator(reader.device).manual_seed(seed)
         ends = {self.tokenizer.end_id, self.tokenizer.bos_id}
         forbidden = self._unusable_ids(reader.device)
@@ -149,7 +150,7 @@ class ResoLLMInference:
         ids, entropies = [], []
         while len(ids) < max_length:
             logits = reader.next_logits().index_fill(-1, forbidden, -torch.inf)
-            entropies.append(entropy_nats(logits[0]))
+            entropies.append(_finite(float(entropy_nats(logits[0]))))
             penalised = reader.ids if options.repetition_penalty != 1 else []
             seen = torch.tensor([[i for i in penalised if i >= first_word]], device=reader.device)
             token = int(sample(logits, seen.long(), options, generator))
@@ -201,7 +202,7 @@ class _ContextReader:
         inputs = torch.tensor([self.unread], device=self.device)
         output = self.model(inputs, self.state)
         self.state = output.state
-        return _checked(output.logits[:, -1].float())
+        return output.logits[:, -1].float()
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -210,10 +211,11 @@ class _ContextReader:
         return (f"context full: the oldest {self.dropped} tokens were dropped",)
 
 
-def _checked(logits: Tensor) -> Tensor:
-    if not torch.isfinite(logits).all():
+def _finite(entropy: float) -> float:
+    """The entropy, which is NaN exactly when the logits are no distribution."""
+    if math.isnan(entropy):
         raise FloatingPointError("the model's logits are not finite: its weights are damaged")
-    return logits
+    return entropy
 
 
 class _TextWriter:

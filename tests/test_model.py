@@ -426,7 +426,7 @@ def model_reference(model, ids):
     gate = torch.sigmoid(e[..., :width] @ model.embedding.smear_gate.weight.T)
     x = x0 = unit(e + gate * model.embedding.smear_scale * shifted)
     for i, block in enumerate(model.blocks):
-        x = block.residual_mix[0] * x + block.residual_mix[1] * x0
+        x = block.keep * x + block.bring * x0
         table = i - (c.num_layers - c.num_value_embeddings)
         values = model.value_tables[table].weight[ids] if table >= 0 else None
         x = x + attention_reference(block.attention, unit(x), values, c.rope_base)
