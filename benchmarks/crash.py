@@ -2,10 +2,11 @@
 
 python benchmarks/crash.py --kills 20 --json benchmarks/results/crash.json
 
-Every second kill waits for a checkpoint that is being written (a .tmp- directory) and strikes
-inside the save; the others come at a random time after the start, imports included. After each,
-the same command is given again with --resume (without it while there is no run yet). The weights
-and the optimizer's state at the end are compared by sha256 with those of a run nobody disturbed.
+A third of the kills come at a random time after the start, imports included; a third at a random
+time after the first new step; a third wait for a checkpoint that is being written (a .tmp-
+directory) and strike inside the save. After each, the same command is given again with --resume
+(without it while there is no run yet). The weights and the optimizer's state at the end are
+compared by sha256 with those of a run nobody disturbed.
 """
 
 import argparse
@@ -33,7 +34,10 @@ OPTIONS = [
 
 @dataclass(frozen=True)
 class CrashReport:
-    """What was done to a run: kills, those that struck inside a save, and the steps each cost."""
+    """What was done to a run: kills, those that struck inside a save, and the steps each cost.
+
+    A kill before the first step of its process costs none.
+    """
 
     kills: int
     in_save: int
@@ -47,15 +51,16 @@ def kill_until_done(
     *,
     kills: int,
     generator: random.Random,
-    seconds: float,
+    speed: float = 1.0,
 ) -> CrashReport:
     """Start, kill and resume until `kills` kills have struck, then let the run end.
 
-    `start(extra arguments)` starts a process; unaimed kills come within `seconds` of that.
+    `start(extra arguments)` starts a process; with `speed` 10 the kills come ten times sooner.
     RuntimeError when a resume fails, or when the run ends before it was killed so often.
     """
     in_save, resumes, lost = 0, 0, []
     while True:
+        last_write = _last_write(run_dir)
         exists = (run_dir / "config.yaml").exists()
         process = start(["--resume"] if exists else [])
         resumes += exists
@@ -63,17 +68,17 @@ def kill_until_done(
             if (code := process.wait()) != 0:
                 raise RuntimeError(f"the last resume failed with exit code {code}")
             return CrashReport(kills, in_save, resumes, tuple(lost))
-        aimed = len(lost) % 2 == 1
-        pause = generator.uniform(0, 0.005 if aimed else seconds)
-        while aimed and not _is_saving(run_dir) and process.poll() is None:
+        aim, longest = AIMS[len(lost) % 3]
+        while not aim(run_dir, process.pid, last_write) and process.poll() is None:
             time.sleep(0.0002)
-        time.sleep(pause)
+        time.sleep(generator.uniform(0, longest / speed))
         if (code := process.poll()) is not None:
             raise RuntimeError(f"exit code {code} before kill {len(lost) + 1} of {kills}")
         process.send_signal(signal.SIGKILL)
         process.wait()
-        in_save += _is_saving(run_dir)
-        lost.append(_steps_logged(run_dir) - _newest_step(run_dir))
+        in_save += _is_saving(run_dir, process.pid)
+        trained = _last_write(run_dir) != last_write
+        lost.append(_steps_logged(run_dir) - _newest_step(run_dir) if trained else 0)
 
 
 def final_hash(run_dir: Path) -> str:
@@ -90,8 +95,13 @@ def _names(run_dir: Path) -> list[str]:
         return []
 
 
-def _is_saving(run_dir: Path) -> bool:
-    return any(name.startswith(".tmp-") for name in _names(run_dir))
+def _is_saving(run_dir: Path, pid: int) -> bool:
+    return any(name.startswith(".tmp-") and name.endswith(f"-{pid}") for name in _names(run_dir))
+
+
+def _last_write(run_dir: Path) -> int | None:
+    path = Path(run_dir, "metrics.jsonl")
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 def _newest_step(run_dir: Path) -> int:
@@ -106,6 +116,14 @@ def _steps_logged(run_dir: Path) -> int:
     return json.loads(lines[-1])["step"] if lines else 0
 
 
+# When a kill comes: (from when on, how many seconds later at most).
+AIMS = (
+    (lambda run_dir, pid, last_write: True, 8.0),
+    (lambda run_dir, pid, last_write: _last_write(run_dir) != last_write, 2.0),
+    (lambda run_dir, pid, last_write: _is_saving(run_dir, pid), 0.005),
+)
+
+
 # --- the script -----------------------------------------------------------------------------------
 
 
@@ -113,7 +131,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--seconds", type=float, default=8.0, help="an unaimed kill comes within")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the row here")
     options = parser.parse_args()
@@ -150,7 +167,6 @@ def measure(options: argparse.Namespace, directory: Path) -> dict:
                 directory / "killed",
                 kills=options.kills,
                 generator=generator,
-                seconds=options.seconds,
             )
         except RuntimeError as error:
             raise SystemExit(f"{error}\n{(directory / 'log').read_text()[-3000:]}") from error

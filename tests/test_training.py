@@ -286,11 +286,11 @@ def test_all_corrupt_is_an_error_and_never_a_silent_restart(make):
 
 def test_a_swapped_tokenizer_is_refused(make, tmp_path):
     """FAULT 24: even with a manifest that fits it."""
-    config = make()
+    config = make(model=dataclasses.replace(TINY, vocab_size=280))
     train(config, report=quiet)
     path = checkpoint.newest_checkpoint(config.out, pytest.fail)
-    texts = [row["text"] for row in rows(seed=7)]
-    (path / "tokenizer.json").write_text(training.ResoTokenizer.train(texts, 300).to_json())
+    other = training.ResoTokenizer.train(["zebras jump " * 9, "zero zones"], 280)
+    (path / "tokenizer.json").write_text(other.to_json())
     body = json.loads((path / "MANIFEST.json").read_text())
     del body["sha256"]
     data = (path / "tokenizer.json").read_bytes()
@@ -298,7 +298,7 @@ def test_a_swapped_tokenizer_is_refused(make, tmp_path):
         "size": len(data), "sha256": hashlib.sha256(data).hexdigest()
     }  # fmt: skip
     (path / "MANIFEST.json").write_bytes(checkpoint._seal(body))
-    with pytest.raises(TrainingError, match="tokenizer"):
+    with pytest.raises(TrainingError, match=r"tokenizer\.json is not the tokenizer"):
         train(config, resume=True, report=quiet)
 
 
