@@ -315,6 +315,9 @@ class _Wandb:
 def _init_wandb(mode: str, run_dir: Path, config: Mapping[str, Any], seconds: float):
     # Without network, sending its error reports holds the process for 5 s at exit.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    for name in [name for name, value in os.environ.items() if not value]:
+        if name.startswith("WANDB_"):  # empty means unset to people and is an error to wandb
+            del os.environ[name]
     import wandb
 
     settings = wandb.Settings(silent=True, console="off", init_timeout=seconds)
