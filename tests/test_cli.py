@@ -497,14 +497,14 @@ def test_wandb_offline_needs_no_account(server, args, tmp_path):
 
 def test_three_kills_leave_the_same_weights(server, args, tmp_path):
     """FAULT 1, 2: benchmarks/crash.py does this twenty times with processes of its own."""
-    args += ["steps=60", "save_every=5", "validate_every=20"]
+    args += ["steps=120", "save_every=10"]
     assert server.run(*args, f"out={tmp_path / 'whole'}").code == 0
     report = kill_until_done(
         lambda extra: server.start(*args, *extra),
         tmp_path / "run",
         kills=3,
         generator=random.Random(1),
-        speed=10.0,
+        speed=40.0,
     )
     assert report.kills == 3
     assert report.in_save >= 1

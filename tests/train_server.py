@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 SERVER = """
 import json, os, resource, runpy, signal, sys
 import reso_llm.training, reso_llm.cli, matplotlib.figure, matplotlib.ticker
+import torch._dynamo  # the first optimizer of a process imports it
 def child(job):
     for number, path in ((1, job["stdout"]), (2, job["stderr"])):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
@@ -130,6 +131,8 @@ class TrainServer:
 
     def start(self, *args, file_size=None, **env):
         out, err = (self.directory / f"{len(self.runs)}.{name}" for name in ("out", "err"))
+        for path in (out, err):
+            path.touch()  # readable before the child has opened it
         job = {
             "args": [str(a) for a in args],
             "stdout": str(out),
