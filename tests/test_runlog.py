@@ -81,7 +81,7 @@ def test_damaged_rows_are_named(tmp_path):
 
 @pytest.mark.parametrize("row", [{}, {"step": 1.5}, {"step": True}, {"step": 1, "x": [1]}])
 def test_what_is_no_metric_is_refused(tmp_path, row):
-    with open_log(tmp_path) as log, pytest.raises(ValueError, match="step|metric"):
+    with open_log(tmp_path) as log, pytest.raises(ValueError, match=r"step|metric"):
         log.log(row)
     assert steps_of(tmp_path) == []
 
@@ -170,7 +170,7 @@ class FakeWandb(types.ModuleType):
         if self.failing == name:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    def Settings(self, **options):  # noqa: N802 - wandb's name
+    def Settings(self, **options):
         return options
 
     def setup(self, settings):
