@@ -26,12 +26,13 @@ from torch import Tensor
 
 from benchmarks.common import gpt2_like, num_parameters, read_rows, write_row
 from reso_llm.config import ResoLLMConfig
-from reso_llm.data import BatchStream, Split, eval_batches, prepare, tokenizer_texts
+from reso_llm.data import Split, prepare, tokenizer_texts
 from reso_llm.hardware import keep_freed_memory
 from reso_llm.model import ResoLLMModel
 from reso_llm.optim import make_optimizers, set_learning_rate
 from reso_llm.tokenizer import ResoTokenizer
 from reso_llm.train_config import OptimConfig
+from reso_llm.windows import BatchStream, eval_batches
 
 SLOT_SECONDS = 5.0
 

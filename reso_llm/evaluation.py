@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from reso_llm.data import Split, eval_batches
+from reso_llm.data import Split
 from reso_llm.model import ResoLLMModel
+from reso_llm.windows import eval_batches
 
 BATCH_SIZE = 16
 

@@ -27,15 +27,17 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from reso_llm import checkpoint
 from reso_llm.conversation import Message
-from reso_llm.data import BatchStream, DataError, TokenData, prepare, tokenizer_texts
+from reso_llm.data import DataError, TokenData, prepare, tokenizer_texts
 from reso_llm.evaluation import LanguageModelScore, head_of, score_split
 from reso_llm.hardware import autocast, environment, keep_freed_memory, pick_device
 from reso_llm.inference import ResoLLMInference, check_tokenizer
 from reso_llm.model import ResoLLMModel
 from reso_llm.optim import make_optimizers, set_learning_rate
 from reso_llm.runlog import RunLog, read_metrics
+from reso_llm.saved_state import flatten_state, rng_state, set_rng_state, unflatten_state
 from reso_llm.tokenizer import ResoTokenizer, create_default_tokenizer
 from reso_llm.train_config import TrainConfig, changed_keys
+from reso_llm.windows import BatchStream
 
 Report = Callable[[str], None]
 LN2 = math.log(2)
@@ -413,8 +415,8 @@ class Trainer:
 
     def _save_checkpoint(self) -> None:
         state = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
-        state["generators"] = checkpoint.rng_state({})
-        tensors, document = checkpoint.flatten_state(state)
+        state["generators"] = rng_state({})
+        tensors, document = flatten_state(state)
         c = self.counters
         checkpoint.save_checkpoint(
             self.config.out,
@@ -446,12 +448,12 @@ class Trainer:
         if training["data"] != self.data.path.name:
             raise TrainingError(f"the content of {self.config.data} changed since {path} was saved")
         self.model.load_weights(tensors["model"], path)
-        state = checkpoint.unflatten_state(tensors["optimizer"], training["state"])
+        state = unflatten_state(tensors["optimizer"], training["state"])
         for name, optimizer in self.optimizers.items():
             for own, saved in zip(optimizer.param_groups, state[name]["param_groups"], strict=True):
                 saved["peak_lr"] = own["peak_lr"]  # the learning rates may be lowered on the way
             optimizer.load_state_dict(state[name])
-        checkpoint.set_rng_state(state["generators"], {})
+        set_rng_state(state["generators"], {})
         counters = training["counters"]
         if counters["best_bits_per_byte"] is None:
             counters["best_bits_per_byte"] = math.inf

@@ -29,20 +29,17 @@ from reso_llm.checkpoint import (
     RunBusyError,
     best_checkpoint,
     clean_leftovers,
-    flatten_state,
     load_checkpoint,
     lock_run,
     newest_checkpoint,
     prune,
     record_best,
     resolve,
-    rng_state,
     save_checkpoint,
     save_directory,
-    set_rng_state,
-    unflatten_state,
     verify,
 )
+from reso_llm.saved_state import flatten_state, rng_state, set_rng_state, unflatten_state
 
 FILES = ["model.safetensors", "optimizer.safetensors", "config.json", "tokenizer.json"]
 

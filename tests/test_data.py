@@ -14,17 +14,15 @@ import torch
 
 from reso_llm import data as module
 from reso_llm.data import (
-    BatchStream,
     DataError,
     Split,
-    eval_batches,
-    eval_windows,
     prepare,
     tokenise_all,
     tokenizer_texts,
 )
 from reso_llm.sources import BadRows, read_documents
 from reso_llm.tokenizer import ResoTokenizer
+from reso_llm.windows import BatchStream, eval_batches, eval_windows
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DATA = REPOSITORY.parent / "shared" / "data"
