@@ -59,7 +59,7 @@ def shakespeare(path: str) -> Task:
         vocab_size=len(characters), dim=128, num_heads=2, max_seq_len=64, tie_embeddings=False
     )
     return Task(_one_document(ids[:cut]), _one_document(ids[cut:]), config,
-                {"reso": 24, "gpt2": 12}, OptimConfig(), stride=64)  # fmt: skip
+                {"reso": 24, "gpt2": 12}, OptimConfig(matrix_lr=0.03), stride=64)  # fmt: skip
 
 
 def _one_document(ids: np.ndarray) -> Split:
