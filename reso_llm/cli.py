@@ -129,13 +129,12 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
 
 def _usage_errors() -> tuple[type[Exception], ...]:
-    """Imported when something failed, not before: they bring torch with them."""
-    from reso_llm.sources import DataError
-
-    return DataError, jsonargparse.ArgumentError
+    """ValueError, DataError among them, is how the packages refuse what a user gave them."""
+    return ValueError, jsonargparse.ArgumentError
 
 
 def _failures() -> tuple[type[Exception], ...]:
+    """Imported when something failed, not before: they bring torch with them."""
     from reso_llm.checkpoint import CheckpointError
     from reso_llm.runlog import RunLogError
     from reso_llm.training import TrainingError
