@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reso_llm.fused import rms_norm
+from reso_llm.fused import linear, rms_norm
 
 
 class KVBuffer:
@@ -80,10 +80,11 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 
     One complex product: a third of the time of the four real ones.
     """
-    wide = x.float() if x.dtype.itemsize < 4 else x  # there is no bfloat16 complex number
-    pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
-    turned = pairs * torch.view_as_complex(table.to(wide.dtype))[:, None]
-    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
+    if x.dtype.itemsize < 4:  # there is no bfloat16 complex number
+        return rotate(x.float(), table.float()).to(x.dtype)
+    pairs = torch.view_as_complex(x.view(*x.shape[:-1], -1, 2))
+    turned = pairs * torch.view_as_complex(table).unsqueeze(1)
+    return torch.view_as_real(turned).flatten(-2)
 
 
 class Attention(nn.Module):
@@ -92,8 +93,9 @@ class Attention(nn.Module):
     def __init__(self, dim: int, num_heads: int, has_value_embedding: bool) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Parameter(torch.empty(3, dim, dim))  # apart, so that Muon sees three maps
-        self.out = nn.Linear(dim, dim, bias=False)
+        # Apart, so that Muon sees three maps; in memory the input comes first, as in `linear`.
+        self.qkv = nn.Parameter(torch.empty(dim, 3, dim).permute(1, 2, 0))
+        self.out = linear(dim, dim)
         self.value_mix = nn.Parameter(torch.empty(())) if has_value_embedding else None
         self.reset_parameters()
 
@@ -116,7 +118,7 @@ class Attention(nn.Module):
         batch, time, dim = x.shape
         heads = self.num_heads
         qkv = F.linear(x, self.qkv.flatten(0, 1)).view(batch, time, 3 * heads, -1)  # (B,T,3H,K)
-        qk, v = qkv.split((2 * heads, heads), dim=2)
+        qk, v = qkv[:, :, : 2 * heads], qkv[:, :, 2 * heads :]
         if value_embedding is not None:
             v = torch.addcmul(v, self.value_mix, value_embedding.view_as(v))
         qk = rotate(rms_norm(qk), rotary)  # both at once: half the kernels

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from reso_llm.attention import Attention, KVCache
 from reso_llm.config import ResoLLMConfig
-from reso_llm.fused import relu_squared, rms_norm
+from reso_llm.fused import linear, relu_squared, rms_norm
 
 
 class FeedForward(nn.Module):
@@ -22,8 +22,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, multiplier: int) -> None:
         super().__init__()
-        self.up = nn.Linear(dim, multiplier * dim, bias=False)
-        self.down = nn.Linear(multiplier * dim, dim, bias=False)
+        self.up = linear(dim, multiplier * dim)
+        self.down = linear(multiplier * dim, dim)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -64,6 +64,8 @@ class Block(nn.Module):
         """Residual stream x and embedding x0 (B,T,D) -> (B,T,D) and the longer cache."""
         x = torch.addcmul(self.keep * x, self.bring, x0)
         y, cache = self.attention(rms_norm(x), rotary, value_embedding, cache)
-        x = x + F.dropout(y, self.dropout, self.training)
-        y = self.feed_forward(rms_norm(x))
-        return x + F.dropout(y, self.dropout, self.training), cache
+        x = x + self._dropped(y)
+        return x + self._dropped(self.feed_forward(rms_norm(x))), cache
+
+    def _dropped(self, y: Tensor) -> Tensor:
+        return F.dropout(y, self.dropout) if self.training and self.dropout else y

@@ -14,7 +14,7 @@ from reso_llm.block import Block
 from reso_llm.checkpoint import load_checkpoint, resolve, save_directory
 from reso_llm.config import ResoLLMConfig
 from reso_llm.embedding import TokenEmbedding
-from reso_llm.fused import linear_cross_entropy, rms_norm, soft_cap
+from reso_llm.fused import linear, linear_cross_entropy, rms_norm, soft_cap
 
 
 class ResoState(NamedTuple):
@@ -58,7 +58,7 @@ class ResoLLMModel(nn.Module):
             Block(config, has_value_embedding=i >= plain) for i in range(config.num_layers)
         )
         tied = config.tie_embeddings
-        self.head = None if tied else nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.head = None if tied else linear(config.dim, config.vocab_size)
         table = rotary_table(config.max_seq_len, config.head_dim, config.rope_base)
         self.register_buffer("rotary", table, persistent=False)
         self.reset_parameters()

@@ -396,7 +396,8 @@ def poison(monkeypatch, kind, bad_steps, name=None):
             return loss
         if kind != "gradient":
             return float(kind)
-        dict(self.model.named_parameters())[name].grad.view(-1)[0] = math.nan
+        grad = dict(self.model.named_parameters())[name].grad
+        grad[(0,) * grad.ndim] = math.nan
         return loss
 
     monkeypatch.setattr(Trainer, "_backward", backward)
