@@ -328,6 +328,7 @@ class Trainer:
         if not self._is_logged("validation_bits_per_byte"):
             self._validate()
         self._save()
+        self.report(f"scoring all {self.data.val.num_tokens:,} validation tokens")
         score = score_split(self.model, self.data.val)
         if not self._is_logged("final_bits_per_byte"):
             final = {f"final_{name}": value for name, value in score.to_dict().items()}
