@@ -495,7 +495,7 @@ class Trainer:
             desc="training",
             total=1000,
             initial=round(self._progress() * 1000),
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}",
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
             file=sys.stderr,
         )
 
