@@ -5,7 +5,8 @@ PYTHON = python3
 BIN = .venv/bin
 
 quickstart: .venv/quickstart
-	$(BIN)/python train.py --config configs/quickstart.yaml --out runs/quickstart
+	$(BIN)/python train.py --config configs/quickstart.yaml --out runs/quickstart \
+	  $$(test -e runs/quickstart/config.yaml && echo --resume)
 	$(BIN)/python demo.py --checkpoint runs/quickstart
 
 test: .venv/all

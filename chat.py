@@ -4,6 +4,7 @@ python chat.py --checkpoint runs/first
 echo "How are you?" | python chat.py --checkpoint runs/first
 """
 
+import contextlib
 import sys
 from collections.abc import Iterator
 
@@ -26,7 +27,8 @@ def make_parser() -> cli.Parser:
 
 def terminal_lines() -> Iterator[str]:
     """Lines typed at a prompt with editing and history; Ctrl-C or Ctrl-D ends them."""
-    import readline  # noqa: F401  (importing it is what gives input() its line editing)
+    with contextlib.suppress(ImportError):  # some builds of Python have none
+        import readline  # noqa: F401  (importing it is what gives input() its line editing)
 
     while True:
         try:

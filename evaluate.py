@@ -59,14 +59,14 @@ def main() -> None:
     if options.json == "-":
         print(text)
         return
-    if options.json:
-        Path(options.json).write_text(text + "\n")
     print(
         f"{result['bits_per_byte']:.4f} bits/byte, {result['nats_per_token']:.4f} nats/token, "
         f"perplexity {result['perplexity']:.2f} per token and {result['byte_perplexity']:.3f} per "
         f"byte\n{result['bytes']:,} bytes, {result['tokens']:,} tokens, "
         f"{result['documents']:,} documents, each byte scored once"
     )
+    if options.json:
+        Path(options.json).write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from setuptools import setup
 EXTRAS = {
     "sample": ["chitchat-dataset>=0.9"],
     "plots": ["matplotlib>=3.8"],
-    "hf": ["huggingface_hub>=1.0", "pyarrow>=15", "transformers>=5.0"],
+    "hf": ["huggingface_hub>=1.0", "pyarrow>=15"],
+    "bench": ["transformers>=5.0"],
     "test": [
         "pytest>=8",
         "hypothesis>=6.100",
@@ -24,13 +25,12 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=["reso_llm", "reso_llm.decoding", "cer", "entropy_core"],
     package_data={"reso_llm": ["*.json"]},
     install_requires=[
-        "torch>=2.5",
+        "torch>=2.6",
         "numpy>=1.26",
-        "einops>=0.8",
         "safetensors>=0.4.5",
         "tokenizers>=0.21",
         "tqdm>=4.66",

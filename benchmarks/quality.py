@@ -178,10 +178,14 @@ def run(name: str, task: Task, seconds: float, seed: int) -> None:
 
 
 def table() -> str:
-    """Mean and standard deviation over seeds of everything in results/quality.jsonl."""
+    """Mean and deviation over seeds of the newest rows of results/quality.jsonl."""
+    newest = {
+        (row["task"], round(row["seconds"]), row["model"], row["seed"]): row
+        for row in read_rows("quality")
+    }
     groups: dict[tuple, list[dict]] = {}
-    for row in read_rows("quality"):
-        groups.setdefault((row["task"], round(row["seconds"]), row["model"]), []).append(row)
+    for key, row in newest.items():
+        groups.setdefault(key[:3], []).append(row)
     lines = ["| task | seconds | model | seeds | nats/token | bits/byte | tokens/s |",
              "|---|---|---|---|---|---|---|"]  # fmt: skip
     for (task, seconds, model), rows in groups.items():

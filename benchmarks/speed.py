@@ -19,7 +19,7 @@ from reso_llm.hardware import keep_freed_memory
 from reso_llm.inference import ResoLLMInference
 from reso_llm.model import ResoLLMModel
 from reso_llm.optim import make_optimizers
-from reso_llm.tokenizer import create_default_tokenizer
+from reso_llm.tokenizer import SPECIAL_TOKENS, create_default_tokenizer
 from reso_llm.train_config import OptimConfig
 
 PROMPT_TOKENS, NEW_TOKENS, BATCH = 16, 240, 8
@@ -59,14 +59,17 @@ def training_measures(config: ResoLLMConfig):
 
 def decoding_measures(config: ResoLLMConfig):
     ours, theirs = ResoLLMModel(config).eval(), gpt2_like(config).eval()
-    for p in ours.parameters():  # a zero head would end the text at once
+    for p in ours.parameters():
         torch.nn.init.normal_(p, std=0.02)
+    with torch.no_grad():  # the control tokens are never the most probable: no text ends early
+        ours.embedding.table.weight[: len(SPECIAL_TOKENS)] = 0
     engine = ResoLLMInference(ours, create_default_tokenizer(), config)
     prompt_ids = torch.randint(5, config.vocab_size, (1, PROMPT_TOKENS))
     prompt = engine.tokenizer.decode(prompt_ids[0].tolist())
 
     def reso() -> float:
         result = engine.generate(prompt, NEW_TOKENS, temperature=0.0)
+        assert result.tokens_generated == NEW_TOKENS, "the random model ended its text"
         return result.tokens_generated / result.generation_time_ms * 1000
 
     def gpt2() -> float:

@@ -31,20 +31,22 @@ class ChatSession:
 
     def reply(self, text: str, on_text: Callable[[str], None]) -> GenerationResult:
         """Answer one user turn, streaming printable text; an interrupted reply is not kept."""
-        turns = self._fitting([*self.turns, Message("user", text)])
+        turns, dropped = self._fitting([*self.turns, Message("user", text)])
         result = self.engine.generate(
             turns, self.max_length, on_text=lambda piece: on_text(printable(piece)), **self.options
         )
         self.turns = [*turns, Message("assistant", result.text)]
+        self.forgotten += dropped
         return result
 
-    def _fitting(self, turns: list[Message]) -> list[Message]:
+    def _fitting(self, turns: list[Message]) -> tuple[list[Message], int]:
+        """The newest turns that leave room for the reply, and how many are left out."""
+        before = len(turns)
         context = self.engine.config.max_seq_len
         room = context - min(self.max_length, context // 2)
         while len(turns) > 2 and len(self.engine.tokenizer.encode_prompt(turns)) > room:
             turns = turns[2:]
-            self.forgotten += 2
-        return turns
+        return turns, before - len(turns)
 
 
 def run_chat(session: ChatSession, lines: Iterable[str], write: Callable[[str], None]) -> None:
@@ -60,10 +62,12 @@ def run_chat(session: ChatSession, lines: Iterable[str], write: Callable[[str], 
         if not text:
             continue
         try:
-            session.reply(_encodable(text), write)
+            warnings = session.reply(_encodable(text), write).warnings
         except KeyboardInterrupt:
-            write(" [stopped]")
+            warnings = ("stopped; this turn is not remembered",)
         write("\n")
+        for warning in warnings:
+            write(f"[{warning}]\n")
         if session.forgotten > told:
             told = session.forgotten
             write(f"[the context is full: the {told} oldest turns are forgotten]\n")

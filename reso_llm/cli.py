@@ -114,6 +114,9 @@ class Parser(jsonargparse.ArgumentParser):
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Call a script's main and exit: expected failures become one line, Ctrl-C status 130."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without a character is no error
     try:
         status = main() or 0
     except SystemExit:
@@ -139,7 +142,7 @@ def _failures() -> tuple[type[Exception], ...]:
     from reso_llm.runlog import RunLogError
     from reso_llm.training import TrainingError
 
-    return TrainingError, CheckpointError, RunLogError, FloatingPointError
+    return TrainingError, CheckpointError, RunLogError, FloatingPointError, OSError
 
 
 def _fail(error: Exception, status: int) -> int:

@@ -32,9 +32,12 @@ def linear(inputs: int, outputs: int) -> nn.Linear:
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
-        mean_square = torch.linalg.vecdot(x, x).unsqueeze_(-1).div_(x.shape[-1])
-        scale = mean_square.add_(torch.finfo(x.dtype).eps).rsqrt_()
-        y = x * scale
+        if x.dtype.itemsize < 4 or x.is_cuda:  # autocast would take the mean in bfloat16
+            mean_square = x.float().square().mean(-1, keepdim=True)
+        else:
+            mean_square = torch.linalg.vecdot(x, x).unsqueeze_(-1).div_(x.shape[-1])
+        scale = mean_square.add_(_eps(x)).rsqrt_()
+        y = (x * scale).to(x.dtype)
         ctx.save_for_backward(y, scale)
         return y
 
@@ -50,7 +53,12 @@ def rms_norm(x: Tensor) -> Tensor:
     """x divided by its root mean square over the last axis; no learned scale."""
     if torch.is_grad_enabled() and x.requires_grad:
         return _RMSNorm.apply(x)
-    return F.rms_norm(x, (x.shape[-1],), eps=torch.finfo(x.dtype).eps)
+    return F.rms_norm(x, (x.shape[-1],), eps=_eps(x))
+
+
+def _eps(x: Tensor) -> float:
+    """The same for every dtype below float64, so that training and inference are one function."""
+    return torch.finfo(torch.promote_types(x.dtype, torch.float32)).eps
 
 
 class _ReluSquared(torch.autograd.Function):
@@ -127,5 +135,15 @@ def linear_cross_entropy(
     needs_gradient = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     if needs_gradient and not x.is_cuda:
         return _LinearCrossEntropy.apply(x, weight, targets, row_weights, cap)
-    logits = soft_cap(F.linear(x, weight), cap).float()
-    return (F.cross_entropy(logits, targets, reduction="none") * row_weights).sum()
+    total = row_weights.new_zeros(())
+    size = max(1, len(x)) if needs_gradient else ROWS
+    for start in range(0, len(x), size):
+        rows = slice(start, start + size)
+        total = total + (_row_losses(x[rows], weight, targets[rows], cap) * row_weights[rows]).sum()
+    return total
+
+
+def _row_losses(x: Tensor, weight: Tensor, targets: Tensor, cap: float) -> Tensor:
+    logits = soft_cap(F.linear(x, weight), cap)
+    logits = logits.float() if logits.dtype.itemsize < 4 else logits
+    return F.cross_entropy(logits, targets, reduction="none")

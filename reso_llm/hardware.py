@@ -66,7 +66,10 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 def _commit() -> str | None:
     """The source's commit, `+` appended where files differ from it; None outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():  # installed: the repository around it is somebody else's
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty=+"]
     try:
         done = subprocess.run(
             [*command, "--exclude=*"], capture_output=True, text=True, timeout=10, check=True

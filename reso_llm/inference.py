@@ -21,6 +21,7 @@ from reso_llm.checkpoint import load_checkpoint, resolve
 from reso_llm.config import ResoLLMConfig
 from reso_llm.conversation import Message
 from reso_llm.decoding.sampling import SamplingOptions, sample
+from reso_llm.hardware import pick_device
 from reso_llm.model import ResoLLMModel, ResoState
 from reso_llm.tokenizer import SPECIAL_TOKENS, ResoTokenizer
 
@@ -74,7 +75,7 @@ class ResoLLMInference:
         Raises CheckpointError, or ValueError where the tokenizer beside it is not the one the
         model was trained with.
         """
-        path = resolve(directory)
+        path, target = resolve(directory), pick_device(device)
         tensors, documents = load_checkpoint(path)
         for name in ("config.json", "tokenizer.json", "training.json"):
             if name not in documents:
@@ -84,7 +85,7 @@ class ResoLLMInference:
         check_tokenizer(tokenizer, documents["training.json"]["tokenizer_fingerprint"], path)
         model = ResoLLMModel(config)
         model.load_weights(tensors["model"], path)
-        return cls(model.to(device), tokenizer, config)
+        return cls(model.to(target), tokenizer, config)
 
     @torch.inference_mode()
     def generate(

@@ -133,6 +133,14 @@ def _kind(name: str, p: Tensor) -> str:
     return "matrix" if p.ndim >= 2 and min(p.shape[-2:]) > 1 else "scalar"
 
 
+def match_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Lay loaded state out as its parameter is: fused AdamW takes both as flat memory."""
+    for p, values in optimizer.state.items():
+        for key, value in values.items():
+            if isinstance(value, Tensor) and value.shape == p.shape:
+                values[key] = torch.empty_like(p, dtype=value.dtype).copy_(value)
+
+
 def set_learning_rate(optimizers: dict[str, torch.optim.Optimizer], factor: float) -> None:
     """Every group to `factor` times its full rate."""
     for optimizer in optimizers.values():

@@ -9,7 +9,8 @@ from reso_llm.config import GOLDEN_RATIO, ResoLLMConfig
 
 # What may differ when a run is resumed: how long, where to, how it is watched; not what is learnt.
 RESUMABLE = {
-    "out", "minutes", "steps", "tokens", "validate_every", "save_every", "log_every", "keep_last",
+    "data", "val_data", "out", "minutes", "steps", "tokens", "validate_every", "save_every",
+    "log_every", "keep_last",
     "sample_prompt", "sample_length", "validate_tokens", "wandb", "device", "compile",
     # The way out of a run that stopped because its steps were not finite.
     "max_bad_steps", "optim.matrix_lr", "optim.embedding_lr", "optim.head_lr", "optim.scalar_lr",

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from reso_llm.evaluation import LanguageModelScore, head_of, score_split
 from reso_llm.hardware import autocast, environment, keep_freed_memory, pick_device
 from reso_llm.inference import ResoLLMInference, check_tokenizer
 from reso_llm.model import ResoLLMModel
-from reso_llm.optim import make_optimizers, set_learning_rate
+from reso_llm.optim import make_optimizers, match_layout, set_learning_rate
 from reso_llm.runlog import RunLog, read_metrics
 from reso_llm.saved_state import flatten_state, rng_state, set_rng_state, unflatten_state
 from reso_llm.tokenizer import ResoTokenizer, create_default_tokenizer
@@ -189,7 +189,8 @@ def _as_training_error() -> Iterator[None]:
     except DataError:
         raise
     except OSError as error:
-        raise TrainingError(f"cannot write {error.filename}: {error.strerror}") from error
+        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        raise TrainingError(f"cannot write {reason}") from error
     except ValueError as error:
         raise TrainingError(str(error)) from error
 
@@ -203,7 +204,8 @@ def _catch_signals(report: Report) -> Iterator[list[str]]:
         caught.append(signal.Signals(number).name)
         for each, handler in before.items():
             signal.signal(each, handler)
-        report(f"{caught[0]}: saving after this step (again to leave at once)")
+        with suppress(OSError, RuntimeError):  # a closed pipe, or a print inside a print
+            report(f"{caught[0]}: saving after this step (again to leave at once)")
 
     before = {s: signal.signal(s, catch) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -329,11 +331,28 @@ class Trainer:
             self._validate()
         self._save()
         self.report(f"scoring all {self.data.val.num_tokens:,} validation tokens")
-        score = score_split(self.model, self.data.val)
+        score = self._final_score(caught)
+        if score is None:
+            return TrainSummary(c.step, c.seconds, None, caught[0])
         if not self._is_logged("final_bits_per_byte"):
             final = {f"final_{name}": value for name, value in score.to_dict().items()}
             self.log.log({"step": c.step, **final})
         return TrainSummary(c.step, c.seconds, score, None)
+
+    def _final_score(self, caught: list[str]) -> LanguageModelScore | None:
+        """All of the validation data scored; None where a signal comes first: all is saved."""
+
+        def tell(count: int) -> None:
+            bar.update(count)
+            if caught:
+                raise KeyboardInterrupt
+
+        with tqdm(total=self.data.val.num_tokens, desc="scoring", unit="token", leave=False) as bar:
+            try:
+                return score_split(self.model, self.data.val, progress=tell)
+            except KeyboardInterrupt:
+                self.report("not all of the validation data was scored; --resume does it")
+                return None
 
     def _is_logged(self, name: str) -> bool:
         """Whether this step has `name` already: a finished run that is resumed repeats no row."""
@@ -353,7 +372,7 @@ class Trainer:
             "tokens": c.tokens,
             "seconds": c.seconds,
             "loss_nats": loss,
-            "bits_per_byte": loss / LN2 * self._tokens_per_byte(),
+            "bits_per_byte": self._bits_per_byte(loss),
             "tokens_per_second": recent.tokens / (now - recent.started),
             "learning_rate_factor": self.config.optim.schedule(self._progress()),
             "epoch": self.stream.epoch,
@@ -386,7 +405,9 @@ class Trainer:
         if row["sample"]:
             self.report(f"  {self.config.sample_prompt!r} -> {row['sample']!r}")
         self.recent.started += time.perf_counter() - started  # tokens/s is of training alone
-        if score.bits_per_byte < c.best_bits_per_byte:
+        # All text is scored, which says little about a run that learns replies alone: its newest
+        # checkpoint is the one to use.
+        if self.config.replies_only or score.bits_per_byte < c.best_bits_per_byte:
             c.best_bits_per_byte, c.best_step = score.bits_per_byte, c.step
 
     def _sample(self) -> str:
@@ -454,6 +475,7 @@ class Trainer:
             for own, saved in zip(optimizer.param_groups, state[name]["param_groups"], strict=True):
                 saved["peak_lr"] = own["peak_lr"]  # the learning rates may be lowered on the way
             optimizer.load_state_dict(state[name])
+            match_layout(optimizer)
         set_rng_state(state["generators"], {})
         counters = training["counters"]
         if counters["best_bits_per_byte"] is None:
@@ -473,8 +495,11 @@ class Trainer:
         c = self.counters
         return self.config.progress(c.step, c.tokens, c.seconds)
 
-    def _tokens_per_byte(self) -> float:
-        return self.data.train.num_tokens / self.data.train.num_bytes
+    def _bits_per_byte(self, loss: float) -> float:
+        """Of training text; NaN where the loss is of its replies only, whose bytes are unknown."""
+        if self.config.replies_only:
+            return math.nan
+        return loss / LN2 * self.data.train.num_tokens / self.data.train.num_bytes
 
     def _stream_at(self, position: int) -> BatchStream:
         context, seed = self.config.model.max_seq_len, self.config.seed

@@ -47,7 +47,7 @@ def test_streamed_text_is_printable(session, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(session.engine, "generate", generate)
-    assert chat(session, "hi") == "\ufffd[31mred [stopped]\n"
+    assert chat(session, "hi") == "\ufffd[31mred\n[stopped; this turn is not remembered]\n"
 
 
 def test_an_interrupted_reply_is_not_kept(session, monkeypatch):
