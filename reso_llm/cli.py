@@ -7,6 +7,7 @@ this module does not import torch: --help and mistakes are answered at once.
 """
 
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -128,6 +129,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         status = _fail(error, USAGE_ERROR)
     except _failures() as error:
         status = _fail(error, FAILURE)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # one more Ctrl-C ends the ending, silently
     raise SystemExit(status)
 
 

@@ -1,5 +1,7 @@
 """Fixtures shared by tests of the model: everything tiny, seeded, and made in milliseconds."""
 
+import signal
+
 import pytest
 import torch
 
@@ -44,3 +46,11 @@ def tiny_model():
 def byte_tokenizer() -> ResoTokenizer:
     """261 tokens: the five control tokens and the 256 bytes."""
     return ResoTokenizer.train(["bytes alone"], 261)
+
+
+@pytest.fixture(autouse=True)
+def interrupt_handler():
+    """A script that ends gives Ctrl-C back to the system; here the process goes on."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
