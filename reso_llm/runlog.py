@@ -10,6 +10,7 @@ conveniences and never stop or change a run.
 """
 
 import io
+import itertools
 import json
 import math
 import os
@@ -208,13 +209,14 @@ def _curve(rows: list[dict[str, Any]], name: str) -> Curve:
 
 
 def _smooth(values: list[float]) -> list[float]:
-    """Exponential mean over about a fortieth of the curve, without bias towards the start."""
-    keep = 1 - 1 / max(1.0, len(values) / 40)
-    total = weight = 0.0
+    """Mean over a centred twentieth of the curve: unlike a running mean, it does not lag."""
+    sums = [0.0, *itertools.accumulate(values)]
+    half = len(values) // 40
     smooth = []
-    for value in values:
-        total, weight = keep * total + value, keep * weight + 1
-        smooth.append(total / weight)
+    for i in range(len(values)):
+        left = min(half, i)
+        right = min(left, len(values) - 1 - i)  # no wider than left: the first drop stays sharp
+        smooth.append((sums[i + right + 1] - sums[i - left]) / (left + right + 1))
     return smooth
 
 
@@ -244,8 +246,12 @@ def _draw_training(axes, tokens: list[float], loss: list[float]) -> None:
     if not loss:
         return
     smooth = _smooth(loss)
-    axes.plot(tokens, loss, color="#56B4E9", linewidth=0.8, alpha=0.6, label="each row")
-    axes.plot(tokens, smooth, color="#0072B2", linewidth=2, label=f"smoothed: {smooth[-1]:.3f}")
+    label = f"each row, from {loss[0]:.2f}"
+    last = f"smoothed, to {smooth[-1]:.3f}"
+    axes.plot(tokens, loss, color="#56B4E9", linewidth=0.8, alpha=0.6, label=label)
+    axes.plot(tokens, smooth, color="#0072B2", linewidth=2, label=last)
+    low, high = min(loss), max(smooth[len(loss) // 50 :])  # the first drop would flatten the rest
+    axes.set_ylim(low - 0.05 * (high - low) - 1e-3, high + 0.05 * (high - low) + 1e-3)
     axes.legend(frameon=False)
 
 
@@ -254,7 +260,8 @@ def _draw_validation(axes, tokens: list[float], bits: list[float]) -> None:
     if not bits:
         return
     best = min(range(len(bits)), key=bits.__getitem__)
-    axes.plot(tokens, bits, color="#D55E00", linewidth=2, marker="o", markersize=4, label="each")
+    last = f"last: {bits[-1]:.4f}"
+    axes.plot(tokens, bits, color="#D55E00", linewidth=2, marker="o", markersize=4, label=last)
     label = f"best: {bits[best]:.4f}"
     axes.plot(tokens[best], bits[best], "*", color="black", markersize=14, label=label)
     axes.legend(frameon=False)

@@ -503,6 +503,20 @@ def test_a_full_disk_at_any_write_leaves_the_previous_checkpoint(tmp_path, monke
     verify(save(tmp_path, 2))
 
 
+def test_an_interrupted_save_leaves_nothing_half_written(tmp_path, monkeypatch):
+    """Ctrl-C is no OSError: it takes another way out of the save."""
+    save(tmp_path, 1)
+
+    def interrupt(descriptor):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, 2)
+    assert not hidden(tmp_path)
+    assert newest_checkpoint(tmp_path, never).name == "step_00000001"
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A real 2 MB file system; skipped where mounting is not permitted."""

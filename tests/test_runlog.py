@@ -146,6 +146,12 @@ def test_smoothing_is_a_mean_without_bias_at_the_start():
     assert smooth[-1] == pytest.approx(0.5, abs=0.06)
 
 
+def test_smoothing_does_not_lag_behind_a_falling_curve():
+    """Guards against a running mean, which lies above every point of the first drop."""
+    falling = [1000.0 - i for i in range(400)]
+    assert runlog._smooth(falling)[:390] == pytest.approx(falling[:390])
+
+
 def test_missing_matplotlib_costs_one_message(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     messages = []
