@@ -15,8 +15,9 @@ GOLDEN_RATIO = (1 + 5**0.5) / 2
 """phi, the default behind thresholds and gradient clipping (1/phi = 0.618)."""
 
 
-def _require(condition: bool, key: str, value: object, expected: str) -> None:
-    if not condition:
+def require(condition: bool, key: str, value: object, expected: str) -> None:
+    """ValueError naming the key, its value and what would be accepted, unless `condition`."""
+    if not condition:  # also for NaN, which compares false
         raise ValueError(f"{key} = {value!r}: expected {expected}")
 
 
@@ -35,19 +36,19 @@ def _check_types(config: Any) -> None:
         else:
             ok = dataclasses.is_dataclass(kind) and isinstance(value, kind)
         kind_name = getattr(kind, "__name__", str(kind))
-        _require(ok, f"{name}.{item.name}", value, f"a value of type {kind_name}")
+        require(ok, f"{name}.{item.name}", value, f"a value of type {kind_name}")
 
 
 def _check_unit(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        _require(0 <= value <= 1, f"{type(config).__name__}.{name}", value, "a number from 0 to 1")
+        require(0 <= value <= 1, f"{type(config).__name__}.{name}", value, "a number from 0 to 1")
 
 
 def _check_positive(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        _require(value > 0, f"{type(config).__name__}.{name}", value, "a number above 0")
+        require(value > 0, f"{type(config).__name__}.{name}", value, "a number above 0")
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class TemporalSMFConfig:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        _require(
+        require(
             self.memory_decay_rate >= 0,
             "TemporalSMFConfig.memory_decay_rate",
             self.memory_decay_rate,
@@ -122,7 +123,7 @@ class EntanglementConfig:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        _require(bool(self.node_id.strip()), "EntanglementConfig.node_id", self.node_id, "a name")
+        require(bool(self.node_id.strip()), "EntanglementConfig.node_id", self.node_id, "a name")
 
 
 @dataclass(frozen=True)
@@ -171,26 +172,26 @@ class ResoLLMConfig:
     def __post_init__(self) -> None:
         _check_types(self)
         _check_positive(self, "vocab_size", "dim", "num_layers", "num_heads", "ffn_multiplier")
-        _require(self.max_seq_len >= 2, "max_seq_len", self.max_seq_len, "at least 2 tokens")
+        require(self.max_seq_len >= 2, "max_seq_len", self.max_seq_len, "at least 2 tokens")
         divisors = [h for h in range(1, self.dim + 1) if self.dim % (2 * h) == 0]
         if self.num_heads not in divisors:
-            _require(bool(divisors), "dim", self.dim, "an even number")
+            require(bool(divisors), "dim", self.dim, "an even number")
             near = min(divisors, key=lambda h: abs(h - self.num_heads))
-            _require(
+            require(
                 False,
                 "num_heads",
                 self.num_heads,
                 f"a number that splits dim = {self.dim} into heads of even width, e.g. {near}",
             )
-        _require(0 <= self.dropout < 1, "dropout", self.dropout, "a number from 0 to below 1")
-        _require(
+        require(0 <= self.dropout < 1, "dropout", self.dropout, "a number from 0 to below 1")
+        require(
             0 <= self.num_value_embeddings <= self.num_layers,
             "num_value_embeddings",
             self.num_value_embeddings,
             f"0 to num_layers = {self.num_layers}",
         )
-        _require(self.logit_soft_cap >= 0, "logit_soft_cap", self.logit_soft_cap, "at least 0")
-        _require(self.rope_base > 1, "rope_base", self.rope_base, "a number above 1")
+        require(self.logit_soft_cap >= 0, "logit_soft_cap", self.logit_soft_cap, "at least 0")
+        require(self.rope_base > 1, "rope_base", self.rope_base, "a number above 1")
 
     @property
     def head_dim(self) -> int:

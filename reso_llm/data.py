@@ -19,6 +19,7 @@ instead: the last `val_fraction` of its bytes is validation.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import logging
@@ -47,11 +48,6 @@ from reso_llm.sources import (
     resolve,
 )
 from reso_llm.tokenizer import ResoTokenizer
-
-try:
-    import fcntl
-except ImportError:  # Windows: no lock there, the rename still keeps the cache whole
-    fcntl = None  # type: ignore[assignment]
 
 __all__ = [
     "BadRows",
@@ -554,8 +550,7 @@ class _SideWriter:
 def _build_lock(final: Path) -> Iterator[None]:
     """One process at a time builds or opens `final`; the lock ends with its process."""
     with open(final.with_name(f"{final.name}.lock"), "w") as file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX)
         for stale in final.parent.glob(f"{final.name}.*.tmp"):
             shutil.rmtree(stale, ignore_errors=True)
         yield

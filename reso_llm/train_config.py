@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from reso_llm.config import GOLDEN_RATIO, ResoLLMConfig
+from reso_llm.config import GOLDEN_RATIO, ResoLLMConfig, require
 
 # What may differ when a run is resumed: how long, where to, how it is watched; not what is learnt.
 RESUMABLE = {
@@ -39,15 +39,15 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         for name in ("matrix_lr", "embedding_lr", "head_lr", "scalar_lr", "grad_clip"):
-            _check(getattr(self, name) > 0, f"optim.{name}", getattr(self, name), "above 0")
+            require(getattr(self, name) > 0, f"optim.{name}", getattr(self, name), "above 0")
         for name in ("momentum", "beta2"):
             value = getattr(self, name)
-            _check(0 <= value < 1, f"optim.{name}", value, "from 0 to below 1")
+            require(0 <= value < 1, f"optim.{name}", value, "from 0 to below 1")
         for name in ("warmup_fraction", "decay_fraction"):
             value = getattr(self, name)
-            _check(0 <= value <= 1, f"optim.{name}", value, "from 0 to 1")
-        _check(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "at least 0")
-        _check(self.polar_steps in (3, 5), "optim.polar_steps", self.polar_steps, "3 or 5")
+            require(0 <= value <= 1, f"optim.{name}", value, "from 0 to 1")
+        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "at least 0")
+        require(self.polar_steps in (3, 5), "optim.polar_steps", self.polar_steps, "3 or 5")
 
     def schedule(self, progress: float) -> float:
         """Factor on every learning rate at `progress` (0 to 1) of the budget."""
@@ -122,18 +122,18 @@ class TrainConfig:
             "keep_last", "log_every", "max_bad_steps", "sample_length",
         )  # fmt: skip
         for name in counts:
-            _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         budgets = {name: getattr(self, name) for name in ("minutes", "steps", "tokens")}
         for name, value in budgets.items():
-            _check(value is None or value > 0, name, value, "above 0")
+            require(value is None or value > 0, name, value, "above 0")
         if not any(budgets.values()):
             raise ValueError("no budget: give minutes, steps or tokens, for example --minutes 8")
         for name in ("data", "out"):
-            _check(bool(getattr(self, name).strip()), name, getattr(self, name), "a name")
+            require(bool(getattr(self, name).strip()), name, getattr(self, name), "a name")
         known = re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device)
-        _check(bool(known), "device", self.device, "auto, cpu or cuda")
-        _check(0 < self.val_fraction < 1, "val_fraction", self.val_fraction, "between 0 and 1")
-        _check(0 <= self.seed < 2**32, "seed", self.seed, "0 to 2^32 - 1")
+        require(bool(known), "device", self.device, "auto, cpu or cuda")
+        require(0 < self.val_fraction < 1, "val_fraction", self.val_fraction, "between 0 and 1")
+        require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 2^32 - 1")
 
     def progress(self, steps: int, tokens: int, seconds: float) -> float:
         """Share of the budget used, 1 when a budget is used up."""
@@ -155,8 +155,3 @@ def changed_keys(saved: dict[str, Any], now: dict[str, Any], prefix: str = "") -
         elif old != new and f"{prefix}{key}" not in RESUMABLE:
             changed.append(f"{prefix}{key} ({old} -> {new})")
     return changed
-
-
-def _check(condition: bool, key: str, value: object, expected: str) -> None:
-    if not condition:
-        raise ValueError(f"{key} = {value!r}: expected {expected}")

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reso_llm.data import DataError, Split
+from reso_llm.data import Split
+from reso_llm.sources import DataError
 
 
 class BatchStream:

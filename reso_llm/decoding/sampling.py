@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from reso_llm.config import require
+
 
 @dataclass(frozen=True)
 class SamplingOptions:
@@ -30,17 +32,12 @@ class SamplingOptions:
 
     def __post_init__(self) -> None:
         t, penalty = self.temperature, self.repetition_penalty
-        _check(t == 0 or 1e-6 <= t < math.inf, "temperature", t, "0 (greedy), or from 1e-6 up")
+        require(t == 0 or 1e-6 <= t < math.inf, "temperature", t, "0 (greedy), or from 1e-6 up")
         whole = isinstance(self.top_k, int) and self.top_k >= 0
-        _check(whole, "top_k", self.top_k, "a count of at least 0 (0 keeps every token)")
-        _check(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
-        _check(0 <= self.min_p <= 1, "min_p", self.min_p, "0 to 1")
-        _check(0 < penalty < math.inf, "repetition_penalty", penalty, "above 0 and finite")
-
-
-def _check(condition: bool, name: str, value: float, expected: str) -> None:
-    if not condition:  # also for NaN, which compares false
-        raise ValueError(f"{name} = {value}: expected {expected}")
+        require(whole, "top_k", self.top_k, "a count of at least 0 (0 keeps every token)")
+        require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
+        require(0 <= self.min_p <= 1, "min_p", self.min_p, "0 to 1")
+        require(0 < penalty < math.inf, "repetition_penalty", penalty, "above 0 and finite")
 
 
 def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
