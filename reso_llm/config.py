@@ -1,4 +1,4 @@
-"""Configuration of a ResoLLM: the backbone, six component dataclasses and the presets.
+"""Configuration of a ResoLLM: the backbone, its component dataclasses and the presets.
 
 Every class checks itself on construction: a wrong value raises `ValueError` naming the key, the
 value and what would be accepted. Names and documented fields follow the ResoLLM v2 README.
@@ -52,6 +52,67 @@ def _check_positive(config: Any, *names: str) -> None:
 
 
 @dataclass(frozen=True)
+class PrimeEmbeddingConfig:
+    """Prime token embedding: num_frequencies phases of ln p beside the learned table."""
+
+    enabled: bool = False
+    num_frequencies: int = 32
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _check_positive(self, "num_frequencies")
+
+
+@dataclass(frozen=True)
+class KuramotoConfig:
+    """Kuramoto synchronisation: N oscillators a token, pulled to the mean field of its past.
+
+    coupling is K; num_steps Euler steps of step_size are taken; the mean field keeps `retention`
+    (lambda) of its weight from one token to the next.
+    """
+
+    enabled: bool = False
+    num_oscillators: int = 16
+    coupling: float = 1.0
+    num_steps: int = 2
+    step_size: float = 0.5
+    retention: float = 0.9
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _check_positive(self, "num_oscillators", "num_steps", "step_size")
+        require(self.coupling >= 0, "KuramotoConfig.coupling", self.coupling, "at least 0")
+        require(
+            0 <= self.retention < 1,
+            "KuramotoConfig.retention",
+            self.retention,
+            "a number from 0 to below 1",
+        )
+
+
+@dataclass(frozen=True)
+class CoherenceGateConfig:
+    """Coherence gate: a token whose halting probabilities sum to `threshold` skips later layers.
+
+    ponder_weight is the price of a layer in nats a token, added to the loss in training.
+    """
+
+    enabled: bool = False
+    threshold: float = 1 / GOLDEN_RATIO
+    ponder_weight: float = 0.01
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _check_positive(self, "threshold")
+        require(
+            self.ponder_weight >= 0,
+            "CoherenceGateConfig.ponder_weight",
+            self.ponder_weight,
+            "a number of at least 0",
+        )
+
+
+@dataclass(frozen=True)
 class AgencyConfig:
     """Agency layer: foci of attention and goals."""
 
@@ -82,22 +143,28 @@ class PRSCConfig:
 
 @dataclass(frozen=True)
 class TemporalSMFConfig:
-    """Temporal sedenion memory field: episodic memory with decay."""
+    """Temporal sedenion memory field: episodic memory with decay.
+
+    The field has num_heads heads of num_channels sedenions each; memory_decay_rate is the share
+    of a stored moment's weight lost per unit of time.
+    """
 
     enabled: bool = False
+    num_heads: int = 4
+    num_channels: int = 4
     memory_decay_rate: float = 0.01
     max_moments: int = 1000
     episodic_tagging: bool = True
 
     def __post_init__(self) -> None:
         _check_types(self)
+        _check_positive(self, "num_heads", "num_channels", "max_moments")
         require(
             self.memory_decay_rate >= 0,
             "TemporalSMFConfig.memory_decay_rate",
             self.memory_decay_rate,
             "a number of at least 0",
         )
-        _check_positive(self, "max_moments")
 
 
 @dataclass(frozen=True)
@@ -160,6 +227,9 @@ class ResoLLMConfig:
     num_value_embeddings: int = 1
     logit_soft_cap: float = 15.0
     rope_base: float = 10000.0
+    prime_embedding: PrimeEmbeddingConfig = field(default_factory=PrimeEmbeddingConfig)
+    kuramoto: KuramotoConfig = field(default_factory=KuramotoConfig)
+    coherence_gate: CoherenceGateConfig = field(default_factory=CoherenceGateConfig)
     agency: AgencyConfig = field(default_factory=AgencyConfig)
     prsc: PRSCConfig = field(default_factory=PRSCConfig)
     temporal_smf: TemporalSMFConfig = field(default_factory=TemporalSMFConfig)
