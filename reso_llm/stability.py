@@ -1,0 +1,382 @@
+"""Stability monitor: reads a generation token by token, classifies it, and warns ahead.
+
+    excess   E_t = a (s_t - H_t) + (1 - a) E_{t-1},  E_0 = 0,  a = 2 / (h + 1)
+    warning  w_t = max over causes of sigmoid((value - midpoint) / scale),  stability = 1 - w
+    exponent λ = mean of ln(d_k / d_1) / (k - 1),  k = h + 1
+
+s_t is the surprise of token t and H_t the entropy of the distribution it was drawn from, both in
+nats: for the model's own samples at temperature 1, s - H is 0 on average, whatever the text. h is
+predictive_horizon. d_j is the distance of the hidden state j tokens on from the state that was
+nearest to it at j = 0 (Wolf et al. 1985; Rosenstein, Collins & De Luca 1993). The step from d_0 to
+d_1 is left out: for noise it is large and all that follows is 0, which an exponent is not.
+
+Shapes: D hidden width, T tokens. Exponents are in nats per token; what is undefined is NaN. State
+lives in `StabilityMonitor`, one for each generation; all of it is plain floats and short windows.
+"""
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from entropy_core.control import TemperatureOptions, stability_temperature
+from entropy_core.lyapunov import CHAOTIC, CLASSES, DIVERGENT, PERIODIC, STABLE, UNKNOWN, classify
+from reso_llm.config import StabilityConfig, require
+
+LOOP_WINDOW, MAX_PERIOD = 12, 32  # tokens; as `entropy_core.signals.loop_score` means them
+LOOPING = 0.9  # repetition from which a text is periodic
+SERIES_WINDOW, CLASSIFY_EVERY = 192, 64  # entropies seen by the classifier; tokens between calls
+STATE_WINDOW, THEILER, PAIR_WINDOW = 128, 10, 64  # states searched; tokens too close; pairs kept
+# Midpoints: 1 % of the tokens of clean text lie above (benchmarks/stability.py prints them, h = 5).
+# Scales: so that neither cause hides the other's early values under its own clean-text noise.
+EXCESS_MIDPOINT, EXCESS_SCALE = 4.8, 1.0  # nats per token
+LOOP_MIDPOINT, LOOP_SCALE = 0.65, 0.1
+MAX_HORIZON = 32  # tokens; a pair of states is followed that far within STATE_WINDOW
+ALARM, REARM = 0.5, 0.25  # a cause warns above ALARM, and again only after falling below REARM
+LOOP_WARMING = 0.4  # nats: an exact loop is warmed by e^0.4 = 1.5
+
+
+class Reading(NamedTuple):
+    """What the monitor makes of the text after one token."""
+
+    entropy_nats: float
+    lyapunov_per_token: float  # nats per token, NaN where the data support no exponent
+    order_parameter: float  # the model's coherence, NaN where not given
+    repetition: float  # 0 to 1, loop score of the last tokens
+    warning: float  # 0 to 1, above ALARM the text ahead is expected to be damaged
+    stability_class: str  # one of entropy_core.lyapunov.CLASSES
+
+
+class LoopTracker:
+    """`signals.loop_score` of the ids so far, one id at a time; missing ids match nothing."""
+
+    def __init__(self) -> None:
+        self.recent = np.full(MAX_PERIOD, -1)  # newest first
+        self.matches = np.zeros((LOOP_WINDOW, MAX_PERIOD), dtype=np.int64)
+        self.counts = np.zeros(MAX_PERIOD, dtype=np.int64)
+        self.row = 0
+
+    def add(self, token_id: int) -> float:
+        """The score after one more id."""
+        match = self.recent == token_id
+        self.counts += match
+        self.counts -= self.matches[self.row]
+        self.matches[self.row] = match
+        self.row = (self.row + 1) % LOOP_WINDOW
+        self.recent[1:] = self.recent[:-1]
+        self.recent[0] = token_id
+        return int(self.counts.max()) / LOOP_WINDOW
+
+
+class MovingMean:
+    """Mean of the last `window` values, and its error if every `overlap` of them count as one."""
+
+    def __init__(self, window: int, overlap: int) -> None:
+        self.values: deque[float] = deque(maxlen=window)
+        self.overlap = overlap
+        self.total = self.squares = 0.0
+
+    def add(self, value: float) -> None:
+        if len(self.values) == self.values.maxlen:
+            self.total -= self.values[0]
+            self.squares -= self.values[0] ** 2
+        self.values.append(value)
+        self.total += value
+        self.squares += value**2
+
+    def estimate(self) -> tuple[float, float]:
+        """Mean and standard error; NaN until half the window is filled."""
+        n = len(self.values)
+        if n < self.values.maxlen // 2:
+            return math.nan, math.nan
+        mean = self.total / n
+        variance = max(0.0, self.squares / n - mean**2)
+        return mean, math.sqrt(variance * self.overlap / n)
+
+
+class HiddenDivergence:
+    """Finite-time exponent of a sequence of hidden states (D,), one state at a time.
+
+    `lyapunov` is undefined unless the neighbour of a state predicts where it goes next better than
+    any other state does, by 3 standard errors: in noise it does not. `label` is chaotic where the
+    exponent of the later half of the path, which a diffusion's fading growth does not reach,
+    exceeds the threshold by 2 standard errors; stable where the exponent is below it by as much.
+
+    How it can be wrong is measured in tests/test_stability.py: a random walk separates too.
+    """
+
+    def __init__(self, horizon: int, threshold: float) -> None:
+        self.last, self.threshold = horizon + 1, threshold
+        self.middle = (self.last + 1) // 2
+        self.time = 0
+        self.pairs: deque[list[float]] = deque(maxlen=self.last)  # [neighbour, ln d_1, ln d_mid]
+        self.growth = MovingMean(PAIR_WINDOW, self.last)
+        self.late_growth = MovingMean(PAIR_WINDOW, self.last)
+        self.advantage = MovingMean(PAIR_WINDOW, self.last)
+        self.lyapunov, self.label = math.nan, UNKNOWN
+
+    def add(self, x: np.ndarray) -> None:
+        """Take the state x (D,) of the next token. Raises ValueError unless it is finite, (D,)."""
+        if self.time == 0:
+            self.states = np.zeros((STATE_WINDOW, *x.shape))
+            self.norms = np.zeros(STATE_WINDOW)
+        if x.ndim != 1 or x.shape != self.states.shape[1:]:
+            raise ValueError(f"hidden has shape {x.shape}, expected (D,), the same D every time")
+        x = x.astype(np.float64)
+        norm = float(x @ x)
+        if not math.isfinite(norm):
+            raise ValueError("hidden is not finite: expected finite numbers")
+        # The floor is the rounding error of this form: what repeats exactly has distance 0.
+        squares = self.norms + norm
+        squares = np.maximum(squares - 2 * (self.states @ x), 1e-15 * squares + 1e-300)
+        self._follow(squares)
+        self.states[self.time % STATE_WINDOW] = x
+        self.norms[self.time % STATE_WINDOW] = norm
+        self.time += 1
+
+    def _follow(self, squares: np.ndarray) -> None:
+        """Advance every pair, then look for the neighbour of the state at distances `squares`."""
+        logs = 0.5 * np.log(squares)
+        age = {j: self.pairs[-j] for j in (1, self.middle, self.last) if j <= len(self.pairs)}
+        gap = {j: float(logs[(p[0] + j) % STATE_WINDOW]) for j, p in age.items() if p[0] >= 0}
+        if 1 in gap:
+            age[1][1] = gap[1]
+            first, end = self._candidates()
+            self.advantage.add(gap[1] - float(_ring(logs, first, end).sum()) / (end - first))
+        if self.middle in gap:
+            age[self.middle][2] = gap[self.middle]
+        if self.last in gap:
+            _, start, halfway = age[self.last]
+            self.growth.add((gap[self.last] - start) / (self.last - 1))
+            self.late_growth.add((gap[self.last] - halfway) / (self.last - self.middle))
+            self._judge()
+        first, end = self._candidates()
+        nearest = first + int(_ring(logs, first, end).argmin()) if end > first else -1
+        self.pairs.append([nearest, math.nan, math.nan])
+
+    def _candidates(self) -> tuple[int, int]:
+        """Times [first, end) of states that may be neighbours and stay long enough to follow."""
+        first = max(0, self.time + self.last + 1 - STATE_WINDOW)
+        return first, self.time - THEILER
+
+    def _judge(self) -> None:
+        advantage, error = self.advantage.estimate()
+        predictive = advantage + 3 * error < 0
+        growth, error = self.growth.estimate()
+        late, late_error = self.late_growth.estimate()
+        self.lyapunov, self.label = (growth if predictive else math.nan), UNKNOWN
+        if predictive and late - 2 * late_error > self.threshold:
+            self.label = CHAOTIC
+        elif predictive and growth + 2 * error < self.threshold:
+            self.label = STABLE
+
+
+def _ring(values: np.ndarray, first: int, end: int) -> np.ndarray:
+    """values of times [first, end) of a ring buffer, in order."""
+    size = len(values)
+    a, b = first % size, end % size
+    return values[a:b] if a < b else np.concatenate([values[a:], values[:b]])
+
+
+class StabilityMonitor:
+    """Stability of one generation. `observe` every token; the properties speak of the last one.
+
+    The class is the worst that holds, in this order: divergent or chaotic (the entropies'
+    verdict by `entropy_core.lyapunov.classify`, or the hidden states'; exponent above
+    lyapunov_threshold), periodic (entropies, or tokens that repeat), stable (either, and no
+    alarm), else unknown. Entropies are judged at every 64th token; their verdict holds in between.
+
+    Causes of a warning: tokens more surprising than the model expects (needs surprise_nats);
+    repetition; an exponent above the threshold. Entropy alone is none: it separates damaged from
+    clean text hardly better than chance (benchmarks/stability.py).
+
+    Raises ValueError when predictive_horizon is above MAX_HORIZON.
+    """
+
+    def __init__(self, config: StabilityConfig) -> None:
+        horizon = config.predictive_horizon
+        require(horizon <= MAX_HORIZON, "predictive_horizon", horizon, f"at most {MAX_HORIZON}")
+        self.config = config
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: the next token is the first of a generation."""
+        horizon, threshold = self.config.predictive_horizon, self.config.lyapunov_threshold
+        self.num_tokens = 0
+        self._loops = LoopTracker()
+        self._hidden = HiddenDivergence(horizon, threshold)
+        self._entropies: deque[float] = deque(maxlen=SERIES_WINDOW)
+        self._series = (UNKNOWN, math.nan)
+        self._excess = 0.0
+        self._active: set[str] = set()
+        self._warnings: list[str] = []
+        self._reading = Reading(math.nan, math.nan, math.nan, math.nan, math.nan, CLASSES[UNKNOWN])
+
+    def observe(
+        self,
+        entropy_nats: float,
+        token_id: int,
+        *,
+        surprise_nats: float | None = None,
+        coherence: float | None = None,
+        hidden: np.ndarray | None = None,
+    ) -> Reading:
+        """Read one token: entropy before it, its id, and what else is known -> Reading.
+
+        surprise_nats is -ln of the probability the same distribution gave the token; coherence
+        the model's order parameter; hidden (D,) its state at the token. Raises ValueError for an
+        entropy, surprise or hidden state that is not finite, or a negative id.
+        """
+        require(math.isfinite(entropy_nats), "entropy_nats", entropy_nats, "a finite number")
+        require(token_id >= 0, "token_id", token_id, "at least 0")
+        self.num_tokens += 1
+        self._entropies.append(entropy_nats)
+        repetition = self._loops.add(token_id)
+        if surprise_nats is not None:
+            require(math.isfinite(surprise_nats), "surprise_nats", surprise_nats, "finite")
+            weight = 2 / (self.config.predictive_horizon + 1)
+            self._excess += weight * (surprise_nats - entropy_nats - self._excess)
+        if hidden is not None:
+            self._hidden.add(hidden)
+        if self.num_tokens % CLASSIFY_EVERY == 0:
+            self._series = self._classify_entropies()
+        exponent = self._series[1] if hidden is None else self._hidden.lyapunov
+        label = self._unstable_label(repetition)
+        scores = self._scores(repetition, label)
+        if label == UNKNOWN and max(scores.values()) <= ALARM:
+            label = STABLE if STABLE in (self._series[0], self._hidden.label) else UNKNOWN
+        order = math.nan if coherence is None else coherence
+        warning = max(scores.values())
+        self._reading = Reading(entropy_nats, exponent, order, repetition, warning, CLASSES[label])
+        self._warn(scores)
+        return self._reading
+
+    def _classify_entropies(self) -> tuple[int, float]:
+        """Label and exponent of the recent entropies; growth below the threshold is unknown."""
+        series = torch.tensor([list(self._entropies)], dtype=torch.float64)
+        label, exponent = (v.item() for v in classify(series))
+        if label in (CHAOTIC, DIVERGENT) and not exponent > self.config.lyapunov_threshold:
+            label = UNKNOWN
+        return label, exponent
+
+    def _unstable_label(self, repetition: float) -> int:
+        labels = {self._series[0], self._hidden.label}
+        if repetition >= LOOPING:
+            labels.add(PERIODIC)
+        return next((x for x in (DIVERGENT, CHAOTIC, PERIODIC) if x in labels), UNKNOWN)
+
+    def _scores(self, repetition: float, label: int) -> dict[str, float]:
+        """Score of each cause, 0 to 1."""
+        scores = {
+            "surprise": _sigmoid((self._excess - EXCESS_MIDPOINT) / EXCESS_SCALE),
+            "loop": _sigmoid((repetition - LOOP_MIDPOINT) / LOOP_SCALE),
+        }
+        if label in (CHAOTIC, DIVERGENT):
+            ratio = self._largest_exponent() / self.config.lyapunov_threshold
+            scores["growth"] = _sigmoid(ratio - 1)
+        return scores
+
+    def _largest_exponent(self) -> float:
+        """The larger of both exponents; at least the threshold, where neither is defined too."""
+        known = (self._series[1], self._hidden.lyapunov)
+        return max([self.config.lyapunov_threshold, *(x for x in known if x == x)])
+
+    def _warn(self, scores: dict[str, float]) -> None:
+        """Add a sentence for each cause that has just risen above ALARM."""
+        self._active = {cause for cause in self._active if scores.get(cause, 0) >= REARM}
+        for cause, score in scores.items():
+            if score > ALARM and cause not in self._active:
+                self._active.add(cause)
+                self._warnings.append(self._sentence(cause))
+
+    def _sentence(self, cause: str) -> str:
+        reading, horizon = self._reading, self.config.predictive_horizon
+        reason = {
+            "surprise": f"{self._excess:.1f} nats a token more surprising than the model expects",
+            "loop": f"{reading.repetition:.0%} of the last {LOOP_WINDOW} tokens are repeated",
+            "growth": f"{reading.stability_class}, {self._largest_exponent():.2f} nats a token",
+        }[cause]
+        return f"token {self.num_tokens}: {reason}; expect damage in the next {horizon} tokens"
+
+    @property
+    def stability(self) -> float:
+        """1 - warning, from 0 to 1; NaN before the first token. Wrong if clean text scores low."""
+        return 1 - self._reading.warning
+
+    @property
+    def stability_class(self) -> str:
+        """Class of the text so far; "unknown" is no claim of stability."""
+        return self._reading.stability_class
+
+    @property
+    def lyapunov(self) -> float:
+        """Nats per token, of the hidden states where observed, else of the entropies; or NaN."""
+        return self._reading.lyapunov_per_token
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences, one each time a cause begins to warn, with the position counted from 1."""
+        return tuple(self._warnings)
+
+    def suggested_temperature(self, current_temp: float) -> float:
+        """T' = T exp(-λ): cooler where chaotic, divergent or too surprising, warmer in a loop.
+
+        Give the user's temperature, not the last suggestion, or suggestions compound. Unchanged
+        where nothing is wrong, where auto_temperature_adjust is off, and at 0. Cooled at most to
+        0.3 and warmed at most to 1.5. Raises ValueError for a temperature below 0 or not finite.
+        """
+        valid = math.isfinite(current_temp) and current_temp >= 0
+        require(valid, "current_temp", current_temp, "a finite number of at least 0")
+        exponent = self._steering_exponent()
+        if not self.config.auto_temperature_adjust or exponent == 0 or current_temp == 0:
+            return current_temp
+        bounds = TemperatureOptions()
+        options = TemperatureOptions(  # a temperature beyond a bound must not be moved back to it
+            min_temperature=max(1e-6, min(bounds.min_temperature, current_temp)),
+            max_temperature=max(bounds.max_temperature, current_temp),
+        )
+        values = torch.tensor([[current_temp], [exponent]], dtype=torch.float64)
+        return stability_temperature(*values, options).item()
+
+    def _steering_exponent(self) -> float:
+        """λ of the temperature rule: positive cools, negative warms, 0 leaves as it is."""
+        if self.stability_class in (CLASSES[CHAOTIC], CLASSES[DIVERGENT]) or (
+            "surprise" in self._active
+        ):
+            return self._largest_exponent()
+        if self.stability_class == CLASSES[PERIODIC] or "loop" in self._active:
+            return -LOOP_WARMING * max(LOOP_MIDPOINT, self._reading.repetition)
+        return 0.0
+
+
+def _sigmoid(z: float) -> float:
+    return 0.5 * (1 + math.tanh(0.5 * z))
+
+
+def readings(
+    config: StabilityConfig,
+    entropy_nats: Sequence[float],
+    ids: Sequence[int],
+    *,
+    surprise_nats: Sequence[float] | None = None,
+    coherence: Sequence[float] | None = None,
+    hidden: np.ndarray | None = None,
+) -> list[Reading]:
+    """The T readings of a finished text: as `observe` on each token of a new monitor.
+
+    entropy_nats, ids, surprise_nats and coherence have T values, hidden is (T, D). Raises
+    ValueError as `observe` does, and where lengths differ.
+    """
+    monitor, T = StabilityMonitor(config), len(ids)
+    known = {"surprise_nats": surprise_nats, "coherence": coherence, "hidden": hidden}
+    for name, values in {"entropy_nats": entropy_nats, **known}.items():
+        if values is not None and len(values) != T:
+            raise ValueError(f"{name} has {len(values)} values, expected {T}, one for each id")
+    known = {name: values for name, values in known.items() if values is not None}
+    return [
+        monitor.observe(entropy_nats[t], ids[t], **{name: v[t] for name, v in known.items()})
+        for t in range(T)
+    ]
