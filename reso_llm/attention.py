@@ -1,12 +1,16 @@
-"""Causal self-attention with rotary positions, query-key norm and a preallocated cache.
+"""Resonant attention: causal, rotary, query-key normed, with an optional window and goal.
 
-    q, k, v = W x            (B,T,D) -> (B,H,T,K)
-    q, k    = R_t norm(q), R_t norm(k)
+    q, k, v = W x + (W_g g, 0, 0)                      (B,T,D) -> (B,H,T,K)
+    q, k    = s_h e^{i(t f + gamma theta_t)} norm(q), e^{i(t f + gamma theta_t)} norm(k)
     y       = W_o softmax(q k^T / sqrt(K)) (v + lambda v_e)
 
-R_t rotates by the token's position (RoPE, Su 2021, arXiv 2104.09864); norm is RMS norm over K
-(query-key norm, Henry 2020, arXiv 2010.04245); v_e is an optional per-token value from a table
-(value embeddings, modded-nanogpt). W_o starts at zero, so a new block is the identity.
+Pairs of a head's components are complex numbers, turned by the token's position t (RoPE, Su 2021,
+arXiv 2104.09864) and by its oscillators' phases theta: a pair of tokens out of phase by d sees its
+match turned by gamma d, so tokens in phase attend to each other. norm is RMS norm over K (query-key
+norm, Henry 2020, arXiv 2010.04245); s_h is a temperature per head; v_e is an optional per-token
+value from a table (value embeddings, modded-nanogpt); a goal g moves every query. W_o and W_g
+start at zero, gamma (`phase_gain`, of the model) too. With a window w a token sees itself and the
+w - 1 tokens before it (Longformer, Beltagy 2020, arXiv 2004.05150).
 
 Shapes: B batch, T time, D width, H heads, K head width.
 """
@@ -17,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reso_llm.config import ResoLLMConfig
 from reso_llm.fused import linear, rms_norm
 
 
@@ -59,6 +64,25 @@ class KVCache(NamedTuple):
         buffer.written = end
         return KVCache(buffer, end)
 
+    def extended(self, keys: Tensor, values: Tensor, window: int) -> "Extended":
+        """All keys and values the (B,H,T,K) new tokens may see, and the cache after them.
+
+        With a window the buffer stays as large as it was made, at least 2 * window tokens to move
+        rarely: what no later token can see is dropped.
+        """
+        time, capacity = keys.shape[2], self.buffer.keys.shape[2]
+        if not window or self.length + time <= capacity:
+            cache = self.append(keys, values)
+            first = max(0, cache.length - (window + time - 1)) if window else 0
+            return Extended(cache.keys[:, :, first:], cache.values[:, :, first:], cache)
+        seen = slice(max(0, self.length - (window - 1)), None)
+        keys = torch.cat((self.keys[:, :, seen], keys), dim=2)
+        values = torch.cat((self.values[:, :, seen], values), dim=2)
+        batch, heads, _, width = keys.shape
+        fresh = KVCache.empty(batch, heads, capacity, width, like=keys)
+        kept = slice(max(0, keys.shape[2] - (window - 1)), None)
+        return Extended(keys, values, fresh.append(keys[:, :, kept], values[:, :, kept]))
+
     @property
     def keys(self) -> Tensor:
         return self.buffer.keys[:, :, : self.length]
@@ -68,44 +92,77 @@ class KVCache(NamedTuple):
         return self.buffer.values[:, :, : self.length]
 
 
-def rotary_table(length: int, width: int, base: float) -> Tensor:
-    """cos and sin of position * base^(-2i/K), (length, K/2, 2)."""
+class Extended(NamedTuple):
+    """Keys and values (B,H,n,K) that new tokens see, and the cache that holds what is kept."""
+
+    keys: Tensor
+    values: Tensor
+    cache: KVCache
+
+
+def rotary_table(start: int, end: int, width: int, base: float) -> Tensor:
+    """cos and sin of position * base^(-2i/K) for positions start ... end - 1: (T, K/2, 2).
+
+    base = phi^(K/2) gives the golden ladder: each frequency is 1/phi of the one before, from a turn
+    in 6.3 tokens to, for the upper half of a wide head, none at all.
+    """
     frequencies = base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
-    angles = torch.outer(torch.arange(length, dtype=torch.float64), frequencies)
+    angles = torch.outer(torch.arange(start, end, dtype=torch.float64), frequencies)
     return torch.stack((angles.cos(), angles.sin()), dim=-1).float()
 
 
+def turned_by_phases(rotary: Tensor, theta: Tensor, gain: Tensor) -> Tensor:
+    """The table (T,K/2,2) turned on by gain (N,) * theta (B,T,N): (B,T,1,K/2,2).
+
+    The N oscillators act on the last N pairs, whose positions turn slowest: they carry content.
+    """
+    angles = gain * theta  # (B,T,N)
+    angles = F.pad(angles, (rotary.shape[-2] - theta.shape[-1], 0))
+    turn = torch.polar(torch.ones_like(angles), angles)
+    table = torch.view_as_complex(rotary.to(angles.dtype)) * turn  # (B,T,K/2)
+    return torch.view_as_real(table.unsqueeze(2))
+
+
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Rotate the pairs (x_{2i}, x_{2i+1}) of (B,T,H,K) by the angles of a (T,K/2,2) table.
+    """Turn the pairs (x_{2i}, x_{2i+1}) of (B,T,H,K) by a table (T,K/2,2) or (B,T,1 or H,K/2,2).
 
     One complex product: a third of the time of the four real ones.
     """
     if x.dtype.itemsize < 4:  # there is no bfloat16 complex number
         return rotate(x.float(), table.float()).to(x.dtype)
     pairs = torch.view_as_complex(x.view(*x.shape[:-1], -1, 2))
-    turned = pairs * torch.view_as_complex(table).unsqueeze(1)
+    turns = torch.view_as_complex(table)
+    turned = pairs * (turns.unsqueeze(1) if turns.ndim == 2 else turns)
     return torch.view_as_real(turned).flatten(-2)
 
 
 class Attention(nn.Module):
     """Multi-head causal attention; see the module's docstring."""
 
-    def __init__(self, dim: int, num_heads: int, has_value_embedding: bool) -> None:
+    def __init__(self, config: ResoLLMConfig, has_value_embedding: bool) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        dim = config.dim
+        self.num_heads, self.window = config.num_heads, config.attention_window
         # Apart, so that Muon sees three maps; in memory the input comes first, as in `linear`.
         self.qkv = nn.Parameter(torch.empty(dim, 3, dim).permute(1, 2, 0))
         self.out = linear(dim, dim)
         self.value_mix = nn.Parameter(torch.empty(())) if has_value_embedding else None
+        resonant = config.resonant_attention.enabled
+        self.temperature = nn.Parameter(torch.empty(2 * self.num_heads, 1)) if resonant else None
+        self.goal = linear(dim, dim) if config.agency.enabled else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Uniform input projection of deviation 1/sqrt(D), zero output projection."""
+        """Uniform input projection of deviation 1/sqrt(D), zero output and goal projections."""
         bound = (3 / self.qkv.shape[-1]) ** 0.5
         nn.init.uniform_(self.qkv, -bound, bound)
         nn.init.zeros_(self.out.weight)
         if self.value_mix is not None:
             nn.init.constant_(self.value_mix, 0.5)
+        if self.temperature is not None:
+            nn.init.ones_(self.temperature)
+        if self.goal is not None:
+            nn.init.zeros_(self.goal.weight)
 
     def forward(
         self,
@@ -113,30 +170,52 @@ class Attention(nn.Module):
         rotary: Tensor,
         value_embedding: Tensor | None,
         cache: KVCache | None,
+        goal: Tensor | None,
     ) -> tuple[Tensor, KVCache | None]:
-        """x (B,T,D) normalised input; rotary table of these T positions; -> (B,T,D), cache."""
+        """x (B,T,D) normalised input, rotary table of these tokens, goal (B,D); -> (B,T,D), cache."""
+        batch, time, dim = x.shape
+        q, k, v = self._project(x, rotary, value_embedding, goal)
+        if cache is not None:
+            k, v, cache = cache.extended(k, v, self.window)
+        y = _attend(q, k, v, self.window)
+        return self.out(y.transpose(1, 2).reshape(batch, time, dim)), cache
+
+    def write(
+        self, x: Tensor, rotary: Tensor, value_embedding: Tensor | None, cache: KVCache
+    ) -> KVCache:
+        """The cache with keys and values of tokens that skip this layer's attention."""
+        _, k, v = self._project(x, rotary, value_embedding, None)
+        return cache.extended(k, v, self.window).cache
+
+    def _project(
+        self, x: Tensor, rotary: Tensor, value_embedding: Tensor | None, goal: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B,H,T,K), normed and turned."""
         batch, time, dim = x.shape
         heads = self.num_heads
-        qkv = F.linear(x, self.qkv.flatten(0, 1)).view(batch, time, 3 * heads, -1)  # (B,T,3H,K)
+        qkv = F.linear(x, self.qkv.flatten(0, 1))  # (B,T,3D)
+        if goal is not None:
+            qkv = qkv + F.pad(self.goal(goal), (0, 2 * dim)).unsqueeze(1)
+        qkv = qkv.view(batch, time, 3 * heads, -1)  # (B,T,3H,K)
         qk, v = qkv[:, :, : 2 * heads], qkv[:, :, 2 * heads :]
         if value_embedding is not None:
             v = torch.addcmul(v, self.value_mix, value_embedding.view_as(v))
-        qk = rotate(rms_norm(qk), rotary)  # both at once: half the kernels
+        qk = rms_norm(qk)
+        if self.temperature is not None:
+            qk = qk * self.temperature
+        qk = rotate(qk, rotary)  # both at once: half the kernels
         q, k = qk.transpose(1, 2).chunk(2, dim=1)  # (B,H,T,K)
-        v = v.transpose(1, 2)
-        if cache is not None:
-            cache = cache.append(k, v)
-            k, v = cache.keys, cache.values
-        y = _attend(q, k, v)
-        return self.out(y.transpose(1, 2).reshape(batch, time, dim)), cache
+        return q, k, v.transpose(1, 2)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention of the last T positions over all of them."""
+def _attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    """Causal attention of the last T positions over all of them, or over `window` of them."""
     time, total = q.shape[2], k.shape[2]
-    if time == total:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=time > 1)
-    if time == 1:
+    if time == 1 and (not window or total <= window):
         return F.scaled_dot_product_attention(q, k, v)
+    if time == total and (not window or total <= window):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     mask = torch.ones(time, total, dtype=torch.bool, device=q.device).tril(total - time)
+    if window:
+        mask = mask.triu(total - time - window + 1)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

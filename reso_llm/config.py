@@ -64,6 +64,16 @@ class PrimeEmbeddingConfig:
 
 
 @dataclass(frozen=True)
+class ResonantAttentionConfig:
+    """Resonant attention: rotary frequencies in a golden ladder and a temperature per head."""
+
+    enabled: bool = False
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+
+
+@dataclass(frozen=True)
 class KuramotoConfig:
     """Kuramoto synchronisation: N oscillators a token, pulled to the mean field of its past.
 
@@ -129,16 +139,24 @@ class AgencyConfig:
 
 @dataclass(frozen=True)
 class PRSCConfig:
-    """Prime resonance semantic coherence: compositional bindings."""
+    """Prime resonance semantic coherence: named concepts, and the n-gram binding memory.
+
+    The memory binds contexts of 1 to max_order tokens to at most max_slots tokens each (half as
+    many with every order, at least 8) and keeps at most max_entries such pairs.
+    """
 
     enabled: bool = False
     coherence_threshold: float = 0.7
     max_bindings: int = 1000
+    max_order: int = 3
+    max_slots: int = 64
+    max_entries: int = 4_000_000
 
     def __post_init__(self) -> None:
         _check_types(self)
         _check_unit(self, "coherence_threshold")
-        _check_positive(self, "max_bindings")
+        _check_positive(self, "max_bindings", "max_slots", "max_entries")
+        require(1 <= self.max_order <= 6, "PRSCConfig.max_order", self.max_order, "1 to 6")
 
 
 @dataclass(frozen=True)
@@ -212,7 +230,8 @@ class ResoLLMConfig:
     dim is the residual width D, split over num_heads heads of D / num_heads; max_seq_len is the
     context in tokens. tie_embeddings shares the token embedding with the output head.
     num_value_embeddings gives that many of the last layers a table of per-token values added in
-    attention (modded-nanogpt). logit_soft_cap c bounds logits to c * tanh(z / c) (Gemma 2); 0
+    attention (modded-nanogpt). attention_window limits every token to that many tokens, itself
+    included, and makes generation unlimited in length; 0 is full attention. logit_soft_cap c bounds logits to c * tanh(z / c) (Gemma 2); 0
     turns it off.
     """
 
@@ -227,7 +246,9 @@ class ResoLLMConfig:
     num_value_embeddings: int = 1
     logit_soft_cap: float = 15.0
     rope_base: float = 10000.0
+    attention_window: int = 0
     prime_embedding: PrimeEmbeddingConfig = field(default_factory=PrimeEmbeddingConfig)
+    resonant_attention: ResonantAttentionConfig = field(default_factory=ResonantAttentionConfig)
     kuramoto: KuramotoConfig = field(default_factory=KuramotoConfig)
     coherence_gate: CoherenceGateConfig = field(default_factory=CoherenceGateConfig)
     agency: AgencyConfig = field(default_factory=AgencyConfig)
@@ -262,6 +283,21 @@ class ResoLLMConfig:
         )
         require(self.logit_soft_cap >= 0, "logit_soft_cap", self.logit_soft_cap, "at least 0")
         require(self.rope_base > 1, "rope_base", self.rope_base, "a number above 1")
+        require(
+            self.attention_window >= 0, "attention_window", self.attention_window, "at least 0"
+        )
+        require(
+            not self.kuramoto.enabled or self.kuramoto.num_oscillators <= self.head_dim // 2,
+            "KuramotoConfig.num_oscillators",
+            self.kuramoto.num_oscillators,
+            f"at most half of a head's width {self.head_dim}",
+        )
+
+    @property
+    def rotary_base(self) -> float:
+        """Base of the rotary frequencies; the golden ladder's is phi^(K/2)."""
+        golden = self.resonant_attention.enabled
+        return GOLDEN_RATIO ** (self.head_dim / 2) if golden else self.rope_base
 
     @property
     def head_dim(self) -> int:

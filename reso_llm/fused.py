@@ -87,63 +87,96 @@ def soft_cap(logits: Tensor, cap: float) -> Tensor:
     return torch.tanh(logits / cap) * cap if cap else logits
 
 
+Sparse = tuple[Tensor, Tensor]
+"""ids (N,J) and values (N,J) to add to the logits of each row; ids may repeat."""
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, targets: Tensor, row_weights: Tensor, cap: float):
+    def forward(ctx, x, weight, targets, row_weights, cap: float, sparse_ids, sparse_values):
         grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight)
+        grad_sparse = None if sparse_ids is None else torch.empty_like(sparse_values)
         total = x.new_zeros(())
         for start in range(0, len(x), ROWS):
             rows = slice(start, start + ROWS)
-            loss, grad = _rows_loss(x[rows] @ weight.T, targets[rows], row_weights[rows], cap)
+            sparse = None if sparse_ids is None else (sparse_ids[rows], sparse_values[rows])
+            loss, grad, grad_logits = _rows_loss(
+                x[rows] @ weight.T, targets[rows], row_weights[rows], cap, sparse
+            )
             total += loss
             torch.mm(grad, weight, out=grad_x[rows])
             grad_weight.addmm_(grad.T, x[rows])
-        ctx.save_for_backward(grad_x, grad_weight)
+            if sparse is not None:
+                grad_sparse[rows] = grad_logits
+        ctx.save_for_backward(grad_x, grad_weight, grad_sparse)
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        grad_x, grad_weight = ctx.saved_tensors
-        return grad_x.mul_(grad), grad_weight.mul_(grad), None, None, None
+        grad_x, grad_weight, grad_sparse = ctx.saved_tensors
+        if grad_sparse is not None:
+            grad_sparse.mul_(grad)
+        return grad_x.mul_(grad), grad_weight.mul_(grad), None, None, None, None, grad_sparse
 
 
-def _rows_loss(z: Tensor, targets: Tensor, weights: Tensor, cap: float) -> tuple[Tensor, Tensor]:
-    """Weighted loss of a block of raw logits z (n,V), and its gradient in z; z is overwritten."""
+def _rows_loss(
+    z: Tensor, targets: Tensor, weights: Tensor, cap: float, sparse: Sparse | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Weighted loss of a block of raw logits z (n,V), its gradients in z and the sparse values.
+
+    z is overwritten.
+    """
     squashed = z.div_(cap).tanh_() if cap else z
     logits = squashed * cap if cap else z.clone()
+    if sparse is not None:
+        logits.scatter_add_(-1, *sparse)
     log_norm = logits.logsumexp(-1, keepdim=True)
-    targets = targets.unsqueeze(-1)
-    loss = ((log_norm - logits.gather(-1, targets)).squeeze(-1) * weights).sum()
+    targets, weights = targets.unsqueeze(-1), weights.unsqueeze(-1)
+    loss = ((log_norm - logits.gather(-1, targets)) * weights).sum()
     grad = logits.sub_(log_norm).exp_()
     grad.scatter_add_(-1, targets, grad.new_full(targets.shape, -1.0))
+    grad_sparse = None if sparse is None else grad.gather(-1, sparse[0]).mul_(weights)
     if cap:
         grad.sub_(grad * squashed.square_())
-    return loss, grad.mul_(weights.unsqueeze(-1))
+    return loss, grad.mul_(weights), grad_sparse
 
 
 def linear_cross_entropy(
-    x: Tensor, weight: Tensor, targets: Tensor, mask: Tensor | None = None, cap: float = 0.0
+    x: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    mask: Tensor | None = None,
+    cap: float = 0.0,
+    sparse: Sparse | None = None,
 ) -> Tensor:
     """Mean loss in nats per target of the soft-capped linear head, over rows where mask is set.
 
-    x (N,D), weight (V,D), targets (N,) ids, mask (N,) bool or None for all. A mask without a
-    single row gives 0.
+    x (N,D), weight (V,D), targets (N,) ids, mask (N,) bool or None for all; `sparse` values are
+    added to the logits after the cap. A mask without a single row gives 0.
     """
     rows = torch.ones_like(targets, dtype=x.dtype) if mask is None else mask.to(x.dtype)
     row_weights = rows / rows.sum().clamp_min(1)
     needs_gradient = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     if needs_gradient and not x.is_cuda:
-        return _LinearCrossEntropy.apply(x, weight, targets, row_weights, cap)
+        return _LinearCrossEntropy.apply(
+            x, weight, targets, row_weights, cap, *(sparse or (None, None))
+        )
     total = row_weights.new_zeros(())
     size = max(1, len(x)) if needs_gradient else ROWS
     for start in range(0, len(x), size):
         rows = slice(start, start + size)
-        total = total + (_row_losses(x[rows], weight, targets[rows], cap) * row_weights[rows]).sum()
+        some = None if sparse is None else (sparse[0][rows], sparse[1][rows])
+        losses = _row_losses(x[rows], weight, targets[rows], cap, some)
+        total = total + (losses * row_weights[rows]).sum()
     return total
 
 
-def _row_losses(x: Tensor, weight: Tensor, targets: Tensor, cap: float) -> Tensor:
+def _row_losses(
+    x: Tensor, weight: Tensor, targets: Tensor, cap: float, sparse: Sparse | None
+) -> Tensor:
     logits = soft_cap(F.linear(x, weight), cap)
     logits = logits.float() if logits.dtype.itemsize < 4 else logits
+    if sparse is not None:
+        logits = logits.scatter_add(-1, sparse[0], sparse[1].to(logits.dtype))
     return F.cross_entropy(logits, targets, reduction="none")

@@ -1,41 +1,59 @@
 """ResoLLM: the language model. `ResoLLMModel.forward` is the architecture diagram.
 
-Shapes: B batch, T time, D width, H heads, K head width, V vocabulary, L layers.
+Shapes: B batch, T time, D width, H heads, K head width, V vocabulary, L layers, N oscillators.
 """
 
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reso_llm.attention import KVCache, rotary_table
+from reso_llm.attention import KVCache, rotary_table, turned_by_phases
 from reso_llm.block import Block
 from reso_llm.checkpoint import load_checkpoint, resolve, save_directory
 from reso_llm.config import ResoLLMConfig
 from reso_llm.embedding import TokenEmbedding
 from reso_llm.fused import linear, linear_cross_entropy, rms_norm, soft_cap
+from reso_llm.gate import CoherenceGate, remaining
+from reso_llm.kuramoto import Synchronisation, SyncState
+from reso_llm.memory import FieldState, MemoryField
+from reso_llm.noise import TAIL, feed_forward_noise
+from reso_llm.prsc import BindingMemory, Evidence
 
 
 class ResoState(NamedTuple):
     """Everything the model remembers of the tokens before: a value, never changed in place."""
 
-    caches: tuple[KVCache, ...]  # one for each layer
+    length: int  # tokens read
+    tail: Tensor  # (B,W) ids of the newest tokens, -1 for none
     last_embedding: Tensor | None  # (B,1,D), of the newest token
-
-    @property
-    def length(self) -> int:
-        """How many tokens have been read."""
-        return self.caches[0].length
+    phases: SyncState | None
+    caches: tuple[KVCache, ...]  # one for each layer
+    field: FieldState | None
 
     @property
     def capacity(self) -> int:
-        """How many tokens it has room for."""
+        """Tokens the caches have room for; more than that only with an attention window."""
         return self.caches[0].buffer.keys.shape[2]
 
 
+class Trunk(NamedTuple):
+    """What the head reads: normalised x (B,T,D), the memory's evidence; and what else is known."""
+
+    x: Tensor
+    evidence: Evidence | None
+    state: ResoState | None
+    diagnostics: dict[str, Tensor]
+
+
 class ResoOutput(NamedTuple):
-    """Logits (B,T,V), the state after these tokens (None in training), and diagnostics by name."""
+    """Logits (B,T,V), the state after these tokens (None in training), and diagnostics by name.
+
+    coherence (B,T): the Kuramoto order parameter; depth (B,T): the sum of the layers' gates;
+    layers_used (B,T): the layers not skipped; hidden (B,T,D): the final, normalised x.
+    """
 
     logits: Tensor
     state: ResoState | None
@@ -47,77 +65,213 @@ class ResoLLMModel(nn.Module):
 
     def __init__(self, config: ResoLLMConfig) -> None:
         super().__init__()
-        _refuse_missing_stages(config)
-        self.config = config
-        self.embedding = TokenEmbedding(config.vocab_size, config.dim)
-        plain = config.num_layers - config.num_value_embeddings
+        self.config = c = config
+        self.embedding = TokenEmbedding(c.vocab_size, c.dim, c.prime_embedding)
+        self.prsc = BindingMemory(c.vocab_size, c.dim, c.prsc) if c.prsc.enabled else None
+        self.kuramoto = Synchronisation(c.dim, c.kuramoto) if c.kuramoto.enabled else None
+        self.phase_gain = (
+            nn.Parameter(torch.empty(c.kuramoto.num_oscillators)) if c.kuramoto.enabled else None
+        )
+        self.goal = linear(c.dim, c.dim) if c.agency.enabled else None
+        plain = c.num_layers - c.num_value_embeddings
         self.value_tables = nn.ModuleList(
-            nn.Embedding(config.vocab_size, config.dim) for _ in range(config.num_value_embeddings)
+            nn.Embedding(c.vocab_size, c.dim) for _ in range(c.num_value_embeddings)
         )
         self.blocks = nn.ModuleList(
-            Block(config, has_value_embedding=i >= plain) for i in range(config.num_layers)
+            Block(c, has_value_embedding=i >= plain) for i in range(c.num_layers)
         )
-        tied = config.tie_embeddings
-        self.head = None if tied else linear(config.dim, config.vocab_size)
-        table = rotary_table(config.max_seq_len, config.head_dim, config.rope_base)
+        gates = c.num_layers - 1 if c.coherence_gate.enabled else 0
+        self.gates = nn.ModuleList(
+            CoherenceGate(c.dim, has_coherence=c.kuramoto.enabled) for _ in range(gates)
+        )
+        self.memory = MemoryField(c.dim, c.temporal_smf) if c.temporal_smf.enabled else None
+        self.head = None if c.tie_embeddings else linear(c.dim, c.vocab_size)
+        table = rotary_table(0, c.max_seq_len, c.head_dim, c.rotary_base)
         self.register_buffer("rotary", table, persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Zero head, unless the embedding's table is the head; small value tables."""
+        """Zero head, unless the embedding's table is the head; small value tables; no goal."""
         if self.head is not None:
             nn.init.zeros_(self.head.weight)
+        if self.goal is not None:
+            nn.init.zeros_(self.goal.weight)
+        if self.phase_gain is not None:
+            nn.init.zeros_(self.phase_gain)
         for table in self.value_tables:
             nn.init.normal_(table.weight, std=self.config.dim**-0.5)
 
     def init_state(self, batch: int = 1, capacity: int | None = None) -> ResoState:
-        """The state before the first token, for up to `capacity` (default max_seq_len) tokens."""
+        """The state before the first token, for up to `capacity` (default max_seq_len) tokens.
+
+        With an attention window the caches hold two windows and never fill up.
+        """
         c, like = self.config, self.embedding.table.weight
-        shape = (batch, c.num_heads, capacity or c.max_seq_len, c.head_dim)
-        return ResoState(tuple(KVCache.empty(*shape, like=like) for _ in self.blocks), None)
+        room = 2 * c.attention_window or capacity or c.max_seq_len
+        shape = (batch, c.num_heads, room, c.head_dim)
+        return ResoState(
+            length=0,
+            tail=torch.full((batch, self._tail_length), -1, device=like.device),
+            last_embedding=None,
+            phases=self.kuramoto.init_state(batch, like) if self.kuramoto else None,
+            caches=tuple(KVCache.empty(*shape, like=like) for _ in self.blocks),
+            field=self.memory.init_state(batch, like) if self.memory else None,
+        )
+
+    @property
+    def _tail_length(self) -> int:
+        """Ids of the past that the stages read."""
+        ngram = self.prsc.tail_length if self.prsc else 0
+        return max(ngram, TAIL if self.config.stochastic_resonance.enabled else 0)
 
     def forward(
-        self, ids: Tensor, state: ResoState | None = None, goal: Tensor | None = None
+        self,
+        ids: Tensor,
+        state: ResoState | None = None,
+        goal: Tensor | None = None,
+        generator: torch.Generator | None = None,
     ) -> ResoOutput:
-        """ids (B,T) -> logits (B,T,V), with the state carried on where one is given."""
-        x, state, diagnostics = self.trunk(ids, state, goal)
+        """ids (B,T) -> logits (B,T,V), with the state carried on where one is given.
+
+        goal (B,D) is a pooled embedding to steer towards; `generator` is the source of stochastic
+        resonance, which is silent without one. Raises ValueError where the tokens do not fit.
+        """
+        x, evidence, state, diagnostics = self.trunk(ids, state, goal, generator)
         logits = soft_cap(F.linear(x, self.head_weight), self.config.logit_soft_cap)
-        return ResoOutput(logits, state, diagnostics)
+        if evidence is not None:
+            logits = logits.scatter_add(-1, evidence.ids, self.prsc.weigh(evidence, x))
+        return ResoOutput(logits, state, diagnostics | {"hidden": x})
 
     def trunk(
-        self, ids: Tensor, state: ResoState | None = None, goal: Tensor | None = None
-    ) -> tuple[Tensor, ResoState | None, dict[str, Tensor]]:
-        """Everything before the head: ids (B,T) -> normalised x (B,T,D), state, diagnostics."""
+        self,
+        ids: Tensor,
+        state: ResoState | None = None,
+        goal: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        fold: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> Trunk:
+        """Everything before the head. fold (B,) and weight (V,D) are for `loss`."""
+        before = state or self._nothing_before(ids)
+        rotary = self._rotary(before, ids.shape[1], bounded=state is not None)
+        x, last = self.embedding(ids, before.last_embedding, weight)
+        evidence = self.prsc(ids, self._ngram_tail(before), fold) if self.prsc else None
         if goal is not None:
-            raise ValueError("a goal needs agency, which this version does not have yet")
-        start = state.length if state is not None else 0
-        room = state.capacity if state is not None else len(self.rotary)
-        if start + ids.shape[1] > min(room, len(self.rotary)):
-            raise ValueError(
-                f"{start} + {ids.shape[1]} tokens do not fit: the state has room for {room}, "
-                f"max_seq_len is {len(self.rotary)}"
+            x = x + self._goal_map(goal).unsqueeze(1)
+        coherence = phases = None
+        if self.kuramoto is not None:
+            theta, coherence, phases = self.kuramoto(x, before.phases)
+            rotary = turned_by_phases(rotary, theta, self.phase_gain)
+        x, caches, depths = self._run_blocks(ids, x, rotary, before, goal, coherence, generator)
+        field = None
+        if self.memory is not None:
+            x, field = self.memory(x, before.field)
+        diagnostics = depths if coherence is None else depths | {"coherence": coherence}
+        if state is not None:
+            tail = torch.cat((before.tail, ids), dim=1)[:, ids.shape[1] :]
+            state = ResoState(
+                before.length + ids.shape[1], tail, last, phases, tuple(caches), field
             )
-        rotary = self.rotary[start : start + ids.shape[1]]
-        x, last = self.embedding(ids, state.last_embedding if state is not None else None)
-        x0, caches = x, []
+        return Trunk(rms_norm(x), evidence, state, diagnostics)
+
+    def _run_blocks(
+        self,
+        ids: Tensor,
+        x: Tensor,
+        rotary: Tensor,
+        before: ResoState,
+        goal: Tensor | None,
+        coherence: Tensor | None,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, list[KVCache | None], dict[str, Tensor]]:
+        """The ResoFormer blocks: x, their caches, and the depth of each token (with gates)."""
+        x0, caches, noise = x, [], None
+        amplitude = self.config.stochastic_resonance.noise_amplitude
+        if generator is not None and self.config.stochastic_resonance.enabled:
+            noise = feed_forward_noise(before.tail, ids, amplitude, generator)
         plain = len(self.blocks) - len(self.value_tables)
+        gate, halted, gates = None, 0.0, []
         for i, block in enumerate(self.blocks):
             value = self.value_tables[i - plain](ids) if i >= plain else None
-            x, cache = block(x, x0, rotary, value, state.caches[i] if state else None)
+            x, cache = block(x, x0, rotary, value, before.caches[i], goal, gate, noise)
             caches.append(cache)
-        return rms_norm(x), ResoState(tuple(caches), last) if state else None, {}
+            if i < len(self.gates):
+                halted = halted + self.gates[i](x, coherence)
+                gate = remaining(halted, self.config.coherence_gate.threshold)
+                gates.append(gate)
+        if not gates:
+            return x, caches, {}
+        gates = torch.cat(gates, dim=-1)  # (B,T,L-1)
+        return x, caches, {"depth": 1 + gates.sum(-1), "layers_used": 1 + (gates > 0).sum(-1)}
 
-    def loss(self, ids: Tensor, targets: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mean nats per target (B,T) where mask (B,T) is set; logits are never held whole."""
-        x, _, _ = self.trunk(ids)
-        mask = mask.flatten() if mask is not None else None
-        cap = self.config.logit_soft_cap
-        return linear_cross_entropy(x.flatten(0, 1), self.head_weight, targets.flatten(), mask, cap)
+    def loss(
+        self,
+        ids: Tensor,
+        targets: Tensor,
+        mask: Tensor | None = None,
+        goal: Tensor | None = None,
+        fold: Tensor | None = None,
+    ) -> Tensor:
+        """Mean nats per target (B,T) where mask (B,T) is set; logits are never held whole.
+
+        fold (B,): which span of the fitted text each row is from (see `prsc.py`). The price of
+        depth enters the gradient and not the value, which stays the cross-entropy.
+        """
+        weight = self.embedding.weight
+        x, evidence, _, diagnostics = self.trunk(ids, None, goal, None, fold, weight)
+        sparse = None
+        if evidence is not None:
+            values = self.prsc.weigh(evidence, x)
+            sparse = evidence.ids.flatten(0, 1), values.flatten(0, 1)
+        loss = linear_cross_entropy(
+            x.flatten(0, 1),
+            weight if self.head is None else self.head.weight,
+            targets.flatten(),
+            mask.flatten() if mask is not None else None,
+            self.config.logit_soft_cap,
+            sparse,
+        )
+        if "depth" in diagnostics:
+            price = self.config.coherence_gate.ponder_weight * diagnostics["depth"].mean()
+            loss = loss + (price - price.detach())
+        return loss
 
     @property
     def head_weight(self) -> Tensor:
         """Output map (V,D): the head's, or the token embedding's table where the two are tied."""
-        return self.embedding.table.weight if self.head is None else self.head.weight
+        return self.embedding.weight if self.head is None else self.head.weight
+
+    # --- small questions
+
+    def _nothing_before(self, ids: Tensor) -> ResoState:
+        tail = ids.new_full((len(ids), self._tail_length), -1)
+        return ResoState(0, tail, None, None, (None,) * len(self.blocks), None)
+
+    def _ngram_tail(self, before: ResoState) -> Tensor:
+        return before.tail[:, before.tail.shape[1] - self.prsc.tail_length :]
+
+    def _goal_map(self, goal: Tensor) -> Tensor:
+        if self.goal is None:
+            raise ValueError("a goal needs the agency layer: set agency.enabled=true")
+        return self.goal(goal)
+
+    def _rotary(self, before: ResoState, time: int, bounded: bool) -> Tensor:
+        """Rotary table of the next `time` positions; ValueError where they do not fit."""
+        end = before.length + time
+        if end <= len(self.rotary) and not bounded:
+            return self.rotary[:time]
+        windowed = self.config.attention_window > 0
+        room = before.capacity if bounded else len(self.rotary)
+        if end > min(room, len(self.rotary)) and not (windowed and bounded):
+            raise ValueError(
+                f"{before.length} + {time} tokens do not fit: the state has room for {room}, "
+                f"max_seq_len is {len(self.rotary)}"
+            )
+        if end <= len(self.rotary):
+            return self.rotary[before.length : end]
+        c = self.config
+        table = rotary_table(before.length, end, c.head_dim, c.rotary_base)
+        return table.to(self.rotary)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write weights (safetensors) and configuration, with a sha256 manifest, to a directory.
@@ -147,6 +301,9 @@ class ResoLLMModel(nn.Module):
 
     def load_weights(self, weights: dict[str, Tensor], source: str | Path) -> None:
         """Take over weights read from `source`; ValueError naming keys and shapes that differ."""
+        if self.prsc is not None:  # how much it holds depends on the text it was fitted to
+            tables = {n.removeprefix("prsc."): t for n, t in weights.items()}
+            self.prsc.make_room(tables)
         own = {name: tuple(t.shape) for name, t in self.state_dict().items()}
         read = {name: tuple(t.shape) for name, t in weights.items()}
         wrong = sorted(n for n in own.keys() | read.keys() if own.get(n) != read.get(n))
@@ -154,14 +311,3 @@ class ResoLLMModel(nn.Module):
             shown = [f"{n} is {read.get(n)}, not {own.get(n)}" for n in wrong[:3]]
             raise ValueError(f"{source}: weights do not fit the configuration: {'; '.join(shown)}")
         self.load_state_dict(weights)
-
-
-def _refuse_missing_stages(config: ResoLLMConfig) -> None:
-    """A stage that is not built yet is refused: it must never be switched on and do nothing."""
-    stages = ("agency", "prsc", "temporal_smf", "stability", "entanglement", "stochastic_resonance")
-    missing = [name for name in stages if getattr(config, name).enabled]
-    if missing:
-        raise ValueError(
-            f"config enables {', '.join(missing)}, which this version does not have yet; "
-            f"set {missing[0]}.enabled=false"
-        )
