@@ -30,7 +30,7 @@ LOOP_WINDOW, MAX_PERIOD = 12, 32  # tokens; as `entropy_core.signals.loop_score`
 LOOPING = 0.9  # repetition from which a text is periodic
 SERIES_WINDOW, CLASSIFY_EVERY = 192, 64  # entropies seen by the classifier; tokens between calls
 STATE_WINDOW, THEILER, PAIR_WINDOW = 128, 10, 64  # states searched; tokens too close; pairs kept
-# Midpoints: 1 % of the tokens of clean text lie above (benchmarks/stability.py prints them, h = 5).
+# Midpoints: about 1 % of clean tokens lie above each (benchmarks/stability.py, h = 5).
 # Scales: so that neither cause hides the other's early values under its own clean-text noise.
 EXCESS_MIDPOINT, EXCESS_SCALE = 4.8, 1.0  # nats per token
 LOOP_MIDPOINT, LOOP_SCALE = 0.65, 0.1
@@ -105,7 +105,10 @@ class HiddenDivergence:
     exponent of the later half of the path, which a diffusion's fading growth does not reach,
     exceeds the threshold by 2 standard errors; stable where the exponent is below it by as much.
 
-    How it can be wrong is measured in tests/test_stability.py: a random walk separates too.
+    How it can be wrong, measured on 20 sequences each of 128 and of 256 states: chaotic are 20 and
+    19 logistic, 18 and 18 Hénon, 0 Lorenz each 0.1 (λ .14 for .09; 3 of 128 called stable); no
+    noise, AR(1) at .9 and .99 or random walk is. In noise λ is undefined, in AR(1) at .99 it is
+    .16 where defined, and a random walk in 4 dimensions is called stable in 8 of 20.
     """
 
     def __init__(self, horizon: int, threshold: float) -> None:
@@ -191,7 +194,10 @@ class StabilityMonitor:
 
     Causes of a warning: tokens more surprising than the model expects (needs surprise_nats);
     repetition; an exponent above the threshold. Entropy alone is none: it separates damaged from
-    clean text hardly better than chance (benchmarks/stability.py).
+    clean text hardly better than chance. benchmarks/stability.py measures this, on a small model:
+    AUROC of entropy .5 to .6, of the warning .93 from 4 corrupted tokens on and .99 from 8 looping
+    ones; nearly all clean text has class unknown, as neither series of it shows deterministic
+    structure.
 
     Raises ValueError when predictive_horizon is above MAX_HORIZON.
     """
