@@ -27,13 +27,14 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, trainers
+
+from reso_llm.primes import first_primes
 
 __all__ = ["ResoTokenizer", "StreamDecoder", "create_default_tokenizer", "first_primes"]
 
@@ -68,20 +69,6 @@ def byte_alphabet() -> dict[str, int]:
     others = [byte for byte in range(256) if byte not in set(printable)]
     table = {chr(byte): byte for byte in printable}
     return table | {chr(256 + index): byte for index, byte in enumerate(others)}
-
-
-@lru_cache(maxsize=8)
-def first_primes(count: int) -> tuple[int, ...]:
-    """The first `count` primes, by the sieve of Eratosthenes."""
-    if count < 1:
-        return ()
-    bound = max(15, int(count * (np.log(count + 1) + np.log(np.log(count + 2) + 1) + 1)))
-    is_prime = np.ones(bound + 1, dtype=bool)
-    is_prime[:2] = False
-    for factor in range(2, int(bound**0.5) + 1):
-        if is_prime[factor]:
-            is_prime[factor * factor :: factor] = False
-    return tuple(np.flatnonzero(is_prime)[:count].tolist())
 
 
 class StreamDecoder:
