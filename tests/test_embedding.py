@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from reso_llm.config import GOLDEN_RATIO, PrimeEmbeddingConfig
-from reso_llm.embedding import TokenEmbedding, prime_waves
+from reso_llm.embedding import PLAIN, TokenEmbedding, prime_waves
 from reso_llm.fused import rms_norm
 from reso_llm.optim import make_optimizers
 from reso_llm.primes import MAX_FREQUENCIES, first_primes, golden_frequencies, log_phases
@@ -164,7 +164,7 @@ def test_forward_is_lookup_norm_and_smear():
 
 def test_new_primes_are_inert_and_learn():
     """P starts at zero, so the start is the control's; its gradient is Phi^T dE."""
-    module, control = make_new(), make_new(PrimeEmbeddingConfig())
+    module, control = make_new(), make_new(PLAIN)
     ids = draw_ids(2, 5)
     assert torch.equal(module(ids, None)[0], control(ids, None)[0])
     weight = module.weight
@@ -176,7 +176,7 @@ def test_new_primes_are_inert_and_learn():
 
 def test_without_primes_nothing_is_there():
     """The control: the weight is the table itself, with today's names and no buffer."""
-    plain = make(PrimeEmbeddingConfig())
+    plain = make(PLAIN)
     assert plain.weight is plain.table.weight
     with torch.no_grad():
         assert plain.weight is plain.table.weight
@@ -351,6 +351,6 @@ def test_fold_is_the_same_function_without_primes(dtype):
 
 def test_a_folded_table_loads_into_a_plain_embedding():
     module, ids = make(), draw_ids(3, 7)
-    plain = make_new(PrimeEmbeddingConfig(), seed=3)
+    plain = make_new(PLAIN, seed=3)
     plain.load_state_dict(module.fold().state_dict())
     torch.testing.assert_close(plain(ids, None)[0], module(ids, None)[0], rtol=0, atol=1e-6)
