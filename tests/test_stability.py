@@ -12,7 +12,7 @@ from entropy_core import signals
 from entropy_core.lyapunov import CLASSES
 from reso_llm import stability
 from reso_llm.config import StabilityConfig
-from reso_llm.stability import LoopTracker, Reading, StabilityMonitor, readings
+from reso_llm.stability import LoopTracker, MovingMean, Reading, StabilityMonitor, readings
 
 CONFIG = StabilityConfig(enabled=True)
 MIXED = [t * 7919 % 4001 for t in range(2000)]  # ids without repetition
@@ -104,6 +104,17 @@ def test_exponent_follows_the_nearest_earlier_state_in_value():
     assert watched(np.zeros(T), hidden=x).lyapunov == pytest.approx(expected, rel=1e-6)
 
 
+def test_moving_mean_and_its_error_of_overlapping_values():
+    mean, values = MovingMean(window=8, overlap=4), generator().normal(size=30)
+    for t, value in enumerate(values, start=1):
+        mean.add(value)
+        recent = values[max(0, t - 8) : t]
+        expected = (recent.mean(), recent.std() / math.sqrt(t / 4 if t < 8 else 2))
+        assert mean.estimate() == pytest.approx(
+            expected if t >= 4 else (math.nan,) * 2, nan_ok=True
+        )
+
+
 @pytest.mark.parametrize("make", [logistic, henon])
 def test_chaos_is_chaotic_from_entropies_and_from_hidden_states(make):
     x = make(128)
@@ -138,6 +149,21 @@ def test_decay_is_stable():
     monitor = watched(x[:, 0], hidden=x)
     assert monitor.stability_class == "stable"
     assert monitor.lyapunov == pytest.approx(-0.1)
+
+
+def test_states_that_repeat_exactly_are_stable():
+    """Their distance is rounding error, whose logarithm must not count as growth."""
+    hidden = np.resize(generator().normal(size=(7, 64)), (128, 64))
+    monitor = watched(generator(1).uniform(size=128), hidden=hidden)
+    assert monitor.stability_class == "stable"
+    assert monitor.lyapunov == pytest.approx(0, abs=0.02)
+
+
+def test_nothing_is_stable_during_an_alarm():
+    entropies = np.exp(-0.1 * np.arange(128))
+    alarmed = watched(entropies, surprise_nats=[14.0] * 128)
+    assert watched(entropies).stability_class == "stable"
+    assert alarmed.stability_class == "unknown"
 
 
 @pytest.mark.parametrize("width", [1, 8])
@@ -210,10 +236,11 @@ def test_a_loop_is_periodic_warns_once_and_ends(period):
 # --- surprise, warning and temperature --------------------------------------------------------
 
 
-def test_warning_is_the_sigmoid_of_the_average_excess():
-    entropy, surprise = generator().uniform(0, 4, 50), generator(1).uniform(0, 12, 50)
+@pytest.mark.parametrize("T", [1, 3, 50])
+def test_warning_is_the_sigmoid_of_the_average_excess(T):
+    entropy, surprise = generator().uniform(0, 4, T), generator(1).uniform(6, 12, T)
     a = 2 / (CONFIG.predictive_horizon + 1)
-    weights = a * (1 - a) ** np.arange(50)[::-1]
+    weights = a * (1 - a) ** np.arange(T)[::-1]
     excess = (weights * (surprise - entropy)).sum()
     expected = 1 / (1 + math.exp(-(excess - stability.EXCESS_MIDPOINT) / stability.EXCESS_SCALE))
     monitor = watched(entropy, surprise_nats=surprise)
@@ -345,6 +372,13 @@ def test_bootstrap_interval_draws_documents_not_windows():
     often = bootstrap_interval(*scores.repeat(20, 1), *[docs.repeat(20)] * 2, generator(2))
     assert once == pytest.approx(often)
     assert once[0] < auroc(*scores) < once[1]
+
+
+def test_bootstrap_interval_has_the_width_of_theory():
+    """Variance of the AUROC of equal distributions: (m + n + 1) / (12 m n)."""
+    scores, docs = generator().normal(size=(2, 60)), np.arange(60)
+    low, high = bootstrap_interval(*scores, docs, docs + 60, generator(1))
+    assert (high - low) / 3.92 == pytest.approx(math.sqrt(121 / (12 * 60**2)), rel=0.2)
 
 
 def test_damage_begins_at_c_and_not_before():
