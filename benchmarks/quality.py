@@ -1,167 +1,39 @@
-"""Quality at equal wall-clock time against Hugging Face GPT-2 trained with AdamW.
+"""Quality at equal wall-clock time: the full stack, our own control, and Hugging Face GPT-2.
 
 python -m benchmarks.quality shakespeare --data tinyshakespeare.txt
 python -m benchmarks.quality guanaco --data guanaco_900.jsonl
 python -m benchmarks.quality table
 
-Both models are trained alternately in short slots of one process, each charged for its own
-seconds, so that both see the same disturbances; the learning rates follow each model's own clock.
-Held-out text is the same for both: the last tenth of the file for shakespeare (characters,
-contiguous windows: nanoGPT's protocol), a tenth of the conversations for guanaco (bits per byte,
-each conversation scored by itself). One row per model and seed in results/quality.jsonl.
+`benchmarks/learners.py` has the protocol. One row per model and seed in results/quality.jsonl.
 """
 
 import argparse
 import math
 import statistics
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from benchmarks.common import gpt2_like, num_parameters, read_rows, write_row
-from reso_llm.config import ResoLLMConfig
-from reso_llm.data import Split, prepare, tokenizer_texts
+from benchmarks.common import num_parameters, read_rows, write_row
+from benchmarks.learners import (
+    Task,
+    gpt2_learner,
+    guanaco,
+    reso_learner,
+    score,
+    shakespeare,
+    train_alternately,
+)
+from reso_llm.config import control_of
 from reso_llm.hardware import keep_freed_memory
-from reso_llm.model import ResoLLMModel
-from reso_llm.optim import make_optimizers, set_learning_rate
-from reso_llm.tokenizer import ResoTokenizer
-from reso_llm.train_config import OptimConfig
-from reso_llm.windows import BatchStream, eval_batches
 
-SLOT_SECONDS = 5.0
+MODELS = ("full", "control", "gpt2")
 
 
-@dataclass
-class Task:
-    """What to learn: data, the shape of both models, and each one's batch size."""
-
-    train: Split
-    val: Split
-    config: ResoLLMConfig
-    batch: dict[str, int]
-    optim: OptimConfig
-    stride: int
-
-
-def shakespeare(path: str) -> Task:
-    """Characters, 4 layers of 128, context 64: about 0.8M parameters."""
-    text = Path(path).read_text(encoding="utf-8")
-    characters = sorted(set(text))
-    ids = np.array([characters.index(c) for c in text], dtype=np.uint16)
-    cut = int(len(ids) * 0.9)
-    config = ResoLLMConfig(
-        vocab_size=len(characters), dim=128, num_heads=2, max_seq_len=64, tie_embeddings=False
-    )
-    return Task(_one_document(ids[:cut]), _one_document(ids[cut:]), config,
-                {"reso": 24, "gpt2": 12}, OptimConfig(matrix_lr=0.03), stride=64)  # fmt: skip
-
-
-def _one_document(ids: np.ndarray) -> Split:
-    mask = np.zeros(len(ids), dtype=np.uint8)
-    return Split(ids, mask, np.zeros(1, dtype=np.int64), len(ids), len(ids) - 1, 1)
-
-
-def guanaco(path: str) -> Task:
-    """BPE of 4096 tokens, 4 layers of 256, context 256: about 4.2M parameters and the tables."""
-    tokenizer = ResoTokenizer.train(tokenizer_texts(path, val_fraction=0.1), 4096)
-    data = prepare(path, tokenizer, val_fraction=0.1)
-    return Task(data.train, data.val, ResoLLMConfig(), {"reso": 8, "gpt2": 8}, OptimConfig(),
-                stride=128)  # fmt: skip
-
-
-@dataclass
-class Learner:
-    """A model in training: `logits` for scoring, `step(progress)` for one optimizer step."""
-
-    model: torch.nn.Module
-    logits: Callable[[Tensor], Tensor]
-    step: Callable[[float], None]
-    batch: int
-    seconds: float = 0.0
-    steps: int = 0
-
-
-def reso_learner(task: Task, seed: int) -> Learner:
-    torch.manual_seed(seed)
-    model = ResoLLMModel(task.config)
-    optimizers = make_optimizers(model, task.optim)
-    stream = BatchStream(task.train, task.config.max_seq_len, task.batch["reso"], seed)
-
-    def step(progress: float) -> None:
-        set_learning_rate(optimizers, task.optim.schedule(progress))
-        inputs, targets, _ = stream.next()
-        model.loss(inputs, targets).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), task.optim.grad_clip)
-        for optimizer in optimizers.values():
-            optimizer.step()
-        model.zero_grad(set_to_none=True)
-
-    return Learner(model, lambda ids: model(ids).logits, step, task.batch["reso"])
-
-
-def gpt2_learner(task: Task, seed: int) -> Learner:
-    """nanoGPT's recipe: AdamW 1e-3, 3 % warmup, cosine to a tenth, weight decay 0.1, clip 1."""
-    torch.manual_seed(seed)
-    model = gpt2_like(task.config)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1, fused=True
-    )
-    stream = BatchStream(task.train, task.config.max_seq_len, task.batch["gpt2"], seed)
-
-    def step(progress: float) -> None:
-        cosine = 0.1 + 0.45 * (1 + math.cos(math.pi * progress))
-        for group in optimizer.param_groups:
-            group["lr"] = 1e-3 * min(1.0, progress / 0.03 + 0.01) * cosine
-        inputs, targets, _ = stream.next()
-        F.cross_entropy(model(inputs).logits.flatten(0, 1), targets.flatten()).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return Learner(model, lambda ids: model(ids).logits, step, task.batch["gpt2"])
-
-
-def train_alternately(learners: dict[str, Learner], budget: float) -> None:
-    """Slots in turn until every learner has used `budget` seconds of its own."""
-    while any(learner.seconds < budget for learner in learners.values()):
-        for learner in learners.values():
-            _train_slot(learner, budget)
-
-
-def _train_slot(learner: Learner, budget: float) -> None:
-    end = min(budget, learner.seconds + SLOT_SECONDS)
-    while learner.seconds < end:
-        started = time.perf_counter()
-        learner.step(learner.seconds / budget)
-        learner.seconds += time.perf_counter() - started
-        learner.steps += 1
-
-
-@torch.inference_mode()
-def score(learner: Learner, task: Task) -> tuple[float, float]:
-    """(nats per token, bits per byte) of the held-out text."""
-    learner.model.eval()
-    nats, tokens = 0.0, 0
-    context = task.config.max_seq_len
-    for inputs, targets, scored in eval_batches(
-        task.val.tokens, task.val.doc_starts, context, task.stride, 32
-    ):
-        losses = F.cross_entropy(
-            learner.logits(inputs).flatten(0, 1), targets.flatten(), reduction="none"
-        )
-        nats += (losses.double() * scored.flatten()).sum().item()
-        tokens += int(scored.sum())
-    return nats / tokens, nats / math.log(2) / task.val.num_bytes
-
-
-def run(name: str, task: Task, seconds: float, seed: int) -> None:
-    learners = {"reso": reso_learner(task, seed), "gpt2": gpt2_learner(task, seed)}
+def run(name: str, task: Task, models: list[str], seconds: float, seed: int) -> None:
+    makers = {
+        "full": lambda: reso_learner(task, task.config, seed),
+        "control": lambda: reso_learner(task, control_of(task.config), seed),
+        "gpt2": lambda: gpt2_learner(task, seed),
+    }
+    learners = {model: makers[model]() for model in models}
     train_alternately(learners, seconds)
     for model, learner in learners.items():
         nats, bits = score(learner, task)
@@ -206,6 +78,7 @@ def main() -> None:
     parser.add_argument("task", choices=("shakespeare", "guanaco", "table"))
     parser.add_argument("--data", help="tinyshakespeare.txt or guanaco-format rows")
     parser.add_argument("--seconds", type=float, help="per model; default 130 or 480")
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
     if options.task == "table":
@@ -217,7 +90,7 @@ def main() -> None:
     make, seconds = {"shakespeare": (shakespeare, 130.0), "guanaco": (guanaco, 480.0)}[options.task]
     task = make(options.data)
     for seed in options.seeds:
-        run(options.task, task, options.seconds or seconds, seed)
+        run(options.task, task, options.models, options.seconds or seconds, seed)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def _check_positive(config: Any, *names: str) -> None:
 class PrimeEmbeddingConfig:
     """Prime token embedding: num_frequencies phases of ln p beside the learned table."""
 
-    enabled: bool = False
+    enabled: bool = True
     num_frequencies: int = 32
 
     def __post_init__(self) -> None:
@@ -67,7 +67,7 @@ class PrimeEmbeddingConfig:
 class ResonantAttentionConfig:
     """Resonant attention: rotary frequencies in a golden ladder and a temperature per head."""
 
-    enabled: bool = False
+    enabled: bool = True
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -81,7 +81,7 @@ class KuramotoConfig:
     (lambda) of its weight from one token to the next.
     """
 
-    enabled: bool = False
+    enabled: bool = True
     num_oscillators: int = 16
     coupling: float = 1.0
     num_steps: int = 2
@@ -107,7 +107,7 @@ class CoherenceGateConfig:
     ponder_weight is the price of a layer in nats a token, added to the loss in training.
     """
 
-    enabled: bool = False
+    enabled: bool = True
     threshold: float = 1 / GOLDEN_RATIO
     ponder_weight: float = 0.01
 
@@ -126,7 +126,7 @@ class CoherenceGateConfig:
 class AgencyConfig:
     """Agency layer: foci of attention and goals."""
 
-    enabled: bool = False
+    enabled: bool = True
     max_foci: int = 5
     max_goals: int = 10
     novelty_weight: float = 0.4
@@ -145,7 +145,7 @@ class PRSCConfig:
     many with every order, at least 8) and keeps at most max_entries such pairs.
     """
 
-    enabled: bool = False
+    enabled: bool = True
     coherence_threshold: float = 0.7
     max_bindings: int = 1000
     max_order: int = 3
@@ -167,7 +167,7 @@ class TemporalSMFConfig:
     of a stored moment's weight lost per unit of time.
     """
 
-    enabled: bool = False
+    enabled: bool = True
     num_heads: int = 4
     num_channels: int = 4
     memory_decay_rate: float = 0.01
@@ -189,7 +189,7 @@ class TemporalSMFConfig:
 class StabilityConfig:
     """Stability monitor: Lyapunov analysis and temperature suggestions."""
 
-    enabled: bool = False
+    enabled: bool = True
     lyapunov_threshold: float = 0.1
     auto_temperature_adjust: bool = True
     predictive_horizon: int = 5
@@ -283,9 +283,7 @@ class ResoLLMConfig:
         )
         require(self.logit_soft_cap >= 0, "logit_soft_cap", self.logit_soft_cap, "at least 0")
         require(self.rope_base > 1, "rope_base", self.rope_base, "a number above 1")
-        require(
-            self.attention_window >= 0, "attention_window", self.attention_window, "at least 0"
-        )
+        require(self.attention_window >= 0, "attention_window", self.attention_window, "at least 0")
         require(
             not self.kuramoto.enabled or self.kuramoto.num_oscillators <= self.head_dim // 2,
             "KuramotoConfig.num_oscillators",
@@ -330,6 +328,31 @@ def _from_dict(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
             value = _from_dict(types[key], value, prefix=f"{prefix}{key}.")
         arguments[key] = value
     return cls(**arguments)
+
+
+STAGES = (
+    "prime_embedding", "prsc", "resonant_attention", "kuramoto", "coherence_gate", "agency",
+    "temporal_smf", "stability", "entanglement", "stochastic_resonance",
+)  # fmt: skip
+"""Fields of ResoLLMConfig that are components, in the order of the architecture's diagram."""
+
+
+def with_stage(config: ResoLLMConfig, stage: str, enabled: bool) -> ResoLLMConfig:
+    """The configuration with one of STAGES on or off, as it is otherwise."""
+    component = dataclasses.replace(getattr(config, stage), enabled=enabled)
+    return dataclasses.replace(config, **{stage: component})
+
+
+def control_of(config: ResoLLMConfig) -> ResoLLMConfig:
+    """The plain decoder of the same size: every stage off."""
+    for stage in STAGES:
+        config = with_stage(config, stage, enabled=False)
+    return config
+
+
+def control_config() -> ResoLLMConfig:
+    """The small model with every stage off."""
+    return control_of(small_config())
 
 
 def small_config() -> ResoLLMConfig:

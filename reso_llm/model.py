@@ -6,10 +6,12 @@ Shapes: B batch, T time, D width, H heads, K head width, V vocabulary, L layers,
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reso_llm.agency import hindsight_goals
 from reso_llm.attention import KVCache, rotary_table, turned_by_phases
 from reso_llm.block import Block
 from reso_llm.checkpoint import load_checkpoint, resolve, save_directory
@@ -21,6 +23,7 @@ from reso_llm.kuramoto import Synchronisation, SyncState
 from reso_llm.memory import FieldState, MemoryField
 from reso_llm.noise import TAIL, feed_forward_noise
 from reso_llm.prsc import BindingMemory, Evidence
+from reso_llm.windows import Batch
 
 
 class ResoState(NamedTuple):
@@ -211,13 +214,15 @@ class ResoLLMModel(nn.Module):
         mask: Tensor | None = None,
         goal: Tensor | None = None,
         fold: Tensor | None = None,
+        weight: Tensor | None = None,
     ) -> Tensor:
         """Mean nats per target (B,T) where mask (B,T) is set; logits are never held whole.
 
         fold (B,): which span of the fitted text each row is from (see `prsc.py`). The price of
-        depth enters the gradient and not the value, which stays the cross-entropy.
+        depth enters the gradient and not the value, which stays the cross-entropy. weight (V,D):
+        `self.embedding.weight`, where the caller has it already.
         """
-        weight = self.embedding.weight
+        weight = self.embedding.weight if weight is None else weight
         x, evidence, _, diagnostics = self.trunk(ids, None, goal, None, fold, weight)
         sparse = None
         if evidence is not None:
@@ -235,6 +240,25 @@ class ResoLLMModel(nn.Module):
             price = self.config.coherence_gate.ponder_weight * diagnostics["depth"].mean()
             loss = loss + (price - price.detach())
         return loss
+
+    def fit_memory(self, tokens: np.ndarray) -> None:
+        """Let the binding memory, where there is one, count the training text (N,) of ids."""
+        if self.prsc is not None:
+            self.prsc.fit(tokens)
+
+    def training_loss(
+        self, batch: Batch, generator: torch.Generator, replies_only: bool = False
+    ) -> Tensor:
+        """`loss` of a batch of the fitted text, with hindsight goals drawn for half of the rows."""
+        goal = fold = None
+        weight = self.embedding.weight
+        if self.goal is not None:
+            vectors = F.embedding(batch.targets, weight.detach())  # (B,T,D)
+            goal = hindsight_goals(vectors, batch.reply, generator)
+        if self.prsc is not None:
+            fold = self.prsc.fold_of(batch.starts)
+        mask = batch.reply if replies_only else None
+        return self.loss(batch.inputs, batch.targets, mask, goal, fold, weight)
 
     @property
     def head_weight(self) -> Tensor:

@@ -55,7 +55,7 @@ class BindingMemory(nn.Module):
     def __init__(self, vocab_size: int, dim: int, config: PRSCConfig) -> None:
         super().__init__()
         self.vocab_size, self.num_orders = vocab_size, config.max_order
-        self.max_entries = config.max_entries
+        self.max_entries, self.num_fitted = config.max_entries, 0
         self.slots = tuple(max(8, config.max_slots >> m) for m in range(self.num_orders))
         self.gate = nn.Parameter(torch.empty(self.num_orders, dim))
         self.trust = nn.Parameter(torch.empty(self.num_orders))
@@ -70,7 +70,8 @@ class BindingMemory(nn.Module):
         orders = torch.arange(self.num_orders).repeat_interleave(torch.tensor(self.slots))
         ranks = torch.cat([torch.arange(n) for n in self.slots])
         powers = torch.from_numpy(prime_powers(self.vocab_size, self.num_orders))
-        return {"slot_orders": orders, "slot_ranks": ranks, "powers": powers}
+        spread = F.one_hot(orders).T.float()  # (M,J): a product with it has a fast gradient
+        return {"slot_orders": orders, "slot_ranks": ranks, "spread": spread, "powers": powers}
 
     def reset_parameters(self) -> None:
         """Half of what the counts say, whatever the token."""
@@ -104,7 +105,7 @@ class BindingMemory(nn.Module):
         """Values (B,T,J) to add to the logits: the gate reads the final, normalised x (B,T,D)."""
         alpha = F.linear(x, self.gate * x.shape[-1] ** -0.5, self.trust)  # (B,T,M)
         alpha = torch.addcmul(alpha, self.count_scale, evidence.counts.to(x.dtype))
-        return alpha[..., self.slot_orders] * evidence.values.to(x.dtype)
+        return (alpha @ self.spread) * evidence.values.to(x.dtype)
 
     def _find(self, history: Tensor) -> tuple[Tensor, Tensor]:
         """Rows of the table for the contexts of each order, and whether they are there."""
@@ -126,15 +127,16 @@ class BindingMemory(nn.Module):
         tables, collisions = count_tables(
             tokens, self.vocab_size, self.slots, prime_powers(self.vocab_size, self.num_orders)
         )
+        self.num_fitted = len(tokens)
         device, dtype = self.gate.device, self.gate.dtype
         for name, array in _pruned(tables, self.max_entries).items():
             tensor = torch.from_numpy(array).to(device)
             setattr(self, name, tensor.to(dtype) if tensor.is_floating_point() else tensor)
         return collisions
 
-    def fold_of(self, positions: Tensor, num_tokens: int) -> Tensor:
-        """The span that windows starting at these positions of the fitted text belong to."""
-        return positions * FOLDS // num_tokens
+    def fold_of(self, starts: Tensor) -> Tensor | None:
+        """The span of the fitted text that windows starting there are from; None before `fit`."""
+        return starts * FOLDS // self.num_fitted if self.num_fitted else None
 
     def make_room(self, shapes: dict[str, Tensor]) -> None:
         """Give the tables the shapes of those about to be loaded; what they held is lost."""
@@ -224,9 +226,7 @@ def count_tables(
         residues = residues[1:] if m else residues
         residues = residues * powers[m][shifted] % np.array(MODULI)
         keys = (residues[:, 0] * MODULI[1] + residues[:, 1])[:-1]
-        below, wrong = _count_order(
-            m, keys, tokens, fold[m + 1 :], unigram, slots[m], below
-        )
+        below, wrong = _count_order(m, keys, tokens, fold[m + 1 :], unigram, slots[m], below)
         orders.append(below)
         collisions += wrong
     return _merged(orders), collisions
@@ -300,7 +300,9 @@ def _merged(orders: list[_Order]) -> dict[str, np.ndarray]:
     return {
         "keys": keys[by_key],
         "starts": np.concatenate(([0], np.cumsum(sizes))).astype(np.int32),
-        "entry_ids": np.concatenate([o.token_of_entry[o.kept] for o in orders])[by_row].astype(np.int32),
+        "entry_ids": np.concatenate([o.token_of_entry[o.kept] for o in orders])[by_row].astype(
+            np.int32
+        ),
         "evidence": increments[FOLDS],
         "log_counts": counts[FOLDS],
         "fold_evidence": increments[:FOLDS],

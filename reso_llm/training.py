@@ -37,7 +37,7 @@ from reso_llm.runlog import RunLog, read_metrics
 from reso_llm.saved_state import flatten_state, rng_state, set_rng_state, unflatten_state
 from reso_llm.tokenizer import ResoTokenizer, create_default_tokenizer
 from reso_llm.train_config import TrainConfig, changed_keys
-from reso_llm.windows import BatchStream
+from reso_llm.windows import Batch, BatchStream
 
 Report = Callable[[str], None]
 LN2 = math.log(2)
@@ -236,7 +236,9 @@ class Trainer:
         self.model = ResoLLMModel(config.model).to(device)
         self.optimizers = make_optimizers(self.model, config.optim)
         self.counters = Counters()
-        self.loss = torch.compile(self.model.loss) if config.compile else self.model.loss
+        self.model.fit_memory(data.train.tokens)
+        if config.compile:
+            self.model.loss = torch.compile(self.model.loss)
         self.stream = self._stream_at(0)
 
     def run(self) -> TrainSummary:
@@ -271,11 +273,13 @@ class Trainer:
 
     def _backward(self) -> float:
         """Gradient of one pass; its share of the step's mean loss in nats per token."""
-        inputs, targets, reply = (t.to(self.device) for t in self.stream.next())
-        self.counters.tokens += inputs.numel()
-        self.recent.tokens += inputs.numel()
+        # Seeded by the place in the data, so that a resumed run draws the same.
+        generator = torch.Generator().manual_seed(self.config.seed << 32 | self.stream.position)
+        batch = Batch(*(t.to(self.device) for t in self.stream.next()))
+        self.counters.tokens += batch.inputs.numel()
+        self.recent.tokens += batch.inputs.numel()
         with autocast(self.device):
-            loss = self.loss(inputs, targets, reply if self.config.replies_only else None)
+            loss = self.model.training_loss(batch, generator, self.config.replies_only)
         loss = loss / self.config.grad_accumulation
         loss.backward()
         return loss.item()

@@ -20,6 +20,19 @@ from reso_llm.data import Split
 from reso_llm.sources import DataError
 
 
+class Batch(NamedTuple):
+    """inputs and targets (B,T) int64, reply (B,T) bool, starts (B,) int64.
+
+    targets[:, t] follows inputs[:, t]; reply is True where the target is part of a reply; starts
+    are the windows' places in the split.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    reply: Tensor
+    starts: Tensor
+
+
 class BatchStream:
     """Endless random windows of T = `context` tokens, resumable from one integer.
 
@@ -58,22 +71,24 @@ class BatchStream:
         """Passes over the data so far, with the fraction of the current one."""
         return self.position / self.windows_per_epoch
 
-    def next(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(inputs (B,T) int64, targets (B,T) int64, mask (B,T) bool).
-
-        targets[:, t] follows inputs[:, t]; the mask is True where the target is part of a reply.
-        """
+    def next(self) -> Batch:
+        """The next batch_size windows."""
         starts = [self._start_of(self.position + k) for k in range(self.batch_size)]
         self.position += self.batch_size
         spans = [slice(start, start + self.context + 1) for start in starts]
         tokens = torch.from_numpy(np.stack([self._split.tokens[s] for s in spans]).astype(np.int64))
         reply = torch.from_numpy(np.stack([self._split.reply_mask[s] for s in spans]).astype(bool))
-        return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), reply[:, 1:].contiguous()
+        return Batch(
+            tokens[:, :-1].contiguous(),
+            tokens[:, 1:].contiguous(),
+            reply[:, 1:].contiguous(),
+            torch.tensor(starts),
+        )
 
     def __iter__(self) -> BatchStream:
         return self
 
-    def __next__(self) -> tuple[Tensor, Tensor, Tensor]:
+    def __next__(self) -> Batch:
         return self.next()
 
     def _start_of(self, position: int) -> int:
