@@ -172,7 +172,7 @@ class Attention(nn.Module):
         cache: KVCache | None,
         goal: Tensor | None,
     ) -> tuple[Tensor, KVCache | None]:
-        """x (B,T,D) normalised input, rotary table of these tokens, goal (B,D); -> (B,T,D), cache."""
+        """Normalised x (B,T,D), the rotary table of its tokens, goal (B,D) -> (B,T,D), cache."""
         batch, time, dim = x.shape
         q, k, v = self._project(x, rotary, value_embedding, goal)
         if cache is not None:

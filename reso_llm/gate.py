@@ -46,5 +46,5 @@ class CoherenceGate(nn.Module):
 
 
 def remaining(halted: Tensor, threshold: float) -> Tensor:
-    """g in [0, 1] from the sum of halting probabilities so far, elementwise; exactly 0 at the end."""
+    """g in [0, 1] from the sum of the halting probabilities so far; exactly 0 at the threshold."""
     return F.relu(1 - halted / threshold)

@@ -20,7 +20,7 @@ TAIL = MIN_REPEATED + 2 * MAX_PERIOD  # tokens of the past that `repeats` can ne
 
 
 class FeedForwardNoise(NamedTuple):
-    """What the feed-forward layers need: scale (B,T,1), zero where nothing repeats, and xi's source."""
+    """For the feed-forward layers: scale (B,T,1), zero where nothing repeats, and xi's source."""
 
     scale: Tensor
     generator: torch.Generator
