@@ -188,6 +188,9 @@ def test_the_lightest_goes_first():
     memory.store("last", [6], importance=2.0, time=60)  # 10 e^-6 = 0.025 against 2 e^-4 = 0.037
     assert [m.text for m in memory.moments] == ["late", "last"]
     assert memory.recall([1, 2, 3, 4], now=60) == []
+    memory.store("equal", [7], importance=2.0, time=60)
+    memory.store("equal too", [8], importance=2.0, time=60)
+    assert [m.text for m in memory.moments] == ["equal", "equal too"]
 
 
 def test_forgetting_survives_underflow():
