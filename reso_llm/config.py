@@ -231,8 +231,8 @@ class ResoLLMConfig:
     context in tokens. tie_embeddings shares the token embedding with the output head.
     num_value_embeddings gives that many of the last layers a table of per-token values added in
     attention (modded-nanogpt). attention_window limits every token to that many tokens, itself
-    included, and makes generation unlimited in length; 0 is full attention. logit_soft_cap c bounds logits to c * tanh(z / c) (Gemma 2); 0
-    turns it off.
+    included, and makes generation unlimited in length; 0 is full attention. logit_soft_cap c
+    bounds the head's logits to c * tanh(z / c) (Gemma 2); 0 turns it off.
     """
 
     vocab_size: int = 4096

@@ -159,7 +159,7 @@ def _empty_tables() -> dict[str, Tensor]:
     }
 
 
-# --- keys: exact integers ---------------------------------------------------------------------------
+# --- keys: exact integers -------------------------------------------------------------------------
 
 
 def prime_powers(vocab_size: int, num_orders: int) -> np.ndarray:
@@ -178,7 +178,7 @@ def prime_powers(vocab_size: int, num_orders: int) -> np.ndarray:
 
 
 def context_keys(history: Tensor, powers: Tensor) -> Tensor:
-    """Keys of the contexts of orders 1 ... M after each token but the first M-1: (B,T+M-1) -> (B,T,M).
+    """Keys of the contexts of orders 1 ... M of the last T tokens: (B,T+M-1) -> (B,T,M).
 
     history holds ids, -1 for no token; a key is (g mod M_1) M_2 + (g mod M_2), or 0.
     """
@@ -193,7 +193,7 @@ def context_keys(history: Tensor, powers: Tensor) -> Tensor:
     return torch.stack(keys, dim=-1)
 
 
-# --- tables: counting -------------------------------------------------------------------------------
+# --- tables: counting -----------------------------------------------------------------------------
 
 
 class _Order(NamedTuple):
@@ -296,13 +296,12 @@ def _merged(orders: list[_Order]) -> dict[str, np.ndarray]:
     by_row = np.lexsort((rank, row[context]))
     increments = np.concatenate([o.increments[:, o.kept] for o in orders], axis=1)[:, by_row]
     counts = np.log1p(np.concatenate([o.counts for o in orders], axis=1)[:, by_key])
+    tokens = np.concatenate([o.token_of_entry[o.kept] for o in orders])[by_row]
     sizes = np.bincount(row[context], minlength=len(keys))
     return {
         "keys": keys[by_key],
         "starts": np.concatenate(([0], np.cumsum(sizes))).astype(np.int32),
-        "entry_ids": np.concatenate([o.token_of_entry[o.kept] for o in orders])[by_row].astype(
-            np.int32
-        ),
+        "entry_ids": tokens.astype(np.int32),
         "evidence": increments[FOLDS],
         "log_counts": counts[FOLDS],
         "fold_evidence": increments[:FOLDS],
