@@ -45,6 +45,10 @@ class CoherenceGate(nn.Module):
         return torch.sigmoid(z)
 
 
-def remaining(halted: Tensor, threshold: float) -> Tensor:
-    """g in [0, 1] from the sum of the halting probabilities so far; exactly 0 at the threshold."""
-    return F.relu(1 - halted / threshold)
+def remaining(gate: Tensor | None, halting: Tensor, threshold: float) -> Tensor:
+    """g of the next layer from that of this one (None: the first) and the halting after it.
+
+    What is left never rises again, so taking h / threshold away each time is the sum's form.
+    """
+    before = torch.ones_like(halting) if gate is None else gate
+    return F.relu(torch.sub(before, halting, alpha=1 / threshold))

@@ -54,8 +54,8 @@ class Trunk(NamedTuple):
 class ResoOutput(NamedTuple):
     """Logits (B,T,V), the state after these tokens (None in training), and diagnostics by name.
 
-    coherence (B,T): the Kuramoto order parameter; depth (B,T): the sum of the layers' gates;
-    layers_used (B,T): the layers not skipped; hidden (B,T,D): the final, normalised x.
+    coherence (B,T): the Kuramoto order parameter; gates (B,T,L-1): what the coherence gate left of
+    each layer after the first, 0 where it was skipped; hidden (B,T,D): the final, normalised x.
     """
 
     logits: Tensor
@@ -165,11 +165,11 @@ class ResoLLMModel(nn.Module):
         if self.kuramoto is not None:
             theta, coherence, phases = self.kuramoto(x, before.phases)
             rotary = turned_by_phases(rotary, theta, self.phase_gain)
-        x, caches, depths = self._run_blocks(ids, x, rotary, before, goal, coherence, generator)
+        x, caches, gates = self._run_blocks(ids, x, rotary, before, goal, coherence, generator)
         field = None
         if self.memory is not None:
             x, field = self.memory(x, before.field)
-        diagnostics = depths if coherence is None else depths | {"coherence": coherence}
+        diagnostics = gates if coherence is None else gates | {"coherence": coherence}
         if state is not None:
             tail = torch.cat((before.tail, ids), dim=1)[:, ids.shape[1] :]
             state = ResoState(
@@ -187,25 +187,22 @@ class ResoLLMModel(nn.Module):
         coherence: Tensor | None,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, list[KVCache | None], dict[str, Tensor]]:
-        """The ResoFormer blocks: x, their caches, and the depth of each token (with gates)."""
+        """The ResoFormer blocks: x, their caches, and the gates of each token."""
         x0, caches, noise = x, [], None
         amplitude = self.config.stochastic_resonance.noise_amplitude
         if generator is not None and self.config.stochastic_resonance.enabled:
             noise = feed_forward_noise(before.tail, ids, amplitude, generator)
         plain = len(self.blocks) - len(self.value_tables)
-        gate, halted, gates = None, 0.0, []
+        gate, gates = None, []
         for i, block in enumerate(self.blocks):
             value = self.value_tables[i - plain](ids) if i >= plain else None
             x, cache = block(x, x0, rotary, value, before.caches[i], goal, gate, noise)
             caches.append(cache)
             if i < len(self.gates):
-                halted = halted + self.gates[i](x, coherence)
-                gate = remaining(halted, self.config.coherence_gate.threshold)
+                halting = self.gates[i](x, coherence)
+                gate = remaining(gate, halting, self.config.coherence_gate.threshold)
                 gates.append(gate)
-        if not gates:
-            return x, caches, {}
-        gates = torch.cat(gates, dim=-1)  # (B,T,L-1)
-        return x, caches, {"depth": 1 + gates.sum(-1), "layers_used": 1 + (gates > 0).sum(-1)}
+        return x, caches, {"gates": torch.cat(gates, dim=-1)} if gates else {}
 
     def loss(
         self,
@@ -236,8 +233,9 @@ class ResoLLMModel(nn.Module):
             self.config.logit_soft_cap,
             sparse,
         )
-        if "depth" in diagnostics:
-            price = self.config.coherence_gate.ponder_weight * diagnostics["depth"].mean()
+        if "gates" in diagnostics:
+            depth = diagnostics["gates"].sum(-1).mean()
+            price = self.config.coherence_gate.ponder_weight * depth
             loss = loss + (price - price.detach())
         return loss
 

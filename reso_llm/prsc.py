@@ -182,15 +182,17 @@ def context_keys(history: Tensor, powers: Tensor) -> Tensor:
 
     history holds ids, -1 for no token; a key is (g mod M_1) M_2 + (g mod M_2), or 0.
     """
-    M = len(powers)
-    T = history.shape[1] - M + 1
-    moduli = history.new_tensor(MODULI)
-    residues, keys = None, []
-    for k in range(M):
-        factor = powers[k][history[:, M - 1 - k : M - 1 - k + T]]  # (B,T,2)
-        residues = factor if residues is None else residues * factor % moduli
-        keys.append(residues[..., 0] * MODULI[1] + residues[..., 1])
-    return torch.stack(keys, dim=-1)
+    M, rows, _ = powers.shape
+    newest_first = history.unfold(1, M, 1).flip(-1)  # (B,T,M)
+    which = torch.arange(rows - 1, M * rows, rows, device=history.device)  # of "no token"
+    which = torch.where(newest_first < 0, which, newest_first + (which - rows + 1))
+    factors = F.embedding(which, powers.flatten(0, 1))  # (B,T,M,2)
+    moduli = powers.new_tensor(MODULI)
+    residues = [factors[:, :, 0]]
+    for k in range(1, M):
+        residues.append(residues[-1] * factors[:, :, k] % moduli)
+    high, low = torch.stack(residues, dim=2).unbind(-1)  # (B,T,M)
+    return torch.add(low, high, alpha=MODULI[1])
 
 
 # --- tables: counting -----------------------------------------------------------------------------
