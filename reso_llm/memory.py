@@ -117,9 +117,10 @@ class MemoryField(nn.Module):
         gates = gates.unflatten(-1, (3, -1)) + self.gate_bias  # (B,T,3,H)
         write, read = torch.sigmoid(gates[:, :, :2, :, None, None]).unbind(2)
         content = content.unflatten(-1, (self.num_heads, self.num_channels, S))
-        writes = (content * write) @ self._matrices(addresses)  # (B,T,H,C,S)
+        address, reader = self._matrices(torch.stack((addresses, readers))).unbind()
+        writes = (content * write) @ address  # (B,T,H,C,S)
         fields, field = self._carry(state.field, writes, gates[:, :, 2])
-        y = fields @ self._matrices(readers).mT  # the matrix of r* is that of r, transposed
+        y = fields @ reader.mT  # the matrix of r* is that of r, transposed
         y = F.rms_norm(y.flatten(3), (S * self.num_channels,), eps=1.0)  # (B,T,H,E)
         return x + self.out((read.flatten(3) * y).flatten(2)), FieldState(field, last)
 

@@ -35,6 +35,7 @@ from reso_llm.primes import first_primes
 
 MODULI = (2147483647, 2147483629)  # the two largest primes below 2^31: products fit an int64
 FOLDS = 5
+NO_CONTEXT = 2**63 - 1  # a key above all others
 DISCOUNTS = (0.75, 0.8, 0.85, 0.9, 0.9, 0.9)
 
 
@@ -46,7 +47,7 @@ class Evidence(NamedTuple):
     counts: Tensor
 
 
-TABLES = ("keys", "starts", "entry_ids", "evidence", "log_counts")
+TABLES = ("keys", "bounds", "entry_ids", "evidence", "log_counts")
 
 
 class BindingMemory(nn.Module):
@@ -89,17 +90,16 @@ class BindingMemory(nn.Module):
 
         fold (B,): the span of the fitted text that each row comes from, whose counts are left out.
         """
-        contexts, found = self._find(torch.cat((tail, ids), dim=1))  # (B,T,M)
-        starts = self.starts[contexts]
-        sizes = (self.starts[contexts + 1] - starts) * found
-        valid = self.slot_ranks < sizes[..., self.slot_orders]  # (B,T,J)
-        entries = (starts[..., self.slot_orders] + self.slot_ranks) * valid
+        contexts = self._find(torch.cat((tail, ids), dim=1))  # (B,T,M)
+        first, end = self.bounds[contexts][..., self.slot_orders, :].unbind(-1)  # (B,T,J)
+        entries = first + self.slot_ranks
+        entries = torch.where(entries < end, entries, 0)
         if fold is None:
             values, counts = self.evidence[entries], self.log_counts[contexts]
         else:
             fold = fold.view(-1, 1, 1)
             values, counts = self.fold_evidence[fold, entries], self.fold_counts[fold, contexts]
-        return Evidence(self.entry_ids[entries].long(), values * valid, counts * found)
+        return Evidence(self.entry_ids[entries].long(), values, counts)
 
     def weigh(self, evidence: Evidence, x: Tensor) -> Tensor:
         """Values (B,T,J) to add to the logits: the gate reads the final, normalised x (B,T,D)."""
@@ -107,11 +107,11 @@ class BindingMemory(nn.Module):
         alpha = torch.addcmul(alpha, self.count_scale, evidence.counts.to(x.dtype))
         return (alpha @ self.spread) * evidence.values.to(x.dtype)
 
-    def _find(self, history: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows of the table for the contexts of each order, and whether they are there."""
+    def _find(self, history: Tensor) -> Tensor:
+        """Rows of the table for the contexts of each order, the last row for what is not there."""
         keys = context_keys(history, self.powers)
-        rows = torch.searchsorted(self.keys, keys).clamp_max(len(self.keys) - 1)
-        return rows, self.keys[rows] == keys
+        rows = torch.searchsorted(self.keys, keys)
+        return torch.where(self.keys[rows] == keys, rows, len(self.keys) - 1)
 
     @torch.no_grad()
     def fit(self, tokens: np.ndarray) -> int:
@@ -147,10 +147,10 @@ class BindingMemory(nn.Module):
 
 
 def _empty_tables() -> dict[str, Tensor]:
-    """One context that no n-gram has, binding nothing."""
+    """What every table has: a last context that no n-gram is, a first entry that says nothing."""
     return {
-        "keys": torch.tensor([-1]),
-        "starts": torch.zeros(2, dtype=torch.int32),
+        "keys": torch.tensor([NO_CONTEXT]),
+        "bounds": torch.zeros(1, 2, dtype=torch.int32),
         "entry_ids": torch.zeros(1, dtype=torch.int32),
         "evidence": torch.zeros(1),
         "log_counts": torch.zeros(1),
@@ -163,17 +163,17 @@ def _empty_tables() -> dict[str, Tensor]:
 
 
 def prime_powers(vocab_size: int, num_orders: int) -> np.ndarray:
-    """p_i^(k+1) modulo both MODULI, (M, V+1, 2) int64; the last row, for "no token", is zero.
+    """p_i^(k+1) modulo both MODULI, (V+1, M, 2) int64; the last row, for "no token", is zero.
 
     A residue of zero makes the whole product zero, which is the key of no n-gram.
     """
     primes = np.array(first_primes(vocab_size), dtype=np.int64)
-    powers = np.zeros((num_orders, vocab_size + 1, 2), dtype=np.int64)
+    powers = np.zeros((vocab_size + 1, num_orders, 2), dtype=np.int64)
     for h, modulus in enumerate(MODULI):
         power = np.ones_like(primes)
         for k in range(num_orders):
             power = power * primes % modulus
-            powers[k, :-1, h] = power
+            powers[:-1, k, h] = power
     return powers
 
 
@@ -182,15 +182,13 @@ def context_keys(history: Tensor, powers: Tensor) -> Tensor:
 
     history holds ids, -1 for no token; a key is (g mod M_1) M_2 + (g mod M_2), or 0.
     """
-    M, rows, _ = powers.shape
-    newest_first = history.unfold(1, M, 1).flip(-1)  # (B,T,M)
-    which = torch.arange(rows - 1, M * rows, rows, device=history.device)  # of "no token"
-    which = torch.where(newest_first < 0, which, newest_first + (which - rows + 1))
-    factors = F.embedding(which, powers.flatten(0, 1))  # (B,T,M,2)
-    moduli = powers.new_tensor(MODULI)
-    residues = [factors[:, :, 0]]
+    M = powers.shape[1]
+    T = history.shape[1] - M + 1
+    factors = powers[history]  # (B,T+M-1,M,2); row -1 is that of "no token"
+    moduli = torch.tensor(MODULI, device=history.device)
+    residues = [factors[:, M - 1 :, 0]]
     for k in range(1, M):
-        residues.append(residues[-1] * factors[:, :, k] % moduli)
+        residues.append(residues[-1] * factors[:, M - 1 - k : M - 1 - k + T, k] % moduli)
     high, low = torch.stack(residues, dim=2).unbind(-1)  # (B,T,M)
     return torch.add(low, high, alpha=MODULI[1])
 
@@ -226,7 +224,7 @@ def count_tables(
     for m in range(min(len(slots), len(tokens) - 1)):
         shifted = tokens[: len(tokens) - m]
         residues = residues[1:] if m else residues
-        residues = residues * powers[m][shifted] % np.array(MODULI)
+        residues = residues * powers[shifted, m] % np.array(MODULI)
         keys = (residues[:, 0] * MODULI[1] + residues[:, 1])[:-1]
         below, wrong = _count_order(m, keys, tokens, fold[m + 1 :], unigram, slots[m], below)
         orders.append(below)
@@ -299,11 +297,13 @@ def _merged(orders: list[_Order]) -> dict[str, np.ndarray]:
     increments = np.concatenate([o.increments[:, o.kept] for o in orders], axis=1)[:, by_row]
     counts = np.log1p(np.concatenate([o.counts for o in orders], axis=1)[:, by_key])
     tokens = np.concatenate([o.token_of_entry[o.kept] for o in orders])[by_row]
-    sizes = np.bincount(row[context], minlength=len(keys))
+    sizes = np.append(np.bincount(row[context], minlength=len(keys)), 0)
+    increments = np.pad(increments, ((0, 0), (1, 0)))  # the entry that says nothing
+    counts = np.pad(counts, ((0, 0), (0, 1)))  # the context that no n-gram is
     return {
-        "keys": keys[by_key],
-        "starts": np.concatenate(([0], np.cumsum(sizes))).astype(np.int32),
-        "entry_ids": tokens.astype(np.int32),
+        "keys": np.append(keys[by_key], NO_CONTEXT),
+        "bounds": _bounds(sizes),
+        "entry_ids": np.concatenate(([0], tokens)).astype(np.int32),
         "evidence": increments[FOLDS],
         "log_counts": counts[FOLDS],
         "fold_evidence": increments[:FOLDS],
@@ -311,19 +311,25 @@ def _merged(orders: list[_Order]) -> dict[str, np.ndarray]:
     }
 
 
+def _bounds(sizes: np.ndarray) -> np.ndarray:
+    """First entry and the one after the last of each context, behind entry 0: (C,) -> (C,2)."""
+    ends = 1 + np.cumsum(sizes)
+    return np.stack((ends - sizes, ends), axis=1).astype(np.int32)
+
+
 def _pruned(tables: dict[str, np.ndarray], max_entries: int) -> dict[str, np.ndarray]:
     """The tables with the most frequent contexts only, where they hold too many entries."""
-    sizes = np.diff(tables["starts"])
+    sizes = tables["bounds"][:, 1] - tables["bounds"][:, 0]
     by_count = np.argsort(-tables["log_counts"], kind="stable")
     fits = np.cumsum(sizes[by_count]) <= max_entries
     if fits.all():
         return tables
     keep = np.zeros(len(sizes), dtype=bool)
-    keep[by_count[fits]] = True
-    entries = np.repeat(keep, sizes)
+    keep[by_count[fits]] = keep[-1] = True
+    entries = np.concatenate(([True], np.repeat(keep, sizes)))
     return {
         "keys": tables["keys"][keep],
-        "starts": np.concatenate(([0], np.cumsum(sizes[keep]))).astype(np.int32),
+        "bounds": _bounds(sizes[keep]),
         "entry_ids": tables["entry_ids"][entries],
         "evidence": tables["evidence"][entries],
         "log_counts": tables["log_counts"][keep],
