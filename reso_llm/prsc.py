@@ -1,12 +1,13 @@
 """PRSC in the model: a prime-addressed n-gram binding memory, written by counting.
 
-    g(t, m)  = prod_{k=0}^{m-1} p_{t-k}^{k+1}                Goedel number of the last m tokens
+    g(t, m)  = prod_{k=0}^{m-1} p_{t-k}^(2^k)                Goedel number of the last m tokens
     P_m(v)   = max(c_m(v) - d_m, 0) / n_m + lambda_m P_{m-1}(v)          (Ney 1994)
     e_m(v)   = ln P_m(v) / (lambda_m ... lambda_1 u(v)) - the same of order m - 1
     z_v     += sum_m alpha_m e_m(v),    alpha_m = a_m + w_m . x + b_m ln(1 + n_m)
 
-p_i is the prime of token i, so g is the same for two n-grams of any lengths only if they are the
-same: one table holds all orders. g is known by its residues modulo two primes, together a number
+p_i is the prime of token i, whose exponent in g has its places as binary digits: g is the same for
+two n-grams of any lengths only if they are the same (with exponents k + 1, a b b would be b a a).
+So one table holds all orders. g is known by its residues modulo two primes, together a number
 below 2^62 (exact integers; two of a million n-grams collide with probability 1e-7, and `fit`
 counts collisions). A context binds the tokens that followed it in the training text, c_m(v) times
 of n_m; e_m is what order m adds to the evidence for v over the unigram u, so a token that a
@@ -163,17 +164,17 @@ def _empty_tables() -> dict[str, Tensor]:
 
 
 def prime_powers(vocab_size: int, num_orders: int) -> np.ndarray:
-    """p_i^(k+1) modulo both MODULI, (V+1, M, 2) int64; the last row, for "no token", is zero.
+    """p_i^(2^k) modulo both MODULI, (V+1, M, 2) int64; the last row, for "no token", is zero.
 
     A residue of zero makes the whole product zero, which is the key of no n-gram.
     """
     primes = np.array(first_primes(vocab_size), dtype=np.int64)
     powers = np.zeros((vocab_size + 1, num_orders, 2), dtype=np.int64)
     for h, modulus in enumerate(MODULI):
-        power = np.ones_like(primes)
+        power = primes
         for k in range(num_orders):
-            power = power * primes % modulus
             powers[:-1, k, h] = power
+            power = power * power % modulus
     return powers
 
 
