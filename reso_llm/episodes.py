@@ -107,8 +107,8 @@ class EpisodicMemory:
         else:
             if field is None:
                 raise ValueError("episodic_tagging = False keeps fields only: pass field=")
-            before = self.field(time)
-            self._sum = importance * field if before is None else before + importance * field
+            kept = self.field(time)
+            self._sum = importance * field if kept is None else kept + importance * field.to(kept)
             self.latest = moment.time
         return moment
 
@@ -125,7 +125,8 @@ class EpisodicMemory:
         if not held:
             return None
         weights = held[0].field.new_tensor([self.weight(m, now) for m in held])
-        return torch.tensordot(weights, torch.stack([m.field for m in held]), dims=1)
+        fields = torch.stack([m.field.to(weights) for m in held])  # a model may have moved
+        return torch.tensordot(weights, fields, dims=1)
 
     def recall(self, query_ids: Iterable[int], *, now: float, count: int = 5) -> list[Recollection]:
         """The moments that resonate most with a query, at most `count`, without those at 0.

@@ -67,6 +67,7 @@ class ResoLLMInference:
                 f"{config.vocab_size}: use the tokenizer saved beside the model's checkpoint"
             )
         self.model, self.tokenizer, self.config = model.eval(), tokenizer, config
+        model.tokenizer = tokenizer
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, device: str = "cpu") -> "ResoLLMInference":
@@ -186,7 +187,7 @@ class _ContextReader:
         self.model = model
         self.device = model.head_weight.device
         self.ids, self.unread = ids, ids
-        self.state: ResoState = model.init_state()
+        self.state: ResoState = model.recollected_state()
         self.dropped = 0
 
     def append(self, token: int) -> None:
@@ -199,7 +200,7 @@ class _ContextReader:
             keep = max(1, self.model.config.max_seq_len // 2 - 1)
             self.dropped = len(self.ids) - keep - 1
             self.unread = [self.ids[0], *self.ids[-keep:]]
-            self.state = self.model.init_state()
+            self.state = self.model.recollected_state()
         inputs = torch.tensor([self.unread], device=self.device)
         output = self.model(inputs, self.state)
         self.state = output.state

@@ -3,6 +3,7 @@
 Shapes: B batch, T time, D width, H heads, K head width, V vocabulary, L layers, N oscillators.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from reso_llm.attention import KVCache, rotary_table, turned_by_phases
 from reso_llm.block import Block
 from reso_llm.checkpoint import load_checkpoint, resolve, save_directory
 from reso_llm.config import ResoLLMConfig
+from reso_llm.echo import MAX_CONTEXT, EchoState, echo_state, echoed
 from reso_llm.embedding import TokenEmbedding
 from reso_llm.fused import linear, linear_cross_entropy, rms_norm, soft_cap
 from reso_llm.gate import CoherenceGate, remaining
@@ -23,6 +25,17 @@ from reso_llm.kuramoto import Synchronisation, SyncState
 from reso_llm.memory import FieldState, MemoryField
 from reso_llm.noise import TAIL, feed_forward_noise
 from reso_llm.prsc import BindingMemory, Evidence
+from reso_llm.session import (
+    Binding,
+    Focus,
+    Goal,
+    Interference,
+    Moment,
+    Recollection,
+    ResoTokenizer,
+    Session,
+    Unbinding,
+)
 from reso_llm.windows import Batch
 
 
@@ -35,6 +48,7 @@ class ResoState(NamedTuple):
     phases: SyncState | None
     caches: tuple[KVCache, ...]  # one for each layer
     field: FieldState | None
+    echo: EchoState | None  # of the texts in memory, the same for all rows
 
     @property
     def capacity(self) -> int:
@@ -91,6 +105,8 @@ class ResoLLMModel(nn.Module):
         self.head = None if c.tie_embeddings else linear(c.dim, c.vocab_size)
         table = rotary_table(0, c.max_seq_len, c.head_dim, c.rotary_base)
         self.register_buffer("rotary", table, persistent=False)
+        self.tokenizer: ResoTokenizer | None = None
+        self.session = Session(config)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -119,13 +135,23 @@ class ResoLLMModel(nn.Module):
             phases=self.kuramoto.init_state(batch, like) if self.kuramoto else None,
             caches=tuple(KVCache.empty(*shape, like=like) for _ in self.blocks),
             field=self.memory.init_state(batch, like) if self.memory else None,
+            echo=None,
         )
+
+    def recollected_state(self, batch: int = 1, capacity: int | None = None) -> ResoState:
+        """`init_state` with what the session remembers by now: where a generation starts."""
+        state, field = self.init_state(batch, capacity), self.session.recollected_field()
+        if field is not None:
+            field = field.to(state.field.field).expand_as(state.field.field)
+            state = state._replace(field=state.field._replace(field=field))
+        return state._replace(echo=echo_state(self.session.recollected_texts(), self.head_weight))
 
     @property
     def _tail_length(self) -> int:
         """Ids of the past that the stages read."""
         ngram = self.prsc.tail_length if self.prsc else 0
-        return max(ngram, TAIL if self.config.stochastic_resonance.enabled else 0)
+        echo = MAX_CONTEXT - 1 if self.memory else 0
+        return max(ngram, echo, TAIL if self.config.stochastic_resonance.enabled else 0)
 
     def forward(
         self,
@@ -139,11 +165,14 @@ class ResoLLMModel(nn.Module):
         goal (B,D) is a pooled embedding to steer towards; `generator` is the source of stochastic
         resonance, which is silent without one. Raises ValueError where the tokens do not fit.
         """
-        x, evidence, state, diagnostics = self.trunk(ids, state, goal, generator)
+        x, evidence, after, diagnostics = self.trunk(ids, state, goal, generator)
         logits = soft_cap(F.linear(x, self.head_weight), self.config.logit_soft_cap)
         if evidence is not None:
             logits = logits.scatter_add(-1, evidence.ids, self.prsc.weigh(evidence, x))
-        return ResoOutput(logits, state, diagnostics | {"hidden": x})
+        if state is not None and state.echo is not None:
+            history = torch.cat((self._tail(state, MAX_CONTEXT - 1), ids), dim=1)
+            logits = echoed(logits, state.echo, history)
+        return ResoOutput(logits, after, diagnostics | {"hidden": x})
 
     def trunk(
         self,
@@ -158,7 +187,9 @@ class ResoLLMModel(nn.Module):
         before = state or self._nothing_before(ids)
         rotary = self._rotary(before, ids.shape[1], bounded=state is not None)
         x, last = self.embedding(ids, before.last_embedding, weight)
-        evidence = self.prsc(ids, self._ngram_tail(before), fold) if self.prsc else None
+        evidence = (
+            self.prsc(ids, self._tail(before, self.prsc.tail_length), fold) if self.prsc else None
+        )
         if goal is not None:
             x = x + self._goal_map(goal).unsqueeze(1)
         coherence = phases = None
@@ -173,7 +204,7 @@ class ResoLLMModel(nn.Module):
         if state is not None:
             tail = torch.cat((before.tail, ids), dim=1)[:, ids.shape[1] :]
             state = ResoState(
-                before.length + ids.shape[1], tail, last, phases, tuple(caches), field
+                before.length + ids.shape[1], tail, last, phases, tuple(caches), field, before.echo
             )
         return Trunk(rms_norm(x), evidence, state, diagnostics)
 
@@ -267,10 +298,10 @@ class ResoLLMModel(nn.Module):
 
     def _nothing_before(self, ids: Tensor) -> ResoState:
         tail = ids.new_full((len(ids), self._tail_length), -1)
-        return ResoState(0, tail, None, None, (None,) * len(self.blocks), None)
+        return ResoState(0, tail, None, None, (None,) * len(self.blocks), None, None)
 
-    def _ngram_tail(self, before: ResoState) -> Tensor:
-        return before.tail[:, before.tail.shape[1] - self.prsc.tail_length :]
+    def _tail(self, before: ResoState, length: int) -> Tensor:
+        return before.tail[:, before.tail.shape[1] - length :]
 
     def _goal_map(self, goal: Tensor) -> Tensor:
         if self.goal is None:
@@ -333,3 +364,47 @@ class ResoLLMModel(nn.Module):
             shown = [f"{n} is {read.get(n)}, not {own.get(n)}" for n in wrong[:3]]
             raise ValueError(f"{source}: weights do not fit the configuration: {'; '.join(shown)}")
         self.load_state_dict(weights)
+
+    # --- the session: it changes here and in the engine, never in forward
+
+    def create_goal(self, description: str, goal_type: str = "exploratory") -> Goal:
+        """See `Session.create_goal`."""
+        return self.session.create_goal(self, description, goal_type)
+
+    def get_active_goals(self) -> tuple[Goal, ...]:
+        """See `Session.get_active_goals`."""
+        return self.session.get_active_goals()
+
+    def get_attention_foci(self) -> tuple[Focus, ...]:
+        """See `Session.get_attention_foci`."""
+        return self.session.get_attention_foci()
+
+    def bind_concept(self, name: str, token_id: int) -> Binding:
+        """See `ConceptSpace.bind_concept`."""
+        return self.session.bind_concept(name, token_id)
+
+    def compose(self, names: Sequence[str]) -> Interference:
+        """See `ConceptSpace.compose`."""
+        return self.session.compose(names)
+
+    def unbind(self, pattern: Tensor, name: str) -> Unbinding:
+        """See `ConceptSpace.unbind`."""
+        return self.session.unbind(pattern, name)
+
+    def get_stability(self) -> float:
+        """See `Session.get_stability`."""
+        return self.session.get_stability()
+
+    def get_suggested_temperature(self, current_temp: float) -> float:
+        """See `StabilityMonitor.suggested_temperature`."""
+        return self.session.get_suggested_temperature(current_temp)
+
+    def update_memory(
+        self, text: str, importance: float = 1.0, time: float | None = None
+    ) -> Moment:
+        """See `Session.update_memory`."""
+        return self.session.update_memory(self, text, importance, time)
+
+    def recall(self, query: str, count: int = 5) -> list[Recollection]:
+        """See `Session.recall`."""
+        return self.session.recall(self, query, count)
