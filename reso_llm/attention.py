@@ -1,14 +1,14 @@
 """Resonant attention: causal, rotary, query-key normed, with an optional window and goal.
 
     q, k, v = W x + (W_g g, 0, 0)                      (B,T,D) -> (B,H,T,K)
-    q, k    = s_h e^{i(t f + gamma theta_t)} norm(q), e^{i(t f + gamma theta_t)} norm(k)
+    q, k    = s_h e^{i(t f + gamma theta_t)} norm(q), s'_h e^{i(t f + gamma theta_t)} norm(k)
     y       = W_o softmax(q k^T / sqrt(K)) (v + lambda v_e)
 
 Pairs of a head's components are complex numbers, turned by the token's position t (RoPE, Su 2021,
 arXiv 2104.09864) and by its oscillators' phases theta: a pair of tokens out of phase by d sees its
 match turned by gamma d, so tokens in phase attend to each other. norm is RMS norm over K (query-key
-norm, Henry 2020, arXiv 2010.04245); s_h is a temperature per head; v_e is an optional per-token
-value from a table (value embeddings, modded-nanogpt); a goal g moves every query. W_o and W_g
+norm, Henry 2020, arXiv 2010.04245); s_h s'_h is a temperature per head; v_e is an optional value
+per token from a table (value embeddings, modded-nanogpt); a goal g moves every query. W_o and W_g
 start at zero, gamma (`phase_gain`, of the model) too. With a window w a token sees itself and the
 w - 1 tokens before it (Longformer, Beltagy 2020, arXiv 2004.05150).
 
@@ -116,7 +116,8 @@ def turned_by_phases(rotary: Tensor, theta: Tensor, gain: Tensor) -> Tensor:
 
     The N oscillators act on the last N pairs, whose positions turn slowest: they carry content.
     """
-    angles = gain * theta  # (B,T,N)
+    angles = gain * theta  # (B,T,N); complex numbers need at least float32
+    angles = angles.to(torch.promote_types(angles.dtype, torch.float32))
     angles = F.pad(angles, (rotary.shape[-2] - theta.shape[-1], 0))
     turn = torch.polar(torch.ones_like(angles), angles)
     table = torch.view_as_complex(rotary.to(angles.dtype)) * turn  # (B,T,K/2)
