@@ -2,34 +2,62 @@
 
 import signal
 
+import numpy as np
 import pytest
 import torch
 
-from reso_llm.config import ResoLLMConfig
+from reso_llm.config import (
+    STAGES,
+    KuramotoConfig,
+    PrimeEmbeddingConfig,
+    PRSCConfig,
+    ResoLLMConfig,
+    TemporalSMFConfig,
+    with_stage,
+)
 from reso_llm.model import ResoLLMModel
 from reso_llm.tokenizer import ResoTokenizer
 
 TINY = dict(
     vocab_size=61, dim=32, num_layers=2, num_heads=2, max_seq_len=12, num_value_embeddings=1
 )
+TINY_STAGES = dict(
+    prime_embedding=PrimeEmbeddingConfig(num_frequencies=4),
+    kuramoto=KuramotoConfig(num_oscillators=1),  # heads of width 2 have no room for more
+    prsc=PRSCConfig(max_order=3, max_slots=16),
+    temporal_smf=TemporalSMFConfig(num_heads=2, num_channels=2),
+)
+FULL = tuple(s for s in STAGES if getattr(ResoLLMConfig(), s).enabled)
+"""The stages a new configuration has."""
 
 
-def make_tiny_config(**changes) -> ResoLLMConfig:
-    return ResoLLMConfig(**(TINY | changes))
+def make_tiny_config(stages=(), **changes) -> ResoLLMConfig:
+    """The plain control with some stages on."""
+    config = ResoLLMConfig(**(TINY | TINY_STAGES | changes))
+    for stage in STAGES:
+        config = with_stage(config, stage, stage in stages)
+    return config
 
 
-def make_tiny_model(seed: int = 0, **changes) -> ResoLLMModel:
-    """A model in eval mode whose every parameter is moved off its start.
+def make_tiny_model(seed: int = 0, stages=(), **changes) -> ResoLLMModel:
+    """A model in eval mode whose every parameter is moved off its start, its memory fitted.
 
     Zero-initialised maps would otherwise hide whatever is wrong behind them.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = ResoLLMModel(make_tiny_config(**changes))
+        model = ResoLLMModel(make_tiny_config(stages, **changes))
         with torch.no_grad():
             for p in model.parameters():
                 p.add_(0.2 * torch.randn_like(p))
+    model.fit_memory(fitted_text(model.config.vocab_size))
     return model.eval()
+
+
+def fitted_text(vocab_size: int, size: int = 400) -> np.ndarray:
+    """Ids in which the lower ones are frequent, so that contexts come again."""
+    draws = np.random.default_rng(0).random(size)
+    return (vocab_size * draws**4).astype(np.int64)
 
 
 @pytest.fixture
