@@ -55,11 +55,11 @@ def shakespeare(path: str) -> Task:
 
 
 def shakespeare_config(vocab_size: int) -> ResoLLMConfig:
-    """The full stack for characters: contexts of up to five of them in the binding memory."""
+    """The full stack for characters: contexts of up to six of them in the binding memory."""
     small = small_config()
     return dataclasses.replace(
         small, vocab_size=vocab_size, dim=128, num_heads=2, max_seq_len=64, tie_embeddings=False,
-        prsc=dataclasses.replace(small.prsc, max_order=5),
+        prsc=dataclasses.replace(small.prsc, max_order=6, max_slots=64),
         temporal_smf=dataclasses.replace(small.temporal_smf, num_heads=2),
     )  # fmt: skip
 

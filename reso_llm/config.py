@@ -149,7 +149,7 @@ class PRSCConfig:
     coherence_threshold: float = 0.7
     max_bindings: int = 1000
     max_order: int = 3
-    max_slots: int = 64
+    max_slots: int = 128
     max_entries: int = 4_000_000
 
     def __post_init__(self) -> None:

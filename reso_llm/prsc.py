@@ -1,7 +1,7 @@
 """PRSC in the model: a prime-addressed n-gram binding memory, written by counting.
 
     g(t, m)  = prod_{k=0}^{m-1} p_{t-k}^(2^k)                Goedel number of the last m tokens
-    P_m(v)   = max(c_m(v) - d_m, 0) / n_m + lambda_m P_{m-1}(v)          (Ney 1994)
+    P_m(v)   = (c_m(v) - d(c_m(v))) / n_m + lambda_m P_{m-1}(v),    P_0 = u
     e_m(v)   = ln P_m(v) / (lambda_m ... lambda_1 u(v)) - the same of order m - 1
     z_v     += sum_m alpha_m e_m(v),    alpha_m = a_m + w_m . x + b_m ln(1 + n_m)
 
@@ -9,11 +9,14 @@ p_i is the prime of token i, whose exponent in g has its places as binary digits
 two n-grams of any lengths only if they are the same (with exponents k + 1, a b b would be b a a).
 So one table holds all orders. g is known by its residues modulo two primes, together a number
 below 2^62 (exact integers; two of a million n-grams collide with probability 1e-7, and `fit`
-counts collisions). A context binds the tokens that followed it in the training text, c_m(v) times
-of n_m; e_m is what order m adds to the evidence for v over the unigram u, so a token that a
-context does not bind costs nothing and the memory is sparse: a look-up, no matrix product. The
-coherence gate alpha reads from the final x how far to trust each order; it makes a product of
-experts of network and counts (Hinton 2002), trained together, so the network learns the rest.
+counts collisions). A context binds the tokens that followed it in the training text. P is modified
+Kneser-Ney (Chen & Goodman 1998): c_m(v) is how often v followed for the longest order, and in how
+many contexts one token longer for the others; d is a discount for c = 1, 2, 3 or more; lambda is
+the mass left over, here also by all but the most frequent. e_m is what order m adds to the
+evidence for v over the unigram u, so a token that no context binds costs nothing and the memory
+is sparse: a look-up, no matrix product. The coherence gate alpha reads from the final x, and from
+how often the context was seen, how far to trust each order; network and counts are a product of
+experts (Hinton 2002), trained together, so the network learns the rest.
 
 In training the memory must not know the text it is read on, or the gate learns to trust what it
 will not have. `fit` cuts the text into FOLDS spans; a window reads the counts of the others only
@@ -37,7 +40,6 @@ from reso_llm.primes import first_primes
 MODULI = (2147483647, 2147483629)  # the two largest primes below 2^31: products fit an int64
 FOLDS = 5
 NO_CONTEXT = 2**63 - 1  # a key above all others
-DISCOUNTS = (0.75, 0.8, 0.85, 0.9, 0.9, 0.9)
 
 
 class Evidence(NamedTuple):
@@ -198,76 +200,118 @@ def context_keys(history: Tensor, powers: Tensor) -> Tensor:
 
 
 class _Order(NamedTuple):
-    """One order's contexts and entries; the first axis of floats is folds left out, then none."""
+    """What one order counts; the first axis of counts is the fold left out, then none."""
 
-    keys: np.ndarray  # (C,)
+    keys: np.ndarray  # (C,), ascending
     context_of_entry: np.ndarray  # (E,), ascending
     token_of_entry: np.ndarray  # (E,)
-    kept: np.ndarray  # (E,) bool, among the most frequent of its context
-    rank: np.ndarray  # (E,)
-    counts: np.ndarray  # (FOLDS + 1, C)
-    increments: np.ndarray  # (FOLDS + 1, E) nats
-    evidence: np.ndarray  # (FOLDS + 1, E) = exp of the sum of increments so far
-    unbound: np.ndarray  # (FOLDS + 1, C) = lambda_m ... lambda_1
+    counts: np.ndarray  # (FOLDS + 1, E)
     context_at: np.ndarray  # (n,) context of each position
     entry_at: np.ndarray  # (n,) entry of each position
+    first_context: np.ndarray  # (C,) first position of each context
+    first_entry: np.ndarray  # (E,)
+    collisions: int
+
+
+class _Smoothed(NamedTuple):
+    """One order's probabilities, relative to the unigram."""
+
+    kept: np.ndarray  # (E,) bool, among the most frequent of its context
+    rank: np.ndarray  # (E,)
+    evidence: np.ndarray  # (FOLDS + 1, E) = P / (unbound u), 1 for what no order binds
+    increments: np.ndarray  # (FOLDS + 1, E) nats, ln evidence - that of the order below
+    unbound: np.ndarray  # (FOLDS + 1, C) = lambda_m ... lambda_1
 
 
 def count_tables(
     tokens: np.ndarray, vocab_size: int, slots: tuple[int, ...], powers: np.ndarray
 ) -> tuple[dict[str, np.ndarray], int]:
     """The tables of `BindingMemory` for a text, and the number of colliding n-grams."""
-    unigram = np.bincount(tokens, minlength=vocab_size) + 0.5
-    unigram /= unigram.sum()
     fold = np.arange(len(tokens), dtype=np.int64) * FOLDS // len(tokens)
     residues = np.ones((len(tokens), 2), dtype=np.int64)
-    orders, collisions, below = [], 0, None
+    orders = []
     for m in range(min(len(slots), len(tokens) - 1)):
-        shifted = tokens[: len(tokens) - m]
         residues = residues[1:] if m else residues
-        residues = residues * powers[shifted, m] % np.array(MODULI)
+        residues = residues * powers[tokens[: len(tokens) - m], m] % np.array(MODULI)
         keys = (residues[:, 0] * MODULI[1] + residues[:, 1])[:-1]
-        below, wrong = _count_order(m, keys, tokens, fold[m + 1 :], unigram, slots[m], below)
-        orders.append(below)
-        collisions += wrong
-    return _merged(orders), collisions
+        orders.append(_count_order(m, keys, tokens, fold[m + 1 :], vocab_size))
+    unigram = np.bincount(orders[0].token_of_entry, minlength=vocab_size) + 0.5
+    unigram /= unigram.sum()
+    smoothed = []
+    for m, order in enumerate(orders):
+        counts = order.counts if m == len(orders) - 1 else _predecessors(order, orders[m + 1])
+        below = (orders[m - 1], smoothed[-1]) if m else None
+        smoothed.append(_smooth(order, counts, slots[m], unigram, below))
+    return _merged(orders, smoothed), sum(order.collisions for order in orders)
 
 
 def _count_order(
-    m: int,
-    keys: np.ndarray,
-    tokens: np.ndarray,
-    fold: np.ndarray,
-    unigram: np.ndarray,
-    slots: int,
-    below: _Order | None,
-) -> tuple[_Order, int]:
+    m: int, keys: np.ndarray, tokens: np.ndarray, fold: np.ndarray, vocab_size: int
+) -> _Order:
     """Contexts of m + 1 tokens with the given keys, one a position, and what follows them."""
-    V, targets = len(unigram), tokens[m + 1 :]
-    unique, first, context_at = np.unique(keys, return_index=True, return_inverse=True)
-    same = [(tokens[k : k + len(keys)] == tokens[first[context_at] + k]) for k in range(m + 1)]
-    collisions = int((~np.logical_and.reduce(same)).sum())
-    pairs, first_entry, entry_at, total = np.unique(
-        context_at * V + targets, return_index=True, return_inverse=True, return_counts=True
-    )
-    context, token = np.divmod(pairs, V)
+    unique, context_at = np.unique(keys, return_inverse=True)
+    first = _first_places(context_at, len(unique))
+    same = [tokens[k : k + len(keys)] == tokens[first[context_at] + k] for k in range(m + 1)]
+    followed = context_at * vocab_size + tokens[m + 1 :]
+    pairs, entry_at, total = np.unique(followed, return_inverse=True, return_counts=True)
+    context, token = np.divmod(pairs, vocab_size)
     inside = np.bincount(fold * len(pairs) + entry_at, minlength=FOLDS * len(pairs))
-    counts = np.concatenate((total - inside.reshape(FOLDS, -1), total[None])).astype(np.float64)
-    contexts = _sums(counts, context, len(unique))
-    rank = _ranks(context, total, len(unique))
-    kept = rank < slots
-    discounted = np.maximum(counts - DISCOUNTS[m], 0)
-    share = np.where(kept, discounted / np.maximum(contexts[:, context], 1), 0)
-    unbound = np.maximum(1 - _sums(share, context, len(unique)), 1e-6)
-    before = np.ones((FOLDS + 1, len(pairs)))
-    if below is not None:  # position j of this order is position j + 1 of the one below
-        unbound = unbound * below.unbound[:, below.context_at[first + 1]]
-        before = below.evidence[:, below.entry_at[first_entry + 1]]
-    evidence = before + share / (unbound[:, context] * unigram[token])
+    counts = np.concatenate((total - inside.reshape(FOLDS, -1), total[None]))
+    collisions = int((~np.logical_and.reduce(same)).sum())
     return _Order(
-        unique, context, token, kept, rank, contexts, np.log(evidence / before), evidence, unbound,
-        context_at, entry_at,
-    ), collisions  # fmt: skip
+        unique, context, token, counts, context_at, entry_at, first,
+        _first_places(entry_at, len(pairs)), collisions,
+    )  # fmt: skip
+
+
+def _first_places(group_at: np.ndarray, num_groups: int) -> np.ndarray:
+    """First position of each group; np.unique's own `return_index` sorts four times slower."""
+    first = np.empty(num_groups, dtype=np.int64)
+    first[group_at[::-1]] = np.arange(len(group_at) - 1, -1, -1)
+    return first
+
+
+def _predecessors(order: _Order, above: _Order) -> np.ndarray:
+    """In how many different contexts one token longer each entry occurs: (FOLDS + 1, E).
+
+    Position j of the order above is position j + 1 of this one. The text's first n-gram has no
+    token before it and counts as one.
+    """
+    shorter = order.entry_at[above.first_entry + 1]
+    found = _sums(above.counts > 0, shorter, order.counts.shape[1])
+    return np.maximum(found, order.counts > 0)
+
+
+def _smooth(
+    order: _Order,
+    counts: np.ndarray,
+    slots: int,
+    unigram: np.ndarray,
+    below: tuple[_Order, _Smoothed] | None,
+) -> _Smoothed:
+    """Discount, keep the most frequent, and leave the rest to the order below."""
+    context, num_contexts = order.context_of_entry, len(order.keys)
+    rank = _ranks(context, counts[FOLDS], num_contexts)
+    kept = rank < slots
+    discounted = counts - _discounts(counts[FOLDS])[np.minimum(counts, 3).astype(np.int64)]
+    totals = np.maximum(_sums(counts, context, num_contexts), 1)
+    share = np.where(kept, discounted / totals[:, context], 0)
+    unbound = np.maximum(1 - _sums(share, context, num_contexts), 1e-6)
+    before = np.ones_like(share)
+    if below is not None:
+        shorter, smoothed = below
+        unbound = unbound * smoothed.unbound[:, shorter.context_at[order.first_context + 1]]
+        before = smoothed.evidence[:, shorter.entry_at[order.first_entry + 1]]
+    evidence = before + share / (unbound[:, context] * unigram[order.token_of_entry])
+    return _Smoothed(kept, rank, evidence, np.log(evidence / before), unbound)
+
+
+def _discounts(counts: np.ndarray) -> np.ndarray:
+    """d(c) for c = 0, 1, 2 and 3 or more, from how many entries have counts 1 to 4 (Chen 1998)."""
+    n1, n2, n3, n4 = (max(1, int((counts == c).sum())) for c in (1, 2, 3, 4))
+    y = n1 / (n1 + 2 * n2)
+    d = np.array([0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3])
+    return d.clip([0, 0.1, 0.1, 0.1], [0, 0.95, 1.9, 2.8])
 
 
 def _sums(values: np.ndarray, groups: np.ndarray, num_groups: int) -> np.ndarray:
@@ -283,21 +327,23 @@ def _ranks(context: np.ndarray, total: np.ndarray, num_contexts: int) -> np.ndar
     return rank
 
 
-def _merged(orders: list[_Order]) -> dict[str, np.ndarray]:
+def _merged(orders: list[_Order], smoothed: list[_Smoothed]) -> dict[str, np.ndarray]:
     """All orders in one table, sorted by key, its entries by rank."""
     keys = np.concatenate([o.keys for o in orders])
-    offsets = np.cumsum([0] + [len(o.keys) for o in orders])
+    offsets = np.cumsum([0] + [len(o.keys) for o in orders[:-1]])
+    kept = np.concatenate([s.kept for s in smoothed])
     context = np.concatenate(
-        [o.context_of_entry[o.kept] + at for o, at in zip(orders, offsets[:-1], strict=True)]
+        [o.context_of_entry + at for o, at in zip(orders, offsets, strict=True)]
     )
-    rank = np.concatenate([o.rank[o.kept] for o in orders])
+    context, rank = context[kept], np.concatenate([s.rank for s in smoothed])[kept]
+    totals = [_sums(o.counts, o.context_of_entry, len(o.keys)) for o in orders]
     by_key = np.argsort(keys)
     row = np.empty_like(by_key)
     row[by_key] = np.arange(len(keys))
     by_row = np.lexsort((rank, row[context]))
-    increments = np.concatenate([o.increments[:, o.kept] for o in orders], axis=1)[:, by_row]
-    counts = np.log1p(np.concatenate([o.counts for o in orders], axis=1)[:, by_key])
-    tokens = np.concatenate([o.token_of_entry[o.kept] for o in orders])[by_row]
+    increments = np.concatenate([s.increments for s in smoothed], axis=1)[:, kept][:, by_row]
+    counts = np.log1p(np.concatenate(totals, axis=1)[:, by_key])
+    tokens = np.concatenate([o.token_of_entry for o in orders])[kept][by_row]
     sizes = np.append(np.bincount(row[context], minlength=len(keys)), 0)
     increments = np.pad(increments, ((0, 0), (1, 0)))  # the entry that says nothing
     counts = np.pad(counts, ((0, 0), (0, 1)))  # the context that no n-gram is
