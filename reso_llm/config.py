@@ -150,7 +150,7 @@ class PRSCConfig:
     max_bindings: int = 1000
     max_order: int = 3
     max_slots: int = 128
-    max_entries: int = 4_000_000
+    max_entries: int = 1_000_000
 
     def __post_init__(self) -> None:
         _check_types(self)

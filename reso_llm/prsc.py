@@ -39,6 +39,7 @@ from reso_llm.primes import first_primes
 
 MODULI = (2147483647, 2147483629)  # the two largest primes below 2^31: products fit an int64
 FOLDS = 5
+MAX_FITTED = 10_000_000  # tokens: counting them takes some GB and half a minute
 NO_CONTEXT = 2**63 - 1  # a key above all others
 
 
@@ -120,6 +121,7 @@ class BindingMemory(nn.Module):
     def fit(self, tokens: np.ndarray) -> int:
         """Count the training text (N,) ids; the number of n-grams that collide (0 in practice).
 
+        Of a longer text the first MAX_FITTED tokens are counted.
         Raises ValueError for a text shorter than two tokens or ids beyond the vocabulary.
         """
         tokens = np.asarray(tokens, dtype=np.int64)
@@ -127,6 +129,7 @@ class BindingMemory(nn.Module):
             raise ValueError(
                 f"expected at least 2 token ids below {self.vocab_size}, got {len(tokens)}"
             )
+        tokens = tokens[:MAX_FITTED]
         tables, collisions = count_tables(
             tokens, self.vocab_size, self.slots, prime_powers(self.vocab_size, self.num_orders)
         )
@@ -138,8 +141,13 @@ class BindingMemory(nn.Module):
         return collisions
 
     def fold_of(self, starts: Tensor) -> Tensor | None:
-        """The span of the fitted text that windows starting there are from; None before `fit`."""
-        return starts * FOLDS // self.num_fitted if self.num_fitted else None
+        """The span of the fitted text that windows starting there are from; None before `fit`.
+
+        Text beyond what was counted is in no span: which one is left out for it does not matter.
+        """
+        if not self.num_fitted:
+            return None
+        return (starts * FOLDS // self.num_fitted).clamp_max(FOLDS - 1)
 
     def make_room(self, shapes: dict[str, Tensor]) -> None:
         """Give the tables the shapes of those about to be loaded; what they held is lost."""
