@@ -1,0 +1,307 @@
+"""The evidence scripts: their pure functions against hand-made or slow answers."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+pytest.importorskip("transformers")  # the peer model of benchmarks.common
+
+from benchmarks import gating, goals, long_context
+from reso_llm.agency import pooled
+from reso_llm.config import (
+    CoherenceGateConfig,
+    KuramotoConfig,
+    ResoLLMConfig,
+    TemporalSMFConfig,
+    control_of,
+    with_stage,
+)
+from reso_llm.data import Split, tokenise_all
+from reso_llm.model import ResoLLMModel
+from reso_llm.tokenizer import SPECIAL_TOKENS
+
+VOCABULARY = 61
+SMALL = control_of(
+    ResoLLMConfig(
+        vocab_size=VOCABULARY, dim=32, num_layers=2, num_heads=2, max_seq_len=12,
+        kuramoto=KuramotoConfig(num_oscillators=4),
+        coherence_gate=CoherenceGateConfig(threshold=0.03),  # some tokens skip a layer
+        temporal_smf=TemporalSMFConfig(num_heads=2, num_channels=2),
+    )
+)  # fmt: skip
+
+
+def make_model(*stages, **changes):
+    """The small control with some stages on, every parameter moved off its start."""
+    config = dataclasses.replace(SMALL, **changes)
+    for stage in stages:
+        config = with_stage(config, stage, enabled=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = ResoLLMModel(config)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(0.2 * torch.randn_like(p))
+    return model.eval()
+
+
+def draw_ids(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(len(SPECIAL_TOKENS), VOCABULARY, shape, generator=generator)
+
+
+def make_split(*lengths, reply_from=3):
+    """Documents of random ids whose targets from `reply_from` on are replies."""
+    ids = draw_ids(sum(lengths)).numpy()
+    starts = torch.tensor([0, *lengths[:-1]]).cumsum(0).numpy()
+    mask = torch.cat([(torch.arange(n) >= reply_from).to(torch.uint8) for n in lengths]).numpy()
+    return Split(ids, mask, starts, len(ids), 2 * len(ids), len(lengths))
+
+
+def make_rows(*lengths):
+    rows = [goals.make_row(draw_ids(n + 1, seed=n), torch.arange(n) >= 4) for n in lengths]
+    assert all(row.prompt.any() and row.reply.any() for row in rows)
+    return rows
+
+
+# --- scores and intervals
+
+
+def test_held_out_bytes_are_each_documents_own(tmp_path, byte_tokenizer):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "abc"}\n{"text": "defghij ü"}\n')
+    split, sizes = gating.held_out(str(path), byte_tokenizer)
+    assert sizes.tolist() == [3, 10]
+    assert sizes.sum() == split.num_bytes
+    ids = gating.document_ids(split)
+    assert [byte_tokenizer.decode(i.tolist()) for i in ids] == ["abc", "defghij ü"]
+
+
+@torch.no_grad()
+def test_document_scores_charge_every_token_to_its_document():
+    """Short documents against one unbatched pass each; a long one has all its tokens counted."""
+    model, split = make_model("coherence_gate", "kuramoto"), make_split(9, 5, 30)
+    sizes = torch.tensor([20.0, 11.0, 70.0], dtype=torch.float64)
+    scores = gating.document_scores(model, split, sizes)
+    assert scores.tokens.tolist() == [8, 4, 29]
+    for i, ids in enumerate(gating.document_ids(split)[:2]):
+        ids = torch.from_numpy(ids)[None]
+        output = model(ids[:, :-1])
+        gates = output.diagnostics["gates"]
+        nats = F.cross_entropy(output.logits[0], ids[0, 1:], reduction="sum").item()
+        assert scores.nats[i].item() == pytest.approx(nats, rel=1e-5)
+        assert scores.depth[i].item() == pytest.approx(ids.shape[1] - 1 + gates.sum().item(), 1e-5)
+        assert scores.layers[i].item() == ids.shape[1] - 1 + int((gates > 0).sum())
+    assert (scores.layers > scores.depth)[:2].all()
+    assert scores.layers.sum() < 2 * scores.tokens.sum()
+    assert scores.bits_per_byte == pytest.approx(scores.nats.sum().item() / math.log(2) / 101)
+
+
+def test_without_a_gate_every_layer_is_used():
+    scores = gating.document_scores(make_model(), make_split(9, 5), torch.ones(2))
+    assert scores.layers.tolist() == scores.depth.tolist() == [16, 8]
+
+
+def test_interval_is_of_the_ratio_and_covers():
+    """The value is a ratio of sums, not a mean of ratios; about 95 of 100 intervals hold 2."""
+    value, low, high = gating.interval(torch.tensor([1.0, 9.0]), torch.tensor([1.0, 1.5]))
+    assert value == pytest.approx(4.0)
+    assert (low, high) == pytest.approx((1.0, 6.0))
+    generator = torch.Generator().manual_seed(0)
+    held = 0
+    for trial in range(100):
+        counts = 1 + torch.rand(60, generator=generator)
+        sums = 2 * counts + torch.randn(60, generator=generator)
+        _, low, high = gating.interval(sums, counts, seed=trial)
+        held += low < 2 < high
+    assert 88 <= held <= 99
+
+
+# --- the gate
+
+
+@torch.no_grad()
+def test_with_threshold_changes_the_gate_and_no_weight():
+    model = make_model("coherence_gate", num_layers=4)
+    ids = draw_ids(2, 12)
+    same = gating.with_threshold(model, model.config.coherence_gate.threshold)
+    torch.testing.assert_close(same(ids).logits, model(ids).logits)
+    layers = []
+    for threshold in (1e-6, 0.03, 1e6):
+        other = gating.with_threshold(model, threshold)
+        layers.append(gating.depths(other, other(ids))[1].mean().item())
+        assert other.config.coherence_gate.threshold == threshold
+    assert layers[0] == 1 < layers[1] < layers[2] == 4
+    assert model.config.coherence_gate.threshold == 0.03
+
+
+def test_cheapest_is_the_fewest_layers_within_the_tolerance():
+    points = [gating.Point(0.1, 2.05, 1.0, 1.0), gating.Point(0.5, 2.015, 2.0, 1.5),
+              gating.Point(1.0, 2.0, 3.5, 3.0), gating.Point(9.0, 2.01, 4.0, 4.0)]  # fmt: skip
+    assert gating.cheapest(points).threshold == 0.5
+    assert gating.cheapest(points, 0.001).threshold == 1.0
+    assert gating.cheapest(points, 0.1).threshold == 0.1
+
+
+# --- goals
+
+
+def test_rows_split_replies_in_halves_without_control_tokens():
+    ids = torch.tensor([0, 2, 10, 11, 4, 3, 20, 21, 22, 23, 24, 4])  # bos user a b end assistant
+    reply = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1], dtype=torch.bool)
+    row = goals.make_row(ids, reply)
+    assert row.targets[row.prompt].tolist() == [10, 11]
+    assert row.targets[row.first].tolist() == [20, 21]
+    assert row.targets[row.second].tolist() == [22, 23, 24]
+    assert row.targets[row.reply].tolist() == [20, 21, 22, 23, 24, 4]
+
+
+def test_first_windows_leave_out_rows_with_little_reply():
+    split = make_split(40, goals.MIN_REPLY + 2, goals.MIN_REPLY + 3)
+    rows = goals.first_windows(split, context=24)
+    assert [len(row.inputs) for row in rows] == [24, goals.MIN_REPLY + 2]
+    assert rows[1].inputs[0] == split.tokens[split.doc_starts[2]]
+    assert rows[1].reply.sum() == goals.MIN_REPLY
+
+
+def test_goal_vectors_pool_each_row_by_itself():
+    table = torch.randn(VOCABULARY, 8, generator=torch.Generator().manual_seed(1))
+    weights, rows = torch.arange(VOCABULARY) / 10, make_rows(9, 14)
+    for weight in (None, weights):
+        found = goals.goal_vectors(table, rows, "first", weight)
+        for goal, row in zip(found, rows, strict=True):
+            ids = row.targets[row.first]
+            vectors = F.rms_norm(table[ids], (8,))
+            total = (vectors * (1 if weight is None else weight[ids][:, None])).sum(0)
+            torch.testing.assert_close(F.cosine_similarity(goal, total, dim=0), torch.tensor(1.0))
+
+
+def test_others_is_one_cycle_and_never_the_row_itself():
+    for count in (2, 3, 10):
+        partner = goals.others(count, torch.Generator().manual_seed(count))
+        assert partner.sort().values.tolist() == list(range(count))
+        at, seen = 0, set()
+        while at not in seen:
+            seen.add(at)
+            at = int(partner[at])
+        assert len(seen) == count
+
+
+def test_weightings_count_what_is_rare(tmp_path, byte_tokenizer):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "aaab"}\n')
+    made = goals.weightings(torch.zeros(261, 4), str(path), byte_tokenizer)
+    a, b, c = (byte_tokenizer.encode(letter)[0] for letter in "abc")
+    total = tokenise_all(str(path), byte_tokenizer).num_tokens + 261
+    wanted = [math.log(total / (1 + n)) for n in (3, 1, 0)]
+    assert made["-ln unigram"][[a, b, c]].tolist() == pytest.approx(wanted, rel=1e-5)
+    assert made["ln prime"][:3].tolist() == pytest.approx([math.log(p) for p in (2, 3, 5)])
+    assert made["equal"] is None
+    assert set(goals.weightings(torch.zeros(261, 4), None, byte_tokenizer)) == {"equal", "ln prime"}
+
+
+@torch.no_grad()
+def test_token_nats_of_a_batch_are_those_of_each_row():
+    model, rows = make_model("agency"), make_rows(12, 7, 9)
+    vectors = goals.goal_vectors(model.embedding.weight, rows, "reply")
+    for given in (None, vectors):
+        found = goals.token_nats(model, rows, given)
+        for i, row in enumerate(rows):
+            goal = None if given is None else given[i : i + 1]
+            logits = model(row.inputs[None], goal=goal).logits[0]
+            wanted = F.cross_entropy(logits, row.targets, reduction="none")
+            torch.testing.assert_close(found[i], wanted, rtol=1e-4, atol=1e-5)
+    parts = [goals.scored(found, rows, name) for name in ("first", "second")]
+    words = torch.stack(
+        [n[row.first | row.second].sum() for n, row in zip(found, rows, strict=True)]
+    )
+    torch.testing.assert_close(sum(parts), words.double())
+
+
+@torch.no_grad()
+def test_a_cut_path_carries_nothing():
+    """Cut twice, a goal is inert; cut once it acts, and the model itself is left as it was."""
+    model, ids = make_model("agency"), draw_ids(1, 9)
+    goal = pooled(model.embedding.weight[ids], torch.ones_like(ids, dtype=torch.bool))
+    before, none = model(ids, goal=goal).logits, model(ids).logits
+    queries, residual = (goals.cut_path(model, keep) for keep in ("queries", "residual"))
+    neither = goals.cut_path(queries, "residual")
+    torch.testing.assert_close(neither(ids, goal=goal).logits, none)
+    assert not queries.goal.weight.any()
+    assert all(not block.attention.goal.weight.any() for block in residual.blocks)
+    for one in (queries, residual):
+        assert not torch.allclose(one(ids, goal=goal).logits, none)
+    torch.testing.assert_close(model(ids, goal=goal).logits, before)
+
+
+def test_achievement_tells_related_from_unrelated():
+    """Noise is achieved at the promised 5 %; texts near their goals always; centring finds more."""
+    generator = torch.Generator().manual_seed(0)
+    goal, noise = torch.randn(2, 80, 16, generator=generator)
+    unrelated = goals.achievement(goal, noise, centred=False, seed=0)
+    for name, wanted in (("false", 0.05), ("true", 0.05), ("auc", 0.5)):
+        assert unrelated[name][0] == pytest.approx(wanted, abs=0.04 if name != "auc" else 0.08)
+    related = goals.achievement(goal, goal + 0.1 * noise, centred=False, seed=0)
+    assert related["true"][0] == 1
+    assert related["auc"][0] > 0.999
+    common = 20 * torch.randn(16, generator=generator)  # what all texts share hides the rest
+    hidden = (goal * torch.rand(16, generator=generator) + common, goal + 0.7 * noise + common)
+    plain, centred = (goals.achievement(*hidden, centred=c, seed=0) for c in (False, True))
+    assert centred["auc"][0] > plain["auc"][0]
+
+
+def test_continuation_repeats_follows_the_goal_and_never_ends():
+    model, prompt = make_model("agency"), draw_ids(3)
+    goal = torch.randn(1, model.config.dim, generator=torch.Generator().manual_seed(0))
+    ids = goals.continuation(model, prompt, goal, seed=0, count=8)
+    assert ids.shape == (8,)
+    assert ids.min() >= len(SPECIAL_TOKENS)
+    assert ids.equal(goals.continuation(model, prompt, goal, seed=0, count=8))
+    assert not ids.equal(goals.continuation(model, prompt, None, seed=0, count=8))
+
+
+# --- long context
+
+
+@torch.no_grad()
+def test_state_bytes_and_what_grows():
+    """The full cache grows with the context, by its own arithmetic; the windowed state does not."""
+    base = make_model("temporal_smf", "kuramoto", "coherence_gate").config
+    configs = long_context.variants(base, window=4, longest=100)
+    assert [c.attention_window for c in configs.values()] == [0, 4, 4]
+    assert [c.temporal_smf.enabled for c in configs.values()] == [False, True, True]
+    sizes = {}
+    for name, config in configs.items():
+        model = ResoLLMModel(config).eval()
+        state = [long_context.read(model, n, seed=0, chunk=5) for n in (20, 60)]
+        assert [s.length for s in state] == [20, 60]
+        after = [long_context.steps(model, s, 1)[1] for s in state]
+        assert [s.length for s in after] == [21, 61]  # what is measured starts one step later
+        sizes[name] = [long_context.state_bytes(s) for s in after]
+    config = configs["full"]
+    per_token = 4 * 2 * config.num_layers * config.dim  # float32 keys and values
+    assert sizes["full"][1] - sizes["full"][0] == 40 * per_token
+    assert sizes["full"][0] >= 20 * per_token
+    for name in ("window + memory", "window, all"):
+        assert sizes[name][0] == sizes[name][1] > 2 * 4 * per_token
+
+
+def test_a_shared_storage_counts_once():
+    whole = torch.zeros(10)
+    assert long_context.state_bytes((whole[:2], (whole[5:], None, 3))) == 40
+
+
+@torch.no_grad()
+def test_carried_nats_read_a_document_in_one_pass():
+    """In chunks with the state carried, as in one long pass; longer than max_seq_len, too."""
+    model = make_model("temporal_smf", attention_window=4)
+    split = make_split(30, 7)
+    found = long_context.carried_nats(model, split, chunk=6)
+    for nats, ids in zip(found, gating.document_ids(split), strict=True):
+        ids = torch.from_numpy(ids)[None]
+        logits = model(ids[:, :-1], model.init_state()).logits[0]
+        wanted = F.cross_entropy(logits, ids[0, 1:], reduction="sum")
+        assert nats.item() == pytest.approx(wanted.item(), rel=1e-4)
