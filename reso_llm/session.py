@@ -146,6 +146,8 @@ class Session:
         """
         memory = _needed(self.memory, "recall", "temporal_smf")
         ids = _encode(model, query)
+        if ids:  # within a text the query's first word has other tokens: they include the space
+            ids += _encode(model, f" {query.lstrip()}")
         return memory.recall(ids, now=self.clock if now is None else now, count=count)
 
     def recollected_field(self, now: float | None = None) -> Tensor | None:

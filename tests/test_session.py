@@ -29,6 +29,7 @@ from reso_llm.entanglement import EntanglementNetwork
 from reso_llm.inference import ResoLLMInference
 from reso_llm.model import ResoLLMModel
 from reso_llm.session import Session
+from reso_llm.tokenizer import create_default_tokenizer
 
 FACT = "Mara Quill keeps the blue ledger in Torvik."
 TINY = dict(
@@ -393,6 +394,16 @@ def test_recall_says_when(make_model):
     assert (best.moment.time, best.age) == (10.0, 15.0)
     assert len(others) == 1
     assert best.resonance > others[0].resonance
+
+
+def test_recall_of_a_word_within_a_text(make_model):
+    """It is stored as one token with the space before it, and asked for without."""
+    default = create_default_tokenizer()
+    model = make_model(default, vocab_size=4096)
+    model.update_memory("We listened to music all night.")
+    assert not {*default.encode("music")} & {*default.encode("We listened to music all night.")}
+    assert len(model.recall("music")) == 1
+    assert model.recall("") == []
 
 
 def test_forward_leaves_the_session_alone(make_model):
