@@ -114,7 +114,7 @@ def _window_sums(model: ResoLLMModel, windows: Sequence[EvalWindow]) -> Tensor:
 
 def depths(model: ResoLLMModel, output: ResoOutput) -> tuple[Tensor, Tensor]:
     """Soft depth and layers used of each token, (B,T); all layers, (1,1), without a gate."""
-    if not model.gates:
+    if not model.config.coherence_gate.enabled:
         every = torch.full((1, 1), float(model.config.num_layers))
         return every, every
     gates = output.diagnostics["gates"]  # (B,T,L-1)

@@ -1,28 +1,40 @@
-"""Speed against Hugging Face GPT-2 of the same width, depth, vocabulary and context.
+"""Speed of the full stack, our control, and Hugging Face GPT-2 of the same shape.
 
 python -m benchmarks.speed                    training and batch-1 decoding, 2 threads
 python -m benchmarks.speed --threads 1
 
-Both models take turns in one process; the figures are medians over the rounds, and the ratios are
-medians of the ratios within a round.
+The models take turns in one process; the figures are medians over the rounds, and the ratios are
+medians of the ratios within a round. The weights are random and the coherence gate is as at the
+start: no layer is skipped (`benchmarks.gating` times a trained one that skips). The binding memory
+has counted random tokens, as many as 800 rows of guanaco.
 """
 
 import argparse
 import statistics
 import time
 
+import numpy as np
 import torch
 
 from benchmarks.common import gpt2_like, interleaved, median_ratio, num_parameters, write_row
-from reso_llm.config import ResoLLMConfig, small_config
+from reso_llm.config import ResoLLMConfig, control_of, small_config
 from reso_llm.hardware import keep_freed_memory
 from reso_llm.inference import ResoLLMInference
 from reso_llm.model import ResoLLMModel
 from reso_llm.optim import make_optimizers
 from reso_llm.tokenizer import SPECIAL_TOKENS, create_default_tokenizer
 from reso_llm.train_config import OptimConfig
+from reso_llm.windows import Batch
 
+FITTED = 400_000
 PROMPT_TOKENS, NEW_TOKENS, BATCH = 16, 240, 8
+
+
+def made(config: ResoLLMConfig) -> ResoLLMModel:
+    """A model whose binding memory has counted random tokens."""
+    model = ResoLLMModel(config)
+    model.fit_memory(np.random.default_rng(0).integers(config.vocab_size, size=FITTED))
+    return model
 
 
 def training_step(model, loss, optimizers, config: ResoLLMConfig):
@@ -30,8 +42,11 @@ def training_step(model, loss, optimizers, config: ResoLLMConfig):
 
     def step() -> float:
         ids = torch.randint(config.vocab_size, (BATCH, config.max_seq_len + 1))
+        reply = torch.ones(BATCH, config.max_seq_len, dtype=torch.bool)
+        starts = torch.randint(FITTED, (BATCH,))
+        batch = Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), reply, starts)
         started = time.perf_counter()
-        loss(ids[:, :-1].contiguous(), ids[:, 1:].contiguous()).backward()
+        loss(batch).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
@@ -42,35 +57,30 @@ def training_step(model, loss, optimizers, config: ResoLLMConfig):
 
 
 def training_measures(config: ResoLLMConfig):
-    ours, theirs = ResoLLMModel(config), gpt2_like(config)
+    theirs, generator = gpt2_like(config), torch.Generator()
 
-    def gpt2_loss(ids, targets):
-        logits = theirs(ids).logits
-        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    def gpt2_loss(batch: Batch):
+        logits = theirs(batch.inputs).logits
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
+
+    def ours(config: ResoLLMConfig):
+        model = made(config)
+        optimizers = list(make_optimizers(model, OptimConfig()).values())
+        return training_step(
+            model, lambda batch: model.training_loss(batch, generator), optimizers, config
+        )
 
     adamw = torch.optim.AdamW(theirs.parameters(), lr=1e-3, fused=True)
     return {
-        "reso": training_step(
-            ours, ours.loss, list(make_optimizers(ours, OptimConfig()).values()), config
-        ),
+        "full": ours(config),
+        "control": ours(control_of(config)),
         "gpt2": training_step(theirs, gpt2_loss, [adamw], config),
     }
 
 
 def decoding_measures(config: ResoLLMConfig):
-    ours, theirs = ResoLLMModel(config).eval(), gpt2_like(config).eval()
-    for p in ours.parameters():
-        torch.nn.init.normal_(p, std=0.02)
-    with torch.no_grad():  # the control tokens are never the most probable: no text ends early
-        ours.embedding.table.weight[: len(SPECIAL_TOKENS)] = 0
-    engine = ResoLLMInference(ours, create_default_tokenizer(), config)
+    theirs = gpt2_like(config).eval()
     prompt_ids = torch.randint(5, config.vocab_size, (1, PROMPT_TOKENS))
-    prompt = engine.tokenizer.decode(prompt_ids[0].tolist())
-
-    def reso() -> float:
-        result = engine.generate(prompt, NEW_TOKENS, temperature=0.0)
-        assert result.tokens_generated == NEW_TOKENS, "the random model ended its text"
-        return result.tokens_generated / result.generation_time_ms * 1000
 
     def gpt2() -> float:
         started = time.perf_counter()
@@ -81,7 +91,30 @@ def decoding_measures(config: ResoLLMConfig):
             )  # fmt: skip
         return (out.shape[1] - PROMPT_TOKENS) / (time.perf_counter() - started)
 
-    return {"reso": reso, "gpt2": gpt2}
+    return {
+        "full": generating(config, prompt_ids),
+        "control": generating(control_of(config), prompt_ids),
+        "gpt2": gpt2,
+    }
+
+
+def generating(config: ResoLLMConfig, prompt_ids: torch.Tensor):
+    """A function that generates greedily and returns tokens per second."""
+    model = made(config).eval()
+    for name, p in model.named_parameters():
+        if p.ndim >= 2 and ".gate." not in name:
+            torch.nn.init.normal_(p, std=0.02)
+    with torch.no_grad():  # the control tokens are never the most probable: no text ends early
+        model.embedding.table.weight[: len(SPECIAL_TOKENS)] = 0
+    engine = ResoLLMInference(model, create_default_tokenizer(), config)
+    prompt = engine.tokenizer.decode(prompt_ids[0].tolist())
+
+    def generate() -> float:
+        result = engine.generate(prompt, NEW_TOKENS, temperature=0.0)
+        assert result.tokens_generated == NEW_TOKENS, "the random model ended its text"
+        return result.tokens_generated / result.generation_time_ms * 1000
+
+    return generate
 
 
 def main() -> None:
@@ -98,25 +131,23 @@ def main() -> None:
         interleaved(measures, 2)  # warm up
         values = interleaved(measures, options.rounds)
         medians = {name: statistics.median(v) for name, v in values.items()}
-        ratio = median_ratio(values["reso"], values["gpt2"])
-        print(
-            f"{work}, {options.threads} threads: reso {medians['reso']:,.0f} tokens/s, "
-            f"GPT-2 {medians['gpt2']:,.0f} tokens/s, ratio {ratio:.2f}"
-        )
-        write_row(
-            "speed",
-            {
-                "work": work,
-                "threads": options.threads,
-                "rounds": options.rounds,
-                "tokens_per_second": medians,
-                "ratio": ratio,
-                "parameters": {
-                    "reso": num_parameters(ResoLLMModel(config)),
-                    "gpt2": num_parameters(gpt2_like(config)),
-                },
+        ratios = {
+            f"{a}/{b}": median_ratio(values[a], values[b])
+            for a, b in (("full", "control"), ("control", "gpt2"), ("full", "gpt2"))
+        }
+        speeds = ", ".join(f"{name} {value:,.0f}" for name, value in medians.items())
+        shares = ", ".join(f"{name} {value:.2f}" for name, value in ratios.items())
+        print(f"{work}, {options.threads} threads, tokens/s: {speeds}; ratios: {shares}")
+        row = {
+            "work": work, "threads": options.threads, "rounds": options.rounds,
+            "tokens_per_second": medians, "ratios": ratios,
+            "parameters": {
+                "full": num_parameters(ResoLLMModel(config)),
+                "control": num_parameters(ResoLLMModel(control_of(config))),
+                "gpt2": num_parameters(gpt2_like(config)),
             },
-        )
+        }  # fmt: skip
+        write_row("speed", row)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ of this layer (`gate.py`; 1 without it); n is the noise of stochastic resonance 
 without it). Where g is zero for every row, only keys and values are computed.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from reso_llm.attention import Attention, KVCache
 from reso_llm.config import ResoLLMConfig
 from reso_llm.fused import linear, relu_squared, rms_norm
+from reso_llm.gate import CoherenceGate
 from reso_llm.noise import FeedForwardNoise
 
 
@@ -40,11 +43,22 @@ class FeedForward(nn.Module):
         return self.down(relu_squared(hidden if noise is None else noise(hidden)))
 
 
+class Shared(NamedTuple):
+    """What all blocks of a pass read: x_0 (B,T,D), the rotary table, goal (B,D), r (B,T), noise."""
+
+    x0: Tensor
+    rotary: Tensor
+    goal: Tensor | None
+    coherence: Tensor | None
+    noise: FeedForwardNoise | None
+
+
 class Block(nn.Module):
     """One layer of the model; see the module's docstring."""
 
-    def __init__(self, config: ResoLLMConfig, has_value_embedding: bool) -> None:
+    def __init__(self, config: ResoLLMConfig, has_value_embedding: bool, has_gate: bool) -> None:
         super().__init__()
+        self.gate = CoherenceGate(config) if has_gate else None
         self.attention = Attention(config, has_value_embedding)
         self.feed_forward = FeedForward(config.dim, config.ffn_multiplier)
         self.keep = nn.Parameter(torch.empty(()))
@@ -60,22 +74,22 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        x0: Tensor,
-        rotary: Tensor,
-        value_embedding: Tensor | None,
+        shared: Shared,
+        value: Tensor | None,
         cache: KVCache | None,
-        goal: Tensor | None = None,
-        gate: Tensor | None = None,
-        noise: FeedForwardNoise | None = None,
-    ) -> tuple[Tensor, KVCache | None]:
-        """Residual stream x and embedding x0 (B,T,D) -> (B,T,D) and the longer cache."""
-        x = torch.addcmul(self.keep * x, self.bring, x0)
-        if gate is not None and cache is not None and not gate.any():
-            return x, self.attention.write(rms_norm(x), rotary, value_embedding, cache)
-        y, cache = self.attention(rms_norm(x), rotary, value_embedding, cache, goal)
-        x = self._add(x, y, gate)
-        return self._add(x, self.feed_forward(rms_norm(x), noise), gate), cache
+        left: Tensor | None,
+    ) -> tuple[Tensor, KVCache | None, Tensor | None]:
+        """x (B,T,D), value embedding, cache and what the gate left of the layer before (B,T,1)."""
+        x = torch.addcmul(self.keep * x, self.bring, shared.x0)
+        normed = rms_norm(x)
+        if self.gate is not None:
+            left = self.gate(normed, shared.coherence, left)
+            if cache is not None and not left.any():
+                return x, self.attention.write(normed, shared.rotary, value, cache), left
+        y, cache = self.attention(normed, shared.rotary, value, cache, shared.goal)
+        x = self._add(x, y, left)
+        return self._add(x, self.feed_forward(rms_norm(x), shared.noise), left), cache, left
 
-    def _add(self, x: Tensor, y: Tensor, gate: Tensor | None) -> Tensor:
+    def _add(self, x: Tensor, y: Tensor, left: Tensor | None) -> Tensor:
         y = F.dropout(y, self.dropout) if self.training and self.dropout else y
-        return x + y if gate is None else torch.addcmul(x, gate, y)
+        return x + y if left is None else torch.addcmul(x, left, y)

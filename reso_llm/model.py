@@ -14,13 +14,12 @@ from torch import Tensor, nn
 
 from reso_llm.agency import hindsight_goals
 from reso_llm.attention import KVCache, rotary_table, turned_by_phases
-from reso_llm.block import Block
+from reso_llm.block import Block, Shared
 from reso_llm.checkpoint import load_checkpoint, resolve, save_directory
 from reso_llm.config import ResoLLMConfig
 from reso_llm.echo import MAX_CONTEXT, EchoState, echo_state, echoed
 from reso_llm.embedding import TokenEmbedding
 from reso_llm.fused import linear, linear_cross_entropy, rms_norm, soft_cap
-from reso_llm.gate import CoherenceGate, remaining
 from reso_llm.kuramoto import Synchronisation, SyncState
 from reso_llm.memory import FieldState, MemoryField
 from reso_llm.noise import TAIL, feed_forward_noise
@@ -95,11 +94,8 @@ class ResoLLMModel(nn.Module):
             nn.Embedding(c.vocab_size, c.dim) for _ in range(c.num_value_embeddings)
         )
         self.blocks = nn.ModuleList(
-            Block(c, has_value_embedding=i >= plain) for i in range(c.num_layers)
-        )
-        gates = c.num_layers - 1 if c.coherence_gate.enabled else 0
-        self.gates = nn.ModuleList(
-            CoherenceGate(c.dim, has_coherence=c.kuramoto.enabled) for _ in range(gates)
+            Block(c, has_value_embedding=i >= plain, has_gate=c.coherence_gate.enabled and i > 0)
+            for i in range(c.num_layers)
         )
         self.memory = MemoryField(c.dim, c.temporal_smf) if c.temporal_smf.enabled else None
         self.head = None if c.tie_embeddings else linear(c.dim, c.vocab_size)
@@ -219,20 +215,18 @@ class ResoLLMModel(nn.Module):
         generator: torch.Generator | None,
     ) -> tuple[Tensor, list[KVCache | None], dict[str, Tensor]]:
         """The ResoFormer blocks: x, their caches, and the gates of each token."""
-        x0, caches, noise = x, [], None
-        amplitude = self.config.stochastic_resonance.noise_amplitude
-        if generator is not None and self.config.stochastic_resonance.enabled:
-            noise = feed_forward_noise(before.tail, ids, amplitude, generator)
+        noise, resonance = None, self.config.stochastic_resonance
+        if generator is not None and resonance.enabled:
+            noise = feed_forward_noise(before.tail, ids, resonance.noise_amplitude, generator)
+        shared = Shared(x, rotary, goal, coherence, noise)
         plain = len(self.blocks) - len(self.value_tables)
-        gate, gates = None, []
+        left, caches, gates = None, [], []
         for i, block in enumerate(self.blocks):
             value = self.value_tables[i - plain](ids) if i >= plain else None
-            x, cache = block(x, x0, rotary, value, before.caches[i], goal, gate, noise)
+            x, cache, left = block(x, shared, value, before.caches[i], left)
             caches.append(cache)
-            if i < len(self.gates):
-                halting = self.gates[i](x, coherence)
-                gate = remaining(gate, halting, self.config.coherence_gate.threshold)
-                gates.append(gate)
+            if left is not None:
+                gates.append(left)
         return x, caches, {"gates": torch.cat(gates, dim=-1)} if gates else {}
 
     def loss(

@@ -465,7 +465,7 @@ def still(model):
             p.zero_()
         elif name.endswith("temperature"):
             p.fill_(1.0)
-        elif name.startswith("gates."):
+        elif ".gate." in name:
             p.fill_(-1e4 if name.endswith("bias") else 0.0)
     if model.prsc is not None:
         model.prsc.trust.zero_(), model.prsc.gate.zero_(), model.prsc.count_scale.zero_()
@@ -616,16 +616,16 @@ def model_reference(model, ids, goal):
     x0 = x
     for i, block in enumerate(model.blocks):
         x = block.keep * x + block.bring * x0
+        if block.gate is not None:
+            z = unit(x) @ block.gate.halting.weight.T + block.gate.halting.bias
+            z = z + block.gate.coherence_scale * r if c.kuramoto.enabled else z
+            g = (g - torch.sigmoid(z) / c.coherence_gate.threshold).clamp_min(0)
         number = i - (c.num_layers - c.num_value_embeddings)
         values = model.value_tables[number].weight[ids] if number >= 0 else None
         base = c.rotary_base
         x = x + g * attention_reference(block.attention, unit(x), values, base, goal, turns)
         hidden = unit(x) @ block.feed_forward.up.weight.T
         x = x + g * (hidden.clamp_min(0).square() @ block.feed_forward.down.weight.T)
-        if i < len(model.gates):
-            z = unit(x) @ model.gates[i].halting.weight.T + model.gates[i].halting.bias
-            z = z + model.gates[i].coherence_scale * r if c.kuramoto.enabled else z
-            g = (g - torch.sigmoid(z) / c.coherence_gate.threshold).clamp_min(0)
     if c.temporal_smf.enabled:
         empty = model.memory.init_state(len(ids), x)
         x, _ = memory_reference(model.memory, x, empty)
