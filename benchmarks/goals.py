@@ -6,8 +6,9 @@ python -m benchmarks.goals --checkpoint RUN --data HELDOUT.jsonl [--train TRAIN.
                 none, and with another conversation's; the goal is pooled from the whole reply, from
                 one half of it (scored on the other), or from the prompt
     path        the same with the goal acting through the queries alone, or the residual alone
-    weighting   the same with rare tokens counted for more: ln p_id of the token's prime, or
-                -ln unigram of --train (add-one smoothed)
+    weighting   the same with rare tokens counted for more: ln p_id of the token's prime, or, from
+                the add-one smoothed unigram u of --train, -ln u or the smooth inverse
+                a / (a + u), a = 1e-3 (Arora 2017, "A simple but tough-to-beat baseline")
     achieved    goal = first half of a reply, text = second half: `agency.calibrate` on one half of
                 the conversations, rates on the other, over 200 random halvings; AUC is the chance
                 that a matching pair has the larger cosine; centred subtracts the mean text first
@@ -44,6 +45,7 @@ from reso_llm.tokenizer import SPECIAL_TOKENS
 MIN_REPLY = 16  # tokens of a reply that has halves worth comparing
 BATCH_SIZE, HALVINGS = 16, 200
 PROMPTS, NEW_TOKENS = 20, 64
+SMOOTH = 1e-3  # a of the smooth inverse frequency
 SAMPLING = SamplingOptions(temperature=0.7)
 
 
@@ -117,7 +119,9 @@ def weightings(table: Tensor, train: str | None, tokenizer) -> dict[str, Tensor 
     made = {"equal": None, "ln prime": torch.tensor(first_primes(count)).log().to(table)}
     if train is not None:
         seen = np.bincount(tokenise_all(train, tokenizer).tokens, minlength=count) + 1
-        made["-ln unigram"] = -torch.from_numpy(seen / seen.sum()).log().to(table)
+        unigram = torch.from_numpy(seen / seen.sum())
+        made["-ln unigram"] = -unigram.log().to(table)
+        made["smooth inverse"] = (SMOOTH / (SMOOTH + unigram)).to(table)
     return made
 
 

@@ -198,6 +198,8 @@ def test_weightings_count_what_is_rare(tmp_path, byte_tokenizer):
     total = tokenise_all(str(path), byte_tokenizer).num_tokens + 261
     wanted = [math.log(total / (1 + n)) for n in (3, 1, 0)]
     assert made["-ln unigram"][[a, b, c]].tolist() == pytest.approx(wanted, rel=1e-5)
+    smooth = [1 / (1 + 1000 * math.exp(-nats)) for nats in wanted]
+    assert made["smooth inverse"][[a, b, c]].tolist() == pytest.approx(smooth, rel=1e-5)
     assert made["ln prime"][:3].tolist() == pytest.approx([math.log(p) for p in (2, 3, 5)])
     assert made["equal"] is None
     assert set(goals.weightings(torch.zeros(261, 4), None, byte_tokenizer)) == {"equal", "ln prime"}
