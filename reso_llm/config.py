@@ -65,7 +65,7 @@ class PrimeEmbeddingConfig:
 
 @dataclass(frozen=True)
 class ResonantAttentionConfig:
-    """Resonant attention: rotary frequencies in a golden ladder and a temperature per head."""
+    """Resonant attention: a golden ladder of frequencies, a temperature per head."""
 
     enabled: bool = True
 
@@ -75,10 +75,10 @@ class ResonantAttentionConfig:
 
 @dataclass(frozen=True)
 class KuramotoConfig:
-    """Kuramoto synchronisation: N oscillators a token, pulled to the mean field of its past.
+    """Kuramoto synchronisation: phases of a token, pulled to those of its past.
 
-    coupling is K; num_steps Euler steps of step_size are taken; the mean field keeps `retention`
-    (lambda) of its weight from one token to the next.
+    num_oscillators is N, coupling is K; num_steps Euler steps of step_size are taken; the mean
+    field keeps `retention` (lambda) of its weight from one token to the next.
     """
 
     enabled: bool = True
@@ -102,7 +102,7 @@ class KuramotoConfig:
 
 @dataclass(frozen=True)
 class CoherenceGateConfig:
-    """Coherence gate: a token whose halting probabilities sum to `threshold` skips later layers.
+    """Coherence gate: a token whose halting reaches `threshold` skips later layers.
 
     ponder_weight is the price of a layer in nats a token, added to the loss in training.
     """
@@ -139,7 +139,7 @@ class AgencyConfig:
 
 @dataclass(frozen=True)
 class PRSCConfig:
-    """Prime resonance semantic coherence: named concepts, and the n-gram binding memory.
+    """Prime resonance semantic coherence: concepts, and the n-gram binding memory.
 
     The memory binds contexts of 1 to max_order tokens to at most max_slots tokens each (half as
     many with every order, at least 8) and keeps at most max_entries such pairs.
