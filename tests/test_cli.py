@@ -29,7 +29,8 @@ from reso_llm.train_config import TrainConfig
 
 TINY = [
     "model.vocab_size=261", "model.dim=32", "model.num_layers=2", "model.num_heads=2",
-    "model.max_seq_len=32", "model.dropout=0.1", "batch_size=2", "val_fraction=0.2",
+    "model.max_seq_len=32", "model.dropout=0.1", "model.kuramoto.num_oscillators=4",
+    "batch_size=2", "val_fraction=0.2",
     "validate_every=1000000", "save_every=1000000", "log_every=1", "sample_prompt=",
     "wandb=disabled", "device=cpu",
 ]  # fmt: skip
@@ -127,11 +128,11 @@ def test_a_yaml_file_that_is_missing_or_binary_is_named(tmp_path):
 @pytest.mark.parametrize("first", [True, False])
 def test_defaults_give_way_to_yaml_and_yaml_to_arguments(tmp_path, first):
     """Also when --config comes last."""
-    path = yaml_file(tmp_path / "c.yaml", "steps: 7\nbatch_size: 3\nmodel:\n  dim: 64\n")
+    path = yaml_file(tmp_path / "c.yaml", "steps: 7\nbatch_size: 3\nmodel:\n  dim: 128\n")
     args = ["--steps", "5", "model.num_layers=6"]
     config, _ = parse(*["--config", path, *args] if first else [*args, f"--config={path}"])
     assert (config.steps, config.batch_size, config.seed) == (5, 3, 0)
-    assert (config.model.dim, config.model.num_layers, config.model.num_heads) == (64, 6, 4)
+    assert (config.model.dim, config.model.num_layers, config.model.num_heads) == (128, 6, 4)
 
 
 def test_the_forms_of_an_option_are_the_same():
@@ -145,7 +146,7 @@ def test_a_value_may_look_like_an_assignment(tmp_path):
 
 
 def test_the_printed_configuration_can_be_read_back(tmp_path, capsys):
-    args = ["steps=5", "model.dim=64", "optim.matrix_lr=0.5", "sample_prompt=a: b # c"]
+    args = ["steps=5", "model.dim=128", "optim.matrix_lr=0.5", "sample_prompt=a: b # c"]
     with pytest.raises(SystemExit) as stop:
         parse(*args, "--print_config")
     assert stop.value.code == 0
@@ -161,7 +162,7 @@ def test_a_run_is_resumed_with_its_own_configuration(tmp_path):
 
 
 def test_every_yaml_file_of_the_repository_is_valid():
-    paths = sorted(ROOT.glob("configs/*.yaml"))
+    paths = sorted(ROOT.glob("configs/**/*.yaml"))
     assert paths
     for path in paths:
         parse("--config", path)

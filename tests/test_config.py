@@ -9,19 +9,25 @@ from pathlib import Path
 import pytest
 
 from reso_llm.config import (
+    STAGES,
     AgencyConfig,
+    CoherenceGateConfig,
     EntanglementConfig,
+    KuramotoConfig,
+    PrimeEmbeddingConfig,
     PRSCConfig,
     ResoLLMConfig,
     StabilityConfig,
     StochasticResonanceConfig,
     TemporalSMFConfig,
+    control_config,
+    control_of,
     large_config,
     medium_config,
     multi_agent_config,
     small_config,
+    with_stage,
 )
-from reso_llm.model import ResoLLMModel
 
 PACKAGE = Path(__file__).resolve().parents[1] / "reso_llm"
 DOCUMENTED = {
@@ -32,17 +38,7 @@ DOCUMENTED = {
     "entanglement": {},
     "stochastic_resonance": dict(noise_amplitude=0.1),
 }
-# Fields of stages that are not built yet: nothing can read them, and the model refuses to switch
-# their stage on. Whoever builds the stage takes its fields out of here.
-WAITING_FOR_THE_RESONANCE_STACK = {
-    "agency.max_foci", "agency.max_goals", "agency.novelty_weight",
-    "prsc.coherence_threshold", "prsc.max_bindings",
-    "temporal_smf.memory_decay_rate", "temporal_smf.max_moments", "temporal_smf.episodic_tagging",
-    "stability.lyapunov_threshold", "stability.auto_temperature_adjust",
-    "stability.predictive_horizon",
-    "entanglement.node_id",
-    "stochastic_resonance.noise_amplitude",
-}  # fmt: skip
+PLAIN = (int, float, bool, str)
 
 
 # --- the v2 README ------------------------------------------------------------------------------
@@ -61,9 +57,8 @@ def test_multi_agent_config_names_its_node():
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
-def test_components_have_the_documented_fields_and_start_disabled(name):
+def test_components_have_the_documented_fields(name):
     component = getattr(small_config(), name)
-    assert component.enabled is False
     for key, value in DOCUMENTED[name].items():
         assert getattr(component, key) == value
         assert type(getattr(component, key)) is type(value)
@@ -84,6 +79,46 @@ def test_the_readme_example_constructs():
         stochastic_resonance=StochasticResonanceConfig(enabled=False, noise_amplitude=0.1),
     )
     assert (config.dim, config.num_layers, config.agency.enabled) == (512, 8, True)
+
+
+# --- stages ---------------------------------------------------------------------------------------
+
+
+def test_all_stages_are_on_but_those_the_readme_leaves_off():
+    off = {stage for stage in STAGES if not getattr(small_config(), stage).enabled}
+    assert off == {"entanglement", "stochastic_resonance"}
+
+
+def test_stages_are_all_the_components():
+    components = [f.name for f in dataclasses.fields(ResoLLMConfig) if f.type not in PLAIN]
+    assert sorted(components) == sorted(STAGES)
+
+
+def test_the_control_has_no_stage_and_is_otherwise_the_same():
+    config = ResoLLMConfig(dim=64, kuramoto=KuramotoConfig(num_oscillators=3))
+    control = control_of(config)
+    assert not any(getattr(control, stage).enabled for stage in STAGES)
+    assert control.kuramoto.num_oscillators == 3
+    for stage in STAGES:
+        control = with_stage(control, stage, getattr(config, stage).enabled)
+    assert control == config
+    assert control_config() == control_of(small_config())
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_with_stage_changes_one_switch(stage):
+    config = small_config()
+    flipped = with_stage(config, stage, not getattr(config, stage).enabled)
+    assert flipped != config
+    assert with_stage(flipped, stage, getattr(config, stage).enabled) == config
+
+
+def test_oscillators_have_to_fit_a_head_unless_they_are_off():
+    kuramoto = KuramotoConfig(num_oscillators=17)
+    with pytest.raises(ValueError, match=r"num_oscillators = 17: .*half of a head's width 32"):
+        ResoLLMConfig(dim=128, kuramoto=kuramoto)
+    ResoLLMConfig(dim=128, kuramoto=dataclasses.replace(kuramoto, num_oscillators=16))
+    ResoLLMConfig(dim=128, kuramoto=dataclasses.replace(kuramoto, enabled=False))
 
 
 # --- strictness ---------------------------------------------------------------------------------
@@ -118,6 +153,8 @@ def test_the_readme_example_constructs():
         ("rope_base", True),
         ("logit_soft_cap", True),
         ("rope_base", math.inf),
+        ("attention_window", -1),
+        ("attention_window", 4.0),
         ("agency", {"enabled": True}),
         ("agency", PRSCConfig()),
         ("prsc", None),
@@ -147,6 +184,19 @@ def test_a_wrong_value_names_its_key(key, value):
         (EntanglementConfig, "node_id", "  "),
         (EntanglementConfig, "node_id", 7),
         (StochasticResonanceConfig, "noise_amplitude", math.inf),
+        (PrimeEmbeddingConfig, "num_frequencies", 0),
+        (KuramotoConfig, "num_oscillators", 0),
+        (KuramotoConfig, "coupling", -1.0),
+        (KuramotoConfig, "num_steps", 0),
+        (KuramotoConfig, "step_size", 0.0),
+        (KuramotoConfig, "retention", 1.0),
+        (CoherenceGateConfig, "threshold", 0.0),
+        (CoherenceGateConfig, "ponder_weight", -0.1),
+        (PRSCConfig, "max_order", 7),
+        (PRSCConfig, "max_slots", 0),
+        (PRSCConfig, "max_entries", 0),
+        (TemporalSMFConfig, "num_heads", 0),
+        (TemporalSMFConfig, "num_channels", 1.5),
     ],
 )
 def test_a_wrong_value_in_a_component_names_its_key(component, key, value):
@@ -200,19 +250,24 @@ def test_from_dict_takes_defaults_for_what_is_left_out():
 # --- every field has a reader -------------------------------------------------------------------
 
 
+NICKNAMES = {"prime_embedding": "prime", "stochastic_resonance": "resonance"}
+"""Names that hold a component in the code."""
+
+
 def fields_read(source):
-    """`field` of every `config.field`, `c.field` or `component.field` that is read in a source."""
-    owners = {"config", "c", *DOCUMENTED}
-    return {
-        node.attr
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Attribute)
-        and isinstance(node.ctx, ast.Load)
-        and getattr(node.value, "attr", getattr(node.value, "id", "")) in owners
-    }
+    """owner.field of every `config.field`, `c.field` or `component.field` read in a source."""
+    owners = {"config", "c", *NICKNAMES.values(), *STAGES}
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            owner = getattr(node.value, "attr", getattr(node.value, "id", ""))
+            if owner in owners:
+                found.add(f"{owner}.{node.attr}")
+    return found
 
 
-def all_fields_read():
+@pytest.fixture(scope="module")
+def read():
     files = [path for path in PACKAGE.rglob("*.py") if path.name != "config.py"]
     return set().union(*(fields_read(path.read_text(encoding="utf-8")) for path in files))
 
@@ -221,32 +276,21 @@ def test_the_reader_search_bites():
     source = (
         "def f(config, x):\n    x.dropout = config.max_foci\n    return F.dim(x.tie, self.c.dim)"
     )
-    assert fields_read(source) == {"max_foci", "dim"}
+    assert fields_read(source) == {"config.max_foci", "c.dim"}
 
 
-def test_every_backbone_field_is_read():
-    """Guards a setting that does nothing."""
-    names = {f.name for f in dataclasses.fields(ResoLLMConfig)} - set(DOCUMENTED)
-    assert names - all_fields_read() == set()
+def test_every_backbone_field_is_read(read):
+    """Guards a setting that does nothing. rope_base is read by the property rotary_base."""
+    names = {f.name for f in dataclasses.fields(ResoLLMConfig)} - {"rope_base"}
+    names.add("rotary_base")
+    assert {n for n in names if not read & {f"config.{n}", f"c.{n}"}} == set()
 
 
-def test_every_component_field_is_read_or_waits_for_its_stage():
-    read = all_fields_read()
-    unread = {
-        f"{name}.{item.name}"
-        for name in DOCUMENTED
-        for item in dataclasses.fields(getattr(small_config(), name))
-        if item.name != "enabled" and item.name not in read
-    }
-    assert unread == WAITING_FOR_THE_RESONANCE_STACK
-
-
-WAITING_STAGES = sorted({key.partition(".")[0] for key in WAITING_FOR_THE_RESONANCE_STACK})
-
-
-@pytest.mark.parametrize("name", WAITING_STAGES)
-def test_the_model_refuses_a_stage_that_waits(name, tiny_config):
-    """Guards a stage that is switched on and does nothing."""
-    component = dataclasses.replace(getattr(small_config(), name), enabled=True)
-    with pytest.raises(ValueError, match=rf"{name}\.enabled=false"):
-        ResoLLMModel(tiny_config(**{name: component}))
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_component_field_is_read(stage, read):
+    """The switch by its stage's name: a stage that is switched on has to do something."""
+    owners = {stage, NICKNAMES.get(stage, stage)}
+    assert read & {f"{owner}.enabled" for owner in owners}
+    fields = {f.name for f in dataclasses.fields(getattr(small_config(), stage))} - {"enabled"}
+    owners |= {"config", "c"}
+    assert {f for f in fields if not read & {f"{o}.{f}" for o in owners}} == set()

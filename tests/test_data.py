@@ -437,12 +437,13 @@ def counting_split(num_tokens: int) -> Split:
 
 
 def test_targets_and_mask_follow_the_inputs():
-    inputs, targets, mask = BatchStream(counting_split(1000), 16, 4, seed=0).next()
+    inputs, targets, mask, starts = BatchStream(counting_split(1000), 16, 4, seed=0).next()
     assert inputs.shape == targets.shape == mask.shape == (4, 16)
     assert (inputs.dtype, targets.dtype, mask.dtype) == (torch.int64, torch.int64, torch.bool)
     assert torch.equal(targets, inputs + 1)
     assert torch.equal(mask, targets % 3 == 0)
     assert torch.equal(inputs, inputs[:, :1] + torch.arange(16))
+    assert torch.equal(starts, inputs[:, 0]), "the token at place n is n"
 
 
 @pytest.mark.parametrize("num_tokens", [9, 10, 16, 17, 100, 103])

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import FULL
 
 from reso_llm.data import Split
 from reso_llm.evaluation import LanguageModelScore, head_of, score_split
@@ -63,7 +64,7 @@ def strided_nats_reference(model, split, context, stride):
 @pytest.mark.parametrize("stride", [None, 1, 12])
 def test_documents_within_the_context_are_scored_with_all_they_have(tiny_model, lengths, stride):
     """Guards leaks between documents of a batch, padding, and targets off by one."""
-    model, split = tiny_model(), make_split(lengths)
+    model, split = tiny_model(stages=FULL), make_split(lengths)
     score = score_split(model, split, stride=stride)
     nats, count = nats_reference(model, split)
     assert score.nats == pytest.approx(nats, rel=1e-5)
@@ -73,14 +74,14 @@ def test_documents_within_the_context_are_scored_with_all_they_have(tiny_model, 
 
 @pytest.mark.parametrize("stride", [1, 5, 6, 12])
 def test_longer_documents_are_scored_in_strided_windows(tiny_model, stride):
-    model, split = tiny_model(), make_split([40, 2, 13, 14, 25])
+    model, split = tiny_model(stages=FULL), make_split([40, 2, 13, 14, 25])
     score = score_split(model, split, stride=stride)
     assert score.tokens == len(split.tokens) - 5, "every token once"
     assert score.nats == pytest.approx(strided_nats_reference(model, split, 12, stride), rel=1e-5)
 
 
 def test_stride_is_half_the_context_unless_given(tiny_model):
-    model, split = tiny_model(), make_split([40, 31])
+    model, split = tiny_model(stages=FULL), make_split([40, 31])
     assert score_split(model, split) == score_split(model, split, stride=6)
     assert score_split(model, split).nats != score_split(model, split, stride=12).nats
 
@@ -88,7 +89,7 @@ def test_stride_is_half_the_context_unless_given(tiny_model):
 @pytest.mark.parametrize("stride", [0, -1, 13])
 def test_an_impossible_stride_is_refused(tiny_model, stride):
     with pytest.raises(ValueError, match="stride"):
-        score_split(tiny_model(), make_split([20]), stride=stride)
+        score_split(tiny_model(stages=FULL), make_split([20]), stride=stride)
 
 
 def test_a_uniform_model_pays_the_logarithm_of_the_vocabulary(tiny_model):
@@ -103,19 +104,19 @@ def test_a_uniform_model_pays_the_logarithm_of_the_vocabulary(tiny_model):
 def test_progress_adds_up(tiny_model):
     told = []
     split = make_split([20] * 30)
-    score = score_split(tiny_model(), split, progress=told.append)
+    score = score_split(tiny_model(stages=FULL), split, progress=told.append)
     assert len(told) > 1
     assert sum(told) == score.tokens
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_scoring_is_without_dropout_and_leaves_the_mode(tiny_model, training):
-    model, split = tiny_model(dropout=0.5).train(training), make_split([12] * 3)
+    model, split = tiny_model(stages=FULL, dropout=0.5).train(training), make_split([12] * 3)
     state = torch.get_rng_state()
     score = score_split(model, split)
     assert model.training is training
     assert torch.equal(torch.get_rng_state(), state)
-    assert score == score_split(tiny_model(), split)
+    assert score == score_split(tiny_model(stages=FULL), split)
 
 
 def test_the_mode_is_left_when_scoring_is_interrupted(tiny_model):
@@ -124,7 +125,7 @@ def test_the_mode_is_left_when_scoring_is_interrupted(tiny_model):
     def interrupt(tokens):
         raise KeyboardInterrupt
 
-    model = tiny_model().train()
+    model = tiny_model(stages=FULL).train()
     with pytest.raises(KeyboardInterrupt):
         score_split(model, make_split([12]), progress=interrupt)
     assert model.training
@@ -167,11 +168,11 @@ def test_the_head_is_a_prefix_that_can_be_scored(tiny_model, num_tokens):
     assert head.num_documents == len(head.doc_starts)
     assert (head.doc_starts < head.num_tokens).all()
     assert head.num_bytes == round(300 * head.num_tokens / 30)
-    score = score_split(tiny_model(), head)
+    score = score_split(tiny_model(stages=FULL), head)
     assert score.tokens == head.num_tokens - head.num_documents
 
 
 def test_the_head_of_whole_documents_scores_like_them(tiny_model):
-    model, head = tiny_model(), head_of(make_split([7, 9, 2, 12]), 16)
+    model, head = tiny_model(stages=FULL), head_of(make_split([7, 9, 2, 12]), 16)
     assert head.doc_starts.tolist() == [0, 7]
     assert score_split(model, head).nats == pytest.approx(nats_reference(model, head)[0], rel=1e-5)

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from conftest import FULL
 
 from reso_llm.checkpoint import save_directory
 from reso_llm.conversation import Message
@@ -25,7 +26,9 @@ def engine(make_engine):
 @pytest.fixture
 def make_engine(tiny_model, byte_tokenizer):
     def make(**changes):
-        model = tiny_model(**({"vocab_size": VOCABULARY, "max_seq_len": 32} | changes))
+        model = tiny_model(
+            **({"stages": FULL, "vocab_size": VOCABULARY, "max_seq_len": 32} | changes)
+        )
         return ResoLLMInference(model, byte_tokenizer, model.config)
 
     return make
@@ -41,8 +44,8 @@ def scripted(make_engine, byte_tokenizer):
         step = iter([*ids, *[byte_tokenizer.end_id] * 100])
         forward = engine.model.forward
 
-        def speak(inputs, state=None, goal=None):
-            output = forward(inputs, state, goal)
+        def speak(*args, **options):
+            output = forward(*args, **options)
             logits = torch.full_like(output.logits, -50.0)
             logits[:, -1, next(step)] = 50.0
             return output._replace(logits=logits)
@@ -255,7 +258,7 @@ def test_text_before_a_stop_string_inside_one_token_is_told(tiny_model):
     """A token may hold the end of the text, the stop string, and what comes after it."""
     tokenizer = ResoTokenizer.train(["abcd " * 50], 264)
     (token,) = tokenizer.encode("abcd")
-    model = tiny_model(vocab_size=264)
+    model = tiny_model(stages=FULL, vocab_size=264)
     engine = ResoLLMInference(model, tokenizer, model.config)
     logits = torch.full((1, 1, 264), -50.0).index_fill(-1, torch.tensor([token]), 50.0)
     forward = model.forward
@@ -340,7 +343,7 @@ def test_another_configuration_is_refused(tiny_model, byte_tokenizer):
 @pytest.fixture
 def saved(tiny_model, tmp_path):
     def save(tokenizer, fingerprint, drop=()):
-        model = tiny_model(vocab_size=VOCABULARY)
+        model = tiny_model(stages=FULL, vocab_size=VOCABULARY)
         documents = {
             "config.json": model.config.to_dict(),
             "tokenizer.json": tokenizer.to_json(),
@@ -392,7 +395,7 @@ def test_the_result_is_frozen_and_goes_through_json(engine):
 
 def test_uniform_logits_have_the_entropy_of_the_usable_tokens(make_engine):
     """Before temperature and filters: ln 258, of 261 tokens without the three turn openers."""
-    engine = make_engine(tie_embeddings=False)
+    engine = make_engine(stages=(), tie_embeddings=False)
     with torch.no_grad():
         engine.model.head.weight.zero_()
     result = engine.generate("x", 5, seed=0, temperature=0.3, top_k=1)

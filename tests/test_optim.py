@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from conftest import FULL
 
 from reso_llm.model import ResoLLMModel
 from reso_llm.optim import POLAR_EXPRESS, Muon, make_optimizers, orthogonalize, set_learning_rate
@@ -258,12 +259,12 @@ def train_steps(model, optimizers, seeds):
 
 def test_going_on_from_state_dict_is_exact(tiny_model):
     """Six steps equal three, a state_dict into new optimizers, and three more, bit for bit."""
-    straight = tiny_model()
+    straight = tiny_model(stages=FULL)
     config = OptimConfig(weight_decay=0.1)
     optimizers = make_optimizers(straight, config)
     train_steps(straight, optimizers, range(3))
     resumed = ResoLLMModel(straight.config)
-    resumed.load_state_dict(straight.state_dict())
+    resumed.load_weights(straight.state_dict(), "here")
     fresh = make_optimizers(resumed, config)
     for name, optimizer in fresh.items():
         optimizer.load_state_dict(copy.deepcopy(optimizers[name].state_dict()))
@@ -273,11 +274,12 @@ def test_going_on_from_state_dict_is_exact(tiny_model):
     assert fresh["muon"].param_groups[0]["peak_lr"] == config.matrix_lr
 
 
-def test_a_few_steps_lower_the_loss(tiny_config):
+@pytest.mark.parametrize("stages", [(), FULL])
+def test_a_few_steps_lower_the_loss(tiny_config, stages):
     """The two optimizers together, from the real initialisation, on one batch."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = ResoLLMModel(tiny_config())
+        model = ResoLLMModel(tiny_config(stages))
     ids = torch.randint(61, (4, 12), generator=torch.Generator().manual_seed(1))
     optimizers = make_optimizers(model, OptimConfig())
     before = model.loss(ids, ids.roll(-1, 1)).item()

@@ -11,12 +11,13 @@ import chat
 import demo
 import evaluate
 from reso_llm import cli
-from reso_llm.config import ResoLLMConfig
+from reso_llm.config import KuramotoConfig, ResoLLMConfig
 from reso_llm.train_config import TrainConfig
 from reso_llm.training import train
 
 ROWS = [f"### Human: question {i}?### Assistant: answer number {i}." for i in range(40)]
-TINY = {"vocab_size": 261, "dim": 32, "num_layers": 1, "num_heads": 2, "max_seq_len": 64}
+TINY = {"vocab_size": 261, "dim": 32, "num_layers": 1, "num_heads": 2, "max_seq_len": 64,
+        "kuramoto": KuramotoConfig(num_oscillators=4)}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
