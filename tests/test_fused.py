@@ -192,3 +192,68 @@ def test_inputs_are_left_alone():
     linear_cross_entropy(x, weight, torch.tensor([0, 1, 2, 4]), cap=3.0).backward()
     assert torch.equal(x, copies[0])
     assert torch.equal(weight, copies[1])
+
+
+# --- sparse values added to the logits ------------------------------------------------------------
+
+
+def with_sparse_reference(x, weight, values, ids, targets, mask, cap):
+    """The full logits, value by value; ids may repeat in a row and then add up."""
+    logits = x @ weight.T
+    logits = cap * (logits / cap).tanh() if cap else logits
+    extra = torch.zeros_like(logits)
+    for j in range(ids.shape[1]):
+        extra = extra + F.one_hot(ids[:, j], weight.shape[0]) * values[:, j : j + 1]
+    losses = F.cross_entropy(logits + extra, targets, reduction="none")
+    return losses.mean() if mask is None else losses[mask].mean()
+
+
+def draw_sparse(num_rows, num_slots=6, vocab_size=11):
+    """Ids of which some repeat in a row, and some are the row's target."""
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(vocab_size, (num_rows, num_slots), generator=generator)
+    targets = torch.randint(vocab_size, (num_rows,), generator=generator)
+    ids[: num_rows // 2, 0] = targets[: num_rows // 2]
+    ids[:, 1] = ids[:, 0]
+    return ids, targets
+
+
+@pytest.mark.parametrize("cap", [0.0, 2.0])
+@pytest.mark.parametrize("num_rows", [5, ROWS + 3])
+@pytest.mark.parametrize("masked", [False, True])
+def test_sparse_values_twin(cap, num_rows, masked):
+    ids, targets = draw_sparse(num_rows)
+    mask = torch.arange(num_rows) % 3 > 0 if masked else None
+
+    def ours(x, weight, values):
+        return linear_cross_entropy(x, weight, targets, mask, cap, (ids, values))
+
+    def theirs(x, weight, values):
+        return with_sparse_reference(x, weight, values, ids, targets, mask, cap)
+
+    inputs = draw(num_rows, 4), draw(11, 4, seed=1), draw(num_rows, 6, seed=2)
+    assert_same(value_and_gradients(ours, *inputs), value_and_gradients(theirs, *inputs))
+    plain = linear_cross_entropy(inputs[0], inputs[1], targets, mask, cap)
+    assert (ours(*inputs) - plain).abs() > 1e-2, "the values count"
+
+
+@pytest.mark.parametrize("cap", [0.0, 2.0])
+def test_sparse_values_without_gradients_are_the_same(monkeypatch, cap):
+    """In blocks of rows as well, and the inputs stay as they are."""
+    monkeypatch.setattr(fused, "ROWS", 4)
+    ids, targets = draw_sparse(9)
+    x, weight, values = draw(9, 4).requires_grad_(), draw(11, 4, seed=1), draw(9, 6, seed=2)
+    before = [t.clone() for t in (x, weight, values, ids)]
+    loss = linear_cross_entropy(x, weight, targets, None, cap, (ids, values))
+    with torch.no_grad():
+        again = linear_cross_entropy(x, weight, targets, None, cap, (ids, values))
+    torch.testing.assert_close(loss.detach(), again)
+    assert all(map(torch.equal, before, (x, weight, values, ids)))
+
+
+def test_sparse_values_of_zero_are_none():
+    ids, targets = draw_sparse(9)
+    x, weight = draw(9, 4).requires_grad_(), draw(11, 4, seed=1)
+    sparse = ids, torch.zeros(9, 6, dtype=x.dtype)
+    plain = linear_cross_entropy(x, weight, targets, None, 2.0)
+    torch.testing.assert_close(linear_cross_entropy(x, weight, targets, None, 2.0, sparse), plain)
