@@ -99,6 +99,7 @@ def test_the_readme_of_the_enhanced_features():
     assert (found.moment.text, found.moment.time, found.age) == (
         "Important context to remember", 0.0, 30.0,
     )  # fmt: skip
+    assert model.update_memory("More of it").time == 30
 
 
 def test_a_goal_is_the_mean_of_its_tokens(make_model):
@@ -439,6 +440,7 @@ def test_a_model_may_change_its_precision(make_model):
         model = make_model(temporal_smf=memory_config(episodic_tagging=tagging))
         model.update_memory(FACT)
         model.double().update_memory(FACT)
+        assert model.session.memory.field(0.0).dtype == torch.float32
         assert model.recollected_state().field.field.dtype == torch.float64
 
 
@@ -479,14 +481,17 @@ def echoed_reference(logits, texts, history):
         for t in range(logits.shape[1]):
             read = row[: start + t + 1]
             p = logits[b, t].softmax(-1)
-            c = torch.zeros_like(p)
+            matches = []  # (length, weight, id)
             for ids, weight in texts:
                 for j in range(1, len(ids)):
                     m = 0
                     while m < min(j, len(read), MAX_CONTEXT) and read[-1 - m] == ids[j - 1 - m]:
                         m += 1
-                    if m:
-                        c = c + weight * STRENGTHS[m - 1] * (torch.arange(len(p)) == ids[j])
+                    matches += [(m, weight, ids[j])] if m else []
+            c = torch.zeros_like(p)
+            for m, weight, token in matches:
+                rivals = sum(w for length, w, _ in matches if length == m)
+                c[token] += STRENGTHS[m - 1] * weight * weight / rivals
             rows.append((p + c) / (1 + c.sum()))
     return torch.stack(rows).view(logits.shape)
 
@@ -505,6 +510,21 @@ def test_echo_is_its_definition(seed):
     weights = draw(*ours.shape, seed=9)
     grads = [torch.autograd.grad((y * weights).sum(), logits)[0] for y in (ours, theirs)]
     torch.testing.assert_close(*grads)
+
+
+def test_a_full_memory_is_no_louder_than_one_text():
+    """A thousand texts that follow one token differently share its strength."""
+    logits, history = torch.zeros(1, 1, 2000), torch.tensor([[-1, -1, -1, 0]])
+    echo = echo_state([([0, 1 + i], 1.0) for i in range(1000)], logits)
+    p = echoed(logits, echo, history).softmax(-1)[0, 0]
+    assert p[1001].item() == pytest.approx(1 / 2000 / (1 + STRENGTHS[0]), rel=1e-4)
+    expected = (1 / 2000 + STRENGTHS[0] / 1000) / (1 + STRENGTHS[0])
+    assert p[1].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_text_of_weight_0_says_nothing():
+    logits, history = draw(1, 1, 6), torch.tensor([[-1, -1, -1, 1]])
+    assert torch.equal(echoed(logits, echo_state([([1, 2], 0.0)], logits), history), logits)
 
 
 def test_what_no_text_says_keeps_its_logit():
