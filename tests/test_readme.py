@@ -6,13 +6,31 @@ from pathlib import Path
 
 import pytest
 
-from reso_llm.config import ResoLLMConfig, large_config, medium_config, small_config
+from reso_llm.config import (
+    STAGES,
+    ResoLLMConfig,
+    control_config,
+    large_config,
+    medium_config,
+    small_config,
+    with_stage,
+)
 from train import read_config
 
 ROOT = Path(__file__).resolve().parents[1]
 SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.yaml"))
-PRESETS = {"small.yaml": small_config, "medium.yaml": medium_config, "large.yaml": large_config}
+CONFIGS = sorted(
+    path.relative_to(ROOT / "configs").as_posix() for path in (ROOT / "configs").rglob("*.yaml")
+)
+ABLATED = [stage for stage in STAGES if getattr(small_config(), stage).enabled]
+PRESETS = {
+    "small.yaml": small_config(),
+    "medium.yaml": medium_config(),
+    "large.yaml": large_config(),
+    "control.yaml": control_config(),
+    **{f"ablations/without_{s}.yaml": with_stage(small_config(), s, False) for s in ABLATED},
+    **{f"ablations/only_{s}.yaml": with_stage(control_config(), s, True) for s in ABLATED},
+}
 
 
 def test_there_are_snippets():
@@ -29,6 +47,18 @@ def test_readme_snippet_runs(snippet, capsys):
 def test_shipped_configuration_is_valid(name):
     config, resume = read_config(["--config", str(ROOT / "configs" / name)])
     assert not resume
-    expected = PRESETS.get(name, lambda: config.model)()
+    expected = PRESETS.get(name, config.model)
     assert dataclasses.asdict(config.model) == dataclasses.asdict(expected)
     assert isinstance(config.model, ResoLLMConfig)
+
+
+def test_every_preset_is_shipped():
+    assert set(PRESETS) <= set(CONFIGS)
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if "ablations" in name])
+def test_an_ablation_differs_from_small_in_nothing_but_the_model(name):
+    """Guards a comparison at another budget or batch."""
+    ablation, _ = read_config(["--config", str(ROOT / "configs" / name)])
+    small, _ = read_config(["--config", str(ROOT / "configs" / "small.yaml")])
+    assert dataclasses.replace(ablation, model=small.model) == small
