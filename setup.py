@@ -14,6 +14,7 @@ EXTRAS = {
         "hypothesis>=6.100",
         "scipy>=1.11",
         "hypercomplex>=0.3.4",
+        "torch-hd>=5.8",
         "ruff>=0.6",
     ],
 }
