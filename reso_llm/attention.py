@@ -1,6 +1,6 @@
-"""Resonant attention: causal, rotary, query-key normed, with an optional window and goal.
+"""Resonant attention: causal, rotary, query-key normed, with an optional window.
 
-    q, k, v = W x + (W_g g, 0, 0)                      (B,T,D) -> (B,H,T,K)
+    q, k, v = W x                          (B,T,D) -> (B,H,T,K)
     q, k    = s_h e^{i(t f + gamma theta_t)} norm(q), s'_h e^{i(t f + gamma theta_t)} norm(k)
     y       = W_o softmax(q k^T / sqrt(K)) (v + lambda v_e)
 
@@ -8,8 +8,8 @@ Pairs of a head's components are complex numbers, turned by the token's position
 arXiv 2104.09864) and by its oscillators' phases theta: a pair of tokens out of phase by d sees its
 match turned by gamma d, so tokens in phase attend to each other. norm is RMS norm over K (query-key
 norm, Henry 2020, arXiv 2010.04245); s_h s'_h is a temperature per head; v_e is an optional value
-per token from a table (value embeddings, modded-nanogpt); a goal g moves every query. W_o and W_g
-start at zero, gamma (`phase_gain`, of the model) too. With a window w a token sees itself and the
+per token from a table (value embeddings, modded-nanogpt); W_o starts at zero, and so does gamma
+(`phase_gain`, of the model). With a window w a token sees itself and the
 w - 1 tokens before it (Longformer, Beltagy 2020, arXiv 2004.05150).
 
 Shapes: B batch, T time, D width, H heads, K head width.
@@ -150,11 +150,10 @@ class Attention(nn.Module):
         self.value_mix = nn.Parameter(torch.empty(())) if has_value_embedding else None
         resonant = config.resonant_attention.enabled
         self.temperature = nn.Parameter(torch.empty(2 * self.num_heads, 1)) if resonant else None
-        self.goal = linear(dim, dim) if config.agency.enabled else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Uniform input projection of deviation 1/sqrt(D), zero output and goal projections."""
+        """Uniform input projection of deviation 1/sqrt(D), zero output projection."""
         bound = (3 / self.qkv.shape[-1]) ** 0.5
         nn.init.uniform_(self.qkv, -bound, bound)
         nn.init.zeros_(self.out.weight)
@@ -162,8 +161,6 @@ class Attention(nn.Module):
             nn.init.constant_(self.value_mix, 0.5)
         if self.temperature is not None:
             nn.init.ones_(self.temperature)
-        if self.goal is not None:
-            nn.init.zeros_(self.goal.weight)
 
     def forward(
         self,
@@ -171,11 +168,10 @@ class Attention(nn.Module):
         rotary: Tensor,
         value_embedding: Tensor | None,
         cache: KVCache | None,
-        goal: Tensor | None,
     ) -> tuple[Tensor, KVCache | None]:
-        """Normalised x (B,T,D), the rotary table of its tokens, goal (B,D) -> (B,T,D), cache."""
+        """Normalised x (B,T,D), the rotary table of its tokens -> (B,T,D), cache."""
         batch, time, dim = x.shape
-        q, k, v = self._project(x, rotary, value_embedding, goal)
+        q, k, v = self._project(x, rotary, value_embedding)
         if cache is not None:
             k, v, cache = cache.extended(k, v, self.window)
         y = _attend(q, k, v, self.window)
@@ -185,18 +181,16 @@ class Attention(nn.Module):
         self, x: Tensor, rotary: Tensor, value_embedding: Tensor | None, cache: KVCache
     ) -> KVCache:
         """The cache with keys and values of tokens that skip this layer's attention."""
-        _, k, v = self._project(x, rotary, value_embedding, None)
+        _, k, v = self._project(x, rotary, value_embedding)
         return cache.extended(k, v, self.window).cache
 
     def _project(
-        self, x: Tensor, rotary: Tensor, value_embedding: Tensor | None, goal: Tensor | None
+        self, x: Tensor, rotary: Tensor, value_embedding: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values (B,H,T,K), normed and turned."""
-        batch, time, dim = x.shape
+        batch, time, _ = x.shape
         heads = self.num_heads
         qkv = F.linear(x, self.qkv.flatten(0, 1))  # (B,T,3D)
-        if goal is not None:
-            qkv = qkv + F.pad(self.goal(goal), (0, 2 * dim)).unsqueeze(1)
         qkv = qkv.view(batch, time, 3 * heads, -1)  # (B,T,3H,K)
         qk, v = qkv[:, :, : 2 * heads], qkv[:, :, 2 * heads :]
         if value_embedding is not None:

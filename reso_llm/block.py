@@ -44,11 +44,10 @@ class FeedForward(nn.Module):
 
 
 class Shared(NamedTuple):
-    """What all blocks of a pass read: x_0 (B,T,D), the rotary table, goal (B,D), r (B,T), noise."""
+    """What all blocks of a pass read: x_0 (B,T,D), the rotary table, r (B,T), the noise."""
 
     x0: Tensor
     rotary: Tensor
-    goal: Tensor | None
     coherence: Tensor | None
     noise: FeedForwardNoise | None
 
@@ -86,7 +85,7 @@ class Block(nn.Module):
             left = self.gate(normed, shared.coherence, left)
             if cache is not None and not left.any():
                 return x, self.attention.write(normed, shared.rotary, value, cache), left
-        y, cache = self.attention(normed, shared.rotary, value, cache, shared.goal)
+        y, cache = self.attention(normed, shared.rotary, value, cache)
         x = self._add(x, y, left)
         return self._add(x, self.feed_forward(rms_norm(x), shared.noise), left), cache, left
 

@@ -192,7 +192,7 @@ class ResoLLMModel(nn.Module):
         if self.kuramoto is not None:
             theta, coherence, phases = self.kuramoto(x, before.phases)
             rotary = turned_by_phases(rotary, theta, self.phase_gain)
-        x, caches, gates = self._run_blocks(ids, x, rotary, before, goal, coherence, generator)
+        x, caches, gates = self._run_blocks(ids, x, rotary, before, coherence, generator)
         field = None
         if self.memory is not None:
             x, field = self.memory(x, before.field)
@@ -210,7 +210,6 @@ class ResoLLMModel(nn.Module):
         x: Tensor,
         rotary: Tensor,
         before: ResoState,
-        goal: Tensor | None,
         coherence: Tensor | None,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, list[KVCache | None], dict[str, Tensor]]:
@@ -218,7 +217,7 @@ class ResoLLMModel(nn.Module):
         noise, resonance = None, self.config.stochastic_resonance
         if generator is not None and resonance.enabled:
             noise = feed_forward_noise(before.tail, ids, resonance.noise_amplitude, generator)
-        shared = Shared(x, rotary, goal, coherence, noise)
+        shared = Shared(x, rotary, coherence, noise)
         plain = len(self.blocks) - len(self.value_tables)
         left, caches, gates = None, [], []
         for i, block in enumerate(self.blocks):

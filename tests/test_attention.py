@@ -1,4 +1,4 @@
-"""Attention against its definition: rotation, window, phases, temperature, goal, caches."""
+"""Attention against its definition: rotation, window, phases, temperature, caches."""
 
 import dataclasses
 import math
@@ -44,7 +44,7 @@ def turn_reference(x, base, turns=None):
     return torch.stack(columns, dim=1)
 
 
-def attention_reference(module, x, value_embedding, base, goal=None, turns=None):
+def attention_reference(module, x, value_embedding, base, turns=None):
     """The equations of the module's docstring; turns (B,T,N) are gain times theta."""
     time, dim = x.shape[1:]
     heads, window = module.num_heads, module.window or time
@@ -53,8 +53,6 @@ def attention_reference(module, x, value_embedding, base, goal=None, turns=None)
     rows = []
     for row in range(len(x)):
         q, k, v = (x[row] @ w.T for w in module.qkv)  # (T,D)
-        if goal is not None:
-            q = q + module.goal.weight @ goal[row]
         if value_embedding is not None:
             v = v + module.value_mix * value_embedding[row]
         out = []
@@ -70,7 +68,7 @@ def attention_reference(module, x, value_embedding, base, goal=None, turns=None)
     return torch.stack(rows)
 
 
-def make_module(num_heads=3, has_values=True, window=0, stages=("resonant_attention", "agency")):
+def make_module(num_heads=3, has_values=True, window=0, stages=("resonant_attention",)):
     """Attention of random weights in float64."""
     plain = control_of(ResoLLMConfig())
     config = dataclasses.replace(plain, dim=DIM, num_heads=num_heads, attention_window=window)
@@ -89,7 +87,6 @@ CASES = {
     "one head": dict(num_heads=1),
     "window 1": dict(window=1),
     "window 4": dict(window=4),
-    "temperature": dict(stages=("resonant_attention",)),
     "everything": dict(window=3),
 }
 
@@ -98,19 +95,17 @@ CASES = {
 def test_attention_is_its_definition(case):
     """In value and in every gradient."""
     module = make_module(**case)
-    steered = module.goal is not None
-    x, values, goal, theta, gain = leaves = [
+    steered = module.temperature is not None
+    x, values, theta, gain = leaves = [
         draw(*shape, seed=20 + i).requires_grad_()
-        for i, shape in enumerate(
-            [(BATCH, TIME, DIM), (BATCH, TIME, DIM), (BATCH, DIM), (BATCH, TIME, 2), (2,)]
-        )
+        for i, shape in enumerate([(BATCH, TIME, DIM), (BATCH, TIME, DIM), (BATCH, TIME, 2), (2,)])
     ]
     values = values if module.value_mix is not None else None
-    goal, turns = (goal, gain * theta) if steered else (None, None)
+    turns = gain * theta if steered else None
     table = rotary_table(0, TIME, DIM // module.num_heads, BASE)
     table = turned_by_phases(table, theta, gain) if steered else table
-    ours, _ = module(x, table, values, None, goal)
-    theirs = attention_reference(module, x, values, BASE, goal, turns)
+    ours, _ = module(x, table, values, None)
+    theirs = attention_reference(module, x, values, BASE, turns)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)  # the table is float32
     inputs = [x, *module.parameters(), *([values] if values is not None else [])]
     inputs += leaves[2:] if steered else []
@@ -179,10 +174,10 @@ def test_only_differences_of_phases_matter():
     table, gain = rotary_table(0, TIME, 4, BASE), draw(2, seed=1)
 
     def attended(theta, gain):
-        return module(x, turned_by_phases(table, theta, gain), None, None, None)[0]
+        return module(x, turned_by_phases(table, theta, gain), None, None)[0]
 
     theta = draw(BATCH, TIME, 2, seed=2)
-    plain = module(x, table.to(F64), None, None, None)[0]
+    plain = module(x, table.to(F64), None, None)[0]
     same = torch.full_like(theta, 1.3)
     torch.testing.assert_close(attended(same, gain), plain, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(attended(theta + 0.7, gain), attended(theta, gain))
@@ -200,15 +195,13 @@ def test_a_token_attends_to_what_is_in_phase_with_it():
     torch.testing.assert_close(scores, 2 * torch.cos(theta[0, 3] - theta[0, :, 0]))
 
 
-def test_temperature_and_goal_act_as_they_say():
-    """The scale of a head's queries multiplies its scores; a zero goal is no goal."""
+def test_temperature_acts_as_it_says():
+    """The scale of a head's queries multiplies its scores."""
     module = make_module(num_heads=1, has_values=False)
     x, table = draw(1, 3, DIM, seed=5), rotary_table(0, 3, DIM, BASE).to(F64)
-    before = module(x, table, None, None, None)[0]
-    assert torch.equal(module(x, table, None, None, torch.zeros(1, DIM, dtype=F64))[0], before)
     with torch.no_grad():
         module.temperature[0] = 0.0  # every score 0: the plain mean of the past
-    flat = module(x, table, None, None, draw(1, DIM))[0]
+    flat = module(x, table, None, None)[0]
     values = x @ module.qkv[2].T
     mean = values.cumsum(1) / torch.arange(1, 4, dtype=F64).view(1, 3, 1)
     torch.testing.assert_close(flat, mean @ module.out.weight.T)

@@ -83,7 +83,7 @@ def halting_model(tiny_model):
     model = tiny_model(stages=FULL, num_layers=LAYERS)
     with torch.no_grad():
         for block in model.blocks[1:]:
-            block.gate.halting.bias.fill_(-3.0)
+            block.gate.halting.bias.fill_(-2.0)
     return model
 
 

@@ -623,7 +623,7 @@ def model_reference(model, ids, goal):
         number = i - (c.num_layers - c.num_value_embeddings)
         values = model.value_tables[number].weight[ids] if number >= 0 else None
         base = c.rotary_base
-        x = x + g * attention_reference(block.attention, unit(x), values, base, goal, turns)
+        x = x + g * attention_reference(block.attention, unit(x), values, base, turns)
         hidden = unit(x) @ block.feed_forward.up.weight.T
         x = x + g * (hidden.clamp_min(0).square() @ block.feed_forward.down.weight.T)
     if c.temporal_smf.enabled:
