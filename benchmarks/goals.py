@@ -1,12 +1,11 @@
-"""Do goals steer, how sure is their achievement, and which path carries them?
+"""Do goals steer, and how sure is their achievement?
 
 python -m benchmarks.goals --checkpoint RUN --data HELDOUT.jsonl [--train TRAIN.jsonl] [--json OUT]
 
     loss        nats/token of held-out replies, each conversation's first window, with a goal, with
                 none, and with another conversation's; the goal is pooled from the whole reply, from
                 one half of it (scored on the other), or from the prompt
-    path        the same with the goal acting through the queries alone, or the residual alone
-    weighting   the same with rare tokens counted for more: ln p_id of the token's prime, or, from
+    weighting   the loss with rare tokens counted for more: ln p_id of the token's prime, or, from
                 the add-one smoothed unigram u of --train, -ln u or the smooth inverse
                 a / (a + u), a = 1e-3 (Arora 2017, "A simple but tough-to-beat baseline")
     achieved    goal = first half of a reply, text = second half: `agency.calibrate` on one half of
@@ -22,7 +21,6 @@ Shapes: N conversations, T tokens of a window, D width, V vocabulary.
 """
 
 import argparse
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -172,16 +170,6 @@ def compare(
     return {"case": case, "rows": len(rows), "tokens": int(counts.sum()), "seed": seed, **found}
 
 
-def cut_path(model: ResoLLMModel, keep: str) -> ResoLLMModel:
-    """A copy whose goal acts through the "queries" alone, or through the "residual" alone."""
-    cut = copy.deepcopy(model)
-    maps = [cut.goal] if keep == "queries" else [block.attention.goal for block in cut.blocks]
-    with torch.no_grad():
-        for goal_map in maps:
-            goal_map.weight.zero_()
-    return cut
-
-
 # --- achievement
 
 
@@ -280,9 +268,6 @@ def measure(
     found = []
     for case in CASES:
         found.append({"measure": "loss", **compare(model, rows, none, case, None, seed)})
-    for keep in ("queries", "residual"):
-        path = compare(cut_path(model, keep), rows, none, "whole reply", None, seed)
-        found.append({"measure": "path", "kept": keep, **path})
     table = model.embedding.weight.detach()
     for name, weight in weights.items():
         if weight is not None:
@@ -302,7 +287,7 @@ COLUMNS = {
     "achieved": ("false", "true", "auc"),
     "generated": ("with", "without", "rise"),
 }
-NAMES = ("kept", "weighting", "centred", "case", "goal")
+NAMES = ("weighting", "centred", "case", "goal")
 
 
 def table_of(measure_name: str, rows: Sequence[dict[str, Any]]) -> str:

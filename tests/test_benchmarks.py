@@ -10,7 +10,6 @@ import torch.nn.functional as F
 pytest.importorskip("transformers")  # the peer model of benchmarks.common
 
 from benchmarks import gating, goals, long_context
-from reso_llm.agency import pooled
 from reso_llm.config import (
     CoherenceGateConfig,
     KuramotoConfig,
@@ -150,8 +149,10 @@ def test_cheapest_is_the_fewest_layers_within_the_tolerance():
 
 
 def test_rows_split_replies_in_halves_without_control_tokens():
-    ids = torch.tensor([0, 2, 10, 11, 4, 3, 20, 21, 22, 23, 24, 4])  # bos user a b end assistant
-    reply = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1], dtype=torch.bool)
+    bos, user, assistant, end = 0, 2, 3, 4
+    ids = [bos, user, 10, 11, end, assistant, 20, 21, 22, 23, 24, end, user, 30, end]
+    ids = torch.tensor(ids)
+    reply = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 0, 0, 0], dtype=torch.bool)
     row = goals.make_row(ids, reply)
     assert row.targets[row.prompt].tolist() == [10, 11]
     assert row.targets[row.first].tolist() == [20, 21]
@@ -223,22 +224,6 @@ def test_token_nats_of_a_batch_are_those_of_each_row():
     torch.testing.assert_close(sum(parts), words.double())
 
 
-@torch.no_grad()
-def test_a_cut_path_carries_nothing():
-    """Cut twice, a goal is inert; cut once it acts, and the model itself is left as it was."""
-    model, ids = make_model("agency"), draw_ids(1, 9)
-    goal = pooled(model.embedding.weight[ids], torch.ones_like(ids, dtype=torch.bool))
-    before, none = model(ids, goal=goal).logits, model(ids).logits
-    queries, residual = (goals.cut_path(model, keep) for keep in ("queries", "residual"))
-    neither = goals.cut_path(queries, "residual")
-    torch.testing.assert_close(neither(ids, goal=goal).logits, none)
-    assert not queries.goal.weight.any()
-    assert all(not block.attention.goal.weight.any() for block in residual.blocks)
-    for one in (queries, residual):
-        assert not torch.allclose(one(ids, goal=goal).logits, none)
-    torch.testing.assert_close(model(ids, goal=goal).logits, before)
-
-
 def test_achievement_tells_related_from_unrelated():
     """Noise is achieved at the promised 5 %; texts near their goals always; centring finds more."""
     generator = torch.Generator().manual_seed(0)
@@ -255,14 +240,19 @@ def test_achievement_tells_related_from_unrelated():
     assert centred["auc"][0] > plain["auc"][0]
 
 
-def test_continuation_repeats_follows_the_goal_and_never_ends():
+@torch.no_grad()
+def test_continuation_is_sampling_from_whole_passes_with_the_goal():
+    """Against reading everything again for each token; control tokens have no chance."""
     model, prompt = make_model("agency"), draw_ids(3)
     goal = torch.randn(1, model.config.dim, generator=torch.Generator().manual_seed(0))
-    ids = goals.continuation(model, prompt, goal, seed=0, count=8)
-    assert ids.shape == (8,)
-    assert ids.min() >= len(SPECIAL_TOKENS)
-    assert ids.equal(goals.continuation(model, prompt, goal, seed=0, count=8))
-    assert not ids.equal(goals.continuation(model, prompt, None, seed=0, count=8))
+    for seed in range(8):
+        ids, generator = prompt[None], torch.Generator().manual_seed(seed)
+        for _ in range(9):
+            logits = model(ids, goal=goal).logits[:, -1, len(SPECIAL_TOKENS) :]
+            chances = F.pad((logits / goals.SAMPLING.temperature).softmax(-1), (5, 0))
+            ids = torch.cat((ids, torch.multinomial(chances, 1, generator=generator)), dim=1)
+        assert goals.continuation(model, prompt, goal, seed, 9).tolist() == ids[0, 3:].tolist()
+    assert len(SPECIAL_TOKENS) == 5
 
 
 # --- long context
