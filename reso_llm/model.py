@@ -23,7 +23,7 @@ from reso_llm.fused import linear, linear_cross_entropy, rms_norm, soft_cap
 from reso_llm.kuramoto import Synchronisation, SyncState
 from reso_llm.memory import FieldState, MemoryField
 from reso_llm.noise import TAIL, feed_forward_noise
-from reso_llm.prsc import BindingMemory, Evidence
+from reso_llm.prsc import TABLES, BindingMemory, Evidence
 from reso_llm.session import (
     Binding,
     Focus,
@@ -347,15 +347,16 @@ class ResoLLMModel(nn.Module):
 
     def load_weights(self, weights: dict[str, Tensor], source: str | Path) -> None:
         """Take over weights read from `source`; ValueError naming keys and shapes that differ."""
-        if self.prsc is not None:  # how much it holds depends on the text it was fitted to
-            tables = {n.removeprefix("prsc."): t for n, t in weights.items()}
-            self.prsc.make_room(tables)
         own = {name: tuple(t.shape) for name, t in self.state_dict().items()}
         read = {name: tuple(t.shape) for name, t in weights.items()}
+        if self.prsc is not None:  # how much it holds depends on the text it was fitted to
+            own |= {n: read[n] for n in map("prsc.{}".format, TABLES) if n in read}
         wrong = sorted(n for n in own.keys() | read.keys() if own.get(n) != read.get(n))
         if wrong:
             shown = [f"{n} is {read.get(n)}, not {own.get(n)}" for n in wrong[:3]]
             raise ValueError(f"{source}: weights do not fit the configuration: {'; '.join(shown)}")
+        if self.prsc is not None:
+            self.prsc.make_room({n.removeprefix("prsc."): t for n, t in weights.items()})
         self.load_state_dict(weights)
 
     # --- the session: it changes here and in the engine, never in forward

@@ -423,6 +423,21 @@ def test_weights_that_do_not_fit_are_refused_by_name(tiny_model):
     assert torch.equal(model.head_weight, before)
 
 
+@torch.no_grad()
+def test_refused_weights_leave_the_binding_memory_as_it_is(tiny_model):
+    """Its tables take the sizes of those that are read, but only once all the rest fits."""
+    model, ids = tiny_model(stages=FULL), text_ids(BATCH, TIME)
+    before = model(ids).logits
+    other = tiny_model(stages=FULL, dim=16)
+    other.fit_memory(fitted_text(VOCABULARY, 100))
+    with pytest.raises(ValueError, match="do not fit"):
+        model.load_weights(other.state_dict(), "here")
+    assert torch.equal(model(ids).logits, before)
+    del (weights := model.state_dict())["prsc.keys"]
+    with pytest.raises(ValueError, match=r"prsc\.keys is None"):
+        model.load_weights(weights, "here")
+
+
 # --- stages on and off ------------------------------------------------------------------------
 
 IN_THE_MODEL = [s for s in STAGES if s not in ("stability", "entanglement")]
