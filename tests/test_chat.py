@@ -3,7 +3,7 @@
 import pytest
 
 from reso_llm.chat import ChatSession, printable, run_chat
-from reso_llm.config import ResoLLMConfig
+from reso_llm.config import KuramotoConfig, ResoLLMConfig
 from reso_llm.inference import ResoLLMInference
 from reso_llm.model import ResoLLMModel
 from reso_llm.tokenizer import ResoTokenizer
@@ -11,7 +11,10 @@ from reso_llm.tokenizer import ResoTokenizer
 
 @pytest.fixture
 def session():
-    config = ResoLLMConfig(vocab_size=261, dim=32, num_layers=1, num_heads=2, max_seq_len=64)
+    config = ResoLLMConfig(
+        vocab_size=261, dim=32, num_layers=1, num_heads=2, max_seq_len=64,
+        kuramoto=KuramotoConfig(num_oscillators=4),
+    )  # fmt: skip
     engine = ResoLLMInference(ResoLLMModel(config), ResoTokenizer.train([], 261), config)
     return ChatSession(engine, max_length=8, seed=0)
 

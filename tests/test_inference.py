@@ -156,8 +156,12 @@ def test_greedy_is_the_argmax_of_full_passes(engine):
 
 
 def test_repetition_penalty_is_felt(engine):
-    plain = engine.generate("aaaa", 20, temperature=0.0)
-    punished = engine.generate("aaaa", 20, temperature=0.0, repetition_penalty=50.0)
+    """After a prompt from which the model, left alone, says something twice."""
+    prompts = [c * 4 for c in "abcdefghijklmnop"]
+    results = [(p, engine.generate(p, 20, temperature=0.0)) for p in prompts]
+    repeating = [r for r in results if len(set(r[1].token_ids)) < r[1].tokens_generated]
+    prompt, plain = repeating[0]
+    punished = engine.generate(prompt, 20, temperature=0.0, repetition_penalty=50.0)
     assert len(set(punished.token_ids)) == len(punished.token_ids)
     assert punished.token_ids != plain.token_ids
 
