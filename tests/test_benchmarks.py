@@ -255,6 +255,26 @@ def test_continuation_is_sampling_from_whole_passes_with_the_goal():
     assert len(SPECIAL_TOKENS) == 5
 
 
+@torch.no_grad()
+def test_generated_compares_texts_with_their_own_goals(monkeypatch):
+    """The rise of each prompt's own goal, by hand; the loop is the same for another's."""
+    monkeypatch.setattr(goals, "NEW_TOKENS", 6)
+    model, rows = make_model("agency"), make_rows(9, 10, 11)
+    own, another = goals.generated(model, rows, seed=3)
+    vectors = goals.goal_vectors(model.embedding.weight, rows, "reply")
+    partner = goals.others(3, torch.Generator().manual_seed(3))
+    for found, wanted in ((own, vectors), (another, vectors[partner])):
+        rises = []
+        for i, row in enumerate(rows):
+            goal = wanted[i : i + 1]
+            for given, sign in ((goal, 1), (None, -1)):
+                ids = goals.continuation(model, row.inputs[:5], given, 3 + i, 6)
+                text = F.rms_norm(model.embedding.weight[ids], (32,)).mean(0)
+                rises.append(sign * F.cosine_similarity(text, goal[0], dim=0).item())
+        assert found["rise"][0] == pytest.approx(sum(rises) / 3, abs=1e-5)
+        assert found["rows"] == 3
+
+
 # --- long context
 
 
