@@ -12,7 +12,7 @@ from reso_llm.checkpoint import save_directory
 from reso_llm.conversation import Message
 from reso_llm.decoding.sampling import SamplingOptions, sample
 from reso_llm.inference import GenerationResult, ResoLLMInference
-from reso_llm.tokenizer import ResoTokenizer
+from reso_llm.tokenizer import SPECIAL_TOKENS, ResoTokenizer
 
 VOCABULARY = 264  # 261 tokens and three ids without one
 CONTROL = {ResoTokenizer.system_id, ResoTokenizer.user_id, ResoTokenizer.assistant_id}
@@ -74,7 +74,8 @@ def generate_reference(engine, prompt_ids, max_length, options, seed):
         logits[:, [*CONTROL, *range(tokenizer.vocab_size, engine.config.vocab_size)]] = -math.inf
         p = logits.softmax(-1)[0]
         entropies.append(-(p[p > 0] * p[p > 0].log()).sum().item())
-        token = int(sample(logits, torch.tensor([everything]), options, generator))
+        words = [i for i in everything if i >= len(SPECIAL_TOKENS)]
+        token = int(sample(logits, torch.tensor([words]).long(), options, generator))
         new.append(token)
         if token in (tokenizer.end_id, tokenizer.bos_id):
             break
@@ -172,10 +173,11 @@ def test_repetition_penalty_is_felt(engine):
 def test_same_seed_same_text(engine):
     first = engine.generate("hello", 20, seed=7)
     engine.generate("something else in between", 5, seed=1)
-    again, other = engine.generate("hello", 20, seed=7), engine.generate("hello", 20, seed=8)
+    again = engine.generate("hello", 20, seed=7)
+    others = {engine.generate("hello", 20, seed=seed).token_ids for seed in range(8, 14)}
     assert first.token_ids == again.token_ids
     assert first.text == again.text
-    assert first.token_ids != other.token_ids
+    assert len(others) > 1
 
 
 def test_a_drawn_seed_is_reported_and_repeats(engine):
