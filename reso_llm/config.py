@@ -77,8 +77,9 @@ class ResonantAttentionConfig:
 class KuramotoConfig:
     """Kuramoto synchronisation: phases of a token, pulled to those of its past.
 
-    num_oscillators is N, coupling is K; num_steps Euler steps of step_size are taken; the mean
-    field keeps `retention` (lambda) of its weight from one token to the next.
+    num_oscillators is N, or half of a head's width where that is less; coupling is K; num_steps
+    Euler steps of step_size are taken; the mean field keeps `retention` (lambda) of its weight
+    from one token to the next.
     """
 
     enabled: bool = True
@@ -102,18 +103,21 @@ class KuramotoConfig:
 
 @dataclass(frozen=True)
 class CoherenceGateConfig:
-    """Coherence gate: a token whose halting reaches `threshold` skips later layers.
+    """Coherence gate: a token whose halting nears `threshold` skips later layers.
 
-    ponder_weight is the price of a layer in nats a token, added to the loss in training.
+    A layer of which at most skip_below is left is skipped. ponder_weight is the price of a layer
+    in nats a token, added to the loss in training.
     """
 
     enabled: bool = True
     threshold: float = 1 / GOLDEN_RATIO
+    skip_below: float = 0.25
     ponder_weight: float = 0.01
 
     def __post_init__(self) -> None:
         _check_types(self)
         _check_positive(self, "threshold")
+        _check_unit(self, "skip_below")
         require(
             self.ponder_weight >= 0,
             "CoherenceGateConfig.ponder_weight",
@@ -284,18 +288,18 @@ class ResoLLMConfig:
         require(self.logit_soft_cap >= 0, "logit_soft_cap", self.logit_soft_cap, "at least 0")
         require(self.rope_base > 1, "rope_base", self.rope_base, "a number above 1")
         require(self.attention_window >= 0, "attention_window", self.attention_window, "at least 0")
-        require(
-            not self.kuramoto.enabled or self.kuramoto.num_oscillators <= self.head_dim // 2,
-            "KuramotoConfig.num_oscillators",
-            self.kuramoto.num_oscillators,
-            f"at most half of a head's width {self.head_dim}",
-        )
 
     @property
     def rotary_base(self) -> float:
         """Base of the rotary frequencies; the golden ladder's is phi^(K/2)."""
         golden = self.resonant_attention.enabled
         return GOLDEN_RATIO ** (self.head_dim / 2) if golden else self.rope_base
+
+    @property
+    def oscillators(self) -> KuramotoConfig:
+        """The Kuramoto component with no more oscillators than a head has pairs."""
+        fitting = min(self.kuramoto.num_oscillators, self.head_dim // 2)
+        return dataclasses.replace(self.kuramoto, num_oscillators=fitting)
 
     @property
     def head_dim(self) -> int:

@@ -1,15 +1,17 @@
 """Coherence gate: adaptive depth per token, the same function in training and inference.
 
     h_l  = sigma(w_l . norm(x) + c_l r + b_l)        halting probability in front of layer l > 1
-    g_l  = max(0, g_{l-1} - h_l / threshold)         what is left for layer l, g_1 = 1
+    g_l  = g_{l-1} - h_l / threshold                 what is left for layer l, g_1 = 1,
+           and 0 from where it is at most skip_below
     x   <- x + g_l attention(norm x),   x <- x + g_l feed_forward(norm x)
 
 The halting probabilities accumulate as in adaptive computation time (Graves 2016, arXiv
-1603.08983): g_l = max(0, 1 - (h_2 + ... + h_l) / threshold). r is the token's Kuramoto order
-parameter, zero without that stage. Once the sum reaches the threshold, g is exactly zero: leaving
-the layer out changes nothing, so what inference skips is what training has learnt. A skipped
-token's keys and values are still written from its last state (CALM, Schuster 2022, arXiv
-2207.07061). Training adds a price on the mean of sum_l g_l.
+1603.08983): g_l = 1 - (h_2 + ... + h_l) / threshold. r is the token's Kuramoto order parameter,
+zero without that stage. Where little is left, g is exactly zero: leaving the layer out changes
+nothing, so what inference skips is what training has learnt. A skipped token's keys and values
+are still written from its last state (CALM, Schuster 2022, arXiv 2207.07061). Training adds a
+price on the mean of sum_l g_l; the cut is there because the price alone makes gates small, not
+zero (soft depth 1.5 at 3.99 layers used, benchmarks/README.md).
 
 Shapes: B batch, T time, D width.
 """
@@ -29,6 +31,7 @@ class CoherenceGate(nn.Module):
     def __init__(self, config: ResoLLMConfig) -> None:
         super().__init__()
         self.threshold = config.coherence_gate.threshold
+        self.skip_below = config.coherence_gate.skip_below
         self.halting = nn.Linear(config.dim, 1)
         has_coherence = config.kuramoto.enabled
         self.coherence_scale = nn.Parameter(torch.empty(())) if has_coherence else None
@@ -46,4 +49,5 @@ class CoherenceGate(nn.Module):
         if self.coherence_scale is not None and coherence is not None:
             z = torch.addcmul(z, self.coherence_scale, coherence.unsqueeze(-1))
         before = torch.ones_like(z) if left is None else left
-        return F.relu(torch.sub(before, torch.sigmoid(z), alpha=1 / self.threshold))
+        left = torch.sub(before, torch.sigmoid(z), alpha=1 / self.threshold)
+        return F.threshold(left, self.skip_below, 0.0)

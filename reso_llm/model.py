@@ -84,10 +84,10 @@ class ResoLLMModel(nn.Module):
         self.config = c = config
         self.embedding = TokenEmbedding(c.vocab_size, c.dim, c.prime_embedding)
         self.prsc = BindingMemory(c.vocab_size, c.dim, c.prsc) if c.prsc.enabled else None
-        self.kuramoto = Synchronisation(c.dim, c.kuramoto) if c.kuramoto.enabled else None
-        self.phase_gain = (
-            nn.Parameter(torch.empty(c.kuramoto.num_oscillators)) if c.kuramoto.enabled else None
-        )
+        synchronised = c.kuramoto.enabled
+        self.kuramoto = Synchronisation(c.dim, c.oscillators) if synchronised else None
+        gains = torch.empty(c.oscillators.num_oscillators)
+        self.phase_gain = nn.Parameter(gains) if synchronised else None
         self.goal = linear(c.dim, c.dim) if c.agency.enabled else None
         plain = c.num_layers - c.num_value_embeddings
         self.value_tables = nn.ModuleList(

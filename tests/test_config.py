@@ -28,6 +28,7 @@ from reso_llm.config import (
     small_config,
     with_stage,
 )
+from reso_llm.model import ResoLLMModel
 
 PACKAGE = Path(__file__).resolve().parents[1] / "reso_llm"
 DOCUMENTED = {
@@ -113,12 +114,10 @@ def test_with_stage_changes_one_switch(stage):
     assert with_stage(flipped, stage, getattr(config, stage).enabled) == config
 
 
-def test_oscillators_have_to_fit_a_head_unless_they_are_off():
-    kuramoto = KuramotoConfig(num_oscillators=17)
-    with pytest.raises(ValueError, match=r"num_oscillators = 17: .*half of a head's width 32"):
-        ResoLLMConfig(dim=128, kuramoto=kuramoto)
-    ResoLLMConfig(dim=128, kuramoto=dataclasses.replace(kuramoto, num_oscillators=16))
-    ResoLLMConfig(dim=128, kuramoto=dataclasses.replace(kuramoto, enabled=False))
+@pytest.mark.parametrize(("wanted", "made"), [(7, 7), (16, 16), (17, 16)])
+def test_a_head_has_room_for_half_its_width_of_oscillators(wanted, made):
+    config = ResoLLMConfig(vocab_size=61, dim=128, kuramoto=KuramotoConfig(num_oscillators=wanted))
+    assert ResoLLMModel(config).phase_gain.shape == (made,)
 
 
 # --- strictness ---------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ def draw(*shape, seed=0):
 def make_gate(threshold, seed=0, coherent=True):
     config = dataclasses.replace(
         control_of(ResoLLMConfig(dim=DIM, num_heads=3, kuramoto=KuramotoConfig(enabled=False))),
-        coherence_gate=CoherenceGateConfig(threshold=threshold),
+        coherence_gate=CoherenceGateConfig(threshold=threshold, skip_below=0.0),
         kuramoto=KuramotoConfig(enabled=coherent, num_oscillators=1),
     )
     gate = CoherenceGate(config).double()
@@ -64,6 +64,16 @@ def test_at_the_threshold_the_gate_is_exactly_zero():
     assert gate(draw(1, 2, DIM), None, None).tolist() == [[[0.0], [0.0]]]
     gate.threshold = 1.0
     assert gate(draw(1, 2, DIM), None, None).tolist() == [[[0.5], [0.5]]]
+
+
+def test_what_is_little_is_cut_to_nothing():
+    gate = make_gate(1.0, coherent=False)
+    x = draw(1, 64, DIM)
+    whole = gate(x, None, None)
+    gate.skip_below = whole.median().item()
+    cut = gate(x, None, None)
+    assert torch.equal(cut, torch.where(whole > gate.skip_below, whole, 0.0))
+    assert 0 < (cut == 0).sum() < cut.numel()
 
 
 def test_a_new_gate_uses_nearly_all_of_a_layer():

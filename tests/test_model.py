@@ -634,7 +634,8 @@ def model_reference(model, ids, goal):
         if block.gate is not None:
             z = unit(x) @ block.gate.halting.weight.T + block.gate.halting.bias
             z = z + block.gate.coherence_scale * r if c.kuramoto.enabled else z
-            g = (g - torch.sigmoid(z) / c.coherence_gate.threshold).clamp_min(0)
+            g = g - torch.sigmoid(z) / c.coherence_gate.threshold
+            g = torch.where(g > c.coherence_gate.skip_below, g, 0.0)
         number = i - (c.num_layers - c.num_value_embeddings)
         values = model.value_tables[number].weight[ids] if number >= 0 else None
         base = c.rotary_base
