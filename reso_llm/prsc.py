@@ -20,8 +20,8 @@ experts (Hinton 2002), trained together, so the network learns the rest.
 
 In training the memory must not know the text it is read on, or the gate learns to trust what it
 will not have. `fit` cuts the text into FOLDS spans; a window reads the counts of the others only
-(cross-fitting). The README's and DESIGN's form, learned tables added to the residual stream,
-brought nothing here: docs/architecture.md has both numbers.
+(cross-fitting). Learned tables added to the residual stream had brought nothing:
+docs/architecture.md has the number.
 
 Shapes: B batch, T time, D width, V vocabulary, M orders, E entries, C contexts, J slots read for
 a token (sum over orders of the entries read at most).
