@@ -41,6 +41,7 @@ class Task:
     batch: dict[str, int]
     optim: OptimConfig
     stride: int
+    memory_weight_decay: float = 0.0  # of models with a binding memory: it helps them alone
 
 
 def shakespeare(path: str) -> Task:
@@ -51,15 +52,16 @@ def shakespeare(path: str) -> Task:
     cut = int(len(ids) * 0.9)
     config = shakespeare_config(len(characters))
     return Task(_one_document(ids[:cut]), _one_document(ids[cut:]), config,
-                {"reso": 24, "gpt2": 12}, OptimConfig(matrix_lr=0.03), stride=64)  # fmt: skip
+                {"reso": 24, "gpt2": 12}, OptimConfig(matrix_lr=0.03), stride=64,
+                memory_weight_decay=0.1)  # fmt: skip
 
 
 def shakespeare_config(vocab_size: int) -> ResoLLMConfig:
-    """The full stack for characters: contexts of up to six of them in the binding memory."""
+    """The full stack for characters: contexts of up to eight of them in the binding memory."""
     small = small_config()
     return dataclasses.replace(
         small, vocab_size=vocab_size, dim=128, num_heads=2, max_seq_len=64, tie_embeddings=False,
-        prsc=dataclasses.replace(small.prsc, max_order=6, max_slots=64),
+        prsc=dataclasses.replace(small.prsc, max_order=8, max_slots=64, max_entries=3_000_000),
         temporal_smf=dataclasses.replace(small.temporal_smf, num_heads=2),
     )  # fmt: skip
 
@@ -93,7 +95,10 @@ def reso_learner(task: Task, config: ResoLLMConfig, seed: int) -> Learner:
     """A model of `config`, which is charged for counting the text into its binding memory."""
     torch.manual_seed(seed)
     model = ResoLLMModel(config)
-    optimizers = make_optimizers(model, task.optim)
+    optim = task.optim
+    if config.prsc.enabled:
+        optim = dataclasses.replace(optim, weight_decay=task.memory_weight_decay)
+    optimizers = make_optimizers(model, optim)
     stream = BatchStream(task.train, config.max_seq_len, task.batch["reso"], seed)
     started = time.perf_counter()
     model.fit_memory(task.train.tokens)

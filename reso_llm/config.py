@@ -160,7 +160,7 @@ class PRSCConfig:
         _check_types(self)
         _check_unit(self, "coherence_threshold")
         _check_positive(self, "max_bindings", "max_slots", "max_entries")
-        require(1 <= self.max_order <= 6, "PRSCConfig.max_order", self.max_order, "1 to 6")
+        require(1 <= self.max_order <= 8, "PRSCConfig.max_order", self.max_order, "1 to 8")
 
 
 @dataclass(frozen=True)

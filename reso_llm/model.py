@@ -274,7 +274,7 @@ class ResoLLMModel(nn.Module):
         """`loss` of a batch of the fitted text, with hindsight goals drawn for half of the rows."""
         goal = fold = None
         weight = self.embedding.weight
-        if self.goal is not None:
+        if self.goal is not None and batch.reply.any():
             vectors = F.embedding(batch.targets, weight.detach())  # (B,T,D)
             goal = hindsight_goals(vectors, batch.reply, generator)
         if self.prsc is not None:
