@@ -1,11 +1,11 @@
-"""What the coherence gate saves and what it costs, over its threshold at inference.
+"""What the coherence gate saves and what it costs, over where it cuts at inference.
 
 python -m benchmarks.gating --checkpoint RUN [RUN ...] --data HELDOUT.jsonl [--json OUT]
 
-The same weights are read at every threshold: bits per byte, the layers a token uses (those whose
+The same weights are read at every `skip_below`: bits per byte, the layers a token uses (those whose
 gate is not 0) and its soft depth (the sum of its gates), both means over the scored tokens.
 Speed is that of batch-1 steps over held-out text, with the greedy choice made and the text's own
-token read next, so that all thresholds work on the same tokens. Thresholds take turns.
+token read next, so that all cuts work on the same tokens. Cuts take turns.
 
 The chosen point is the one with the fewest layers whose bits per byte are within 1 % of the best.
 Intervals are 95 % bootstrap percentiles over documents. Rows go to results/gating.jsonl.
@@ -37,7 +37,7 @@ from reso_llm.model import ResoLLMModel, ResoOutput
 from reso_llm.sources import read_documents
 from reso_llm.windows import EvalWindow, eval_windows
 
-THRESHOLDS = (0.05, 0.1, 0.2, 0.4, 0.618, 0.8, 1.0, 2.0, 5.0, 10.0)
+CUTS = (0.0, 0.1, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.8)
 TOLERANCE = 0.01  # share of the best bits per byte that skipping may cost
 BATCH_SIZE, DRAWS = 16, 2000
 PROMPT_TOKENS, TIMED_TOKENS, TIMED_DOCUMENTS = 32, 48, 4
@@ -58,9 +58,9 @@ class Scores(NamedTuple):
 
 
 class Point(NamedTuple):
-    """One threshold of the curve: what it costs and what it leaves out."""
+    """One cut of the curve: what it costs and what it leaves out."""
 
-    threshold: float
+    skip_below: float
     bits_per_byte: float
     layers: float
     depth: float
@@ -147,9 +147,9 @@ def save(name: str, rows: Sequence[dict[str, Any]], path: str | None) -> None:
 # --- the gate
 
 
-def with_threshold(model: ResoLLMModel, threshold: float) -> ResoLLMModel:
-    """A model of the same weights whose gate closes at another sum of halting probabilities."""
-    gate = dataclasses.replace(model.config.coherence_gate, threshold=threshold)
+def with_cut(model: ResoLLMModel, skip_below: float) -> ResoLLMModel:
+    """A model of the same weights that skips layers of which at most skip_below is left."""
+    gate = dataclasses.replace(model.config.coherence_gate, skip_below=skip_below)
     config: ResoLLMConfig = dataclasses.replace(model.config, coherence_gate=gate)
     made = ResoLLMModel(config)
     made.load_weights(model.state_dict(), "the same model")
@@ -190,11 +190,11 @@ def timed_texts(split: Split) -> list[Tensor]:
 
 
 def sweep(
-    name: str, model: ResoLLMModel, split: Split, sizes: Tensor, thresholds: Sequence[float],
+    name: str, model: ResoLLMModel, split: Split, sizes: Tensor, cuts: Sequence[float],
     rounds: int,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """One row for each threshold."""
-    models = {str(t): with_threshold(model, t) for t in thresholds}
+    """One row for each cut."""
+    models = {str(cut): with_cut(model, cut) for cut in cuts}
     scores = {t: document_scores(m, split, sizes) for t, m in models.items()}
     texts = timed_texts(split)
     measures = {t: decoder(m, texts) for t, m in models.items()}
@@ -207,7 +207,7 @@ def sweep(
         bits, extra = s.nats / math.log(2), (s.nats - best.nats) / math.log(2)
         rows.append({
             "run": name, "ponder_weight": model.config.coherence_gate.ponder_weight,
-            "trained_threshold": model.config.coherence_gate.threshold, "threshold": float(t),
+            "trained_cut": model.config.coherence_gate.skip_below, "skip_below": float(t),
             "bits_per_byte": interval(bits, s.bytes), "above_best": interval(extra, s.bytes),
             "layers": interval(s.layers, s.tokens), "depth": s.depth.sum().item() / tokens,
             "num_layers": model.config.num_layers, "documents": len(sizes), "tokens": tokens,
@@ -221,23 +221,23 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """The curve in markdown, and the chosen point."""
     head = rows[0]
     lines = [
-        f"**{head['run']}**: ponder_weight {head['ponder_weight']}, trained at threshold "
-        f"{head['trained_threshold']:.3f}, {head['num_layers']} layers, {head['documents']} "
+        f"**{head['run']}**: ponder_weight {head['ponder_weight']}, trained with skip_below "
+        f"{head['trained_cut']:g}, {head['num_layers']} layers, {head['documents']} "
         "documents", "",
-        "| threshold | bits/byte | above the best | layers used | soft depth | tokens/s |",
+        "| skip_below | bits/byte | above the best | layers used | soft depth | tokens/s |",
         "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for row in rows:
         speed = "-" if row["tokens_per_second"] is None else f"{row['tokens_per_second']:.0f}"
         lines.append(
-            f"| {row['threshold']:g} | {shown(row['bits_per_byte'])} | {shown(row['above_best'])} "
+            f"| {row['skip_below']:g} | {shown(row['bits_per_byte'])} | {shown(row['above_best'])} "
             f"| {shown(row['layers'], 2)} | {row['depth']:.2f} | {speed} |"
         )
     chosen = cheapest(
-        [Point(r["threshold"], r["bits_per_byte"][0], r["layers"][0], r["depth"]) for r in rows]
+        [Point(r["skip_below"], r["bits_per_byte"][0], r["layers"][0], r["depth"]) for r in rows]
     )
     skipped = 1 - chosen.layers / head["num_layers"]
-    lines += ["", f"Within {TOLERANCE:.0%} of the best: threshold {chosen.threshold:g}, "
+    lines += ["", f"Within {TOLERANCE:.0%} of the best: skip_below {chosen.skip_below:g}, "
               f"{chosen.layers:.2f} layers ({skipped:.0%} skipped)."]  # fmt: skip
     return "\n".join(lines)
 
@@ -247,7 +247,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", nargs="+", required=True, help="run directories")
     parser.add_argument("--data", required=True, help="held-out rows")
     parser.add_argument("--json", help="also write the rows to this file")
-    parser.add_argument("--thresholds", type=float, nargs="+", default=list(THRESHOLDS))
+    parser.add_argument("--cuts", type=float, nargs="+", default=list(CUTS))
     parser.add_argument("--rounds", type=int, default=7, help="of timing; 0 measures no speed")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -260,7 +260,7 @@ def main() -> None:
             parser.error(f"{directory} has no coherence gate")
         split, sizes = held_out(options.data, engine.tokenizer)
         swept = sweep(
-            Path(directory).name, engine.model, split, sizes, options.thresholds, options.rounds
+            Path(directory).name, engine.model, split, sizes, options.cuts, options.rounds
         )
         print(table(swept), flush=True)
         rows += swept

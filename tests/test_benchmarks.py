@@ -123,26 +123,26 @@ def test_interval_is_of_the_ratio_and_covers():
 
 
 @torch.no_grad()
-def test_with_threshold_changes_the_gate_and_no_weight():
+def test_with_cut_changes_the_gate_and_no_weight():
     model = make_model("coherence_gate", num_layers=4)
     ids = draw_ids(2, 12)
-    same = gating.with_threshold(model, model.config.coherence_gate.threshold)
+    same = gating.with_cut(model, model.config.coherence_gate.skip_below)
     torch.testing.assert_close(same(ids).logits, model(ids).logits)
     layers = []
-    for threshold in (1e-6, 0.03, 1e6):
-        other = gating.with_threshold(model, threshold)
+    for cut in (1.0, 0.3, 0.0):
+        other = gating.with_cut(model, cut)
         layers.append(gating.depths(other, other(ids))[1].mean().item())
-        assert other.config.coherence_gate.threshold == threshold
-    assert layers[0] == 1 < layers[1] < layers[2] == 4
-    assert model.config.coherence_gate.threshold == 0.03
+        assert other.config.coherence_gate.skip_below == cut
+    assert layers[0] == 1 < layers[1] < layers[2]
+    assert model.config.coherence_gate.skip_below == 0.25
 
 
 def test_cheapest_is_the_fewest_layers_within_the_tolerance():
     points = [gating.Point(0.1, 2.05, 1.0, 1.0), gating.Point(0.5, 2.015, 2.0, 1.5),
               gating.Point(1.0, 2.0, 3.5, 3.0), gating.Point(9.0, 2.01, 4.0, 4.0)]  # fmt: skip
-    assert gating.cheapest(points).threshold == 0.5
-    assert gating.cheapest(points, 0.001).threshold == 1.0
-    assert gating.cheapest(points, 0.1).threshold == 0.1
+    assert gating.cheapest(points).skip_below == 0.5
+    assert gating.cheapest(points, 0.001).skip_below == 1.0
+    assert gating.cheapest(points, 0.1).skip_below == 0.1
 
 
 # --- goals
