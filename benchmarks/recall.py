@@ -3,7 +3,9 @@
 Five pairs "key value", filler longer than the window, then the keys in another order, each
 followed by its value, which is what is trained and scored. Keys, values and filler are 16 tokens
 each, drawn anew for every sequence, so that chance is 1/16 and nothing can be learned by heart.
-The two models are trained alike, with Muon, and differ in `temporal_smf.enabled` only.
+The two models are trained alike, with Muon, and differ in `temporal_smf.enabled` only. The one with
+memory is asked once more with its field emptied before the questions: the same parameters without
+what they remember.
 
     python benchmarks/recall.py [--steps 200] [--filler 32] [--tied] [--seeds 0 1 2]
 
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import num_parameters, write_row
-from reso_llm.config import ResoLLMConfig, TemporalSMFConfig
+from reso_llm.config import ResoLLMConfig, control_of, with_stage
 from reso_llm.model import ResoLLMModel
 from reso_llm.optim import make_optimizers
 from reso_llm.train_config import OptimConfig
@@ -36,7 +38,7 @@ def draw_batch(rows: int, filler: int, generator: torch.Generator) -> Tensor:
 
 
 def make_model(memory: bool, filler: int, tied: bool) -> ResoLLMModel:
-    return ResoLLMModel(
+    plain = control_of(
         ResoLLMConfig(
             vocab_size=3 * KINDS,
             dim=64,
@@ -45,9 +47,9 @@ def make_model(memory: bool, filler: int, tied: bool) -> ResoLLMModel:
             max_seq_len=4 * PAIRS + filler,
             attention_window=WINDOW,
             tie_embeddings=tied,
-            temporal_smf=TemporalSMFConfig(enabled=memory),
         )
     )
+    return ResoLLMModel(with_stage(plain, "temporal_smf", memory))
 
 
 def answers(ids: Tensor) -> Tensor:
@@ -73,12 +75,18 @@ def train(model: ResoLLMModel, steps: int, filler: int, seed: int) -> None:
 
 
 @torch.no_grad()
-def accuracy(model: ResoLLMModel, filler: int) -> float:
-    """Share of 512 x PAIRS unseen questions answered with the right token."""
+def accuracy(model: ResoLLMModel, filler: int, forget: bool = False) -> float:
+    """Share of 512 x PAIRS unseen questions answered with the right token.
+
+    With `forget` the memory field is emptied between the filler and the first question.
+    """
     ids = draw_batch(512, filler, torch.Generator().manual_seed(10**6))
-    mask = answers(ids)
-    guesses = model(ids[:, :-1]).logits[:, mask].argmax(-1)
-    return (guesses == ids[:, 1:][:, mask]).float().mean().item()
+    told = 2 * PAIRS + filler
+    state = model(ids[:, :told], model.init_state(len(ids))).state
+    if forget:
+        state = state._replace(field=model.init_state(len(ids)).field)
+    guesses = model(ids[:, told:-1], state).logits[:, ::2].argmax(-1)
+    return (guesses == ids[:, told + 1 :: 2]).float().mean().item()
 
 
 def main() -> None:
@@ -103,6 +111,7 @@ def main() -> None:
                 "layers": len(model.blocks),
                 "parameters": num_parameters(model),
                 "accuracy": accuracy(model, options.filler),
+                "accuracy_forgetting": accuracy(model, options.filler, True) if memory else None,
                 "chance": 1 / KINDS,
             }
             print(row, flush=True)
