@@ -3,7 +3,6 @@
 Shapes: B batch, T time, D width, H heads, K head width, V vocabulary, L layers, N oscillators.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,17 +23,7 @@ from reso_llm.kuramoto import Synchronisation, SyncState
 from reso_llm.memory import FieldState, MemoryField
 from reso_llm.noise import TAIL, feed_forward_noise
 from reso_llm.prsc import TABLES, BindingMemory, Evidence
-from reso_llm.session import (
-    Binding,
-    Focus,
-    Goal,
-    Interference,
-    Moment,
-    Recollection,
-    ResoTokenizer,
-    Session,
-    Unbinding,
-)
+from reso_llm.session import ResoTokenizer, Session, SessionMethods
 from reso_llm.windows import Batch
 
 
@@ -76,7 +65,7 @@ class ResoOutput(NamedTuple):
     diagnostics: dict[str, Tensor]
 
 
-class ResoLLMModel(nn.Module):
+class ResoLLMModel(SessionMethods, nn.Module):
     """The language model of `config`; with every component disabled, a modern plain decoder."""
 
     def __init__(self, config: ResoLLMConfig) -> None:
@@ -358,47 +347,3 @@ class ResoLLMModel(nn.Module):
         if self.prsc is not None:
             self.prsc.make_room({n.removeprefix("prsc."): t for n, t in weights.items()})
         self.load_state_dict(weights)
-
-    # --- the session: it changes here and in the engine, never in forward
-
-    def create_goal(self, description: str, goal_type: str = "exploratory") -> Goal:
-        """See `Session.create_goal`."""
-        return self.session.create_goal(self, description, goal_type)
-
-    def get_active_goals(self) -> tuple[Goal, ...]:
-        """See `Session.get_active_goals`."""
-        return self.session.get_active_goals()
-
-    def get_attention_foci(self) -> tuple[Focus, ...]:
-        """See `Session.get_attention_foci`."""
-        return self.session.get_attention_foci()
-
-    def bind_concept(self, name: str, token_id: int) -> Binding:
-        """See `ConceptSpace.bind_concept`."""
-        return self.session.bind_concept(name, token_id)
-
-    def compose(self, names: Sequence[str]) -> Interference:
-        """See `ConceptSpace.compose`."""
-        return self.session.compose(names)
-
-    def unbind(self, pattern: Tensor, name: str) -> Unbinding:
-        """See `ConceptSpace.unbind`."""
-        return self.session.unbind(pattern, name)
-
-    def get_stability(self) -> float:
-        """See `Session.get_stability`."""
-        return self.session.get_stability()
-
-    def get_suggested_temperature(self, current_temp: float) -> float:
-        """See `StabilityMonitor.suggested_temperature`."""
-        return self.session.get_suggested_temperature(current_temp)
-
-    def update_memory(
-        self, text: str, importance: float = 1.0, time: float | None = None
-    ) -> Moment:
-        """See `Session.update_memory`."""
-        return self.session.update_memory(self, text, importance, time)
-
-    def recall(self, query: str, count: int = 5) -> list[Recollection]:
-        """See `Session.recall`."""
-        return self.session.recall(self, query, count)

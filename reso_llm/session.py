@@ -221,3 +221,51 @@ def _field_of(model: "ResoLLMModel", ids: list[int]) -> Tensor:
     finally:
         model.train(was_training)
     return state.field.field[0]
+
+
+class SessionMethods:
+    """What the v2 README calls on the model itself; each is one call of the model's session."""
+
+    session: Session
+
+    def create_goal(self, description: str, goal_type: str = "exploratory") -> Goal:
+        """See `Session.create_goal`."""
+        return self.session.create_goal(self, description, goal_type)
+
+    def get_active_goals(self) -> tuple[Goal, ...]:
+        """See `Session.get_active_goals`."""
+        return self.session.get_active_goals()
+
+    def get_attention_foci(self) -> tuple[Focus, ...]:
+        """See `Session.get_attention_foci`."""
+        return self.session.get_attention_foci()
+
+    def bind_concept(self, name: str, token_id: int) -> Binding:
+        """See `ConceptSpace.bind_concept`."""
+        return self.session.bind_concept(name, token_id)
+
+    def compose(self, names: Sequence[str]) -> Interference:
+        """See `ConceptSpace.compose`."""
+        return self.session.compose(names)
+
+    def unbind(self, pattern: Tensor, name: str) -> Unbinding:
+        """See `ConceptSpace.unbind`."""
+        return self.session.unbind(pattern, name)
+
+    def get_stability(self) -> float:
+        """See `Session.get_stability`."""
+        return self.session.get_stability()
+
+    def get_suggested_temperature(self, current_temp: float) -> float:
+        """See `StabilityMonitor.suggested_temperature`."""
+        return self.session.get_suggested_temperature(current_temp)
+
+    def update_memory(
+        self, text: str, importance: float = 1.0, time: float | None = None
+    ) -> Moment:
+        """See `Session.update_memory`."""
+        return self.session.update_memory(self, text, importance, time)
+
+    def recall(self, query: str, count: int = 5) -> list[Recollection]:
+        """See `Session.recall`."""
+        return self.session.recall(self, query, count)

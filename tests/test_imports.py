@@ -26,7 +26,7 @@ NO_STAGES = {
     "reso_llm.windows",  # what a batch is
     "reso_llm.session", "reso_llm.agency",  # what a session keeps; agency draws hindsight goals
 }  # fmt: skip
-TOOLS = {"reso_llm", "reso_llm.config", "reso_llm.fused", "reso_llm.primes"}
+TOOLS = {"reso_llm", "reso_llm.config", "reso_llm.fused", "reso_llm.ngrams", "reso_llm.primes"}
 # The only stage made of others.
 COMPOSITION = {
     ("reso_llm.block", "reso_llm.attention"),

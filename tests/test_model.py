@@ -19,7 +19,7 @@ from reso_llm.agency import hindsight_goals
 from reso_llm.attention import KVCache
 from reso_llm.config import STAGES, control_of, with_stage
 from reso_llm.model import ResoLLMModel
-from reso_llm.prsc import FOLDS
+from reso_llm.ngrams import FOLDS
 from reso_llm.windows import Batch
 
 CONTROLS = {

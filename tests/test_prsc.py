@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from reso_llm import prsc
+from reso_llm import ngrams, prsc
 from reso_llm.config import PRSCConfig
+from reso_llm.ngrams import FOLDS, MODULI, context_keys, prime_powers
 from reso_llm.primes import first_primes
-from reso_llm.prsc import FOLDS, MODULI, BindingMemory, context_keys, prime_powers
+from reso_llm.prsc import BindingMemory
 
 V, DIM, ORDERS = 23, 6, 3
 NOBODY = FOLDS  # the fold left out in the tables that leave none out
@@ -179,9 +180,9 @@ def test_different_ngrams_of_any_length_have_different_keys():
 def test_collisions_are_counted(monkeypatch):
     tokens = make_text()
     assert make_memory().fit(tokens) == 0
-    monkeypatch.setattr(prsc, "MODULI", (101, 103))
+    monkeypatch.setattr(ngrams, "MODULI", (101, 103))
     some = make_memory().fit(tokens)
-    monkeypatch.setattr(prsc, "MODULI", (5, 7))
+    monkeypatch.setattr(ngrams, "MODULI", (5, 7))
     assert 0 < some < make_memory().fit(tokens)
 
 
