@@ -191,7 +191,7 @@ def test_a_wrong_value_names_its_key(key, value):
         (KuramotoConfig, "retention", 1.0),
         (CoherenceGateConfig, "threshold", 0.0),
         (CoherenceGateConfig, "ponder_weight", -0.1),
-        (PRSCConfig, "max_order", 7),
+        (PRSCConfig, "max_order", 9),
         (PRSCConfig, "max_slots", 0),
         (PRSCConfig, "max_entries", 0),
         (TemporalSMFConfig, "num_heads", 0),
