@@ -52,7 +52,7 @@ def run(name: str, task: Task, models: list[str], seconds: float, seed: int) -> 
 def table() -> str:
     """Mean and deviation over seeds of the newest rows of results/quality.jsonl."""
     newest = {
-        (row["task"], round(row["seconds"]), row["model"], row["seed"]): row
+        (row["task"], round(row["seconds"], -1), row["model"], row["seed"]): row
         for row in read_rows("quality")
     }
     groups: dict[tuple, list[dict]] = {}
@@ -68,7 +68,7 @@ def table() -> str:
         speed = statistics.fmean(r["tokens_per_second"] for r in rows)
         seeds = ", ".join(str(r["seed"]) for r in rows)
         lines.append(
-            f"| {task} | {seconds} | {model} | {seeds} | {' | '.join(cells)} | {speed:,.0f} |"
+            f"| {task} | {seconds:.0f} | {model} | {seeds} | {' | '.join(cells)} | {speed:,.0f} |"
         )
     return "\n".join(lines)
 
