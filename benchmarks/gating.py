@@ -5,7 +5,8 @@ python -m benchmarks.gating --checkpoint RUN [RUN ...] --data HELDOUT.jsonl [--j
 The same weights are read at every `skip_below`: bits per byte, the layers a token uses (those whose
 gate is not 0) and its soft depth (the sum of its gates), both means over the scored tokens.
 Speed is that of batch-1 steps over held-out text, with the greedy choice made and the text's own
-token read next, so that all cuts work on the same tokens. Cuts take turns.
+token read next, so that all cuts work on the same tokens. Cuts take turns, and so does the control
+with random weights.
 
 The chosen point is the one with the fewest layers whose bits per byte are within 1 % of the best.
 Intervals are 95 % bootstrap percentiles over documents. Rows go to results/gating.jsonl.
@@ -28,8 +29,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.common import interleaved, write_row
-from reso_llm.config import ResoLLMConfig
+from benchmarks.common import interleaved, median_ratio, write_row
+from reso_llm.config import ResoLLMConfig, control_of
 from reso_llm.data import Split, tokenise_all
 from reso_llm.hardware import keep_freed_memory
 from reso_llm.inference import ResoLLMInference
@@ -198,6 +199,7 @@ def sweep(
     scores = {t: document_scores(m, split, sizes) for t, m in models.items()}
     texts = timed_texts(split)
     measures = {t: decoder(m, texts) for t, m in models.items()}
+    measures["control"] = decoder(ResoLLMModel(control_of(model.config)).eval(), texts)
     interleaved(measures, 1 if rounds else 0)  # warm up
     speeds = interleaved(measures, rounds)
     best = min(scores.values(), key=lambda s: s.bits_per_byte)
@@ -213,6 +215,7 @@ def sweep(
             "num_layers": model.config.num_layers, "documents": len(sizes), "tokens": tokens,
             "rounds": rounds, "timed_tokens": sum(ids.shape[1] - PROMPT_TOKENS for ids in texts),
             "tokens_per_second": statistics.median(speeds[t]) if rounds else None,
+            "ratio_to_control": median_ratio(speeds[t], speeds["control"]) if rounds else None,
         })  # fmt: skip
     return rows
 
@@ -224,11 +227,14 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         f"**{head['run']}**: ponder_weight {head['ponder_weight']}, trained with skip_below "
         f"{head['trained_cut']:g}, {head['num_layers']} layers, {head['documents']} "
         "documents", "",
-        "| skip_below | bits/byte | above the best | layers used | soft depth | tokens/s |",
-        "|---|---|---|---|---|---|",
+        "| skip_below | bits/byte | above the best | layers used | soft depth | tokens/s "
+        "| / control |",
+        "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for row in rows:
-        speed = "-" if row["tokens_per_second"] is None else f"{row['tokens_per_second']:.0f}"
+        speed = "- | -"
+        if row["tokens_per_second"] is not None:
+            speed = f"{row['tokens_per_second']:.0f} | {row['ratio_to_control']:.2f}"
         lines.append(
             f"| {row['skip_below']:g} | {shown(row['bits_per_byte'])} | {shown(row['above_best'])} "
             f"| {shown(row['layers'], 2)} | {row['depth']:.2f} | {speed} |"
