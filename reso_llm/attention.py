@@ -181,26 +181,26 @@ class Attention(nn.Module):
         self, x: Tensor, rotary: Tensor, value_embedding: Tensor | None, cache: KVCache
     ) -> KVCache:
         """The cache with keys and values of tokens that skip this layer's attention."""
-        _, k, v = self._project(x, rotary, value_embedding)
+        k, v = self._project(x, rotary, value_embedding, first=1)
         return cache.extended(k, v, self.window).cache
 
     def _project(
-        self, x: Tensor, rotary: Tensor, value_embedding: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values (B,H,T,K), normed and turned."""
+        self, x: Tensor, rotary: Tensor, value_embedding: Tensor | None, first: int = 0
+    ) -> tuple[Tensor, ...]:
+        """Queries, keys and values (B,H,T,K), normed and turned; from `first` = 1, no queries."""
         batch, time, _ = x.shape
         heads = self.num_heads
-        qkv = F.linear(x, self.qkv.flatten(0, 1))  # (B,T,3D)
-        qkv = qkv.view(batch, time, 3 * heads, -1)  # (B,T,3H,K)
-        qk, v = qkv[:, :, : 2 * heads], qkv[:, :, 2 * heads :]
+        parts = F.linear(x, self.qkv[first:].flatten(0, 1)).view(
+            batch, time, -1, x.shape[-1] // heads
+        )
+        qk, v = parts[:, :, :-heads], parts[:, :, -heads:]  # (B,T,2H or H,K), (B,T,H,K)
         if value_embedding is not None:
             v = torch.addcmul(v, self.value_mix, value_embedding.view_as(v))
         qk = rms_norm(qk)
         if self.temperature is not None:
-            qk = qk * self.temperature
+            qk = qk * self.temperature[first * heads :]
         qk = rotate(qk, rotary)  # both at once: half the kernels
-        q, k = qk.transpose(1, 2).chunk(2, dim=1)  # (B,H,T,K)
-        return q, k, v.transpose(1, 2)
+        return *qk.transpose(1, 2).chunk(2 - first, dim=1), v.transpose(1, 2)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
