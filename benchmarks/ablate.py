@@ -115,7 +115,7 @@ def _section(key: tuple, group: dict[str, dict[int, dict]]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for variant, rows in group.items():
-        reference = group["full" if variant.startswith("full - ") else "control"]
+        reference = group.get("full" if variant.startswith("full - ") else "control", {})
         values = [row["bits_per_byte"] for row in rows.values()]
         spread = statistics.stdev(values) if len(values) > 1 else math.nan
         gain = _paired([(reference[s]["bits_per_byte"], r["bits_per_byte"])
