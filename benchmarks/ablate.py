@@ -4,10 +4,10 @@ python -m benchmarks.ablate shakespeare --data tinyshakespeare.txt
 python -m benchmarks.ablate guanaco --data guanaco_900.jsonl
 python -m benchmarks.ablate table
 
-All variants of one seed are trained in turn in one process (benchmarks/learners.py) and scored
-twice: when they have used the same time, and at the same number of tokens, those of the slowest.
-Rows are written seed by seed to results/ablation.jsonl; seeds already there are left out, so a
-sweep that was stopped goes on. `table` compares by pairs of equal seeds.
+All variants of one seed are trained in turn in one process (benchmarks/learners.py), each for
+--seconds of its own, or, with --steps, step by step for the same number of tokens. Rows are
+written seed by seed to results/ablation.jsonl; seeds already there are left out, so a sweep that
+was stopped goes on. `table` compares by pairs of equal seeds.
 """
 
 import argparse
@@ -19,16 +19,15 @@ import torch
 
 from benchmarks.common import num_parameters, read_rows, write_row
 from benchmarks.learners import (
+    TASKS,
     Learner,
     Task,
-    guanaco,
+    read_options,
     reso_learner,
     score,
-    shakespeare,
     train_alternately,
 )
 from reso_llm.config import ResoLLMConfig, control_of, with_stage
-from reso_llm.hardware import keep_freed_memory
 
 TRAINED = (
     "prime_embedding", "prsc", "resonant_attention", "kuramoto", "coherence_gate", "agency",
@@ -142,20 +141,11 @@ def _paired(pairs: list[tuple[float, float]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("task", choices=("shakespeare", "guanaco", "table"))
-    parser.add_argument("--data", help="tinyshakespeare.txt or guanaco-format rows")
     parser.add_argument("--seconds", type=float, default=60.0, help="per variant")
     parser.add_argument("--steps", type=int, default=0, help="equal tokens instead of equal time")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", default=[], help="these variants alone")
-    options = parser.parse_args()
-    if options.task == "table":
-        print(table())
-        return
-    if options.data is None:
-        parser.error("--data is needed")
-    keep_freed_memory()
-    task = {"shakespeare": shakespeare, "guanaco": guanaco}[options.task](options.data)
+    options = read_options(parser, table)
+    task = TASKS[options.task](options.data)
     budget = {"steps": options.steps, "seconds": 0.0 if options.steps else options.seconds}
     done = {(r["task"], r["steps"], r["seconds"], r["seed"]) for r in read_rows("ablation")}
     for seed in options.seeds:

@@ -10,6 +10,7 @@ conversation scored by itself).
 import dataclasses
 import math
 import time
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch import Tensor
 from benchmarks.common import gpt2_like
 from reso_llm.config import ResoLLMConfig, small_config
 from reso_llm.data import Split, prepare, tokenizer_texts
+from reso_llm.hardware import keep_freed_memory
 from reso_llm.model import ResoLLMModel
 from reso_llm.optim import make_optimizers, set_learning_rate
 from reso_llm.tokenizer import ResoTokenizer
@@ -77,6 +79,24 @@ def guanaco(path: str) -> Task:
     data = prepare(path, tokenizer, val_fraction=0.1)
     return Task(data.train, data.val, small_config(), {"reso": 8, "gpt2": 8}, OptimConfig(),
                 stride=128)  # fmt: skip
+
+
+TASKS = {"shakespeare": shakespeare, "guanaco": guanaco}
+
+
+def read_options(parser: ArgumentParser, table: Callable[[], str]) -> Namespace:
+    """The command line with what every study takes; the task "table" prints the table and ends."""
+    parser.add_argument("task", choices=(*TASKS, "table"))
+    parser.add_argument("--data", help="tinyshakespeare.txt or guanaco-format rows")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options = parser.parse_args()
+    if options.task == "table":
+        print(table())
+        parser.exit()
+    if options.data is None:
+        parser.error("--data is needed")
+    keep_freed_memory()
+    return options
 
 
 @dataclass

@@ -13,18 +13,18 @@ import statistics
 
 from benchmarks.common import num_parameters, read_rows, write_row
 from benchmarks.learners import (
+    TASKS,
     Task,
     gpt2_learner,
-    guanaco,
+    read_options,
     reso_learner,
     score,
-    shakespeare,
     train_alternately,
 )
 from reso_llm.config import control_of
-from reso_llm.hardware import keep_freed_memory
 
 MODELS = ("full", "control", "gpt2")
+SECONDS = {"shakespeare": 130.0, "guanaco": 480.0}  # the budgets of a run, for each model
 
 
 def run(name: str, task: Task, models: list[str], seconds: float, seed: int) -> None:
@@ -75,22 +75,12 @@ def table() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("task", choices=("shakespeare", "guanaco", "table"))
-    parser.add_argument("--data", help="tinyshakespeare.txt or guanaco-format rows")
     parser.add_argument("--seconds", type=float, help="per model; default 130 or 480")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    options = parser.parse_args()
-    if options.task == "table":
-        print(table())
-        return
-    if options.data is None:
-        parser.error("--data is needed")
-    keep_freed_memory()
-    make, seconds = {"shakespeare": (shakespeare, 130.0), "guanaco": (guanaco, 480.0)}[options.task]
-    task = make(options.data)
+    options = read_options(parser, table)
+    task, seconds = TASKS[options.task](options.data), options.seconds or SECONDS[options.task]
     for seed in options.seeds:
-        run(options.task, task, options.models, options.seconds or seconds, seed)
+        run(options.task, task, options.models, seconds, seed)
 
 
 if __name__ == "__main__":

@@ -129,7 +129,9 @@ class ResoLLMModel(SessionMethods, nn.Module):
         if field is not None:
             field = field.to(state.field.field).expand_as(state.field.field)
             state = state._replace(field=state.field._replace(field=field))
-        return state._replace(echo=echo_state(self.session.recollected_texts(), self.head_weight))
+        return state._replace(
+            echo=echo_state(self.session.recollected_texts(), self.embedding.table.weight)
+        )
 
     @property
     def _tail_length(self) -> int:

@@ -125,7 +125,7 @@ class BindingMemory(nn.Module):
             )
         tokens = tokens[:MAX_FITTED]
         tables, collisions = count_tables(
-            tokens, self.vocab_size, self.slots, prime_powers(self.vocab_size, self.num_orders)
+            tokens, self.vocab_size, self.slots, self.powers.cpu().numpy()
         )
         self.num_fitted = len(tokens)
         device, dtype = self.gate.device, self.gate.dtype
