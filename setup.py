@@ -27,7 +27,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11",
-    packages=["reso_llm", "reso_llm.decoding", "cer", "entropy_core"],
+    packages=["reso_llm", "reso_llm.decoding", "reso_llm.stepping", "cer", "entropy_core"],
     package_data={"reso_llm": ["*.json"]},
     install_requires=[
         "torch>=2.6",

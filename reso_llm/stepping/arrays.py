@@ -1,0 +1,47 @@
+"""What every part of a step needs: numpy views of parameters, the norm, the logistic function.
+
+    rms_norm(x) = x / sqrt(mean x^2 + eps)          x (D,), eps of float32, as in `reso_llm.fused`
+
+A view costs no copy and sees later changes of the parameter. Zero-dimensional arrays serve as
+scalars: as an operand one costs half of what a Python float does.
+
+Shapes: D width, R rows.
+"""
+
+import math
+
+import numpy as np
+from numpy import ndarray
+from torch import Tensor, nn
+
+EPS = float(np.finfo(np.float32).eps)
+
+
+def view(tensor: Tensor) -> ndarray:
+    """A CPU tensor's memory as an array."""
+    return tensor.detach().numpy()
+
+
+def scalar(value: float) -> ndarray:
+    """A constant of the step as an array ()."""
+    return np.asarray(value, dtype=np.float32)
+
+
+def matrix(layer: nn.Linear) -> ndarray:
+    """The map x (in,) -> x @ matrix (out,): a view (in,out)."""
+    return view(layer.weight).T
+
+
+def rms_norm(x: ndarray, out: ndarray | None = None) -> ndarray:
+    """x (D,) divided by its root mean square."""
+    return np.multiply(x, 1 / math.sqrt(float(x.dot(x)) / x.size + EPS), out=out)
+
+
+def row_squares(rows: ndarray) -> ndarray:
+    """Sum of squares of each row: (R,D) -> (R,1)."""
+    return np.matmul(rows[:, None, :], rows[:, :, None])[:, 0]
+
+
+def logistic(z: ndarray) -> ndarray:
+    """1 / (1 + e^-z), in a form that cannot overflow."""
+    return 0.5 + 0.5 * np.tanh(0.5 * z)
