@@ -5,7 +5,8 @@
     T:     T' = clamp(T exp(-g λ)), and T with H(softmax(z / T)) = H*
     CER:   d = min(H* - H, d_max) below target (escape), e = H - H* above the margin (brake)
 
-Shapes: signals are (B,), logits (B, V); every row decides alone and owns its state. Entropies are
+Every row of a batch decides alone and owns its state, so decisions about decoding are numbers in,
+numbers out; what acts on tensors (the solved temperature, CER) takes logits (B, V). Entropies are
 in nats, λ in nats per step. Undefined signals are NaN (`entropy_core.signals`): a condition must
 be a comparison that holds, so an undefined signal never fires, and its streak starts again.
 """
@@ -67,44 +68,39 @@ class SRBOptions:
 
 
 class SRBState(NamedTuple):
-    """Per-row memory of `srb_step`."""
+    """Memory of `srb_step`; its defaults are the state before the first generated token."""
 
-    num_settled: Tensor  # (B,) int64, consecutive settled steps
-    num_tokens: Tensor  # (B,) int64
-    coherence: Tensor  # (B,) previous C+
-
-
-def srb_init(batch_size: int, device: torch.device | str | None = None) -> SRBState:
-    """State before the first generated token."""
-    zeros = torch.zeros(batch_size, dtype=torch.int64, device=device)
-    return SRBState(zeros, zeros, torch.full((batch_size,), math.nan, device=device))
+    num_settled: int = 0  # consecutive settled steps
+    num_spent: int = 0  # tokens of the budget
+    coherence: float = math.nan  # the previous C+
 
 
 def srb_step(
     state: SRBState,
-    ema_nats: Tensor,
-    delta_ema_nats: Tensor,
-    coherence: Tensor,
+    ema_nats: float,
+    delta_ema_nats: float,
+    coherence: float,
     options: SRBOptions,
-) -> tuple[Tensor, SRBState]:
-    """Decide after one generated token: signals (B,) -> SRBAction (B,) int64, new state.
+) -> tuple[SRBAction, SRBState]:
+    """Decide at one generated token, which costs one of the budget: signals -> action, new state.
 
     Settled text stops, also when it stops exactly at the budget. Deepen asks for more computation
-    on this token: the averaged entropy is high but coherence has risen since the last token.
+    on this token: the averaged entropy is high but coherence has risen since the last token. Who
+    deepens adds what it cost to `num_spent`.
     """
     settled = (
-        (ema_nats <= options.settled_nats)
-        & (delta_ema_nats.abs() <= options.settled_delta_nats)
-        & (coherence >= options.settled_coherence)
+        ema_nats <= options.settled_nats
+        and abs(delta_ema_nats) <= options.settled_delta_nats
+        and coherence >= options.settled_coherence
     )
-    num_settled = torch.where(settled, state.num_settled + 1, 0)
-    num_tokens = state.num_tokens + 1
+    after = SRBState(state.num_settled + 1 if settled else 0, state.num_spent + 1, coherence)
+    if after.num_settled >= options.patience:
+        return SRBAction.STOP_SETTLED, after
+    if after.num_spent >= options.max_tokens:
+        return SRBAction.STOP_BUDGET, after
     rising = coherence - state.coherence >= options.deepen_coherence_rise
-    deepen = (ema_nats >= options.deepen_nats) & rising
-    action = torch.where(deepen, int(SRBAction.DEEPEN), int(SRBAction.CONTINUE))
-    action = action.masked_fill(num_tokens >= options.max_tokens, int(SRBAction.STOP_BUDGET))
-    action = action.masked_fill(num_settled >= options.patience, int(SRBAction.STOP_SETTLED))
-    return action, SRBState(num_settled, num_tokens, coherence)
+    deepen = ema_nats >= options.deepen_nats and rising
+    return (SRBAction.DEEPEN if deepen else SRBAction.CONTINUE), after
 
 
 # --- Phase-Slip -------------------------------------------------------------------------------
@@ -149,53 +145,44 @@ class PhaseSlipOptions:
 
 
 class PhaseSlipState(NamedTuple):
-    """Per-row memory of `phase_slip_step`."""
+    """Memory of `phase_slip_step`."""
 
-    steps_since_slip: Tensor  # (B,) int64, its value at the coming step
-    num_looping: Tensor  # (B,) int64, consecutive looping steps
+    steps_since_slip: int  # its value at the coming step
+    num_looping: int  # consecutive looping steps
 
 
-def phase_slip_init(
-    batch_size: int, options: PhaseSlipOptions, device: torch.device | str | None = None
-) -> PhaseSlipState:
+def phase_slip_init(options: PhaseSlipOptions) -> PhaseSlipState:
     """State before the first token: as if the last slip were exactly `stale_steps` ago."""
-    since = torch.full((batch_size,), options.stale_steps, dtype=torch.int64, device=device)
-    return PhaseSlipState(since, torch.zeros_like(since))
+    return PhaseSlipState(options.stale_steps, 0)
 
 
 def phase_slip_step(
     state: PhaseSlipState,
-    entropy_nats: Tensor,
+    entropy_nats: float,
     options: PhaseSlipOptions,
-    loop_score: Tensor | None = None,
-) -> tuple[Tensor, PhaseSlipState]:
-    """Decide before sampling one token: entropy (B,) -> SlipCause (B,) int64, new state.
+    loop_score: float = math.nan,
+) -> tuple[SlipCause, PhaseSlipState]:
+    """Decide before sampling one token: entropy of its distribution -> cause, new state.
 
     Published rule: H >= confident_nats, and H > spike_nats or more than stale_steps since the last
     slip, and more than cooldown_steps since the last slip. Loops have low entropy, often below
     confident_nats, so the loop trigger ignores that floor: it fires, outside the cooldown, after
     loop_patience consecutive steps with H <= loop_nats and `signals.loop_score` >= loop_score.
-
-    Raises ValueError when the loop trigger is on and loop_score is missing.
     """
     since = state.steps_since_slip
-    unsure = entropy_nats >= options.confident_nats
-    spike = unsure & (entropy_nats > options.spike_nats)
-    stale = unsure & (since > options.stale_steps)
-    cause = torch.where(stale, int(SlipCause.STALE), int(SlipCause.NONE))
-    cause = cause.masked_fill(spike, int(SlipCause.SPIKE))
-    num_looping = state.num_looping
-    if options.loop_patience is not None:
-        if loop_score is None:
-            raise ValueError("loop_patience is set, so loop_score is needed")
-        looping = (entropy_nats <= options.loop_nats) & (loop_score >= options.loop_score)
-        num_looping = torch.where(looping, num_looping + 1, 0)
-        cause = cause.masked_fill(num_looping >= options.loop_patience, int(SlipCause.LOOP))
-    cause = cause.masked_fill(since <= options.cooldown_steps, int(SlipCause.NONE))
-    slipped = cause > 0
-    return cause, PhaseSlipState(
-        torch.where(slipped, 1, since + 1), torch.where(slipped, 0, num_looping)
-    )
+    looping = entropy_nats <= options.loop_nats and loop_score >= options.loop_score
+    num_looping = state.num_looping + 1 if looping else 0
+    cause = SlipCause.NONE
+    if since > options.cooldown_steps:
+        unsure = entropy_nats >= options.confident_nats
+        if options.loop_patience is not None and num_looping >= options.loop_patience:
+            cause = SlipCause.LOOP
+        elif unsure and entropy_nats > options.spike_nats:
+            cause = SlipCause.SPIKE
+        elif unsure and since > options.stale_steps:
+            cause = SlipCause.STALE
+    slipped = cause is not SlipCause.NONE
+    return cause, PhaseSlipState(1 if slipped else since + 1, 0 if slipped else num_looping)
 
 
 # --- temperature ------------------------------------------------------------------------------
@@ -215,16 +202,18 @@ class TemperatureOptions:
 
 
 def stability_temperature(
-    temperature: Tensor, exponent_per_step: Tensor, options: TemperatureOptions
-) -> Tensor:
-    """Cool a diverging run, warm a collapsing one: (B,), (B,) -> (B,) within the bounds.
+    temperature: float, exponent_per_step: float, options: TemperatureOptions
+) -> float:
+    """Cool a diverging run, warm a collapsing one: T' = clamp(T exp(-gain λ)), within the bounds.
 
-    T' = clamp(T exp(-gain λ)). An undefined exponent (NaN) changes nothing, not even an
-    out-of-bounds T.
+    An undefined exponent (NaN) changes nothing, not even an out-of-bounds T.
     """
-    moved = temperature * (-options.gain * exponent_per_step).exp()
-    bounded = moved.clamp(options.min_temperature, options.max_temperature)
-    return torch.where(exponent_per_step.isnan(), temperature, bounded)
+    if math.isnan(exponent_per_step):
+        return temperature
+    # Far beyond any bound, and still a number that exp can take.
+    power = min(max(-options.gain * exponent_per_step, -700.0), 700.0)
+    moved = temperature * math.exp(power)
+    return min(max(moved, options.min_temperature), options.max_temperature)
 
 
 class TemperatureSolution(NamedTuple):

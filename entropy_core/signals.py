@@ -11,13 +11,16 @@ of a zero vector. Every comparison with NaN is false, so a controller whose cond
 comparisons that must hold cannot fire on it, whereas a 0 would read as "entropy has settled".
 A NaN entropy is passed on; the average starts again at the next defined entropy.
 
-`step` advances one token; `trace` a whole sequence, in parallel over time, to the same values and
-the same state. Each row owns its state, so rows may start at different times.
+`trace` reads whole sequences, in parallel over time; `SignalTracker` one row, token by token, as
+plain numbers on the host, where decisions are taken. Each row owns its state, so rows may start at
+different times.
 """
 
 import math
+from collections import deque
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,15 +28,15 @@ from entropy_core.information import entropy_nats, normalised_entropy
 
 
 class Signals(NamedTuple):
-    """Readings of one step, each (B,), or of a trace, each (B, T). NaN means undefined."""
+    """Readings of one step of one row, or of a trace, each (B, T). NaN means undefined."""
 
-    entropy_nats: Tensor
-    normalised_entropy: Tensor
-    delta_nats: Tensor
-    delta2_nats: Tensor
-    ema_nats: Tensor
-    delta_ema_nats: Tensor
-    coherence: Tensor
+    entropy_nats: float | Tensor
+    normalised_entropy: float | Tensor
+    delta_nats: float | Tensor
+    delta2_nats: float | Tensor
+    ema_nats: float | Tensor
+    delta_ema_nats: float | Tensor
+    coherence: float | Tensor
 
 
 class SignalState(NamedTuple):
@@ -64,37 +67,6 @@ def init_state(
     return SignalState(undefined, undefined, undefined, recent)
 
 
-def step(
-    state: SignalState,
-    logits: Tensor,
-    embedding: Tensor,
-    *,
-    ema_weight: float = 0.2,
-    min_prob: float | None = None,
-) -> tuple[Signals, SignalState]:
-    """Advance by one token: logits (B, V) and embedding (B, D) -> readings (B,) and new state.
-
-    ema_weight is `a` above; min_prob selects the effective support of `normalised_entropy`.
-    Raises ValueError when ema_weight is outside (0, 1].
-    """
-    _check_weight(ema_weight)
-    entropy = entropy_nats(logits)
-    delta = entropy - state.entropy_nats
-    blend = ema_weight * entropy + (1 - ema_weight) * state.ema_nats
-    ema = torch.where(state.ema_nats.isnan(), entropy, blend)
-    recent = torch.cat([state.recent[:, 1:], embedding[:, None]], dim=1)
-    signals = Signals(
-        entropy_nats=entropy,
-        normalised_entropy=normalised_entropy(logits, min_prob),
-        delta_nats=delta,
-        delta2_nats=delta - state.delta_nats,
-        ema_nats=ema,
-        delta_ema_nats=ema - state.ema_nats,
-        coherence=cosine(state.recent.sum(1), recent.sum(1)),
-    )
-    return signals, SignalState(entropy, delta, ema, recent)
-
-
 def trace(
     state: SignalState,
     logits: Tensor,
@@ -103,9 +75,10 @@ def trace(
     ema_weight: float = 0.2,
     min_prob: float | None = None,
 ) -> tuple[Signals, SignalState]:
-    """T calls of `step` at once: logits (B, T, V), embeddings (B, T, D) -> readings (B, T), state.
+    """Read T tokens: logits (B, T, V), embeddings (B, T, D) -> readings (B, T), new state.
 
-    O(log T) sequential operations. Raises ValueError as `step` does.
+    ema_weight is `a` above; min_prob selects the effective support of `normalised_entropy`.
+    O(log T) sequential operations. Raises ValueError when ema_weight is outside (0, 1].
     """
     _check_weight(ema_weight)
     window = state.recent.shape[1]
@@ -125,6 +98,53 @@ def trace(
     )
     final = SignalState(entropy[:, -1], delta[:, -1], ema[:, -1], history[:, -window:])
     return signals, final
+
+
+class SignalTracker:
+    """`trace` of one row, one token at a time; the state of a decoding run.
+
+    Raises ValueError for window < 1, and when ema_weight is outside (0, 1].
+    """
+
+    def __init__(self, window: int = 8, ema_weight: float = 0.2) -> None:
+        _check_weight(ema_weight)
+        if window < 1:
+            raise ValueError(f"window must be at least 1, got {window}")
+        self.window, self.ema_weight = window, ema_weight
+        self._entropy = self._delta = self._ema = math.nan
+        self._recent: deque[np.ndarray] = deque(maxlen=window)
+        self._sum: np.ndarray | None = None
+        self._norm = 0.0
+
+    def update(
+        self, entropy_nats: float, normalised_entropy: float, embedding: np.ndarray
+    ) -> Signals:
+        """Read the entropies of the next distribution and the embedding (D,) before it."""
+        delta, last_delta = entropy_nats - self._entropy, self._delta
+        last_ema = self._ema
+        blend = self.ema_weight * entropy_nats + (1 - self.ema_weight) * last_ema
+        ema = entropy_nats if math.isnan(last_ema) else blend
+        self._entropy, self._delta, self._ema = entropy_nats, delta, ema
+        coherence = self._turn(embedding)
+        return Signals(
+            entropy_nats,
+            normalised_entropy,
+            delta,
+            delta - last_delta,
+            ema,
+            ema - last_ema,
+            coherence,
+        )
+
+    def _turn(self, embedding: np.ndarray) -> float:
+        """C+ after one more embedding. Sums stand for means; sums of few terms do not drift."""
+        self._recent.append(embedding)
+        last, last_norm = self._sum, self._norm
+        self._sum = np.add.reduce(self._recent)
+        self._norm = math.sqrt(self._sum.dot(self._sum))
+        if last is None or not (self._norm > 0 and last_norm > 0):
+            return math.nan
+        return float(last.dot(self._sum)) / (last_norm * self._norm)
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -153,6 +173,28 @@ def loop_score(ids: Tensor, *, window: int, max_period: int) -> Tensor:
         for period in range(1, max_period + 1)
     ]
     return torch.stack(shares).amax(0)
+
+
+class LoopTracker:
+    """`loop_score` of the ids of one row so far, one id at a time; missing ids match nothing."""
+
+    def __init__(self, window: int, max_period: int) -> None:
+        self.window = window
+        self.recent = np.full(max_period, -1)  # newest first
+        self.matches = np.zeros((window, max_period), dtype=np.int64)
+        self.counts = np.zeros(max_period, dtype=np.int64)
+        self.row = 0
+
+    def add(self, token_id: int) -> float:
+        """The score after one more id."""
+        match = self.recent == token_id
+        self.counts += match
+        self.counts -= self.matches[self.row]
+        self.matches[self.row] = match
+        self.row = (self.row + 1) % self.window
+        self.recent[1:] = self.recent[:-1]
+        self.recent[0] = token_id
+        return int(self.counts.max()) / self.window
 
 
 def _check_weight(ema_weight: float) -> None:

@@ -24,6 +24,7 @@ import torch
 
 from entropy_core.control import TemperatureOptions, stability_temperature
 from entropy_core.lyapunov import CHAOTIC, CLASSES, DIVERGENT, PERIODIC, STABLE, UNKNOWN, classify
+from entropy_core.signals import LoopTracker
 from reso_llm.config import StabilityConfig, require
 
 LOOP_WINDOW, MAX_PERIOD = 12, 32  # tokens; as `entropy_core.signals.loop_score` means them
@@ -48,27 +49,6 @@ class Reading(NamedTuple):
     repetition: float  # 0 to 1, loop score of the last tokens
     warning: float  # 0 to 1, above ALARM the text ahead is expected to be damaged
     stability_class: str  # one of entropy_core.lyapunov.CLASSES
-
-
-class LoopTracker:
-    """`signals.loop_score` of the ids so far, one id at a time; missing ids match nothing."""
-
-    def __init__(self) -> None:
-        self.recent = np.full(MAX_PERIOD, -1)  # newest first
-        self.matches = np.zeros((LOOP_WINDOW, MAX_PERIOD), dtype=np.int64)
-        self.counts = np.zeros(MAX_PERIOD, dtype=np.int64)
-        self.row = 0
-
-    def add(self, token_id: int) -> float:
-        """The score after one more id."""
-        match = self.recent == token_id
-        self.counts += match
-        self.counts -= self.matches[self.row]
-        self.matches[self.row] = match
-        self.row = (self.row + 1) % LOOP_WINDOW
-        self.recent[1:] = self.recent[:-1]
-        self.recent[0] = token_id
-        return int(self.counts.max()) / LOOP_WINDOW
 
 
 class MovingMean:
@@ -212,7 +192,7 @@ class StabilityMonitor:
         """Forget everything: the next token is the first of a generation."""
         horizon, threshold = self.config.predictive_horizon, self.config.lyapunov_threshold
         self.num_tokens = 0
-        self._loops = LoopTracker()
+        self._loops = LoopTracker(LOOP_WINDOW, MAX_PERIOD)
         self._hidden = HiddenDivergence(horizon, threshold)
         self._entropies: deque[float] = deque(maxlen=SERIES_WINDOW)
         self._series = (UNKNOWN, math.nan)
@@ -344,8 +324,7 @@ class StabilityMonitor:
             min_temperature=max(1e-6, min(bounds.min_temperature, current_temp)),
             max_temperature=max(bounds.max_temperature, current_temp),
         )
-        values = torch.tensor([[current_temp], [exponent]], dtype=torch.float64)
-        return stability_temperature(*values, options).item()
+        return stability_temperature(current_temp, exponent, options)
 
     def _steering_exponent(self) -> float:
         """λ of the temperature rule: positive cools, negative warms, 0 leaves as it is."""

@@ -1,0 +1,206 @@
+"""Decoding controllers: small objects that read one row's signals and say how to draw its token.
+
+    SRB                   stop when the text has settled, deepen when it is undecided but turning
+    PhaseSlip             heat: noise into the key-value cache and one token at a high temperature
+    StochasticResonance   noise on the logits while the text repeats itself
+    StabilityTemperature  the temperature that the stability monitor suggests
+
+Each is a frozen set of options whose `start()` makes the memory of one row of one generation, so
+nothing leaks between rows or calls. A decision is taken before a token is drawn, from the entropy
+of its distribution and the text so far; a stop takes effect after that token. The rules are those
+of `entropy_core.control`; here they meet what they act on. Sources: SRB derivation notes; the
+Phase-Slip sampler; Gammaitoni 1998, Rev. Mod. Phys. 70, 223.
+
+Shapes: D embedding width.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from entropy_core.control import (
+    PhaseSlipOptions,
+    SlipCause,
+    SRBAction,
+    SRBOptions,
+    phase_slip_init,
+    phase_slip_step,
+    srb_step,
+)
+from entropy_core.control import SRBState as _SRBState
+from entropy_core.signals import Signals
+from reso_llm.config import require
+from reso_llm.decoding.cache_noise import CacheNoise
+from reso_llm.stability import StabilityMonitor
+
+
+class Reading(NamedTuple):
+    """What a controller may know of a row before a token is drawn."""
+
+    signals: Signals
+    loop_score: float  # of the ids so far, 0 to 1
+    temperature: float  # what the sampler would use
+    monitor: StabilityMonitor
+
+
+class Decision(NamedTuple):
+    """What a controller wants of the token about to be drawn; a default asks for nothing."""
+
+    cause: str
+    temperature: float | None = None
+    full_vocabulary: bool = False  # without top-k, top-p and min-p
+    logit_noise: float = 0.0  # deviation, in units of the deviation of the logits
+    cache_noise: CacheNoise | None = None  # into the cache, for the tokens after this one
+    deepen: "Deepen | None" = None
+    stop: bool = False  # after this token
+
+
+class Deepen(NamedTuple):
+    """Compare the `candidates` most probable tokens by how well text of `horizon` more goes on."""
+
+    candidates: int
+    horizon: int
+
+
+class RowController(Protocol):
+    """One controller's memory of one row."""
+
+    def decide(self, reading: Reading) -> Decision | None:
+        """What to do at this token; None for nothing."""
+        ...
+
+
+class Controller(Protocol):
+    """The options of a controller: frozen, comparable, good for any number of rows."""
+
+    @property
+    def name(self) -> str:
+        """How its decisions are recorded."""
+        ...
+
+    def start(self) -> RowController:
+        """The memory of a new row."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SRB(SRBOptions):
+    """Semantic resonance budget: `max_tokens` are spent on tokens, or on deepening some of them.
+
+    Deepening compares `candidates` tokens by continuations of `horizon` tokens and costs their
+    product; 0 candidates switch it off. Raises ValueError naming a field out of range.
+    """
+
+    candidates: int = 4
+    horizon: int = 4
+    name: str = field(default="srb", init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.candidates >= 0, "candidates", self.candidates, "at least 0")
+        require(self.horizon >= 1, "horizon", self.horizon, "at least 1")
+
+    def start(self) -> RowController:
+        return _SRBRow(self)
+
+
+class _SRBRow:
+    def __init__(self, options: SRB) -> None:
+        self.options, self.state = options, _SRBState()
+
+    def decide(self, reading: Reading) -> Decision | None:
+        options, signals = self.options, reading.signals
+        action, self.state = srb_step(
+            self.state, signals.ema_nats, signals.delta_ema_nats, signals.coherence, options
+        )
+        if action in (SRBAction.STOP_SETTLED, SRBAction.STOP_BUDGET):
+            return Decision(action.name.removeprefix("STOP_").lower(), stop=True)
+        cost = options.candidates * options.horizon
+        affordable = self.state.num_spent + cost < options.max_tokens
+        if action is SRBAction.DEEPEN and cost and affordable:
+            self.state = self.state._replace(num_spent=self.state.num_spent + cost)
+            return Decision("deepen", deepen=Deepen(options.candidates, options.horizon))
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseSlip(PhaseSlipOptions):
+    """Phase-Slip: at a trigger one token is drawn hot and the cache gets noise.
+
+    The defaults are the published ones (with greedy decoding otherwise); `loop_patience` switches
+    on the trigger that sees loops. slip_temperature None leaves the temperature alone, and a noise
+    scale of 0 the cache. Raises ValueError naming a field out of range.
+    """
+
+    slip_temperature: float | None = 1.5
+    noise: CacheNoise = field(default_factory=CacheNoise)
+    name: str = field(default="phase_slip", init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        t = self.slip_temperature
+        ok = t is None or 1e-6 <= t < math.inf
+        require(ok, "slip_temperature", t, "None, or a finite number from 1e-6 up")
+
+    def start(self) -> RowController:
+        return _PhaseSlipRow(self)
+
+
+class _PhaseSlipRow:
+    def __init__(self, options: PhaseSlip) -> None:
+        self.options, self.state = options, phase_slip_init(options)
+
+    def decide(self, reading: Reading) -> Decision | None:
+        options = self.options
+        cause, self.state = phase_slip_step(
+            self.state, reading.signals.entropy_nats, options, reading.loop_score
+        )
+        if cause is SlipCause.NONE:
+            return None
+        return Decision(
+            cause.name.lower(),
+            temperature=options.slip_temperature,
+            full_vocabulary=options.slip_temperature is not None,
+            cache_noise=options.noise if options.noise.scale > 0 else None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StochasticResonance:
+    """Gaussian noise of `amplitude` deviations of the logits while loop_score is at least `loop`.
+
+    For any model; a ResoLLM may have noise of its own inside (`reso_llm.noise`). Raises ValueError
+    naming a field out of range.
+    """
+
+    amplitude: float = 0.3
+    loop: float = 0.9
+    name: str = field(default="stochastic_resonance", init=False)
+
+    def __post_init__(self) -> None:
+        require(0 <= self.amplitude < math.inf, "amplitude", self.amplitude, "finite, at least 0")
+        require(0 < self.loop <= 1, "loop", self.loop, "above 0, at most 1")
+
+    def start(self) -> RowController:
+        return self
+
+    def decide(self, reading: Reading) -> Decision | None:
+        if self.amplitude > 0 and reading.loop_score >= self.loop:
+            return Decision("loop", logit_noise=self.amplitude)
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StabilityTemperature:
+    """The sampler's temperature, moved as the stability monitor suggests (`reso_llm.stability`)."""
+
+    name: str = field(default="stability_temperature", init=False)
+
+    def start(self) -> RowController:
+        return self
+
+    def decide(self, reading: Reading) -> Decision | None:
+        suggested = reading.monitor.suggested_temperature(reading.temperature)
+        if suggested == reading.temperature:
+            return None
+        return Decision(reading.monitor.stability_class, temperature=suggested)
