@@ -6,7 +6,8 @@ python -m benchmarks.speed --threads 1
 The models take turns in one process; the figures are medians over the rounds, and the ratios are
 medians of the ratios within a round. The weights are random and the coherence gate is as at the
 start: no layer is skipped (`benchmarks.gating` times a trained one that skips). The binding memory
-has counted random tokens, as many as 800 rows of guanaco.
+has counted random tokens, as many as 800 rows of guanaco. `full` and `control` decode with the
+engine and the model, `..._stepper` with `reso_llm.stepper` alone: a prompt, a loop and an argmax.
 """
 
 import argparse
@@ -22,12 +23,18 @@ from reso_llm.hardware import keep_freed_memory
 from reso_llm.inference import ResoLLMInference
 from reso_llm.model import ResoLLMModel
 from reso_llm.optim import make_optimizers
+from reso_llm.stepper import Stepper
 from reso_llm.tokenizer import SPECIAL_TOKENS, create_default_tokenizer
 from reso_llm.train_config import OptimConfig
 from reso_llm.windows import Batch
 
 FITTED = 400_000
 PROMPT_TOKENS, NEW_TOKENS, BATCH = 16, 240, 8
+RATIOS = (
+    ("full", "control"), ("control", "gpt2"), ("full", "gpt2"),
+    ("full_stepper", "full"), ("control_stepper", "control"),
+    ("full_stepper", "control_stepper"), ("control_stepper", "gpt2"), ("full_stepper", "gpt2"),
+)  # fmt: skip
 
 
 def made(config: ResoLLMConfig) -> ResoLLMModel:
@@ -91,21 +98,30 @@ def decoding_measures(config: ResoLLMConfig):
             )  # fmt: skip
         return (out.shape[1] - PROMPT_TOKENS) / (time.perf_counter() - started)
 
+    full, control = random_model(config), random_model(control_of(config))
     return {
-        "full": generating(config, prompt_ids),
-        "control": generating(control_of(config), prompt_ids),
+        "full": generating(full, prompt_ids),
+        "control": generating(control, prompt_ids),
+        "full_stepper": stepping(full, prompt_ids),
+        "control_stepper": stepping(control, prompt_ids),
         "gpt2": gpt2,
     }
 
 
-def generating(config: ResoLLMConfig, prompt_ids: torch.Tensor):
-    """A function that generates greedily and returns tokens per second."""
+def random_model(config: ResoLLMConfig) -> ResoLLMModel:
+    """A model whose maps are random and whose texts never end."""
     model = made(config).eval()
     for name, p in model.named_parameters():
         if p.ndim >= 2 and ".gate." not in name:
             torch.nn.init.normal_(p, std=0.02)
     with torch.no_grad():  # the control tokens are never the most probable: no text ends early
         model.embedding.table.weight[: len(SPECIAL_TOKENS)] = 0
+    return model
+
+
+def generating(model: ResoLLMModel, prompt_ids: torch.Tensor):
+    """A function that generates greedily with the engine and returns tokens per second."""
+    config = model.config
     engine = ResoLLMInference(model, create_default_tokenizer(), config)
     prompt = engine.tokenizer.decode(prompt_ids[0].tolist())
 
@@ -113,6 +129,21 @@ def generating(config: ResoLLMConfig, prompt_ids: torch.Tensor):
         result = engine.generate(prompt, NEW_TOKENS, temperature=0.0)
         assert result.tokens_generated == NEW_TOKENS, "the random model ended its text"
         return result.tokens_generated / result.generation_time_ms * 1000
+
+    return generate
+
+
+def stepping(model: ResoLLMModel, prompt_ids: torch.Tensor):
+    """A function that generates greedily with a stepper alone and returns tokens per second."""
+
+    def generate() -> float:
+        started = time.perf_counter()
+        with torch.inference_mode():
+            output = model(prompt_ids, model.init_state())
+        stepper, logits = Stepper(model, output.state), output.logits[0, -1].numpy()
+        for _ in range(NEW_TOKENS):
+            logits = stepper.step(int(logits.argmax())).logits
+        return NEW_TOKENS / (time.perf_counter() - started)
 
     return generate
 
@@ -133,7 +164,8 @@ def main() -> None:
         medians = {name: statistics.median(v) for name, v in values.items()}
         ratios = {
             f"{a}/{b}": median_ratio(values[a], values[b])
-            for a, b in (("full", "control"), ("control", "gpt2"), ("full", "gpt2"))
+            for a, b in RATIOS
+            if a in values and b in values
         }
         speeds = ", ".join(f"{name} {value:,.0f}" for name, value in medians.items())
         shares = ", ".join(f"{name} {value:.2f}" for name, value in ratios.items())

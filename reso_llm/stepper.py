@@ -28,6 +28,7 @@ from reso_llm.stepping.stages import (
     RotaryStep,
     SynchronisationStep,
 )
+from reso_llm.stepping.threads import OneThread
 
 
 class Step(NamedTuple):
@@ -98,7 +99,8 @@ class Stepper:
         Raises ValueError for a token beyond the vocabulary, and where no room is left.
         """
         self._check_token(token)
-        with np.errstate(all="ignore"):  # torch is silent too: damage shows in the logits
+        # torch is silent about damaged weights too: they show in the logits.
+        with OneThread(), np.errstate(all="ignore"):
             found = self.prsc.look_up(token) if self.prsc else []
             x, coherence, layers_used = self._trunk(token)
             logits = np.dot(x, self._head)

@@ -5,12 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
-
 from conftest import FULL
+
 from reso_llm.config import CoherenceGateConfig, small_config
 from reso_llm.echo import echo_state
 from reso_llm.model import ResoLLMModel
 from reso_llm.stepper import Stepper
+from reso_llm.stepping import threads
 
 PREFILL, STEPS = 5, 20
 ROOM = 1 + PREFILL + 2 * STEPS
@@ -234,6 +235,27 @@ def test_large_scores_do_not_overflow(tiny_model):
         model.blocks[1].gate.halting.bias.fill_(-2000)
     state = prefilled(model, [3, 4])
     compare(model, Stepper(model, state), state, [5, 6, 3, 4], tolerance=1e-3)
+
+
+@pytest.mark.skipif(threads._openblas() is None, reason="numpy has another BLAS")
+def test_numpy_has_one_thread_during_a_step(tiny_model, monkeypatch):
+    """And the number it had again afterwards, even after an error. More may wait on a busy core."""
+    get, put = threads._openblas()
+    before, seen = get(), []
+    model = tiny_model(stages=FULL)
+    stepper = Stepper(model, model.init_state())
+    look_up = stepper.prsc.look_up
+    monkeypatch.setattr(stepper.prsc, "look_up", lambda t: seen.append(get()) or look_up(t))
+    monkeypatch.setattr(stepper.prsc, "add", lambda *_: 1 / 0)
+    try:
+        put(2)
+        if get() != 2:
+            pytest.skip("OpenBLAS was built for one thread")
+        with pytest.raises(ZeroDivisionError):
+            stepper.step(3)
+        assert (seen, get()) == ([1], 2)
+    finally:
+        put(before)
 
 
 def test_what_is_supported(tiny_model):

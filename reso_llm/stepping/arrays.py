@@ -27,6 +27,9 @@ def scalar(value: float) -> ndarray:
     return np.asarray(value, dtype=np.float32)
 
 
+HALF = scalar(0.5)
+
+
 def matrix(layer: nn.Linear) -> ndarray:
     """The map x (in,) -> x @ matrix (out,): a view (in,out)."""
     return view(layer.weight).T
@@ -44,4 +47,7 @@ def row_squares(rows: ndarray) -> ndarray:
 
 def logistic(z: ndarray) -> ndarray:
     """1 / (1 + e^-z), in a form that cannot overflow."""
-    return 0.5 + 0.5 * np.tanh(0.5 * z)
+    y = np.tanh(z * HALF)
+    y *= HALF
+    y += HALF
+    return y

@@ -169,21 +169,24 @@ class FieldStep:
     def __init__(self, module: nn.Module, state: tuple) -> None:
         self._given = state
         self.inputs, self.out = matrix(module.inputs), matrix(module.out)
-        self.mix, self.product = view(module.previous_mix), view(module.product)
-        self.bias = view(module.gate_bias)
+        self.mix, self.bias = view(module.previous_mix), view(module.gate_bias)[..., None]
         self.field = view(state.field)[0].copy()  # (H,C,S)
         self.previous = view(state.previous_address)[0].copy()  # (H,S)
+        _, C, S = self.field.shape
+        # rms is sqrt(sum of squares + S eps) / sqrt(S), and likewise below with 1 for eps.
+        self.product, self.eps = view(module.product) * S**0.5, scalar(S * EPS)
+        self.size, self.root = scalar(C * S), scalar((C * S) ** 0.5)
 
     def __call__(self, x: ndarray) -> None:
         H, C, S = self.field.shape
         z = np.dot(rms_norm(x), self.inputs)
         vectors, content = z[: 2 * H * S].reshape(2 * H, S), z[2 * H * S : -3 * H]
         self._mix(vectors[:H])
-        vectors /= np.sqrt(row_squares(vectors) / S + EPS)
+        vectors /= np.sqrt(row_squares(vectors) + self.eps)
         address, reader = np.dot(vectors, self.product).reshape(2, H, S, S)
-        write, read, retention = logistic(z[-3 * H :].reshape(3, H, 1) + self.bias[..., None])
+        write, read, retention = logistic(z[-3 * H :].reshape(3, H, 1) + self.bias)
         y = np.matmul(self.field, reader.transpose(0, 2, 1)).reshape(H, C * S)
-        y *= read / np.sqrt(row_squares(y) / (C * S) + 1)
+        y *= read * self.root / np.sqrt(row_squares(y) + self.size)
         x += np.dot(y.ravel(), self.out)
         writes = np.matmul(content.reshape(H, C, S), address)
         writes *= write[..., None]
