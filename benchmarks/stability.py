@@ -30,11 +30,12 @@ import numpy as np
 import torch
 
 from entropy_core.information import entropy_nats
+from entropy_core.signals import LoopTracker
 from reso_llm.config import StabilityConfig
 from reso_llm.data import tokenise_all
 from reso_llm.inference import ResoLLMInference
 from reso_llm.model import ResoLLMModel
-from reso_llm.stability import ALARM, LOOP_WINDOW, MAX_PERIOD, LoopTracker, StabilityMonitor
+from reso_llm.stability import ALARM, LOOP_WINDOW, MAX_PERIOD, StabilityMonitor
 
 READ = (0, 1, 2, 4, 8, 16, 32)  # d, damaged tokens read
 AHEAD = (-10, -5, -2, 0, 4, 8)  # d, for the model's own loops
@@ -251,7 +252,7 @@ def calibration_values(clean: Trace, rows: np.ndarray, horizon: int) -> dict[str
     excess = clean.scores["surprise"] - clean.scores["entropy"]
     excess[:, 1] *= 2 / (horizon + 1)  # the monitor's average starts at 0
     averages = _ema(excess, 2 / (horizon + 1))[rows, 1:]
-    trackers = [(LoopTracker(), ids[1:]) for ids in clean.ids[rows]]
+    trackers = [(LoopTracker(LOOP_WINDOW, MAX_PERIOD), ids[1:]) for ids in clean.ids[rows]]
     repetition = [tracker.add(int(token)) for tracker, ids in trackers for token in ids]
     return {
         "excess_nats": float(np.quantile(averages, 0.99)),

@@ -112,9 +112,8 @@ class SignalTracker:
             raise ValueError(f"window must be at least 1, got {window}")
         self.window, self.ema_weight = window, ema_weight
         self._entropy = self._delta = self._ema = math.nan
-        self._recent: deque[np.ndarray] = deque(maxlen=window)
-        self._sum: np.ndarray | None = None
-        self._norm = 0.0
+        self._num_read, self._recent = 0, np.zeros((window, 0))  # (W, D) once D is known
+        self._sum, self._norm = np.zeros(0), 0.0
 
     def update(
         self, entropy_nats: float, normalised_entropy: float, embedding: np.ndarray
@@ -138,11 +137,15 @@ class SignalTracker:
 
     def _turn(self, embedding: np.ndarray) -> float:
         """C+ after one more embedding. Sums stand for means; sums of few terms do not drift."""
-        self._recent.append(embedding)
+        if self._num_read == 0:
+            self._recent = np.zeros((self.window, *embedding.shape))
+            self._sum = np.zeros(embedding.shape)
+        self._recent[self._num_read % self.window] = embedding
+        self._num_read += 1
         last, last_norm = self._sum, self._norm
         self._sum = np.add.reduce(self._recent)
         self._norm = math.sqrt(self._sum.dot(self._sum))
-        if last is None or not (self._norm > 0 and last_norm > 0):
+        if not (self._norm > 0 and last_norm > 0):
             return math.nan
         return float(last.dot(self._sum)) / (last_norm * self._norm)
 
@@ -180,21 +183,22 @@ class LoopTracker:
 
     def __init__(self, window: int, max_period: int) -> None:
         self.window = window
-        self.recent = np.full(max_period, -1)  # newest first
-        self.matches = np.zeros((window, max_period), dtype=np.int64)
-        self.counts = np.zeros(max_period, dtype=np.int64)
-        self.row = 0
+        self._recent: deque[int] = deque(maxlen=max_period)  # newest first
+        self._matched: deque[list[int]] = deque([[]] * window, maxlen=window)  # periods - 1
+        self._counts = [0] * max_period
 
     def add(self, token_id: int) -> float:
         """The score after one more id."""
-        match = self.recent == token_id
-        self.counts += match
-        self.counts -= self.matches[self.row]
-        self.matches[self.row] = match
-        self.row = (self.row + 1) % self.window
-        self.recent[1:] = self.recent[:-1]
-        self.recent[0] = token_id
-        return int(self.counts.max()) / self.window
+        matched = []
+        if token_id in self._recent:  # most ids of a text that does not repeat are not
+            matched = [i for i, recent in enumerate(self._recent) if recent == token_id]
+        for i in self._matched[0]:
+            self._counts[i] -= 1
+        for i in matched:
+            self._counts[i] += 1
+        self._matched.append(matched)
+        self._recent.appendleft(token_id)
+        return max(self._counts) / self.window
 
 
 def _check_weight(ema_weight: float) -> None:

@@ -104,46 +104,60 @@ class HiddenDivergence:
     def add(self, x: np.ndarray) -> None:
         """Take the state x (D,) of the next token. Raises ValueError unless it is finite, (D,)."""
         if self.time == 0:
-            self.states = np.zeros((STATE_WINDOW, *x.shape))
-            self.norms = np.zeros(STATE_WINDOW)
-        if x.ndim != 1 or x.shape != self.states.shape[1:]:
+            self._make_room(x)
+        if x.ndim != 1 or len(x) != self.query.size - 1:
             raise ValueError(f"hidden has shape {x.shape}, expected (D,), the same D every time")
-        x = x.astype(np.float64)
-        norm = float(x @ x)
+        self.query[:-1] = x
+        state = self.query[:-1]
+        norm = float(state.dot(state))
         if not math.isfinite(norm):
             raise ValueError("hidden is not finite: expected finite numbers")
+        at = self.time % STATE_WINDOW
+        squares = self.rows[at : at + STATE_WINDOW].dot(self.query)
+        squares += norm
         # The floor is the rounding error of this form: what repeats exactly has distance 0.
-        squares = self.norms + norm
-        squares = np.maximum(squares - 2 * (self.states @ x), 1e-15 * squares + 1e-300)
-        self._follow(squares)
-        self.states[self.time % STATE_WINDOW] = x
-        self.norms[self.time % STATE_WINDOW] = norm
+        np.maximum(squares, 2e-15 * norm + 1e-300, out=squares)
+        self._follow(np.log(squares, out=squares))
+        row = self.rows[at]
+        np.multiply(state, -2.0, out=row[:-1])
+        row[-1] = norm
+        self.rows[at + STATE_WINDOW] = row
         self.time += 1
 
-    def _follow(self, squares: np.ndarray) -> None:
-        """Advance every pair, then look for the neighbour of the state at distances `squares`."""
-        logs = 0.5 * np.log(squares)
-        age = {j: self.pairs[-j] for j in (1, self.middle, self.last) if j <= len(self.pairs)}
-        gap = {j: float(logs[(p[0] + j) % STATE_WINDOW]) for j, p in age.items() if p[0] >= 0}
-        if 1 in gap:
-            age[1][1] = gap[1]
-            first, end = self._candidates()
-            self.advantage.add(gap[1] - float(_ring(logs, first, end).sum()) / (end - first))
-        if self.middle in gap:
-            age[self.middle][2] = gap[self.middle]
-        if self.last in gap:
-            _, start, halfway = age[self.last]
-            self.growth.add((gap[self.last] - start) / (self.last - 1))
-            self.late_growth.add((gap[self.last] - halfway) / (self.last - self.middle))
-            self._judge()
-        first, end = self._candidates()
-        nearest = first + int(_ring(logs, first, end).argmin()) if end > first else -1
-        self.pairs.append([nearest, math.nan, math.nan])
+    def _make_room(self, x: np.ndarray) -> None:
+        """Rows (-2 s, s·s) and the query (x, 1): one product gives every s·s - 2 s·x.
 
-    def _candidates(self) -> tuple[int, int]:
-        """Times [first, end) of states that may be neighbours and stay long enough to follow."""
-        first = max(0, self.time + self.last + 1 - STATE_WINDOW)
-        return first, self.time - THEILER
+        A state is kept twice, STATE_WINDOW rows apart: the last ones always stand in a row.
+        """
+        self.rows = np.zeros((2 * STATE_WINDOW, x.size + 1))
+        self.query = np.ones(x.size + 1)
+
+    def _follow(self, logs: np.ndarray) -> None:
+        """Advance every pair, then look for the neighbour of the state.
+
+        logs: of the squared distances to the last STATE_WINDOW states, oldest first.
+        """
+        oldest = self.time - STATE_WINDOW  # time of logs[0]; below 0 there is no state
+        first = max(-oldest, self.last + 1)  # a neighbour must stay long enough to follow
+        candidates = logs[first:-THEILER]
+        if pair := self._pair(1):
+            pair[1] = 0.5 * logs.item(pair[0] + 1 - oldest)
+            self.advantage.add(pair[1] - 0.5 * float(candidates.sum()) / candidates.size)
+        if pair := self._pair(self.middle):
+            pair[2] = 0.5 * logs.item(pair[0] + self.middle - oldest)
+        if pair := self._pair(self.last):
+            neighbour, start, halfway = pair
+            end = 0.5 * logs.item(neighbour + self.last - oldest)
+            self.growth.add((end - start) / (self.last - 1))
+            self.late_growth.add((end - halfway) / (self.last - self.middle))
+            self._judge()
+        found = candidates.size > 0
+        nearest = oldest + first + int(candidates.argmin()) if found else None
+        self.pairs.append([nearest, math.nan, math.nan] if found else [])
+
+    def _pair(self, age: int) -> list | None:
+        """The pair found `age` tokens ago; nothing where there was no neighbour."""
+        return self.pairs[-age] if age <= len(self.pairs) else None
 
     def _judge(self) -> None:
         advantage, error = self.advantage.estimate()
@@ -155,13 +169,6 @@ class HiddenDivergence:
             self.label = CHAOTIC
         elif predictive and growth + 2 * error < self.threshold:
             self.label = STABLE
-
-
-def _ring(values: np.ndarray, first: int, end: int) -> np.ndarray:
-    """values of times [first, end) of a ring buffer, in order."""
-    size = len(values)
-    a, b = first % size, end % size
-    return values[a:b] if a < b else np.concatenate([values[a:], values[:b]])
 
 
 class StabilityMonitor:
@@ -316,7 +323,7 @@ class StabilityMonitor:
         """
         valid = math.isfinite(current_temp) and current_temp >= 0
         require(valid, "current_temp", current_temp, "a finite number of at least 0")
-        exponent = self._steering_exponent()
+        exponent = self._steering()[1]
         if not self.config.auto_temperature_adjust or exponent == 0 or current_temp == 0:
             return current_temp
         bounds = TemperatureOptions()
@@ -326,15 +333,25 @@ class StabilityMonitor:
         )
         return stability_temperature(current_temp, exponent, options)
 
-    def _steering_exponent(self) -> float:
-        """λ of the temperature rule: positive cools, negative warms, 0 leaves as it is."""
-        if self.stability_class in (CLASSES[CHAOTIC], CLASSES[DIVERGENT]) or (
-            "surprise" in self._active
-        ):
-            return self._largest_exponent()
-        if self.stability_class == CLASSES[PERIODIC] or "loop" in self._active:
-            return -LOOP_WARMING * max(LOOP_MIDPOINT, self._reading.repetition)
-        return 0.0
+    @property
+    def steering_cause(self) -> str:
+        """Why `suggested_temperature` moves: a class, "surprise" or "loop"; "" where it does not.
+
+        It says so also where auto_temperature_adjust is off.
+        """
+        return self._steering()[0]
+
+    def _steering(self) -> tuple[str, float]:
+        """Cause and λ of the temperature rule: positive cools, negative warms, 0 does nothing."""
+        label = self.stability_class
+        if label in (CLASSES[CHAOTIC], CLASSES[DIVERGENT]):
+            return label, self._largest_exponent()
+        if "surprise" in self._active:
+            return "surprise", self._largest_exponent()
+        if label == CLASSES[PERIODIC] or "loop" in self._active:
+            cause = "loop" if "loop" in self._active else label
+            return cause, -LOOP_WARMING * max(LOOP_MIDPOINT, self._reading.repetition)
+        return "", 0.0
 
 
 def _sigmoid(z: float) -> float:

@@ -35,15 +35,13 @@ SRB = control.SRBOptions(
 )
 
 
-def run_srb(rows, options=SRB):
-    """rows: one list of (E, ΔE, C+) per batch row -> list of actions per row."""
-    state = control.srb_init(len(rows))
-    actions = []
-    for signals in zip(*rows, strict=True):
-        ema, delta, coherence = (column(values) for values in zip(*signals, strict=True))
+def run_srb(signals, options=SRB):
+    """The actions at a list of (E, ΔE, C+)."""
+    state, actions = control.SRBState(), []
+    for ema, delta, coherence in signals:
         action, state = control.srb_step(state, ema, delta, coherence, options)
         actions.append(action)
-    return [[SRBAction(a) for a in row] for row in torch.stack(actions, dim=1).tolist()]
+    return actions
 
 
 CALM = (0.9, 0.0, 0.9)
@@ -71,12 +69,17 @@ CALM = (0.9, 0.0, 0.9)
     ],
 )
 def test_srb_table(signals, actions):
-    assert run_srb([signals]) == [actions]
+    assert run_srb(signals) == actions
 
 
-def test_srb_rows_decide_alone():
-    rows = [[CALM] * 3, [(4.0, 0.5, 0.1), (4.0, 0.5, 0.2), (4.0, 0.5, 0.3)]]
-    assert run_srb(rows) == [run_srb([row])[0] for row in rows]
+def test_srb_counts_what_was_spent_besides():
+    """Who deepens adds its cost to num_spent, and the budget ends that much earlier."""
+    signals = (2.0, 0.0, 0.9)
+    _, state = control.srb_step(control.SRBState(), *signals, SRB)
+    assert state == (0, 1, 0.9)
+    spent = state._replace(num_spent=state.num_spent + 4)
+    assert control.srb_step(state, *signals, SRB)[0] == CONTINUE
+    assert control.srb_step(spent, *signals, SRB)[0] == BUDGET
 
 
 # --- Phase-Slip -------------------------------------------------------------------------------
@@ -86,12 +89,11 @@ NONE, SPIKE, STALE, LOOP = SlipCause
 
 def run_slip(entropies, options=None, loop_scores=None):
     options = options or control.PhaseSlipOptions()
-    state = control.phase_slip_init(1, options)
-    causes = []
+    state, causes = control.phase_slip_init(options), []
     for t, entropy in enumerate(entropies):
-        score = None if loop_scores is None else column([loop_scores[t]])
-        cause, state = control.phase_slip_step(state, column([entropy]), options, score)
-        causes.append(SlipCause(cause.item()))
+        known = {} if loop_scores is None else {"loop_score": loop_scores[t]}
+        cause, state = control.phase_slip_step(state, entropy, options, **known)
+        causes.append(cause)
     return causes
 
 
@@ -140,8 +142,8 @@ def test_loop_trigger():
     assert run_slip([0.01] * 12, options, [NAN] * 12) == [NONE] * 12
     broken = [1.0, 1.0, 0.0] * 4
     assert run_slip([0.01] * 12, options, broken) == [NONE] * 12  # the streak starts again
-    with pytest.raises(ValueError, match="loop_score"):
-        run_slip([0.01], options)
+    assert run_slip([0.01] * 12, options) == [NONE] * 12  # without a score no loop is known
+    assert LOOP not in run_slip([0.01] * 40, None, [1.0] * 40)  # off unless loop_patience is given
 
 
 def test_published_rule_cannot_see_a_loop():
@@ -163,8 +165,9 @@ def test_stability_temperature_table():
         (0.7, NAN, 0.7),
         (5.0, NAN, 5.0),
     ]
-    T, exponent, expected = (column(values) for values in zip(*table, strict=True))
-    torch.testing.assert_close(control.stability_temperature(T, exponent, options), expected)
+    for T, exponent, expected in table:
+        assert control.stability_temperature(T, exponent, options) == pytest.approx(expected)
+    assert control.stability_temperature(1.0, -1e9, options) == 1.2  # exp would overflow
 
 
 def logits_batch(B=64, V=50, seed=0, dtype=F64):

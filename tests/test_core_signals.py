@@ -1,12 +1,14 @@
-"""Streaming signals against a hand-computed trace; the parallel form against the step form."""
+"""Signals: the trace against one computed by hand, the trackers of one row against the trace."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.autograd import gradcheck
 
 from entropy_core import signals
+from entropy_core.information import entropy_nats, normalised_entropy
 
 F64 = torch.float64
 NAN = math.nan
@@ -26,14 +28,15 @@ def random_run(B=3, T=13, V=11, D=5, seed=0, dtype=F64):
     return logits, torch.randn(B, T, D, generator=generator, dtype=dtype)
 
 
-def run_steps(state, logits, embeddings, **options):
-    readings = []
-    for t in range(logits.shape[1]):
-        reading, state = signals.step(state, logits[:, t], embeddings[:, t], **options)
-        readings.append(reading)
-    return signals.Signals(
-        *(torch.stack(column, dim=1) for column in zip(*readings, strict=True))
-    ), state
+def tracked(logits, embeddings, window=8, ema_weight=0.2, min_prob=None):
+    """The readings (B, T) of one `SignalTracker` for each row."""
+    entropy = entropy_nats(logits).tolist()
+    normalised = normalised_entropy(logits, min_prob).tolist()
+    rows = []
+    for b, row in enumerate(embeddings.numpy()):
+        tracker = signals.SignalTracker(window, ema_weight)
+        rows.append([tracker.update(*x) for x in zip(entropy[b], normalised[b], row, strict=True)])
+    return signals.Signals(*torch.tensor(rows, dtype=F64).unbind(-1))
 
 
 def assert_same(actual, expected):
@@ -63,25 +66,33 @@ def test_hand_computed_trace():
 
 
 def test_undefined_values_fire_nothing():
-    logits, embeddings = random_run(T=1)
-    reading, _ = signals.step(signals.init_state(3, 5, dtype=F64), logits[:, 0], embeddings[:, 0])
+    reading = signals.SignalTracker().update(1.0, 0.5, np.ones(5))
+    assert isinstance(reading.ema_nats, float)
     for value in (reading.delta_nats, reading.delta2_nats, reading.delta_ema_nats):
-        assert not (value.abs() <= 1e9).any()
-    assert not (reading.coherence >= -1.0).any()
-    assert reading.ema_nats.isfinite().all()
+        assert not abs(value) <= 1e9
+    assert not reading.coherence >= -1.0
+    assert reading.ema_nats == 1.0
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("window", [1, 3, 20])
 @pytest.mark.parametrize("T", [1, 2, 13])
-def test_trace_equals_steps(window, T, dtype):
-    logits, embeddings = random_run(T=T, dtype=dtype)
-    state = signals.init_state(3, 5, window=window, dtype=dtype)
+def test_tracker_equals_trace(window, T):
+    logits, embeddings = random_run(T=T)
+    state = signals.init_state(3, 5, window=window, dtype=F64)
     options = {"ema_weight": 0.3, "min_prob": 0.05}
-    expected, expected_state = run_steps(state, logits, embeddings, **options)
-    actual, actual_state = signals.trace(state, logits, embeddings, **options)
-    assert_same(actual, expected)
-    assert_same(actual_state, expected_state)
+    expected, _ = signals.trace(state, logits, embeddings, **options)
+    assert_same(tracked(logits, embeddings, window, **options), expected)
+
+
+def test_tracker_reads_float32_and_keeps_no_view_of_what_it_read():
+    """Guards a caller that reuses one buffer for the newest embedding."""
+    _, embeddings = random_run(T=9, dtype=torch.float32)
+    buffer, tracker, fresh = np.zeros(5, np.float32), signals.SignalTracker(4), []
+    expected = tracked(torch.zeros(3, 9, 2), embeddings, window=4).coherence[0]
+    for row in embeddings[0].numpy():
+        buffer[:] = row
+        fresh.append(tracker.update(1.0, 0.5, buffer).coherence)
+    assert fresh == pytest.approx(expected.tolist(), nan_ok=True)
 
 
 def test_prefill_then_decode_equals_one_trace():
@@ -93,17 +104,14 @@ def test_prefill_then_decode_equals_one_trace():
     rest, rest_state = signals.trace(carried, logits[:, 6:], embeddings[:, 6:])
     assert_same(rest, signals.Signals(*(x[:, 6:] for x in whole)))
     assert_same(rest_state, whole_state)
-    stepped, _ = run_steps(carried, logits[:, 6:], embeddings[:, 6:])
-    assert_same(stepped, rest)
 
 
 def test_nan_entropy_is_passed_on_and_the_average_restarts():
     logits, embeddings = random_run(B=2, T=7)
     logits[0, 3] = NAN
     state = signals.init_state(2, 5, dtype=F64)
-    expected, _ = run_steps(state, logits, embeddings)
     actual, _ = signals.trace(state, logits, embeddings)
-    assert_same(actual, expected)
+    assert_same(tracked(logits, embeddings), actual)
     assert actual.ema_nats[0].isnan().tolist() == [t == 3 for t in range(7)]
     assert actual.ema_nats[0, 4] == actual.entropy_nats[0, 4]
 
@@ -120,8 +128,8 @@ def test_state_is_a_value():
     logits, embeddings = random_run()
     state = signals.init_state(3, 5, dtype=F64)
     before = [x.clone() for x in state]
-    first, _ = signals.step(state, logits[:, 0], embeddings[:, 0])
-    again, _ = signals.step(state, logits[:, 0], embeddings[:, 0])
+    first, _ = signals.trace(state, logits, embeddings)
+    again, _ = signals.trace(state, logits, embeddings)
     assert_same(first, again)
     assert all(
         torch.equal(a.nan_to_num(7), b.nan_to_num(7)) for a, b in zip(state, before, strict=True)
@@ -134,22 +142,18 @@ def test_coherence_of_constant_opposite_and_zero_embeddings():
     reading, _ = signals.trace(state, torch.zeros(1, 4, 3, dtype=F64), e)
     assert reading.coherence[0, :3].tolist() == pytest.approx([NAN, 1.0, -1.0], nan_ok=True)
     assert reading.coherence[0, 3].isnan()
+    assert_same(tracked(torch.zeros(1, 4, 3, dtype=F64), e, window=1), reading)
 
 
-def test_gradients_pass_through_both_forms():
+def test_gradients_pass_through_the_trace():
     logits, embeddings = random_run(B=2, T=4, V=3, D=2)
     state = signals.init_state(2, 2, window=2, dtype=F64)
 
-    def defined(form):
-        def run(logits, embeddings):
-            reading, _ = form(state, logits, embeddings)
-            return reading.ema_nats, reading.delta2_nats[:, 2:], reading.coherence[:, 1:]
+    def defined(logits, embeddings):
+        reading, _ = signals.trace(state, logits, embeddings)
+        return reading.ema_nats, reading.delta2_nats[:, 2:], reading.coherence[:, 1:]
 
-        return run
-
-    inputs = (logits.requires_grad_(), embeddings.requires_grad_())
-    assert gradcheck(defined(signals.trace), inputs)
-    assert gradcheck(defined(run_steps), inputs)
+    assert gradcheck(defined, (logits.requires_grad_(), embeddings.requires_grad_()))
 
 
 def test_loop_score():
@@ -165,13 +169,26 @@ def test_loop_score():
     assert signals.loop_score(ids[:, :6], window=4, max_period=3).isnan().all()
 
 
+@pytest.mark.parametrize(("window", "max_period"), [(1, 1), (4, 3), (12, 32)])
+def test_loop_tracker_equals_loop_score_of_padded_ids(window, max_period):
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 4, (60,), generator=generator).tolist() + [1, 2, 3] * 8 + [7] * 9
+    tracker = signals.LoopTracker(window, max_period)
+    padded = [-1 - i for i in range(window + max_period)]  # all different: they match nothing
+    for token in ids:
+        padded.append(token)
+        expected = signals.loop_score(torch.tensor([padded]), window=window, max_period=max_period)
+        assert tracker.add(token) == pytest.approx(expected.item())
+
+
 def test_ranges():
     logits, embeddings = random_run()
     state = signals.init_state(3, 5, dtype=F64)
-    with pytest.raises(ValueError, match="window"):
-        signals.init_state(1, 2, window=0)
+    for start in (lambda: signals.init_state(1, 2, window=0), lambda: signals.SignalTracker(0)):
+        with pytest.raises(ValueError, match="window"):
+            start()
     for weight in (0.0, 1.5, NAN):
         with pytest.raises(ValueError, match="ema_weight"):
-            signals.step(state, logits[:, 0], embeddings[:, 0], ema_weight=weight)
+            signals.SignalTracker(ema_weight=weight)
         with pytest.raises(ValueError, match="ema_weight"):
             signals.trace(state, logits, embeddings, ema_weight=weight)

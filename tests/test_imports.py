@@ -132,7 +132,7 @@ STAGES = {
     "reso_llm.fused": "",
     "reso_llm.tokenizer": "",
     "entropy_core.signals": "",
-    "cer.reactor": "from entropy_core.signals import step",
+    "cer.reactor": "from entropy_core.signals import trace",
 }
 
 

@@ -12,7 +12,13 @@ from entropy_core import signals
 from entropy_core.lyapunov import CLASSES
 from reso_llm import stability
 from reso_llm.config import StabilityConfig
-from reso_llm.stability import LoopTracker, MovingMean, Reading, StabilityMonitor, readings
+from reso_llm.stability import (
+    HiddenDivergence,
+    MovingMean,
+    Reading,
+    StabilityMonitor,
+    readings,
+)
 
 CONFIG = StabilityConfig(enabled=True)
 MIXED = [t * 7919 % 4001 for t in range(2000)]  # ids without repetition
@@ -89,19 +95,26 @@ def test_exponent_of_exponential_separation_is_exact(rate, horizon):
     assert watched(np.ones(150), config=config, hidden=hidden).lyapunov == pytest.approx(rate)
 
 
-def test_exponent_follows_the_nearest_earlier_state_in_value():
-    """Reference: all distances at once; neighbour, growth from the 1st to the k-th token."""
-    T, k = 100, CONFIG.predictive_horizon + 1
-    x = henon(T)
-    distance = np.linalg.norm(x[:, None] - x[None], axis=-1)
-    growth = []
-    for b in range(T - k):
-        allowed = slice(0, max(0, b - stability.THEILER))
-        if b > stability.THEILER:
-            s = distance[b, allowed].argmin()
-            growth.append(math.log(distance[b + k, s + k] / distance[b + 1, s + 1]) / (k - 1))
-    expected = np.mean(growth[-stability.PAIR_WINDOW :])
-    assert watched(np.zeros(T), hidden=x).lyapunov == pytest.approx(expected, rel=1e-6)
+@pytest.mark.parametrize("T", [100, 300])  # 300 states go around the ring
+def test_divergence_equals_a_twin_that_keeps_all_distances(T):
+    """Neighbour, growth from the 1st to the k-th token, and what the neighbour is better by."""
+    x, k, divergence = henon(T), 6, HiddenDivergence(horizon=5, threshold=0.1)
+    for state in x:
+        divergence.add(state)
+    logs = np.log(np.linalg.norm(x[:, None] - x[None], axis=-1) + np.eye(T))
+
+    def candidates(t):
+        return slice(max(0, t + k + 1 - stability.STATE_WINDOW), t - stability.THEILER)
+
+    growth, advantage = [], []
+    for b in range(stability.THEILER + 1, T - 1):
+        s = candidates(b).start + logs[b, candidates(b)].argmin()
+        advantage.append(logs[b + 1, s + 1] - logs[b + 1, candidates(b + 1)].mean())
+        if b + k < T:
+            growth.append((logs[b + k, s + k] - logs[b + 1, s + 1]) / (k - 1))
+    recent = slice(-stability.PAIR_WINDOW, None)
+    assert divergence.lyapunov == pytest.approx(np.mean(growth[recent]), rel=1e-6)
+    assert divergence.advantage.estimate()[0] == pytest.approx(np.mean(advantage[recent]))
 
 
 def test_moving_mean_and_its_error_of_overlapping_values():
@@ -205,16 +218,13 @@ def test_class_holds_between_calls_of_the_classifier():
 # --- repetition -------------------------------------------------------------------------------
 
 
-def test_repetition_equals_loop_score_of_padded_ids():
-    ids = generator().integers(0, 4, 60).tolist() + [1, 2, 3] * 8
-    tracker, num_pad = LoopTracker(), stability.LOOP_WINDOW + stability.MAX_PERIOD
-    padded = list(range(-num_pad - 1, -1))
-    for token in ids:
-        padded.append(token)
-        expected = signals.loop_score(
-            torch.tensor([padded]), window=stability.LOOP_WINDOW, max_period=stability.MAX_PERIOD
-        )
-        assert tracker.add(token) == pytest.approx(expected.item())
+def test_repetition_is_the_loop_score_of_the_last_tokens():
+    ids = MIXED[:50] + [1, 2, 3] * 6
+    expected = signals.loop_score(
+        torch.tensor([ids]), window=stability.LOOP_WINDOW, max_period=stability.MAX_PERIOD
+    )
+    assert readings(CONFIG, [1.0] * len(ids), ids)[-1].repetition == expected.item()
+    assert readings(CONFIG, [1.0] * 60, ids[:60])[-1].repetition == pytest.approx(7 / 12)
 
 
 @pytest.mark.parametrize("period", [1, 3, stability.MAX_PERIOD])
@@ -280,6 +290,11 @@ def test_temperature_cools_chaos_warms_loops_and_leaves_the_rest():
     assert stable.stability_class == "stable"
     assert stable.suggested_temperature(0.8) == 0.8
     assert StabilityMonitor(CONFIG).suggested_temperature(0.0) == 0.0
+    monitors = (chaos, loop, surprised, stable, StabilityMonitor(CONFIG))
+    assert [m.steering_cause for m in monitors] == ["chaotic", "loop", "surprise", "", ""]
+    repeating = watched(sine(192)[:, 0])  # of the entropies, not of the tokens
+    assert repeating.steering_cause == "periodic"
+    assert repeating.suggested_temperature(0.8) > 0.8
 
 
 # --- configuration, state and errors ----------------------------------------------------------

@@ -23,11 +23,11 @@ from entropy_core.control import (
     SlipCause,
     SRBAction,
     SRBOptions,
+    SRBState,
     phase_slip_init,
     phase_slip_step,
     srb_step,
 )
-from entropy_core.control import SRBState as _SRBState
 from entropy_core.signals import Signals
 from reso_llm.config import require
 from reso_llm.decoding.cache_noise import CacheNoise
@@ -40,7 +40,7 @@ class Reading(NamedTuple):
     signals: Signals
     loop_score: float  # of the ids so far, 0 to 1
     temperature: float  # what the sampler would use
-    monitor: StabilityMonitor
+    monitor: StabilityMonitor | None = None  # of the stability stage, where it is on
 
 
 class Decision(NamedTuple):
@@ -88,7 +88,8 @@ class SRB(SRBOptions):
     """Semantic resonance budget: `max_tokens` are spent on tokens, or on deepening some of them.
 
     Deepening compares `candidates` tokens by continuations of `horizon` tokens and costs their
-    product; 0 candidates switch it off. Raises ValueError naming a field out of range.
+    product; 0 candidates switch it off. What is left of the budget must exceed that cost: a run
+    ends within max_tokens. Raises ValueError naming a field out of range.
     """
 
     candidates: int = 4
@@ -97,7 +98,8 @@ class SRB(SRBOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.candidates >= 0, "candidates", self.candidates, "at least 0")
+        some = self.candidates == 0 or self.candidates >= 2
+        require(some, "candidates", self.candidates, "at least 2 to compare, or 0 for none")
         require(self.horizon >= 1, "horizon", self.horizon, "at least 1")
 
     def start(self) -> RowController:
@@ -106,7 +108,7 @@ class SRB(SRBOptions):
 
 class _SRBRow:
     def __init__(self, options: SRB) -> None:
-        self.options, self.state = options, _SRBState()
+        self.options, self.state = options, SRBState()
 
     def decide(self, reading: Reading) -> Decision | None:
         options, signals = self.options, reading.signals
@@ -203,4 +205,4 @@ class StabilityTemperature:
         suggested = reading.monitor.suggested_temperature(reading.temperature)
         if suggested == reading.temperature:
             return None
-        return Decision(reading.monitor.stability_class, temperature=suggested)
+        return Decision(reading.monitor.steering_cause, temperature=suggested)

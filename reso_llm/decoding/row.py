@@ -36,7 +36,7 @@ NOISE_STREAM = 0x5EED0F5E  # the noise has a stream of its own: without effect, 
 
 
 Lookahead = Callable[[Tensor, int], Tensor]
-"""(candidates (m,), horizon) -> ln p (m,) of the most probable `horizon` tokens after each."""
+"""(candidates (m,), horizon) -> ln p (m,) of `horizon` tokens after each, taken greedily."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +86,13 @@ class Draw(NamedTuple):
 
 
 def measure(logits: Tensor, min_prob: float | None = None) -> list[Measure]:
-    """The numbers of each row of logits (B,V), in one pass where they are, and one transfer."""
+    """The numbers of each row of logits (B,V), in one pass where they are, and one transfer.
+
+    A row without a distribution (NaN or +inf among its logits, or all of them -inf) has entropy
+    NaN, here and in `measure_row`.
+    """
     with torch.inference_mode():
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         parts = entropy_nats(logits), normalised_entropy(logits, min_prob), logits.logsumexp(-1)
         return [Measure(*row) for row in torch.stack(parts, dim=1).tolist()]
 
@@ -96,12 +101,15 @@ def measure_row(logits: np.ndarray, min_prob: float | None = None) -> Measure:
     """`measure` of one row (V,) on the host, in a third of the time."""
     if min_prob is not None:
         return measure(torch.from_numpy(logits)[None], min_prob)[0]
-    top = logits.max()
-    shifted = np.maximum(logits - top, -700.0)  # exp(-700) is 0, and 0 times -inf is not
+    top = float(logits.max())
+    if not math.isfinite(top):
+        return Measure(math.nan, math.nan, top)
+    shifted = np.maximum(logits - logits.dtype.type(top), -700.0)  # as 0 times -inf is not 0
     p = np.exp(shifted)
     total = float(p.sum())
-    entropy = math.log(total) - float(p.dot(shifted)) / total
-    return Measure(max(entropy, 0.0), entropy / math.log(len(logits)), float(top) + math.log(total))
+    entropy = max(math.log(total) - float(p.dot(shifted)) / total, 0.0)
+    normalised = entropy / math.log(len(logits)) if len(logits) > 1 else 0.0
+    return Measure(entropy, normalised, top + math.log(total))
 
 
 class Row:
@@ -142,7 +150,12 @@ class Row:
         return len(self.signals)
 
     def decide(self, measured: Measure, embedding: np.ndarray) -> Draw:
-        """How to draw the next token: its distribution measured, the newest embedding (D,)."""
+        """How to draw the next token: its distribution measured, the newest embedding (D,).
+
+        Raises FloatingPointError where the logits are no distribution.
+        """
+        if math.isnan(measured.entropy_nats):
+            raise FloatingPointError("the model's logits are not finite: its weights are damaged")
         signals = self.tracker.update(*measured[:2], embedding)
         draw = Draw(self.sampling)
         for name, controller in self.controllers:
@@ -218,6 +231,8 @@ def _applied(draw: Draw, decision: Decision, name: str) -> tuple[Draw, str]:
 
 def deepened(logits: Tensor, deepen: Deepen, lookahead: Lookahead) -> Tensor:
     """Logits (1,V) of the candidates alone: ln p of each and of how it would go on; others -inf."""
-    best = logits.log_softmax(-1).topk(min(deepen.candidates, logits.shape[-1]), dim=-1)
-    scores = best.values[0] + lookahead(best.indices[0], deepen.horizon)
-    return torch.full_like(logits, -torch.inf).scatter(-1, best.indices, scores.to(logits)[None])
+    log_p = logits[0].log_softmax(-1)
+    best = log_p.topk(min(deepen.candidates, len(log_p)))
+    ids = best.indices[best.values > -torch.inf]  # what is excluded is not read either
+    scores = log_p[ids] + lookahead(ids, deepen.horizon).to(log_p)
+    return torch.full_like(logits, -torch.inf).index_copy(-1, ids, scores[None])
