@@ -49,10 +49,10 @@ class SRBOptions:
     settled_nats: float = 1.0  # θ_H
     settled_delta_nats: float = 0.05  # θ_Δ
     settled_coherence: float = 0.9  # θ_C
-    patience: int = 8  # τ, steps
+    patience: float = 8  # τ, steps; math.inf for never
     deepen_nats: float = 3.5
     deepen_coherence_rise: float = 0.02
-    max_tokens: int = 512
+    max_tokens: float = 512  # math.inf for no budget
 
     def __post_init__(self) -> None:
         _check(
@@ -124,7 +124,7 @@ class PhaseSlipOptions:
 
     spike_nats: float = 3.5
     confident_nats: float = 0.05
-    stale_steps: int = 10
+    stale_steps: float = 10  # math.inf for never
     cooldown_steps: int = 4
     loop_patience: int | None = None  # steps of looping before a slip; None switches it off
     loop_nats: float = 0.5
@@ -147,7 +147,7 @@ class PhaseSlipOptions:
 class PhaseSlipState(NamedTuple):
     """Memory of `phase_slip_step`."""
 
-    steps_since_slip: int  # its value at the coming step
+    steps_since_slip: float  # its value at the coming step
     num_looping: int  # consecutive looping steps
 
 
