@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import FULL
 
-from reso_llm.config import CoherenceGateConfig, small_config
+from reso_llm.config import CoherenceGateConfig, PRSCConfig, small_config
 from reso_llm.echo import echo_state
 from reso_llm.model import ResoLLMModel
 from reso_llm.stepper import Stepper
@@ -142,6 +142,18 @@ def test_an_empty_memory_and_an_empty_state(tiny_model):
     compare(model, stepper, state, ids_of(model, 8))
 
 
+def test_no_more_entries_are_read_than_there_are_slots(tiny_model):
+    """Tables counted with more slots: the model reads the first of each context."""
+    tables = tiny_model(stages=("prsc",)).prsc.state_dict()
+    model = tiny_model(stages=("prsc",), prsc=PRSCConfig(max_slots=8))
+    model.prsc.make_room(tables)
+    model.prsc.load_state_dict(tables)
+    sizes = np.diff(model.prsc.bounds.numpy(), axis=1)
+    assert sizes.max() > max(model.prsc.slots)
+    state = model.init_state()
+    compare(model, Stepper(model, state), state, ids_of(model, 12))
+
+
 @pytest.mark.parametrize("window", [1, 4, 9])
 def test_a_window_goes_on_past_max_seq_len(tiny_model, window):
     model = tiny_model(stages=FULL, attention_window=window)
@@ -163,7 +175,8 @@ def test_goals(tiny_model):
 
 
 def test_stored_texts_echo(tiny_model):
-    model = tiny_model(stages=("temporal_smf", "prsc"), max_seq_len=ROOM)
+    long = PRSCConfig(max_order=6)  # reads more of the past than the echo does
+    model = tiny_model(stages=("temporal_smf", "prsc"), max_seq_len=ROOM, prsc=long)
     ids = ids_of(model, PREFILL + STEPS)
     texts = [([*ids[3:12], 60, *ids[9:20], 7], 1.0), ([9, *ids[8:14]], 0.3)]
     echo = echo_state(texts, model.embedding.table.weight)
@@ -171,7 +184,8 @@ def test_stored_texts_echo(tiny_model):
     after = compare(model, Stepper(model, state), state, ids[PREFILL:])
     assert after.echo is echo
     silent = Stepper(model, state._replace(echo=None)).step(ids[PREFILL])
-    heard = Stepper(model, state).step(ids[PREFILL])
+    short = echo_state([([ids[PREFILL], 60], 1.0)], model.embedding.table.weight)
+    heard = Stepper(model, state._replace(echo=short)).step(ids[PREFILL])
     assert abs(heard.logits - silent.logits).max() > 1e-2
     assert np.array_equal(heard.hidden, silent.hidden)
 
@@ -222,9 +236,14 @@ def test_steps_own_their_arrays(tiny_model):
 def test_damaged_weights_show_without_a_warning(tiny_model):
     model = tiny_model(stages=FULL)
     state = prefilled(model, [3, 4])
-    for damage in (torch.nan, torch.inf):
-        torch.nn.init.constant_(model.blocks[0].keep, damage)
-        assert np.isnan(Stepper(model, state).step(5).logits).any()
+    for parameter in (model.blocks[1].gate.halting.bias, model.blocks[0].keep):
+        for damage in (torch.inf, torch.nan):
+            torch.nn.init.constant_(parameter, damage)
+            with torch.inference_mode():
+                logits = model(torch.tensor([[5]]), state).logits[0, 0]
+            found = np.isnan(Stepper(model, state).step(5).logits)
+            assert np.array_equal(found, logits.isnan().numpy())
+        assert found.all()
 
 
 def test_large_scores_do_not_overflow(tiny_model):

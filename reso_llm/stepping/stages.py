@@ -2,8 +2,8 @@
 
     TokenEmbedding, BindingMemory, Synchronisation, MemoryField
 
-Their equations stand in the modules named; each class here takes the module and its state, copies
-the state, and changes its copy in place with every token. `state` gives the value back.
+Their equations stand in the modules named. Each class here takes the module and its state; what it
+changes in place is a copy. `state` gives the value back.
 
 Shapes: D width, H heads, K head width, V vocabulary, N oscillators, M orders, C channels,
 S = 16 components.
@@ -40,7 +40,7 @@ class EmbeddingStep:
 
     @property
     def state(self) -> Tensor:
-        return torch.from_numpy(self.last.copy()).view(1, 1, -1)
+        return torch.from_numpy(self.last).view(1, 1, -1)
 
 
 class Found(NamedTuple):
@@ -171,7 +171,7 @@ class FieldStep:
         self.inputs, self.out = matrix(module.inputs), matrix(module.out)
         self.mix, self.bias = view(module.previous_mix), view(module.gate_bias)[..., None]
         self.field = view(state.field)[0].copy()  # (H,C,S)
-        self.previous = view(state.previous_address)[0].copy()  # (H,S)
+        self.previous = view(state.previous_address)[0]  # (H,S)
         _, C, S = self.field.shape
         # rms is sqrt(sum of squares + S eps) / sqrt(S), and likewise below with 1 for eps.
         self.product, self.eps = view(module.product) * S**0.5, scalar(S * EPS)
@@ -202,5 +202,5 @@ class FieldStep:
 
     @property
     def state(self) -> tuple:
-        field, previous = (torch.from_numpy(a.copy())[None] for a in (self.field, self.previous))
-        return self._given._replace(field=field, previous_address=previous)
+        field, previous = torch.from_numpy(self.field.copy()), torch.from_numpy(self.previous)
+        return self._given._replace(field=field[None], previous_address=previous[None])
