@@ -7,7 +7,7 @@ from setuptools import setup
 EXTRAS = {
     "sample": ["chitchat-dataset>=0.9"],
     "plots": ["matplotlib>=3.8"],
-    "hf": ["huggingface_hub>=1.0", "pyarrow>=15"],
+    "hf": ["huggingface_hub>=1.0", "pyarrow>=15", "transformers>=5.0"],
     "bench": ["transformers>=5.0"],
     "test": [
         "pytest>=8",
