@@ -16,6 +16,7 @@ Shapes: B batch, T time, D width. Foci and goals are session state in `Agency`, 
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -145,6 +146,15 @@ def calibrate(cosines: Tensor, quantile: float = 0.95) -> GoalCalibration:
     return GoalCalibration(mean, values.std().item(), threshold)
 
 
+class Target(NamedTuple):
+    """Something that may be attended to, as `Agency.observe` takes it."""
+
+    name: str
+    surprise_nats: float
+    vector: Tensor | None
+    attention: float
+
+
 class Agency:
     """Foci and goals of one session."""
 
@@ -187,8 +197,7 @@ class Agency:
             raise ValueError(f"surprise_nats = {surprise_nats!r}: expected at least 0")
         if not 0 <= attention <= 1:
             raise ValueError(f"attention = {attention!r}: expected a number from 0 to 1")
-        novelty = -math.expm1(-surprise_nats / NOVELTY_SCALE_NATS)
-        new = self._focus(target, novelty, self._relevance(vector), attention)
+        new = self._seen(Target(target, surprise_nats, vector, attention))
         foci = [new]
         for old in self._foci:
             terms = [FOCUS_RETENTION * t for t in (old.novelty, old.relevance, old.intensity)]
@@ -199,6 +208,14 @@ class Agency:
                 foci.append(self._focus(old.target, *terms))
         foci.sort(key=lambda focus: -focus.salience)  # stable: of equals, the newest stays
         self._foci = tuple(foci[: self.config.max_foci])
+
+    def observe_text(self, targets: Iterable[Target]) -> None:
+        """Take note of a text at once: its max_foci most salient targets, the most salient last."""
+        salient = sorted(targets, key=lambda t: self._seen(t).salience)
+        for t in salient[-self.config.max_foci :]:
+            self.observe(
+                t.name, surprise_nats=t.surprise_nats, vector=t.vector, attention=t.attention
+            )
 
     def create_goal(
         self, description: str, goal_type: str = "exploratory", *, vector: Tensor
@@ -248,6 +265,10 @@ class Agency:
         ended = [goal for goal in reached if goal.goal_type == "exploratory"]
         self._goals = [goal for goal in self._goals if goal not in ended]
         return tuple(reached)
+
+    def _seen(self, t: Target) -> Focus:
+        novelty = -math.expm1(-t.surprise_nats / NOVELTY_SCALE_NATS)
+        return self._focus(t.name, novelty, self._relevance(t.vector), t.attention)
 
     def _relevance(self, vector: Tensor | None) -> float:
         """Cosine with the nearest active goal, at least 0; 0 without a vector or a goal."""

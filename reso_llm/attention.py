@@ -168,13 +168,17 @@ class Attention(nn.Module):
         rotary: Tensor,
         value_embedding: Tensor | None,
         cache: KVCache | None,
+        hidden: Tensor | None = None,
     ) -> tuple[Tensor, KVCache | None]:
-        """Normalised x (B,T,D), the rotary table of its tokens -> (B,T,D), cache."""
+        """Normalised x (B,T,D), the rotary table of its tokens -> (B,T,D), cache.
+
+        hidden (B,P): columns of all tokens so far that a row must not see, its padding.
+        """
         batch, time, dim = x.shape
         q, k, v = self._project(x, rotary, value_embedding)
         if cache is not None:
             k, v, cache = cache.extended(k, v, self.window)
-        y = _attend(q, k, v, self.window)
+        y = _attend(q, k, v, self.window, hidden)
         return self.out(y.transpose(1, 2).reshape(batch, time, dim)), cache
 
     def write(
@@ -203,14 +207,17 @@ class Attention(nn.Module):
         return *qk.transpose(1, 2).chunk(2 - first, dim=1), v.transpose(1, 2)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, window: int, hidden: Tensor | None = None) -> Tensor:
     """Causal attention of the last T positions over all of them, or over `window` of them."""
     time, total = q.shape[2], k.shape[2]
-    if time == 1 and (not window or total <= window):
+    unlimited = hidden is None and (not window or total <= window)
+    if time == 1 and unlimited:
         return F.scaled_dot_product_attention(q, k, v)
-    if time == total and (not window or total <= window):
+    if time == total and unlimited:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     mask = torch.ones(time, total, dtype=torch.bool, device=q.device).tril(total - time)
     if window:
         mask = mask.triu(total - time - window + 1)
+    if hidden is not None:  # the keys are the newest columns
+        mask = mask & ~hidden[:, None, None, hidden.shape[1] - total :]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

@@ -44,12 +44,13 @@ class FeedForward(nn.Module):
 
 
 class Shared(NamedTuple):
-    """What all blocks of a pass read: x_0 (B,T,D), the rotary table, r (B,T), the noise."""
+    """What all blocks of a pass read: x_0 (B,T,D), rotary table, r (B,T), noise, padding."""
 
     x0: Tensor
     rotary: Tensor
     coherence: Tensor | None
     noise: FeedForwardNoise | None
+    hidden: Tensor | None  # (B,P) columns that a row must not see
 
 
 class Block(nn.Module):
@@ -85,7 +86,7 @@ class Block(nn.Module):
             left = self.gate(normed, shared.coherence, left)
             if cache is not None and not left.any():
                 return x, self.attention.write(normed, shared.rotary, value, cache), left
-        y, cache = self.attention(normed, shared.rotary, value, cache)
+        y, cache = self.attention(normed, shared.rotary, value, cache, shared.hidden)
         x = self._add(x, y, left)
         return self._add(x, self.feed_forward(rms_norm(x), shared.noise), left), cache, left
 

@@ -1,53 +1,46 @@
-"""Inference engine: text in, text out, one token at a time with a carried state.
+"""Inference engine: text in, text and measurements out.
 
-Context policy. The model sees at most max_seq_len tokens. When they are full, or a prompt is
-longer, the newest half is kept behind <|bos|> and read again: generation never stops for lack of
-room, and the result says in `warnings` how many tokens were dropped.
+One loop (`generation.py`) writes any number of rows in step; the context policy is that of
+`context.py`, the decoding controllers those of `reso_llm.decoding`.
 """
 
-import math
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from entropy_core.information import entropy_nats
+from reso_llm.agency import GoalCalibration
 from reso_llm.checkpoint import load_checkpoint, resolve
 from reso_llm.config import ResoLLMConfig
+from reso_llm.context import Context
 from reso_llm.conversation import Message
-from reso_llm.decoding.sampling import SamplingOptions, sample
+from reso_llm.entanglement import EntanglementNetwork
+from reso_llm.generation import GenerationOptions, RowRun, write
 from reso_llm.hardware import pick_device
-from reso_llm.model import ResoLLMModel, ResoState
-from reso_llm.tokenizer import SPECIAL_TOKENS, ResoTokenizer
+from reso_llm.model import ResoLLMModel
+from reso_llm.multi_agent import coordinate
+from reso_llm.results import GenerationResult, summarised
+from reso_llm.stability import StabilityMonitor
+from reso_llm.tokenizer import ResoTokenizer
+
+Prompt = str | Sequence[Message] | Sequence[tuple[str, str]]
+"""A text to continue, or (role, content) messages to answer."""
+
+SHIPPED = Path(__file__).parent / "shipped"
+"""The checkpoint that comes with the package; its README.md is the model card."""
 
 
-@dataclass(frozen=True)
-class GenerationResult:
-    """What was generated and how.
+class _Job(NamedTuple):
+    """A generation on its way: when it started, and the steps that finish its rows."""
 
-    text without the stop string; tokens_generated counts every sampled token; entropy_trace holds
-    the entropy in nats of the distribution behind each of them, before temperature and filters;
-    stop_reason is "end" (the model ended its turn), "stop" (a stop string), or "length"; seed
-    repeats the generation.
-    """
-
-    text: str
-    token_ids: tuple[int, ...]
-    tokens_generated: int
-    stop_reason: str
-    entropy_trace: tuple[float, ...]
-    warnings: tuple[str, ...]
-    seed: int
-    generation_time_ms: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """The result as plain values, ready for JSON."""
-        return asdict(self)
+    started: float
+    context: Context
+    runs: list[RowRun]
+    steps: Generator[None, None, None]
 
 
 class ResoLLMInference:
@@ -70,13 +63,16 @@ class ResoLLMInference:
         model.tokenizer = tokenizer
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path, device: str = "cpu") -> "ResoLLMInference":
-        """The engine of a checkpoint or a run directory (its best checkpoint).
+    def from_pretrained(
+        cls, directory: str | Path | None = None, device: str = "cpu"
+    ) -> "ResoLLMInference":
+        """The engine of a checkpoint, or of a run directory (its best one); by default the shipped.
 
         Raises CheckpointError, or ValueError where the tokenizer beside it is not the one the
         model was trained with.
         """
-        path, target = resolve(directory), pick_device(device)
+        path = resolve(SHIPPED if directory is None else directory)
+        target = pick_device(device)
         tensors, documents = load_checkpoint(path)
         for name in ("config.json", "tokenizer.json", "training.json"):
             if name not in documents:
@@ -86,89 +82,194 @@ class ResoLLMInference:
         check_tokenizer(tokenizer, documents["training.json"]["tokenizer_fingerprint"], path)
         model = ResoLLMModel(config)
         model.load_weights(tensors["model"], path)
+        calibration = documents["training.json"].get("goal_calibration")
+        if calibration is not None and model.session.agency is not None:
+            model.session.agency.calibration = GoalCalibration(**calibration)
         return cls(model.to(target), tokenizer, config)
 
-    @torch.inference_mode()
+    # --- text
+
     def generate(
         self,
-        prompt: str | Sequence[Message],
+        prompt: Prompt,
         max_length: int = 100,
         *,
-        temperature: float = 0.8,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
-        stop: str | Sequence[str] = (),
         seed: int | None = None,
         on_text: Callable[[str], None] | None = None,
+        **options: Any,
     ) -> GenerationResult:
         """Continue a text, or reply to a conversation of (role, content) messages.
 
-        max_length is the number of new tokens; `stop` strings end the text and are not part of
-        it; on_text receives the text as it becomes certain; without a seed one is drawn and
-        reported. Raises ValueError for options out of range and FloatingPointError when the
-        model's logits are not finite.
+        max_length is the number of new tokens; the options are the fields of `GenerationOptions`;
+        on_text receives the text as it becomes certain; without a seed one is drawn and reported.
+        Active goals steer the text, and memories speak in it. Ctrl-C ends the text: what there is
+        of it is the result. Raises ValueError for options out of range and FloatingPointError
+        when the model's logits are not finite.
         """
-        options = SamplingOptions(temperature, top_k, top_p, min_p, repetition_penalty)
-        if max_length < 0:
-            raise ValueError(f"max_length = {max_length}: expected at least 0")
-        stop = (stop,) if isinstance(stop, str) else tuple(stop)
-        if not all(stop):
-            raise ValueError("stop contains an empty string, which would stop at once")
-        seed = secrets.randbelow(2**31) if seed is None else seed
+        job = self._job(
+            [prompt], max_length, [seed], options, self.model.session.stability, on_text
+        )
+        return self._finished(job)[0]
+
+    def generate_batch(
+        self,
+        prompts: Sequence[Prompt],
+        max_length: int = 100,
+        *,
+        seed: int | None = None,
+        **options: Any,
+    ) -> list[GenerationResult]:
+        """`generate` for several prompts in step; row i uses seed + i, and does as it would alone.
+
+        Raises ValueError for no prompts, and as `generate` does.
+        """
+        if isinstance(prompts, str) or not prompts:
+            raise ValueError(f"prompts = {prompts!r}: expected a list of at least one prompt")
+        first = secrets.randbelow(2**31) if seed is None else seed
+        seeds = [first + i for i in range(len(prompts))]
+        return self._finished(self._job(prompts, max_length, seeds, options))
+
+    def stream(
+        self, prompt: Prompt, max_length: int = 100, *, seed: int | None = None, **options: Any
+    ) -> Generator[str, None, GenerationResult]:
+        """`generate` piece by piece: yields text as it becomes certain, returns the result."""
+        pieces: list[str] = []
+        monitor = self.model.session.stability
+        job = self._job([prompt], max_length, [seed], options, monitor, pieces.append)
+        for _ in job.steps:
+            yield from pieces
+            pieces.clear()
+        (result,) = self._results(job)
+        yield from pieces
+        return result
+
+    def generate_with_goal(
+        self,
+        prompt: Prompt,
+        goal_description: str,
+        max_length: int = 100,
+        *,
+        goal_type: str = "exploratory",
+        **options: Any,
+    ) -> GenerationResult:
+        """`generate` towards a goal, which is dropped afterwards; see `goals_achieved`.
+
+        Raises ValueError without agency, and as `create_goal` does.
+        """
+        goal = self.model.create_goal(goal_description, goal_type)
+        try:
+            return self.generate(prompt, max_length, **options)
+        finally:
+            if goal in self.model.get_active_goals():
+                self.model.session.agency.drop_goal(goal)
+
+    def generate_multi_agent(
+        self,
+        prompt: Prompt,
+        other_agents: Sequence["ResoLLMInference"],
+        coordination_strategy: str = "parallel",
+        max_length: int = 100,
+        *,
+        network: EntanglementNetwork | None = None,
+        seed: int | None = None,
+        **options: Any,
+    ) -> list[GenerationResult]:
+        """One result for each agent, this one first; see `multi_agent.py` for the strategies.
+
+        Raises ValueError for an unknown strategy, agents whose tokenizers differ, and as
+        `generate` does.
+        """
+        checked = GenerationOptions(max_length=max_length, **options)
+        agents = [self, *other_agents]
+        return coordinate(agents, prompt, coordination_strategy, checked, network, seed)
+
+    def interactive_session(self, show_metrics: bool = True) -> None:
+        """A conversation in the terminal; its commands are those of `chat.py`."""
+        from reso_llm.chat import ChatSession, run_in_terminal
+
+        run_in_terminal(ChatSession(self), show_metrics=show_metrics)
+
+    # --- how
+
+    def _job(
+        self,
+        prompts: Sequence[Prompt],
+        max_length: int,
+        seeds: Sequence[int | None],
+        options: Mapping[str, Any],
+        monitor: StabilityMonitor | None = None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> _Job:
+        """A generation made ready; monitor and on_text are those of a single row."""
         started = time.perf_counter()
-        reader = _ContextReader(self.model, self._prompt_ids(prompt))
-        writer = _TextWriter(self.tokenizer, stop, on_text)
-        ids, entropies, reason = self._decode(reader, writer, options, max_length, seed)
-        return GenerationResult(
-            text=writer.close(),
-            token_ids=tuple(ids),
-            tokens_generated=len(ids),
-            stop_reason=reason,
-            entropy_trace=tuple(entropies),
-            warnings=reader.warnings,
-            seed=seed,
-            generation_time_ms=(time.perf_counter() - started) * 1000,
+        checked = GenerationOptions(max_length=max_length, **options)
+        context = self.context([self.prompt_ids(prompt) for prompt in prompts])
+        runs = [
+            self.row_run(checked, seed, monitor if len(prompts) == 1 else None, on_text)
+            for seed in seeds
+        ]
+        return _Job(started, context, runs, write(context, runs, self.unusable_ids))
+
+    def context(self, prompts: Sequence[list[int]], field: Tensor | None = None) -> Context:
+        """Rows of ids with what this engine's session adds: goals, memories, a source of noise.
+
+        field (H,C,S): what is in memory, in place of the session's own.
+        """
+        noisy = self.config.stochastic_resonance.enabled
+        device = self.model.head_weight.device
+        noise = torch.Generator(device).manual_seed(0) if noisy else None
+        return Context(self.model, prompts, self.model.session.steering(), noise, field)
+
+    def row_run(
+        self,
+        options: GenerationOptions,
+        seed: int | None,
+        monitor: StabilityMonitor | None = None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> RowRun:
+        """One row about to be written, watched by a fresh monitor or the one given."""
+        if options.metrics and self.config.stability.enabled:
+            monitor = monitor or StabilityMonitor(self.config.stability)
+            monitor.reset()
+        else:
+            monitor = None
+        seed = secrets.randbelow(2**31) if seed is None else seed
+        device = self.model.head_weight.device
+        return RowRun(
+            options, self.tokenizer, seed=seed, device=device, monitor=monitor, on_text=on_text
         )
 
-    def _prompt_ids(self, prompt: str | Sequence[Message]) -> list[int]:
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """Ids of a prompt, with what the model starts from."""
         if isinstance(prompt, str):
             return [self.tokenizer.bos_id, *self.tokenizer.encode(prompt)]
         return self.tokenizer.encode_prompt(prompt)
 
-    def _decode(
-        self,
-        reader: "_ContextReader",
-        writer: "_TextWriter",
-        options: SamplingOptions,
-        max_length: int,
-        seed: int,
-    ) -> tuple[list[int], list[float], str]:
-        generator = torch.Generator(reader.device).manual_seed(seed)
-        ends = {self.tokenizer.end_id, self.tokenizer.bos_id}
-        forbidden = self._unusable_ids(reader.device)
-        first_word = len(SPECIAL_TOKENS)  # a turn must be free to end, however many turns ended
-        ids, entropies = [], []
-        while len(ids) < max_length:
-            logits = reader.next_logits().index_fill(-1, forbidden, -torch.inf)
-            entropies.append(_finite(float(entropy_nats(logits[0]))))
-            penalised = reader.ids if options.repetition_penalty != 1 else []
-            seen = torch.tensor([[i for i in penalised if i >= first_word]], device=reader.device)
-            token = int(sample(logits, seen.long(), options, generator))
-            ids.append(token)
-            if token in ends:
-                return ids, entropies, "end"
-            reader.append(token)
-            if writer.add(token):
-                return ids, entropies, "stop"
-        return ids, entropies, "length"
-
-    def _unusable_ids(self, device: torch.device) -> Tensor:
+    @property
+    def unusable_ids(self) -> Tensor:
         """Turn openers, which only the chat template may write, and ids without a token."""
         t = self.tokenizer
         spare = range(t.vocab_size, self.config.vocab_size)
-        return torch.tensor([t.system_id, t.user_id, t.assistant_id, *spare], device=device)
+        ids = [t.system_id, t.user_id, t.assistant_id, *spare]
+        return torch.tensor(ids, device=self.model.head_weight.device)
+
+    def _finished(self, job: _Job) -> list[GenerationResult]:
+        try:
+            for _ in job.steps:
+                pass
+        except KeyboardInterrupt:
+            for r in job.runs:
+                r.stop_reason = r.stop_reason or "interrupted"
+        return self._results(job)
+
+    def _results(self, job: _Job) -> list[GenerationResult]:
+        """What each row came to; the session takes note of the texts, and its clock runs on."""
+        results = [
+            summarised(self.model, self.tokenizer, job.context, b, r, job.started)
+            for b, r in enumerate(job.runs)
+        ]
+        self.model.session.advance()
+        return results
 
 
 def check_tokenizer(tokenizer: ResoTokenizer, fingerprint: str, path: str | Path) -> None:
@@ -178,87 +279,3 @@ def check_tokenizer(tokenizer: ResoTokenizer, fingerprint: str, path: str | Path
             f"{path}: tokenizer.json is not the tokenizer this model was trained with; "
             "restore the checkpoint from a copy"
         )
-
-
-class _ContextReader:
-    """Feeds ids to the model and keeps the context within max_seq_len."""
-
-    def __init__(self, model: ResoLLMModel, ids: list[int]) -> None:
-        self.model = model
-        self.device = model.head_weight.device
-        self.ids, self.unread = ids, ids
-        self.state: ResoState = model.recollected_state()
-        self.dropped = 0
-
-    def append(self, token: int) -> None:
-        self.ids.append(token)
-        self.unread = [token]
-
-    def next_logits(self) -> Tensor:
-        """Logits (1,V) of the token after all ids so far."""
-        if self.state.length + len(self.unread) > self.model.config.max_seq_len:
-            keep = max(1, self.model.config.max_seq_len // 2 - 1)
-            self.dropped = len(self.ids) - keep - 1
-            self.unread = [self.ids[0], *self.ids[-keep:]]
-            self.state = self.model.recollected_state()
-        inputs = torch.tensor([self.unread], device=self.device)
-        output = self.model(inputs, self.state)
-        self.state = output.state
-        return output.logits[:, -1].float()
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        if not self.dropped:
-            return ()
-        return (f"context full: the oldest {self.dropped} tokens were dropped",)
-
-
-def _finite(entropy: float) -> float:
-    """The entropy, which is NaN exactly when the logits are no distribution."""
-    if math.isnan(entropy):
-        raise FloatingPointError("the model's logits are not finite: its weights are damaged")
-    return entropy
-
-
-class _TextWriter:
-    """Collects text, holding back what may still turn out to be the start of a stop string."""
-
-    def __init__(
-        self, tokenizer: ResoTokenizer, stop: tuple[str, ...], on_text: Callable[[str], None] | None
-    ) -> None:
-        self.decoder = tokenizer.stream_decoder()
-        self.stop = stop
-        self.on_text = on_text
-        self.text, self.told, self.stopped = "", 0, False
-
-    def add(self, token: int) -> bool:
-        """Take one more token; True when a stop string is complete."""
-        return self._extend(self.decoder.feed(token))
-
-    def close(self) -> str:
-        """The whole text, the rest of it told."""
-        if not self.stopped:
-            self._extend(self.decoder.flush())
-        self._tell(len(self.text))
-        return self.text
-
-    def _extend(self, piece: str) -> bool:
-        self.text += piece
-        hits = [at for at in map(self.text.find, self.stop) if at >= 0]
-        if hits:
-            self.text, self.stopped = self.text[: min(hits)], True
-        else:
-            held = max((_overlap(self.text, text) for text in self.stop), default=0)
-            self._tell(len(self.text) - held)
-        return self.stopped
-
-    def _tell(self, end: int) -> None:
-        if self.on_text is not None and end > self.told:
-            self.on_text(self.text[self.told : end])
-            self.told = end
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop`."""
-    sizes = range(min(len(text), len(stop) - 1), 0, -1)
-    return next((size for size in sizes if text.endswith(stop[:size])), 0)

@@ -37,11 +37,19 @@ class ResoState(NamedTuple):
     caches: tuple[KVCache, ...]  # one for each layer
     field: FieldState | None
     echo: EchoState | None  # of the texts in memory, the same for all rows
+    padding: Tensor | None = None  # (B,) of the `length` tokens, how many at the left a row lacks
 
     @property
     def capacity(self) -> int:
         """Tokens the caches have room for; more than that only with an attention window."""
         return self.caches[0].buffer.keys.shape[2]
+
+    def hidden_columns(self, time: int) -> Tensor | None:
+        """Columns (B, length + time) that are padding; None where there is none."""
+        if self.padding is None:
+            return None
+        columns = torch.arange(self.length + time, device=self.padding.device)
+        return columns < self.padding.unsqueeze(1)
 
 
 class Trunk(NamedTuple):
@@ -191,7 +199,14 @@ class ResoLLMModel(SessionMethods, nn.Module):
         if state is not None:
             tail = torch.cat((before.tail, ids), dim=1)[:, ids.shape[1] :]
             state = ResoState(
-                before.length + ids.shape[1], tail, last, phases, tuple(caches), field, before.echo
+                length=before.length + ids.shape[1],
+                tail=tail,
+                last_embedding=last,
+                phases=phases,
+                caches=tuple(caches),
+                field=field,
+                echo=before.echo,
+                padding=before.padding,
             )
         return Trunk(rms_norm(x), evidence, state, diagnostics)
 
@@ -208,7 +223,7 @@ class ResoLLMModel(SessionMethods, nn.Module):
         noise, resonance = None, self.config.stochastic_resonance
         if generator is not None and resonance.enabled:
             noise = feed_forward_noise(before.tail, ids, resonance.noise_amplitude, generator)
-        shared = Shared(x, rotary, coherence, noise)
+        shared = Shared(x, rotary, coherence, noise, before.hidden_columns(ids.shape[1]))
         plain = len(self.blocks) - len(self.value_tables)
         left, caches, gates = None, [], []
         for i, block in enumerate(self.blocks):

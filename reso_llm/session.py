@@ -24,6 +24,7 @@ from reso_llm.concepts import Binding, ConceptSpace, Interference, Unbinding
 from reso_llm.config import ResoLLMConfig, require
 from reso_llm.entanglement import EntanglementNetwork
 from reso_llm.episodes import EpisodicMemory, Moment, Recollection
+from reso_llm.fused import rms_norm
 from reso_llm.stability import StabilityMonitor
 from reso_llm.tokenizer import ResoTokenizer, create_default_tokenizer
 
@@ -37,7 +38,7 @@ Component = TypeVar("Component")
 class Session:
     """One session of a model with this configuration; a disabled component is None.
 
-    clock is the memory's time in tokens read and generated. The engine calls `advance`,
+    clock is the memory's time: how many texts were generated. The engine calls `advance`,
     `agency.observe`, `agency.update_progress` and `stability.observe`.
     """
 
@@ -81,6 +82,11 @@ class Session:
         """What is attended to, the most salient first. ValueError without agency."""
         return _needed(self.agency, "get_attention_foci", "agency").foci
 
+    def steering(self) -> Tensor | None:
+        """What all active goals together steer towards (D,); None without any."""
+        goals = self.agency.active_goals if self.agency else ()
+        return rms_norm(torch.stack([goal.vector for goal in goals]).sum(0)) if goals else None
+
     # --- concepts
 
     def bind_concept(self, name: str, token_id: int) -> Binding:
@@ -109,10 +115,10 @@ class Session:
 
     # --- memory
 
-    def advance(self, num_tokens: float) -> None:
-        """Let the clock run on by tokens read or generated. ValueError for a negative number."""
-        require(0 <= num_tokens < math.inf, "num_tokens", num_tokens, "a number of at least 0")
-        self.clock += num_tokens
+    def advance(self, time: float = 1.0) -> None:
+        """Let the clock run on, by default by one text. ValueError for a negative number."""
+        require(0 <= time < math.inf, "time", time, "a number of at least 0")
+        self.clock += time
 
     def update_memory(
         self,

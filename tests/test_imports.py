@@ -27,8 +27,9 @@ NO_STAGES = {
     "reso_llm.session", "reso_llm.agency",  # what a session keeps; agency draws hindsight goals
 }  # fmt: skip
 TOOLS = {"reso_llm", "reso_llm.config", "reso_llm.fused", "reso_llm.ngrams", "reso_llm.primes"}
-# The only stage made of others.
+# The only stage made of others, and what rearranges the caches of a state.
 COMPOSITION = {
+    ("reso_llm.states", "reso_llm.attention"),
     ("reso_llm.block", "reso_llm.attention"),
     ("reso_llm.block", "reso_llm.gate"),
     ("reso_llm.block", "reso_llm.noise"),

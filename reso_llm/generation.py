@@ -1,0 +1,185 @@
+"""The decoding loop: rows of text, written token by token until each has an end.
+
+    read -> measure -> decide -> draw -> observe -> append, for every row, until all have ended
+
+Shapes: B rows, V vocabulary.
+"""
+
+import math
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property, partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reso_llm.context import Context, Read
+from reso_llm.decoding.controllers import Controller
+from reso_llm.decoding.row import Draw, Measure, Row, SignalOptions, measure, measure_row
+from reso_llm.decoding.sampling import SamplingOptions
+from reso_llm.stability import StabilityMonitor
+from reso_llm.text_stream import TextStream
+from reso_llm.tokenizer import SPECIAL_TOKENS, ResoTokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationOptions:
+    """How to generate. Raises ValueError naming the option that is out of range.
+
+    max_length: number of new tokens, at most.
+    temperature, top_k, top_p, min_p, repetition_penalty: see `SamplingOptions`.
+    stop: strings (or one) that end the text and are not part of it.
+    controllers: what decides before each token, in this order (`reso_llm.decoding.controllers`).
+    signals: how the signals they read are averaged.
+    metrics: measure the text as it is written; without, only what controllers need, and faster.
+    """
+
+    max_length: int = 100
+    temperature: float = 0.8
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    stop: str | Sequence[str] = ()
+    controllers: Sequence[Controller] = ()
+    signals: SignalOptions = field(default_factory=SignalOptions)
+    metrics: bool = True
+
+    def __post_init__(self) -> None:
+        if self.max_length < 0:
+            raise ValueError(f"max_length = {self.max_length}: expected at least 0")
+        if not all(self.stop_strings):
+            raise ValueError("stop contains an empty string, which would stop at once")
+        self.sampling  # noqa: B018  (refuses what is out of range before anything runs)
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """`stop` as a tuple."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @cached_property
+    def sampling(self) -> SamplingOptions:
+        """The part of the sampler."""
+        names = (item.name for item in fields(SamplingOptions))
+        return SamplingOptions(**{name: getattr(self, name) for name in names})
+
+
+class RowRun:
+    """One row of a generation: its decoding, its text, and why it ended ("" while it has not)."""
+
+    def __init__(
+        self,
+        options: GenerationOptions,
+        tokenizer: ResoTokenizer,
+        *,
+        seed: int,
+        device: torch.device,
+        monitor: StabilityMonitor | None = None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> None:
+        self.options, self.seed = options, seed
+        self.row = Row(
+            options.sampling,
+            options.controllers,
+            seed=seed,
+            device=device,
+            signals=options.signals,
+            monitor=monitor,
+        )
+        self.measured = options.metrics or bool(options.controllers)
+        self.stream = TextStream(tokenizer, options.stop_strings, on_text)
+        self.ends = {tokenizer.end_id, tokenizer.bos_id}
+        self.ids: list[int] = []
+        self.surprises: list[float] = []  # nats
+        self.coherence: list[float] = []
+        self.layers: list[int] = []
+        self.stop_reason = "" if options.max_length else "length"
+
+    def decide(self, measured: Measure | None, embedding: np.ndarray | None) -> Draw:
+        """How to draw the next token."""
+        return self.row.decide(measured, embedding) if self.measured else Draw(self.row.sampling)
+
+    def take(self, token: int, stop: str, surprise: float, read: Read, row: int) -> None:
+        """Note the token drawn after `read`, of which this is the given row."""
+        if self.measured:
+            coherence = read.coherence[row]
+            known = None if math.isnan(coherence) else coherence
+            self.row.observe(token, surprise, known, read.hidden[row])
+            self.surprises.append(surprise)
+            self.coherence.append(coherence)
+            self.layers.append(read.layers_used[row])
+        self.ids.append(token)
+        if token in self.ends:
+            self.stop_reason = "end"
+        elif self.stream.add(token):
+            self.stop_reason = "stop"
+        elif stop:
+            self.stop_reason = stop
+        elif len(self.ids) >= self.options.max_length:
+            self.stop_reason = "length"
+
+    def seen(self, context_ids: Sequence[int], device: torch.device) -> Tensor:
+        """Ids (1,n) that the repetition penalty knows: a turn must stay free to end."""
+        penalised = context_ids if self.row.sampling.repetition_penalty != 1 else ()
+        words = [i for i in penalised if i >= len(SPECIAL_TOKENS)]
+        return torch.tensor([words], dtype=torch.long, device=device)
+
+
+@torch.inference_mode()
+def write(
+    context: Context, runs: Sequence[RowRun], forbidden: Tensor
+) -> Generator[None, None, None]:
+    """Write all rows to their end, in step, and yield after each token.
+
+    The ids (n,) that are forbidden are never drawn. Raises FloatingPointError when the model's
+    logits are not finite.
+    """
+    while not all(r.stop_reason for r in runs):
+        read = context.read()
+        logits = read.logits.index_fill(-1, forbidden, -torch.inf)
+        measured, embeddings = measured_rows(context, runs, logits)
+        tokens = [ids[-1] for ids in context.ids]  # a row that has ended says its last again
+        for b, r in enumerate(runs):
+            if not r.stop_reason:
+                tokens[b] = _next(
+                    context, r, b, read, logits[b : b + 1], measured[b], embeddings[b]
+                )
+        context.append(tokens)
+        yield
+
+
+def _next(
+    context: Context,
+    r: RowRun,
+    b: int,
+    read: Read,
+    logits: Tensor,
+    measured: Measure | None,
+    embedding: np.ndarray | None,
+) -> int:
+    """Decide about, draw and take the next token of row b, whose logits are (1,V)."""
+    draw = r.decide(measured, embedding)
+    seen = r.seen(context.ids[b], logits.device)
+    token = r.row.draw(logits, seen, draw, partial(context.lookahead, b))
+    if draw.cache_noise is not None:
+        context.heat(b, draw.cache_noise, r.row.noise)
+    surprise = measured.log_total - float(logits[0, token]) if measured else 0.0
+    r.take(token, draw.stop, surprise, read, b)
+    return token
+
+
+def measured_rows(
+    context: Context, runs: Sequence[RowRun], logits: Tensor
+) -> tuple[Sequence[Measure | None], Sequence[np.ndarray | None]]:
+    """Measures and newest embeddings of the rows; nothing where nobody reads them."""
+    if not runs[0].measured:
+        if logits.amax(-1).isnan().any():
+            raise FloatingPointError("the model's logits are not finite: its weights are damaged")
+        return [None] * len(runs), [None] * len(runs)
+    min_prob = runs[0].options.signals.min_prob
+    if len(runs) == 1 and logits.device.type == "cpu":
+        measured = [measure_row(logits[0].numpy(), min_prob)]
+    else:
+        measured = measure(logits, min_prob)
+    return measured, context.newest_embeddings()
