@@ -138,6 +138,8 @@ def test_loop_trigger():
     loop = run_slip([0.01] * 12, options, [1.0] * 12)
     assert loop == [NONE, NONE, LOOP] + [NONE] * 4 + [LOOP] + [NONE] * 4
     assert run_slip([0.01] * 12, options, [0.5] * 12) == [NONE] * 12  # low entropy, no repetition
+    at_once = dataclasses.replace(options, cooldown_steps=0)  # a slip starts the streak again
+    assert run_slip([0.01] * 7, at_once, [1.0] * 7) == [NONE, NONE, LOOP] * 2 + [NONE]
     assert LOOP not in run_slip([2.0] * 12, options, [1.0] * 12)  # repetition, not confident
     assert run_slip([0.01] * 12, options, [NAN] * 12) == [NONE] * 12
     broken = [1.0, 1.0, 0.0] * 4

@@ -12,6 +12,7 @@ from reso_llm.config import StabilityConfig
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.decoding.controllers import (
     SRB,
+    Decision,
     Deepen,
     PhaseSlip,
     StabilityTemperature,
@@ -291,16 +292,14 @@ def decide(row, entropy, embedding=(1.0, 0.0, 0.0)):
 
 
 def test_decisions_are_recorded_with_step_cause_and_effect():
-    slip, srb = (
-        PhaseSlip(noise=CacheNoise(scale=0.05), loop_patience=1),
-        SRB(max_tokens=40, patience=99),
-    )
+    slip = PhaseSlip(noise=CacheNoise(scale=0.05), loop_patience=1)
+    srb = SRB(max_tokens=40, patience=99)
     row = Row(GREEDY, [slip, StochasticResonance(loop=0.5), srb], seed=0)
     draws = []
     for t in range(40):
         draws.append(decide(row, 4.0 if t == 0 else 0.01))
         row.observe(3, 0.0)
-    heat = "temperature 1.5, cache noise 0.05"
+    heat = "temperature 1.5, full vocabulary, cache noise 0.05"
     assert row.events[0] == Event(0, "phase_slip", "spike", heat)
     assert draws[0] == Draw(SamplingOptions(temperature=1.5), cache_noise=slip.noise)
     assert draws[1] == Draw(GREEDY)
@@ -324,6 +323,24 @@ def test_an_event_says_what_is_compared():
         draw = decide(row, 4.0, embedding)
     assert draw.deepen == Deepen(2, 6)
     assert row.events[-1] == Event(2, "srb", "deepen", "compared 2 continuations of 6 tokens")
+
+
+class Wide:
+    """A controller of somebody else's, which asks for one thing alone."""
+
+    name = "wide"
+
+    def start(self):
+        return self
+
+    def decide(self, reading):
+        return Decision("always", full_vocabulary=True)
+
+
+def test_filters_can_be_lifted_without_another_temperature():
+    row = Row(SamplingOptions(0.7, 2, 0.5, 0.1, 1.1), [Wide()], seed=0)
+    assert decide(row, 1.0).sampling == SamplingOptions(0.7, repetition_penalty=1.1)
+    assert row.events == [Event(0, "wide", "always", "full vocabulary")]
 
 
 def test_later_controllers_see_and_overrule_the_temperature_of_earlier_ones():

@@ -76,7 +76,11 @@ class Event(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """How to draw the token of this step."""
+    """How to draw the token of this step.
+
+    In this order: deepening excludes all but its candidates, noise moves the logits, `sample`
+    draws. Noise in the cache is the caller's to add; it is for the tokens after this one.
+    """
 
     sampling: SamplingOptions
     logit_noise: float = 0.0
@@ -113,9 +117,10 @@ def measure_row(logits: np.ndarray, min_prob: float | None = None) -> Measure:
 
 
 class Row:
-    """The state of one row of one generation.
+    """The state of one row of one generation; the same seed draws the same.
 
-    Raises ValueError where StabilityTemperature has no monitor to follow.
+    The monitor is the row's own, and may have read earlier text. Raises ValueError where
+    StabilityTemperature has no monitor to follow.
     """
 
     def __init__(
@@ -207,13 +212,15 @@ class Row:
 
 def _applied(draw: Draw, decision: Decision, name: str) -> tuple[Draw, str]:
     """The draw with one more decision in it, and the effect in words; later decisions win."""
-    effects = []
+    effects, changes = [], {}
     if decision.temperature is not None:
-        changes = {"temperature": decision.temperature}
-        if decision.full_vocabulary:
-            changes |= {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
-        draw = draw._replace(sampling=replace(draw.sampling, **changes))
+        changes["temperature"] = decision.temperature
         effects.append(f"temperature {decision.temperature:.3g}")
+    if decision.full_vocabulary:
+        changes |= {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
+        effects.append("full vocabulary")
+    if changes:
+        draw = draw._replace(sampling=replace(draw.sampling, **changes))
     if decision.logit_noise:
         draw = draw._replace(logit_noise=decision.logit_noise)
         effects.append(f"logit noise {decision.logit_noise:.3g}")
