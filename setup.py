@@ -28,7 +28,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=["reso_llm", "reso_llm.decoding", "reso_llm.stepping", "cer", "entropy_core"],
-    package_data={"reso_llm": ["*.json"]},
+    package_data={"reso_llm": ["*.json", "shipped/*"]},
     install_requires=[
         "torch>=2.6",
         "numpy>=1.26",

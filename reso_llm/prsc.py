@@ -148,7 +148,7 @@ class BindingMemory(nn.Module):
         for name in TABLES:
             if name in shapes:
                 old = getattr(self, name)
-                setattr(self, name, old.new_zeros(shapes[name].shape, dtype=shapes[name].dtype))
+                setattr(self, name, old.new_zeros(shapes[name].shape))
 
 
 def _empty_tables() -> dict[str, Tensor]:

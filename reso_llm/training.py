@@ -26,6 +26,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from reso_llm import checkpoint
+from reso_llm.calibration import goal_calibration
 from reso_llm.conversation import Message
 from reso_llm.data import DataError, TokenData, prepare, tokenizer_texts
 from reso_llm.evaluation import LanguageModelScore, head_of, score_split
@@ -419,7 +420,8 @@ class Trainer:
             return ""
         engine = ResoLLMInference(self.model, self.tokenizer, self.config.model)
         prompt = [Message("user", self.config.sample_prompt)]
-        result = engine.generate(prompt, self.config.sample_length, temperature=0.7, seed=0)
+        length = self.config.sample_length
+        result = engine.generate(prompt, length, temperature=0.7, seed=0, metrics=False)
         self.model.train()
         return result.text
 
@@ -454,12 +456,20 @@ class Trainer:
                 "training.json": {
                     "counters": vars(c) | {"best_bits_per_byte": _or_none(c.best_bits_per_byte)},
                     "tokenizer_fingerprint": self.tokenizer.fingerprint,
+                    "goal_calibration": self._goal_calibration(),
                     "data": self.data.path.name,
                     "config": self.config.to_dict(),
                     "state": document,
                 },
             },
         )
+
+    def _goal_calibration(self) -> dict[str, float] | None:
+        if self.model.goal is None:
+            return None
+        with torch.no_grad():
+            found = goal_calibration(self.data.train, self.model.embedding.weight)
+        return found and found._asdict()
 
     def restore(self, path: Path) -> None:
         """Continue from a checkpoint; TrainingError naming what differs from this run."""

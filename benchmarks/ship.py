@@ -1,0 +1,72 @@
+"""Makes the checkpoint that comes with the package, reso_llm/shipped/, from a training run.
+
+    head -n 810 guanaco_900.jsonl > train.jsonl; tail -n 90 guanaco_900.jsonl > heldout.jsonl
+    python train.py --config configs/shipped.yaml --out runs/shipped
+    python -m benchmarks.ship --run runs/shipped --heldout heldout.jsonl
+
+Weights and tables are stored in half precision, and scored as stored; the optimizer stays behind.
+The model card is made here too, so that its numbers are those of this very file.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from benchmarks.common import num_parameters
+from reso_llm.checkpoint import load_checkpoint, resolve, save_directory
+from reso_llm.data import tokenise_all
+from reso_llm.evaluation import LanguageModelScore, score_split
+from reso_llm.inference import SHIPPED, ResoLLMInference
+
+CARD = Path(__file__).with_name("model_card.md")
+
+
+def main() -> None:
+    """Write, load, score, and write again with the card."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", required=True, help="run directory of train.py")
+    parser.add_argument("--heldout", required=True, help="conversations that were not trained on")
+    parser.add_argument("--out", type=Path, default=SHIPPED)
+    args = parser.parse_args()
+    tensors, documents = load_checkpoint(resolve(args.run))
+    training = documents["training.json"]
+    counters = training["counters"]
+    kept = {
+        "config.json": documents["config.json"],
+        "tokenizer.json": documents["tokenizer.json"],
+        "training.json": {
+            name: training[name] for name in ("tokenizer_fingerprint", "goal_calibration")
+        },
+    }
+    half = {name: t.half() if t.is_floating_point() else t for name, t in tensors["model"].items()}
+    save_directory(args.out, tensors={"model": half}, documents=kept)
+    engine = ResoLLMInference.from_pretrained(args.out)
+    c = engine.config
+    card = CARD.read_text(encoding="utf-8").format(
+        parameters=num_parameters(engine.model),
+        layers=c.num_layers,
+        dim=c.dim,
+        context=c.max_seq_len,
+        vocabulary=c.vocab_size,
+        pairs=len(engine.model.prsc.entry_ids) - 1,
+        steps=counters["step"],
+        tokens=counters["tokens"],
+        minutes=counters["seconds"] / 60,
+        seed=training["config"]["seed"],
+        half=score(engine, args.heldout).bits_per_byte,
+        full=score(ResoLLMInference.from_pretrained(args.run), args.heldout).bits_per_byte,
+        validation=counters["best_bits_per_byte"],
+    )
+    save_directory(args.out, tensors={"model": half}, documents=kept | {"README.md": card})
+    size = sum(path.stat().st_size for path in args.out.iterdir())
+    print(f"{args.out}: {size / 1e6:.2f} MB\n\n{card}")
+
+
+def score(engine: ResoLLMInference, path: str) -> LanguageModelScore:
+    with torch.inference_mode():
+        return score_split(engine.model, tokenise_all(path, engine.tokenizer))
+
+
+if __name__ == "__main__":
+    main()
