@@ -20,7 +20,7 @@ from torch import Tensor
 
 from reso_llm.model import MAX_CONTEXT, ResoLLMModel, ResoState, echoed
 from reso_llm.stepping.arrays import matrix, rms_norm, view
-from reso_llm.stepping.layers import BlockStep, Scratch
+from reso_llm.stepping.layers import BlockStep, Cache, Scratch
 from reso_llm.stepping.stages import (
     BindingStep,
     EmbeddingStep,
@@ -83,9 +83,9 @@ class Stepper:
             SynchronisationStep(model.kuramoto, state.phases) if model.kuramoto else None
         )
         self.rotary = RotaryStep(model.rotary, c.rotary_base, model.phase_gain)
-        scratch = Scratch(c)
+        scratch, padding = Scratch(c), 0 if state.padding is None else int(state.padding)
         self.blocks = [
-            BlockStep(block, cache, scratch)
+            BlockStep(block, self._cache(cache, padding), scratch)
             for block, cache in zip(model.blocks, state.caches, strict=True)
         ]
         plain = c.num_layers - c.num_value_embeddings
@@ -141,6 +141,10 @@ class Stepper:
             caches=tuple(block.attention.cache.value for block in self.blocks),
             field=self.memory.state if self.memory else None,
         )
+
+    def _cache(self, cache: tuple, padding: int) -> Cache:
+        gone = self._length - cache.length  # tokens that a window has dropped
+        return Cache(cache, self._config.attention_window, max(0, padding - gone))
 
     def _soft_cap(self, logits: ndarray) -> None:
         cap = self._config.logit_soft_cap

@@ -10,6 +10,7 @@ from conftest import FULL
 from reso_llm.config import CoherenceGateConfig, PRSCConfig, small_config
 from reso_llm.echo import echo_state
 from reso_llm.model import ResoLLMModel
+from reso_llm.states import padded
 from reso_llm.stepper import Stepper
 from reso_llm.stepping import threads
 
@@ -163,6 +164,18 @@ def test_a_window_goes_on_past_max_seq_len(tiny_model, window):
     after = compare(model, stepper, state, ids[PREFILL:])
     assert after.length > 2 * model.config.max_seq_len + 2 * window
     compare(model, Stepper(model, after), stepper.state, ids_of(model, STEPS, seed=2))
+
+
+@pytest.mark.parametrize(("window", "padding"), [(0, 3), (4, 3), (4, 7)])
+def test_padding_stays_unseen(tiny_model, window, padding):
+    """A row whose first tokens stand in a later column, as in a batch of prompts."""
+    model = tiny_model(stages=FULL, attention_window=window, max_seq_len=ROOM)
+    ids, empty = ids_of(model, 2 + STEPS), padded(model.init_state(), padding)
+    state = prefilled(model, ids[:2], state=empty)
+    stepper = Stepper(model, state)
+    after = compare(model, stepper, state, ids[2:4])
+    compare(model, Stepper(model, stepper.state), after, ids[4:])
+    compare(model, Stepper(model, empty), empty, ids)
 
 
 def test_goals(tiny_model):

@@ -8,8 +8,6 @@ scalars: as an operand one costs half of what a Python float does.
 Shapes: D width, R rows.
 """
 
-import math
-
 import numpy as np
 from numpy import ndarray
 from torch import Tensor, nn
@@ -37,7 +35,7 @@ def matrix(layer: nn.Linear) -> ndarray:
 
 def rms_norm(x: ndarray, out: ndarray | None = None) -> ndarray:
     """x (D,) divided by its root mean square."""
-    return np.multiply(x, 1 / math.sqrt(float(x.dot(x)) / x.size + EPS), out=out)
+    return np.divide(x, np.sqrt(x.dot(x) / x.size + EPS), out=out)
 
 
 def row_squares(rows: ndarray) -> ndarray:

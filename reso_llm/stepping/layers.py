@@ -40,11 +40,12 @@ class Scratch:
 class Cache:
     """`KVCache` with the same rules: write where nobody has written yet, or copy first.
 
-    So the state that a stepper began with stays as it was, whoever goes on with it.
+    So the state that a stepper began with stays as it was, whoever goes on with it. The first
+    `hidden` tokens are padding, which no query sees.
     """
 
-    def __init__(self, given: tuple, window: int) -> None:
-        self._given, self.window = given, window
+    def __init__(self, given: tuple, window: int, hidden: int) -> None:
+        self._given, self.window, self.hidden = given, window, hidden
         self.length = given.length
         self._take(given.buffer)
 
@@ -70,7 +71,12 @@ class Cache:
         self._take(fresh.buffer)
         self.keys[:, :kept] = view(old.buffer.keys)[0, :, seen]
         self.values[:, :kept] = view(old.buffer.values)[0, :, seen]
-        self.length = kept
+        self.hidden, self.length = max(0, self.hidden - (self.length - kept)), kept
+
+    @property
+    def first(self) -> int:
+        """The oldest token that the newest one sees."""
+        return max(self.hidden, self.length - self.window) if self.window else self.hidden
 
     @property
     def value(self) -> tuple:
@@ -81,9 +87,8 @@ class Cache:
 class AttentionStep:
     """`Attention` of one query: normalised x and its turn -> what is added to x."""
 
-    def __init__(self, module: nn.Module, cache: tuple, scratch: Scratch) -> None:
-        self.scratch, self.heads = scratch, module.num_heads
-        self.cache = Cache(cache, module.window)
+    def __init__(self, module: nn.Module, cache: Cache, scratch: Scratch) -> None:
+        self.scratch, self.heads, self.cache = scratch, module.num_heads, cache
         qkv = view(module.qkv)  # (3,D,D): which, out, in
         D = qkv.shape[-1]
         self.project = qkv.transpose(2, 0, 1).reshape(D, 3 * D)  # a view in the module's layout
@@ -105,11 +110,11 @@ class AttentionStep:
         np.dot(s.normed, self.project, out=s.qkv)
         self._remember(s.qk, s.pairs, self.scale, turn, value)
         cache = self.cache
-        first = max(0, cache.length - cache.window) if cache.window else 0
-        scores = np.matmul(s.query, cache.turned_keys[:, :, first : cache.length])  # (H,1,n)
+        seen = slice(cache.first, cache.length)
+        scores = np.matmul(s.query, cache.turned_keys[:, :, seen])  # (H,1,n)
         scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
         np.exp(scores, out=scores)
-        np.matmul(scores, cache.values[:, first : cache.length], out=s.heads)
+        np.matmul(scores, cache.values[:, seen], out=s.heads)
         s.heads /= np.add.reduce(scores, axis=-1, keepdims=True)
         return np.dot(s.mixed, self.out, out=s.out)
 
@@ -152,7 +157,7 @@ class GateStep:
 class BlockStep:
     """`Block`: one layer, which changes x (D,) in place."""
 
-    def __init__(self, module: nn.Module, cache: tuple, scratch: Scratch) -> None:
+    def __init__(self, module: nn.Module, cache: Cache, scratch: Scratch) -> None:
         self.scratch = scratch
         self.gate = None if module.gate is None else GateStep(module.gate)
         self.attention = AttentionStep(module.attention, cache, scratch)
