@@ -7,7 +7,8 @@ The models take turns in one process; the figures are medians over the rounds, a
 medians of the ratios within a round. The weights are random and the coherence gate is as at the
 start: no layer is skipped (`benchmarks.gating` times a trained one that skips). The binding memory
 has counted random tokens, as many as 800 rows of guanaco. `full` and `control` decode with the
-engine and the model, `..._stepper` with `reso_llm.stepper` alone: a prompt, a loop and an argmax.
+engine; `..._stepper` and `..._torch` are `reso_llm.stepper` and the model alone: a prompt, a loop
+and an argmax.
 """
 
 import argparse
@@ -32,8 +33,9 @@ FITTED = 400_000
 PROMPT_TOKENS, NEW_TOKENS, BATCH = 16, 240, 8
 RATIOS = (
     ("full", "control"), ("control", "gpt2"), ("full", "gpt2"),
-    ("full_stepper", "full"), ("control_stepper", "control"),
-    ("full_stepper", "control_stepper"), ("control_stepper", "gpt2"), ("full_stepper", "gpt2"),
+    ("full", "full_stepper"), ("full_stepper", "full_torch"),
+    ("control_stepper", "control_torch"), ("full_stepper", "control_stepper"),
+    ("control_stepper", "gpt2"), ("full_stepper", "gpt2"), ("full_torch", "gpt2"),
 )  # fmt: skip
 
 
@@ -104,6 +106,8 @@ def decoding_measures(config: ResoLLMConfig):
         "control": generating(control, prompt_ids),
         "full_stepper": stepping(full, prompt_ids),
         "control_stepper": stepping(control, prompt_ids),
+        "full_torch": forwarding(full, prompt_ids),
+        "control_torch": forwarding(control, prompt_ids),
         "gpt2": gpt2,
     }
 
@@ -143,6 +147,20 @@ def stepping(model: ResoLLMModel, prompt_ids: torch.Tensor):
         stepper, logits = Stepper(model, output.state), output.logits[0, -1].numpy()
         for _ in range(NEW_TOKENS):
             logits = stepper.step(int(logits.argmax())).logits
+        return NEW_TOKENS / (time.perf_counter() - started)
+
+    return generate
+
+
+def forwarding(model: ResoLLMModel, prompt_ids: torch.Tensor):
+    """A function that generates greedily with the model alone and returns tokens per second."""
+
+    @torch.inference_mode()
+    def generate() -> float:
+        started = time.perf_counter()
+        output = model(prompt_ids, model.init_state())
+        for _ in range(NEW_TOKENS):
+            output = model(output.logits[:, -1:].argmax(-1), output.state)
         return NEW_TOKENS / (time.perf_counter() - started)
 
     return generate
