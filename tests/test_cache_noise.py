@@ -46,6 +46,14 @@ def test_noise_has_the_deviation_of_each_tensor_as_a_whole(scale):
         torch.testing.assert_close(new, expected)
 
 
+def test_noise_in_a_window_has_the_deviation_of_the_whole_tensor():
+    """Guards noise that fades where the last tokens happen to be alike."""
+    values = torch.cat((cache()[1], torch.ones(H, 2, K)), dim=1)
+    _, heated = noisy_cache(values, values, CacheNoise(window=2), PROMPT, generator())
+    xi = torch.randn(H, 2, K, generator=generator())
+    torch.testing.assert_close(heated[:, -2:] - 1, 0.03 * values.std(correction=0) * xi)
+
+
 def test_defaults_are_the_published_ones():
     assert dataclasses.astuple(CacheNoise()) == (0.03, False, False, 0)
     assert changed(CacheNoise()) == [list(range(T))] * 2

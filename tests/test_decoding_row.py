@@ -155,6 +155,8 @@ def test_noise_has_a_stream_of_its_own():
     assert [token for _, token in steps(row, 60)] == tokens()
     assert len(row.events) > 20  # and yet it fired
     assert not torch.equal(row.noise.get_state(), Row(PLAIN, seed=3).noise.get_state())
+    fresh = Row(PLAIN, seed=3)  # nor is it the stream of the draws once more
+    assert torch.rand((), generator=fresh.noise) != torch.rand((), generator=fresh.generator)
 
 
 def test_seeds_repeat_and_differ():
