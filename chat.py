@@ -1,53 +1,56 @@
 """Chat with a trained model.
 
-python chat.py --checkpoint runs/first
-echo "How are you?" | python chat.py --checkpoint runs/first
+python chat.py
+python chat.py --checkpoint runs/first --phase_slip true
+echo "How are you?" | python chat.py
 """
 
-import contextlib
 import sys
-from collections.abc import Iterator
 
 from reso_llm import cli
-from reso_llm.chat import ChatSession, run_chat
-from reso_llm.inference import ResoLLMInference
 
 
 def make_parser() -> cli.Parser:
     parser = cli.Parser(prog="chat.py", description="Chat with a trained model.")
-    parser.add_argument("--checkpoint", required=True, type=str, help="run or checkpoint directory")
-    parser.add_argument("--temperature", type=float, default=0.7, help="0 is greedy")
-    parser.add_argument("--top_p", type=float, default=0.9, help="nucleus sampling; 1 is off")
-    parser.add_argument("--repetition_penalty", type=float, default=1.1, help="1 is off")
-    parser.add_argument("--max_length", type=int, default=128, help="tokens of a reply")
-    parser.add_argument("--seed", type=int, default=None, help="repeat the same replies")
-    parser.add_argument("--device", type=str, default="cpu", help="cpu or cuda")
+    add = parser.add_argument
+    add("--checkpoint", type=str | None, help="run or checkpoint directory; default: the shipped")
+    add("--temperature", type=float, default=0.7, help="0 is greedy")
+    add("--top_p", type=float, default=0.9, help="nucleus sampling; 1 is off")
+    add("--repetition_penalty", type=float, default=1.1, help="1 is off")
+    add("--max_length", type=int, default=128, help="tokens of a reply")
+    add("--seed", type=int | None, help="repeat the same replies")
+    add("--device", type=str, default="cpu", help="cpu or cuda")
+    add("--metrics", type=bool | None, help="what was measured; default: at a terminal")
+    add("--srb", type=bool, default=False, help="stop when the text has settled")
+    add("--phase_slip", type=bool, default=False, help="heat at spikes of entropy and in loops")
+    add("--stochastic_resonance", type=bool, default=False, help="noise on the logits in loops")
+    add("--stability_temperature", type=bool, default=False, help="as the monitor suggests")
     return parser
-
-
-def terminal_lines() -> Iterator[str]:
-    """Lines typed at a prompt with editing and history; Ctrl-C or Ctrl-D ends them."""
-    with contextlib.suppress(ImportError):  # some builds of Python have none
-        import readline  # noqa: F401  (importing it is what gives input() its line editing)
-
-    while True:
-        try:
-            yield input("> ")
-        except (EOFError, KeyboardInterrupt):
-            print()
-            return
 
 
 def main() -> None:
     options = vars(make_parser().read(sys.argv[1:]))
-    directory, device = options.pop("checkpoint"), options.pop("device")
-    session = ChatSession(ResoLLMInference.from_pretrained(directory, device), **options)
-    interactive = sys.stdin.isatty()
-    if interactive:
-        print(f"{directory}: type to talk; exit, Ctrl-D or Ctrl-C at the prompt leaves")
-    sys.stdin.reconfigure(errors="surrogateescape")
-    lines = terminal_lines() if interactive else sys.stdin
-    run_chat(session, lines, lambda text: print(text, end="", flush=True))
+    from reso_llm.chat import ChatSession, run_in_terminal  # here, as it imports torch
+    from reso_llm.decoding.controllers import (
+        SRB,
+        PhaseSlip,
+        StabilityTemperature,
+        StochasticResonance,
+    )
+    from reso_llm.inference import ResoLLMInference
+    from reso_llm.terminal import is_interactive
+
+    known = {
+        "srb": SRB(),
+        "phase_slip": PhaseSlip(loop_patience=4),
+        "stochastic_resonance": StochasticResonance(),
+        "stability_temperature": StabilityTemperature(),
+    }
+    controllers = tuple(controller for name, controller in known.items() if options.pop(name))
+    metrics = options.pop("metrics")
+    engine = ResoLLMInference.from_pretrained(options.pop("checkpoint"), options.pop("device"))
+    session = ChatSession(engine, controllers=controllers, **options)
+    run_in_terminal(session, is_interactive() if metrics is None else metrics)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import statistics
 import sys
 
 from reso_llm import cli
-from reso_llm.chat import printable
+from reso_llm.terminal import printable
 from reso_llm.conversation import Message
 from reso_llm.inference import GenerationResult, ResoLLMInference
 

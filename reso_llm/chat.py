@@ -1,78 +1,296 @@
-"""A conversation in the terminal: lines in, streamed replies out.
+"""A conversation in the terminal: lines in, streamed replies out, and commands in between.
+
+A line is a command where it is `exit`, `quit`, `status`, `metrics` or `help` and nothing else, or
+begins with `goal`, `remember` or `recall`; with a slash before it, too. A backslash before a line
+says it to the model as it stands: `\\goal keepers are tall`.
 
 Context policy. All turns are given to the model as long as they leave room for the reply; then
-the oldest turns are forgotten, two by two, and the chat says so.
+the oldest turns are forgotten, two by two, and the chat says so. Of a turn that alone is too long
+the beginning is read, and the chat says so.
 """
 
-import re
+import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
+from reso_llm import terminal
+from reso_llm.agency import Goal
+from reso_llm.config import nearest
 from reso_llm.conversation import Message
+from reso_llm.generation import GenerationOptions
 from reso_llm.inference import GenerationResult, ResoLLMInference
+from reso_llm.panel import panel
+from reso_llm.terminal import Screen
 
-# All control characters but newline and tab, and the marks that reorder text on the screen.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-EXIT_WORDS = ("exit", "quit")
+MAX_LINE = 10_000
+"""Characters of a line that are read."""
 
-
-def printable(text: str) -> str:
-    """Text that cannot move the cursor, change colours or reorder a terminal's line."""
-    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+SAMPLING = {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.1}
+"""How a chat draws its tokens, unless told otherwise."""
 
 
 class ChatSession:
-    """The turns of one conversation with `engine`; `options` go to its `generate`."""
+    """The turns of one conversation with `engine`; `options` go to its `generate`.
 
-    def __init__(self, engine: ResoLLMInference, max_length: int = 128, **options: Any) -> None:
-        self.engine, self.max_length, self.options = engine, max_length, options
-        self.turns: list[Message] = []
-        self.forgotten = 0
-
-    def reply(self, text: str, on_text: Callable[[str], None]) -> GenerationResult:
-        """Answer one user turn, streaming printable text; an interrupted reply is not kept."""
-        turns, dropped = self._fitting([*self.turns, Message("user", text)])
-        result = self.engine.generate(
-            turns, self.max_length, on_text=lambda piece: on_text(printable(piece)), **self.options
-        )
-        self.turns = [*turns, Message("assistant", result.text)]
-        self.forgotten += dropped
-        return result
-
-    def _fitting(self, turns: list[Message]) -> tuple[list[Message], int]:
-        """The newest turns that leave room for the reply, and how many are left out."""
-        before = len(turns)
-        context = self.engine.config.max_seq_len
-        room = context - min(self.max_length, context // 2)
-        while len(turns) > 2 and len(self.engine.tokenizer.encode_prompt(turns)) > room:
-            turns = turns[2:]
-        return turns, before - len(turns)
-
-
-def run_chat(session: ChatSession, lines: Iterable[str], write: Callable[[str], None]) -> None:
-    """Answer every line until the lines end or one says exit.
-
-    Ctrl-C during a reply stops the reply; between replies it leaves, as does the end of input.
+    With a seed, reply i uses seed + i. Raises ValueError for options out of range.
     """
-    told = 0
-    for line in lines:
+
+    def __init__(
+        self,
+        engine: ResoLLMInference,
+        max_length: int = 128,
+        seed: int | None = None,
+        **options: Any,
+    ) -> None:
+        self.engine, self.max_length, self.seed = engine, max_length, seed
+        self.options = SAMPLING | options
+        GenerationOptions(max_length=max_length, **self.options)
+        self.turns: list[Message] = []
+        self.forgotten = self.num_replies = 0
+        self.goal: Goal | None = None
+
+    def reply(
+        self, text: str, on_text: Callable[[str], None], metrics: bool = True
+    ) -> tuple[GenerationResult, list[str]]:
+        """Answer one user turn, streaming the text: the result, and notes on the conversation.
+
+        A reply that Ctrl-C stopped is kept as far as it went, and not at all without a word. The
+        goal is dropped afterwards. metrics: measure the text as it is written.
+        """
+        every = [*self.turns, Message("user", terminal.encodable(text))]
+        turns, notes = self._fitting(every)
+        seed = None if self.seed is None else self.seed + self.num_replies
+        measured = metrics or bool(self.options.get("controllers"))
+        result = self.engine.generate(
+            turns,
+            self.max_length,
+            seed=seed,
+            on_text=on_text,
+            **({"metrics": measured} | self.options),
+        )
+        self.num_replies += 1
+        self.drop_goal()
+        if result.stop_reason == "interrupted" and not result.text.strip():
+            return result, ["stopped before the first word; this turn is not kept"]
+        self.turns = [*turns, Message("assistant", result.text)]
+        self.forgotten += len(every) - len(turns)
+        if result.stop_reason == "interrupted":
+            notes.append("stopped; the reply is kept as far as it went")
+        return result, notes
+
+    def set_goal(self, description: str) -> None:
+        """Pursue a goal with the next reply, in place of one set before; see `create_goal`."""
+        self.drop_goal()
+        self.goal = self.engine.model.create_goal(terminal.encodable(description))
+
+    def drop_goal(self) -> None:
+        """Pursue no goal any more."""
+        goal, self.goal = self.goal, None
+        if goal is not None and goal in self.engine.model.get_active_goals():
+            self.engine.model.session.agency.drop_goal(goal)
+
+    @property
+    def context_used(self) -> int:
+        """Tokens of the conversation so far."""
+        return len(self.engine.tokenizer.encode_conversation(self.turns)[0])
+
+    def _fitting(self, turns: list[Message]) -> tuple[list[Message], list[str]]:
+        """The newest turns that leave room for the reply, and notes on what is left out."""
+        context, notes = self.engine.config.max_seq_len, []
+        room = context - min(self.max_length, context // 2)
+        before = len(turns)
+        while len(turns) > 2 and self._size(turns) > room:
+            turns = turns[2:]
+        if before > len(turns):
+            gone = self.forgotten + before - len(turns)
+            notes.append(f"the context is full: the {gone} oldest turns are forgotten")
+        whole = text = turns[-1].content
+        while text and (size := self._size(turns)) > room:
+            text = text[: min(len(text) - 1, len(text) * room // size)]
+            turns = [*turns[:-1], Message("user", text)]
+        if len(text) < len(whole):
+            notes.append(f"too long: the first {len(text):,} of {len(whole):,} characters are read")
+        return turns, notes
+
+    def _size(self, turns: list[Message]) -> int:
+        return len(self.engine.tokenizer.encode_prompt(turns))
+
+
+class Chat:
+    """A conversation on a screen: what is typed is answered, or done."""
+
+    def __init__(self, session: ChatSession, screen: Screen, show_metrics: bool = True) -> None:
+        self.session, self.screen, self.show_metrics = session, screen, show_metrics
+        self.ended = False
+
+    def run(self, lines: Iterable[str]) -> None:
+        """Take every line until the lines end or one says exit; Ctrl-C stops what one does."""
+        for line in lines:
+            try:
+                self.take(line)
+            except KeyboardInterrupt:
+                self.session.drop_goal()
+                self.screen.note("[stopped; this line had no effect]")
+            if self.ended:
+                return
+
+    def take(self, line: str) -> None:
+        """Do what one line says: a command, or a turn to reply to."""
         text = line.strip()
-        if text.lower() in EXIT_WORDS:
-            return
-        if not text:
-            continue
+        if len(text) > MAX_LINE:
+            self._note(f"line cut: the first {MAX_LINE:,} of {len(text):,} characters are read")
+            text = text[:MAX_LINE]
+        name, rest = command_of(text)
+        if name in COMMANDS:
+            self._command(name, rest)
+        elif name is not None:
+            self._note(
+                f"there is no command /{name[:20]}{nearest(name, list(COMMANDS))} help lists them; "
+                f"a backslash before a line says it to the model"
+            )
+        elif text.removeprefix("\\").strip():
+            self._say(text.removeprefix("\\"))
+
+    def _say(self, text: str) -> None:
+        result, notes = self.session.reply(text, self.screen.write, self.show_metrics)
+        self.screen.write("\n")
+        for note in notes:
+            self._note(note)
+        if result.goals_achieved:
+            self._note(f"goal achieved: {', '.join(result.goals_achieved)}")
+        config = self.session.engine.config
+        if self.show_metrics:
+            for row in panel(result, config.vocab_size, config.num_layers, self.screen.columns):
+                self.screen.note(row)
+
+    def _command(self, name: str, rest: str) -> None:
         try:
-            warnings = session.reply(_encodable(text), write).warnings
-        except KeyboardInterrupt:
-            warnings = ("stopped; this turn is not remembered",)
-        write("\n")
-        for warning in warnings:
-            write(f"[{warning}]\n")
-        if session.forgotten > told:
-            told = session.forgotten
-            write(f"[the context is full: the {told} oldest turns are forgotten]\n")
+            COMMANDS[name].do(self, rest)
+        except ValueError as error:  # of the model: no such stage, nothing to remember
+            self._note(f"{name}: {error}")
+
+    def _note(self, text: str) -> None:
+        self.screen.note(f"[{' '.join(text.split())}]")
+
+    # --- commands
+
+    def end(self, _: str) -> None:
+        self.ended = True
+
+    def toggle_metrics(self, _: str) -> None:
+        self.show_metrics = not self.show_metrics
+        self._note(f"metrics {'on' if self.show_metrics else 'off'}")
+
+    def set_goal(self, description: str) -> None:
+        old = self.session.goal
+        if description:
+            self.session.set_goal(description)
+            self._note(f"goal of the next reply: {description}")
+        elif old is None:
+            self._note("no goal; goal <text> sets one for the next reply")
+        else:
+            self.session.drop_goal()
+            self._note(f"goal dropped: {old.description}")
+
+    def remember(self, text: str) -> None:
+        if not text:
+            self._note("remember what? remember <text>")
+            return
+        self.session.engine.model.update_memory(terminal.encodable(text))
+        self._note(f"remembered; {_memories(self.session)}")
+
+    def recall(self, query: str) -> None:
+        if not query:
+            self._note("recall what? recall <text>")
+            return
+        found = self.session.engine.model.recall(terminal.encodable(query))
+        for r in found:
+            words = " ".join(r.moment.text.split())
+            words = words if len(words) <= self.screen.columns else f"{words[:60]}…"
+            self._note(f"{r.age:.0f} texts ago, resonance {r.resonance:.2f}: {words}")
+        if not found:
+            self._note("nothing in memory resonates with that")
+
+    def status(self, _: str) -> None:
+        for line in status(self.session):
+            self.screen.note(line)
+
+    def help(self, _: str) -> None:
+        for name, command in COMMANDS.items():
+            self.screen.note(f"{name} {command.takes}".ljust(17) + command.means)
+        self.screen.note("\\...".ljust(17) + "say a line to the model that would be a command")
+        self.screen.note("Ctrl-C".ljust(17) + "stops a reply; twice at the prompt, leaves")
 
 
-def _encodable(text: str) -> str:
-    """Undecodable bytes of a terminal or pipe become U+FFFD, as everywhere on a screen."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+class Command(NamedTuple):
+    """What follows its name, what it means, and what does it."""
+
+    takes: str
+    means: str
+    do: Callable[[Chat, str], None]
+
+
+COMMANDS = {
+    "exit": Command("", "leave, as do quit and the end of input", Chat.end),
+    "quit": Command("", "leave", Chat.end),
+    "goal": Command("<text>", "what the next reply is to be about; alone: drop it", Chat.set_goal),
+    "remember": Command("<text>", "put a text into memory", Chat.remember),
+    "recall": Command("<text>", "what in memory resonates with it, and its age", Chat.recall),
+    "status": Command("", "model, context, goal, memory, clock", Chat.status),
+    "metrics": Command("", "show or hide what was measured", Chat.toggle_metrics),
+    "help": Command("", "this list", Chat.help),
+}
+
+
+def command_of(line: str) -> tuple[str | None, str]:
+    """(name, what follows it) of a line that is a command, known or not; (None, line) of speech."""
+    first, _, rest = line.partition(" ")
+    name, rest = first.removeprefix("/").lower(), rest.strip()
+    takes_text = name in COMMANDS and bool(COMMANDS[name].takes)
+    if name in COMMANDS and (takes_text or not rest):
+        return name, rest
+    if first.startswith("/"):
+        return name, rest
+    return None, line
+
+
+def describe(engine: ResoLLMInference) -> str:
+    """One line about the model."""
+    config, size = engine.config, sum(p.numel() for p in engine.model.parameters())
+    return (
+        f"{size / 1e6:.1f}M parameters, {config.num_layers} layers, {config.dim} wide, "
+        f"context {config.max_seq_len}, vocabulary {config.vocab_size}"
+    )
+
+
+def status(session: ChatSession) -> list[str]:
+    """What `status` shows."""
+    engine = session.engine
+    kept = engine.model.session
+    foci = ", ".join(focus.target for focus in kept.agency.foci) if kept.agency else ""
+    return [
+        f"model    {describe(engine)}",
+        f"context  {session.context_used} of {engine.config.max_seq_len} tokens, "
+        f"{len(session.turns)} turns, {session.forgotten} forgotten",
+        f"goal     {session.goal.description if session.goal else '-'}",
+        f"foci     {foci or '-'}",
+        f"memory   {_memories(session)}",
+        f"clock    {kept.clock:.0f} texts",
+    ]
+
+
+def _memories(session: ChatSession) -> str:
+    memory = session.engine.model.session.memory
+    if memory is None:
+        return "-"
+    return f"{len(memory)} of at most {memory.config.max_moments} texts"
+
+
+def run_in_terminal(session: ChatSession, show_metrics: bool = True) -> None:
+    """The conversation on this process's terminal, or through its pipes, to its end."""
+    screen = Screen.of(sys.stdout)
+    with terminal.undecodable_replaced():
+        if terminal.is_interactive():
+            screen.note(describe(session.engine))
+            screen.note("help lists the commands, exit leaves")
+        Chat(session, screen, show_metrics).run(terminal.lines(screen))
