@@ -236,7 +236,7 @@ def brute_force(logits, table, candidates, horizon):
             row = [math.exp(x) for x in table[newest]]
             newest = max(range(V), key=row.__getitem__)
             weights[token] *= row[newest] / sum(row)
-    return [w / sum(weights) for w in weights]
+    return weights
 
 
 @pytest.mark.parametrize("candidates", [2, 3, 5, 9])
@@ -244,10 +244,10 @@ def brute_force(logits, table, candidates, horizon):
 def test_deepened_logits_equal_brute_force_on_a_chain(candidates, horizon):
     for seed in range(5):
         table, _ = chain(seed)
-        logits = table[seed : seed + 1] + 7  # a shift changes no distribution
+        logits = table[seed : seed + 1] + 7  # a shift changes no probability
         found = deepened(logits, Deepen(candidates, horizon), markov_lookahead(table))
         expected = brute_force(logits[0].tolist(), table.tolist(), candidates, horizon)
-        assert found.softmax(-1)[0].tolist() == pytest.approx(expected, abs=1e-6)
+        assert found.exp()[0].tolist() == pytest.approx(expected, rel=1e-5)
         assert found.isfinite().sum() == min(candidates, V)
 
 
