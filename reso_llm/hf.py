@@ -4,8 +4,8 @@
         ids = model.generate(**inputs, max_new_tokens=50)
     control.results[0].events
 
-Who draws a token, with z the model's logits of a row, and P, W the processors of `generate` before
-its temperature and from there on:
+Who draws, with z the logits of a row, and P, W the processors of `generate` before and from its
+temperature on:
 
     decision acts on the draw:  token ~ Row.draw(P(z)), every other score is -inf
     no decision does:           token ~ softmax(W(P(z))), or the argmax, by `generate` itself
@@ -34,13 +34,9 @@ from reso_llm.hf_rows import RowResult, Rows
 from reso_llm.stability import StabilityMonitor
 
 SIGNALS = SignalOptions()
-NEUTRAL = {  # filters that `Row.draw` does not know, and the values at which they do nothing
-    "typical_p": (None, 1.0),
-    "epsilon_cutoff": (None, 0.0),
-    "eta_cutoff": (None, 0.0),
-    "top_h": (None,),
-    "watermarking_config": (None,),
-}
+# Filters that `Row.draw` does not know, and values beside None at which they do nothing.
+NEUTRAL = {"typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
+NEUTRAL |= {"top_h": None, "watermarking_config": None}
 
 
 class Control:
@@ -124,10 +120,10 @@ def controlled(
     noise. Deepening reads a row again from its ids, so it does not see the noise in the cache.
 
     Raises ValueError for a model that is already controlled, and from `generate`: for beams,
-    assisted decoding, encoder-decoder models and inputs_embeds; for filters that a forced draw
-    would ignore (typical_p, top_h, epsilon_cutoff, eta_cutoff, watermarking_config) and for
-    stop_strings; for noise in a cache out of reach (use_cache=False, quantized, offloaded,
-    recurrent); for a batch without a padding token; and for logits that are not finite.
+    assisted decoding, encoder-decoder models and inputs_embeds; for filters a forced draw would
+    ignore (typical_p, top_h, epsilon_cutoff, eta_cutoff, watermarking_config) and stop_strings; for
+    noise in a cache out of reach (use_cache=False, quantized, offloaded, recurrent); for a batch
+    without a padding token. Raises FloatingPointError for logits that are not finite.
     """
     if "generate" in vars(model):
         raise ValueError("the generate of this model is replaced already: end that first")
@@ -178,8 +174,8 @@ def _check(model: nn.Module, input_ids: Tensor, config: Any, kwargs: dict) -> No
         raise ValueError("rows end at different tokens: expected a pad_token_id")
     for name, neutral in NEUTRAL.items() if config.do_sample else ():
         value = getattr(config, name, None)
-        if value not in neutral:
-            raise ValueError(f"{name} = {value!r}: expected {neutral[-1]}, unknown to controllers")
+        if value is not None and value != neutral:
+            raise ValueError(f"{name} = {value!r}: expected {neutral}, unknown to controllers")
 
 
 def _sampling(config: Any) -> SamplingOptions:

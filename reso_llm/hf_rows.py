@@ -10,7 +10,6 @@ its length. Source: `reso_llm.decoding.row`; cache classes of transformers 5.
 Shapes: B rows of a batch, T tokens, V vocabulary, D embedding width, H heads, m candidates.
 """
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -33,7 +32,7 @@ class RowResult(NamedTuple):
     """What happened to one row of one `generate`; sequences have one item for each new token."""
 
     token_ids: tuple[int, ...]  # without the padding after the end
-    stop_reason: str  # a controller's, "eos", "length", or "criterion" for the caller's own
+    stop_reason: str  # "end", "stop" (a criterion), "length", or a controller's: "srb_settled"
     events: tuple[Event, ...]
     signals: tuple[Signals, ...]
     temperatures: tuple[float, ...]
@@ -83,7 +82,7 @@ class Rows:
             if self.reasons[i]:
                 forced |= {i: self.pad} if self.draws[i].stop else {}
                 continue
-            draw = self.draws[i] = self._decide(i)
+            draw = self.draws[i] = row.decide(self.measures[i], self.embeddings[i])
             if draw.sampling != row.sampling or draw.logit_noise or draw.deepen is not None:
                 unseen, ahead = input_ids[:1, :0], partial(self._lookahead, input_ids, i)
                 forced[i] = row.draw(scores[i : i + 1], unseen, draw, ahead)
@@ -122,22 +121,17 @@ class Rows:
             )
         )
 
-    def _decide(self, i: int) -> Draw:
-        if not math.isfinite(self.measures[i].log_total):
-            raise ValueError(f"row {i}: the logits of new token {self.num_fed} are not finite")
-        return self.rows[i].decide(self.measures[i], self.embeddings[i])
-
     def _note(self, i: int, token: int, surprise_nats: float) -> None:
         self.tokens[i].append(token)
         self.surprises[i].append(surprise_nats)
         self.rows[i].observe(token, surprise_nats)
 
     def _reason(self, i: int, token: int, ended: bool, length: int) -> str:
-        if self.draws[i].stop or not ended:
-            return self.draws[i].stop
-        if token in self.eos:
-            return "eos"
-        return "length" if length >= self.max_length else "criterion"
+        if ended and token in self.eos:
+            return "end"
+        if ended and length < self.max_length:
+            return "stop"
+        return self.draws[i].stop or ("length" if ended else "")
 
     def _embed(self, ids: Tensor) -> Tensor:
         """Embeddings (B,D) of ids (B,), in float32; their scale does not matter."""
