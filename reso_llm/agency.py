@@ -209,13 +209,18 @@ class Agency:
         foci.sort(key=lambda focus: -focus.salience)  # stable: of equals, the newest stays
         self._foci = tuple(foci[: self.config.max_foci])
 
-    def observe_text(self, targets: Iterable[Target]) -> None:
-        """Take note of a text at once: its max_foci most salient targets, the most salient last."""
-        salient = sorted(targets, key=lambda t: self._seen(t).salience)
-        for t in salient[-self.config.max_foci :]:
+    def observe_text(self, targets: Iterable[Target]) -> tuple[Focus, ...]:
+        """Take note of a text: its max_foci most salient targets, the most salient last.
+
+        Returns them as foci of this text alone, the most salient first.
+        """
+        seen = sorted(((self._seen(t), t) for t in targets), key=lambda pair: -pair[0].salience)
+        salient = seen[: self.config.max_foci]
+        for _, t in reversed(salient):
             self.observe(
                 t.name, surprise_nats=t.surprise_nats, vector=t.vector, attention=t.attention
             )
+        return tuple(focus for focus, _ in salient)
 
     def create_goal(
         self, description: str, goal_type: str = "exploratory", *, vector: Tensor

@@ -2,7 +2,9 @@
 
 Policy. The model sees at most max_seq_len tokens. When they are full, or a prompt is longer, the
 newest half is kept behind the first token (<|bos|>) and read again: generation never stops for
-lack of room. A model with an attention window has no such limit.
+lack of room. Noise in the cache ends there too. A model with an attention window has no such
+limit. Rows of a batch share their columns, so a short row is read again when the longest is full,
+and loses nothing.
 
 One row on a CPU is read by the `Stepper`, everything else by the model itself.
 
@@ -21,15 +23,17 @@ from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.model import ResoLLMModel, ResoOutput, ResoState
 from reso_llm.states import heated, padded, repeated, stacked
 from reso_llm.stepper import Stepper
+from reso_llm.tokenizer import ResoTokenizer
 
 
 class Read(NamedTuple):
     """What the model says after all tokens so far."""
 
-    logits: Tensor  # (B,V), float32
+    logits: Tensor  # (B,V), float32; -inf where a token may not be written
     coherence: Sequence[float]  # (B,) order parameter of the newest token; NaN without kuramoto
-    hidden: np.ndarray  # (B,D), the final, normalised x
     layers_used: Sequence[int]  # (B,)
+    hidden: np.ndarray  # (B,D), the final, normalised x
+    embedding: np.ndarray  # (B,D), of the newest token
 
 
 class Context:
@@ -38,87 +42,103 @@ class Context:
     def __init__(
         self,
         model: ResoLLMModel,
+        tokenizer: ResoTokenizer,
         prompts: Sequence[Sequence[int]],
+        *,
         goal: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        noise: torch.Generator | None = None,
         field: Tensor | None = None,
+        attending: bool = False,
     ) -> None:
-        """prompts hold at least one id each; goal is (D,); generator is stochastic resonance's.
+        """prompts hold at least one id each; goal is (D,); noise is stochastic resonance's source.
 
-        field (H,C,S): what is in memory at the start, in place of the session's own.
+        field (H,C,S): what is in memory at the start, in place of the session's own. attending:
+        whether `received` will be asked.
         """
-        self.model = model
-        self.device = model.head_weight.device
+        self.model, self.noise, self.field, self.attending = model, noise, field, attending
+        self.table = model.embedding.weight
+        self.device = self.table.device
         self.ids = [list(prompt) for prompt in prompts]
         self.num_prompt = [len(prompt) for prompt in prompts]
         self.dropped = [0] * len(prompts)
-        self.goal = None if goal is None else goal.to(model.head_weight).view(1, -1)
-        self.generator, self.field = generator, field
-        self.table = model.embedding.weight
+        self.ended: set[int] = set()
+        """Rows that are not written any more."""
+        self.goal = None if goal is None else goal.to(self.table).view(1, -1)
+        self.forbidden = _unusable(tokenizer, model.config.vocab_size).to(self.device)
+        self.ends = torch.tensor(ends_of(tokenizer), device=self.device)
         self.stepper: Stepper | None = None
         self.state: ResoState | None = None
-        self._unread: list[int] | None = None
         self._length = 0  # columns of the state
         self._bounded = model.config.attention_window == 0
+        self._num_first = [0] * len(prompts)  # tokens that were read at once
+        self._received = [np.zeros(0)] * len(prompts)  # before that, by place in ids
 
-    def append(self, tokens: Sequence[int]) -> None:
-        """One more token for each row."""
-        for ids, token in zip(self.ids, tokens, strict=True):
-            ids.append(token)
-        self._unread = list(tokens)
+    def append(self, row: int, token: int) -> None:
+        """One more token of a row, to be read with the newest of the others."""
+        self.ids[row].append(token)
 
     def read(self) -> Read:
-        """Read what is unread; the next token's logits."""
-        if self._unread is None or (
+        """Read the newest token of each row; the next token's logits.
+
+        The logits of a row that has ended mean nothing.
+        """
+        if self._length == 0 or (
             self._bounded and self._length + 1 > self.model.config.max_seq_len
         ):
             return self._read_all()
         self._length += 1
+        newest = [ids[-1] for ids in self.ids]
         if self.stepper is not None:
-            step = self.stepper.step(self._unread[0])
-            logits = torch.from_numpy(step.logits)[None]
-            return Read(logits, [step.coherence], step.hidden[None], [step.layers_used])
-        inputs = torch.tensor(self._unread, device=self.device).unsqueeze(1)
-        output = self.model(inputs, self.state, self._goals(len(self.ids)), self.generator)
+            step = self.stepper.step(newest[0])
+            logits = self._allowed(torch.from_numpy(step.logits)[None])
+            embedding = self.stepper.embedding.table[newest]
+            return Read(logits, [step.coherence], [step.layers_used], step.hidden[None], embedding)
+        inputs = torch.tensor(newest, device=self.device).unsqueeze(1)
+        output = self.model(inputs, self.state, self._goals(len(self.ids)), self.noise)
         self.state = output.state
         return self._host(output.logits[:, -1], output.diagnostics)
 
     def heat(self, row: int, noise: CacheNoise, generator: torch.Generator) -> None:
         """Put noise into a row's cache, for the tokens from the next one on."""
-        prompt = self.num_prompt[row] - self.dropped[row]
-        self._take(heated(self._current(), row, noise, max(0, prompt), generator))
+        num_prompt = max(1, self.num_prompt[row] - self.dropped[row])  # <|bos|> is never dropped
+        state = heated(self._current(), row, noise, num_prompt, generator)
+        if self.stepper is not None:
+            self._received[row] = self._received_by_id(row)
+        self._take(state)
 
     def lookahead(self, row: int, candidates: Tensor, horizon: int) -> Tensor:
-        """ln p (m,) of the most probable `horizon` tokens after each of the candidates (m,)."""
-        horizon = self._room_after_candidate(horizon)
+        """ln p (m,) of the most probable `horizon` tokens after each of the candidates (m,).
+
+        Fewer where the context has no room for more, or the text ends before; without noise.
+        """
         total = torch.zeros(len(candidates), device=self.device)
-        state = repeated(self._current(), row, len(candidates))
-        tokens = candidates
-        for _ in range(horizon):
-            goals = self._goals(len(candidates))
-            output = self.model(tokens.unsqueeze(1), state, goals, self.generator)
-            state = output.state
-            best = output.logits[:, -1].float().log_softmax(-1).max(-1)
-            total, tokens = total + best.values, best.indices
+        going = ~torch.isin(candidates, self.ends)
+        state, tokens = repeated(self._current(), row, len(candidates)), candidates
+        for _ in range(self._room(horizon)):
+            output = self.model(tokens.unsqueeze(1), state, self._goals(len(candidates)))
+            best = self._allowed(output.logits[:, -1].float()).log_softmax(-1).max(-1)
+            total = torch.where(going, total + best.values, total)
+            state, tokens = output.state, best.indices
+            going = going & ~torch.isin(tokens, self.ends)
         return total
 
     def received(self, row: int) -> np.ndarray:
-        """Share of attention (n,) that the newest n ids got from the tokens after the prompt."""
-        ids = [self.ids[row][0], *self.ids[row][self.dropped[row] + 1 :]]
-        ids = ids[-self.model.config.max_seq_len :]
-        num_new = min(len(self.ids[row]) - self.num_prompt[row], len(ids))
-        tokens = torch.tensor([ids], device=self.device)
-        return received_attention(self.model, tokens, num_new, self._goals(1))
+        """Share of attention (n,) that a row's n ids got; all 0 where too little was written.
+
+        From each token after the prompt, when it was read, the last one and those read again left
+        out; see `attending.py`. ValueError unless the context is attending.
+        """
+        if not self.attending:
+            raise ValueError("nobody asked for it: expected Context(..., attending=True)")
+        total = self._received_by_id(row)
+        return total / (total.sum() or 1.0)
 
     def warnings(self, row: int) -> tuple[str, ...]:
         """Sentences about what a row's context has lost."""
         dropped = self.dropped[row]
         return (f"context full: the oldest {dropped} tokens were dropped",) if dropped else ()
 
-    def newest_embeddings(self) -> np.ndarray:
-        """Embedding (B,D) of each row's newest token."""
-        newest = torch.tensor([ids[-1] for ids in self.ids], device=self.device)
-        return self.table[newest].float().cpu().numpy()
+    # --- the state
 
     def _current(self) -> ResoState:
         return self.state if self.stepper is None else self.stepper.state
@@ -126,20 +146,21 @@ class Context:
     def _take(self, state: ResoState) -> None:
         self._length = state.length
         one = len(self.ids) == 1 and Stepper.supports(self.model)
-        self.stepper = Stepper(self.model, state, self.goal) if one else None
+        attending = self.attending
+        self.stepper = Stepper(self.model, state, self.goal, attending=attending) if one else None
         self.state = None if one else state
 
     def _read_all(self) -> Read:
         """Read every row from its start, or from its newest half where it is too long."""
         kept = [tuple(self._kept(row)) for row in range(len(self.ids))]
         longest = max(map(len, kept))
-        outputs = {ids: self._read_alone(ids, longest - len(ids)) for ids in set(kept)}
+        outputs = {ids: self._read_alone(ids, longest - len(ids)) for ids in dict.fromkeys(kept)}
         rows = [outputs[ids] for ids in kept]
         self._take(stacked([row.state for row in rows]))
         logits = torch.cat([row.logits[:, -1] for row in rows])
-        names = rows[0].diagnostics
         newest = {
-            name: torch.cat([row.diagnostics[name][:, -1:] for row in rows]) for name in names
+            name: torch.cat([row.diagnostics[name][:, -1:] for row in rows])
+            for name in rows[0].diagnostics
         }
         return self._host(logits, newest)
 
@@ -149,35 +170,86 @@ class Context:
         if self.field is not None:
             field = self.field.to(state.field.field).unsqueeze(0)
             state = state._replace(field=state.field._replace(field=field))
-        state = padded(state, padding)
         inputs = torch.tensor([ids], device=self.device)
-        return self.model(inputs, state, self._goals(1), self.generator)
+        return self.model(inputs, padded(state, padding), self._goals(1), self.noise)
 
     def _kept(self, row: int) -> list[int]:
+        """Ids of a row to be read at once; of a row that has ended, any will do."""
         ids, limit = self.ids[row], self.model.config.max_seq_len
-        if not self._bounded or len(ids) - self.dropped[row] <= limit:
-            return [ids[0], *ids[self.dropped[row] + 1 :]]
-        keep = max(1, limit // 2 - 1)
-        self.dropped[row] = len(ids) - keep - 1
-        return [ids[0], *ids[-keep:]]
+        if row in self.ended:
+            return ids[:1]
+        if self.attending and self._length:
+            self._received[row] = self._received_by_id(row)
+        if self._bounded and len(ids) - self.dropped[row] > limit:
+            self.dropped[row] = len(ids) - max(1, limit // 2 - 1) - 1
+        kept = [ids[i] for i in self._columns(row)]
+        self._num_first[row] = len(kept)
+        return kept
+
+    def _columns(self, row: int) -> list[int]:
+        """Where in a row's ids its columns are from, padding aside."""
+        return [0, *range(self.dropped[row] + 1, len(self.ids[row]))]
+
+    def _received_by_id(self, row: int) -> np.ndarray:
+        """Attention received (n,) by each of a row's ids, up to now."""
+        columns = self._columns(row)
+        if self.stepper is not None:
+            received = self.stepper.received
+        else:
+            tokens = [self.ids[row][i] for i in columns[:-1]]
+            num_new = len(tokens) - self._num_first[row]
+            if num_new < 1:
+                received = np.zeros(0)
+            else:
+                inputs = torch.tensor([tokens], device=self.device)
+                received = received_attention(self.model, inputs, num_new, self._goals(1))
+        total = np.zeros(len(self.ids[row]))
+        total[: len(self._received[row])] = self._received[row]
+        total[columns[: len(received)]] += received
+        return total
+
+    # --- small questions
 
     def _goals(self, rows: int) -> Tensor | None:
         return None if self.goal is None else self.goal.expand(rows, -1)
 
+    def _allowed(self, logits: Tensor) -> Tensor:
+        """Logits without what may not be written, in place."""
+        return logits.index_fill_(-1, self.forbidden, -torch.inf)
+
     def _host(self, logits: Tensor, diagnostics: dict[str, Tensor]) -> Read:
         """Logits, and what the monitors read of the newest tokens, in one transfer."""
-        rows, hidden = len(logits), diagnostics["hidden"][:, -1]
-        nothing = hidden.new_full((rows,), torch.nan)
+        hidden = diagnostics["hidden"][:, -1]
+        nothing = hidden.new_full((len(hidden),), torch.nan)
         coherence = diagnostics["coherence"][:, -1] if "coherence" in diagnostics else nothing
-        layers = hidden.new_full((rows,), float(self.model.config.num_layers))
+        layers = torch.full_like(nothing, self.model.config.num_layers)
         if "gates" in diagnostics:
-            layers = 1 + (diagnostics["gates"][:, -1] > 0).sum(-1)
-        packed = torch.cat((coherence[:, None], layers[:, None], hidden), dim=1)
-        numbers = packed.float().cpu().numpy()
-        layers_used = numbers[:, 1].astype(int).tolist()
-        return Read(logits.float(), numbers[:, 0].tolist(), numbers[:, 2:], layers_used)
+            layers = 1 + (diagnostics["gates"][:, -1] != 0).sum(-1)
+        newest = torch.tensor([ids[-1] for ids in self.ids], device=self.device)
+        parts = coherence[:, None], layers[:, None], hidden, self.table[newest]
+        numbers = torch.cat(parts, dim=1).float().cpu().numpy()
+        middle = 2 + hidden.shape[1]
+        return Read(
+            self._allowed(logits.float()),
+            numbers[:, 0].tolist(),
+            numbers[:, 1].astype(int).tolist(),
+            numbers[:, 2:middle],
+            numbers[:, middle:],
+        )
 
-    def _room_after_candidate(self, horizon: int) -> int:
+    def _room(self, horizon: int) -> int:
+        """Tokens of `horizon` that fit after those read."""
         if not self._bounded:
             return horizon
-        return min(horizon, max(0, self.model.config.max_seq_len - self._length))
+        return min(horizon, self.model.config.max_seq_len - self._length)
+
+
+def ends_of(tokenizer: ResoTokenizer) -> tuple[int, int]:
+    """Tokens that end a text: its own end, and the beginning of another."""
+    return tokenizer.end_id, tokenizer.bos_id
+
+
+def _unusable(tokenizer: ResoTokenizer, vocab_size: int) -> Tensor:
+    """Turn openers, which only the chat template may write, and ids without a token."""
+    t = tokenizer
+    return torch.tensor([t.system_id, t.user_id, t.assistant_id, *range(t.vocab_size, vocab_size)])

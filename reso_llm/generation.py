@@ -6,15 +6,14 @@ Shapes: B rows, V vocabulary.
 """
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from reso_llm.context import Context, Read
+from reso_llm.context import Context, Read, ends_of
 from reso_llm.decoding.controllers import Controller
 from reso_llm.decoding.row import Draw, Measure, Row, SignalOptions, measure, measure_row
 from reso_llm.decoding.sampling import SamplingOptions
@@ -32,7 +31,7 @@ class GenerationOptions:
     stop: strings (or one) that end the text and are not part of it.
     controllers: what decides before each token, in this order (`reso_llm.decoding.controllers`).
     signals: how the signals they read are averaged.
-    metrics: measure the text as it is written; without, only what controllers need, and faster.
+    metrics: measure the text as it is written; without, no traces and no attention summary.
     """
 
     max_length: int = 100
@@ -89,20 +88,28 @@ class RowRun:
         )
         self.measured = options.metrics or bool(options.controllers)
         self.stream = TextStream(tokenizer, options.stop_strings, on_text)
-        self.ends = {tokenizer.end_id, tokenizer.bos_id}
+        self.ends = ends_of(tokenizer)
         self.ids: list[int] = []
         self.surprises: list[float] = []  # nats
         self.coherence: list[float] = []
         self.layers: list[int] = []
         self.stop_reason = "" if options.max_length else "length"
 
-    def decide(self, measured: Measure | None, embedding: np.ndarray | None) -> Draw:
-        """How to draw the next token."""
-        return self.row.decide(measured, embedding) if self.measured else Draw(self.row.sampling)
+    def decide(self, measured: Measure | None, read: Read, row: int) -> Draw:
+        """How to draw the next token.
 
-    def take(self, token: int, stop: str, surprise: float, read: Read, row: int) -> None:
+        Raises FloatingPointError where the logits are no distribution.
+        """
+        if measured is not None:
+            return self.row.decide(measured, read.embedding[row])
+        if not math.isfinite(read.logits[row].max().item()):
+            raise FloatingPointError("the model's logits are not finite: its weights are damaged")
+        return Draw(self.row.sampling)
+
+    def take(self, token: int, stop: str, measured: Measure | None, read: Read, row: int) -> None:
         """Note the token drawn after `read`, of which this is the given row."""
-        if self.measured:
+        if measured is not None:
+            surprise = measured.log_total - read.logits[row, token].item()
             coherence = read.coherence[row]
             known = None if math.isnan(coherence) else coherence
             self.row.observe(token, surprise, known, read.hidden[row])
@@ -121,65 +128,55 @@ class RowRun:
 
     def seen(self, context_ids: Sequence[int], device: torch.device) -> Tensor:
         """Ids (1,n) that the repetition penalty knows: a turn must stay free to end."""
-        penalised = context_ids if self.row.sampling.repetition_penalty != 1 else ()
-        words = [i for i in penalised if i >= len(SPECIAL_TOKENS)]
+        if self.row.sampling.repetition_penalty == 1:
+            return torch.empty((1, 0), dtype=torch.long, device=device)
+        words = [i for i in context_ids if i >= len(SPECIAL_TOKENS)]
         return torch.tensor([words], dtype=torch.long, device=device)
 
 
-@torch.inference_mode()
-def write(
-    context: Context, runs: Sequence[RowRun], forbidden: Tensor
-) -> Generator[None, None, None]:
+def write(context: Context, runs: Sequence[RowRun]) -> Generator[None, None, None]:
     """Write all rows to their end, in step, and yield after each token.
 
-    The ids (n,) that are forbidden are never drawn. Raises FloatingPointError when the model's
-    logits are not finite.
+    To be run in inference mode. Raises FloatingPointError when the model's logits are not finite.
     """
     while not all(r.stop_reason for r in runs):
         read = context.read()
-        logits = read.logits.index_fill(-1, forbidden, -torch.inf)
-        measured, embeddings = measured_rows(context, runs, logits)
-        tokens = [ids[-1] for ids in context.ids]  # a row that has ended says its last again
-        for b, r in enumerate(runs):
+        for b, (r, measured) in enumerate(zip(runs, measured_rows(read, runs), strict=True)):
             if not r.stop_reason:
-                tokens[b] = _next(
-                    context, r, b, read, logits[b : b + 1], measured[b], embeddings[b]
-                )
-        context.append(tokens)
+                _write_token(context, r, b, read, measured)
         yield
 
 
-def _next(
-    context: Context,
-    r: RowRun,
-    b: int,
-    read: Read,
-    logits: Tensor,
-    measured: Measure | None,
-    embedding: np.ndarray | None,
-) -> int:
-    """Decide about, draw and take the next token of row b, whose logits are (1,V)."""
-    draw = r.decide(measured, embedding)
+def _write_token(context: Context, r: RowRun, b: int, read: Read, measured: Measure | None) -> None:
+    """Decide about, draw and note the next token of row b."""
+    logits = read.logits[b : b + 1]
+    draw = r.decide(measured, read, b)
     seen = r.seen(context.ids[b], logits.device)
     token = r.row.draw(logits, seen, draw, partial(context.lookahead, b))
     if draw.cache_noise is not None:
         context.heat(b, draw.cache_noise, r.row.noise)
-    surprise = measured.log_total - float(logits[0, token]) if measured else 0.0
-    r.take(token, draw.stop, surprise, read, b)
-    return token
+    context.append(b, token)
+    r.take(token, draw.stop, measured, read, b)
+    if r.stop_reason:
+        context.ended.add(b)
 
 
-def measured_rows(
-    context: Context, runs: Sequence[RowRun], logits: Tensor
-) -> tuple[Sequence[Measure | None], Sequence[np.ndarray | None]]:
-    """Measures and newest embeddings of the rows; nothing where nobody reads them."""
+def measured_rows(read: Read, runs: Sequence[RowRun]) -> Sequence[Measure | None]:
+    """Measures of the rows; nothing where nobody reads them."""
     if not runs[0].measured:
-        if logits.amax(-1).isnan().any():
-            raise FloatingPointError("the model's logits are not finite: its weights are damaged")
-        return [None] * len(runs), [None] * len(runs)
+        return [None] * len(runs)
     min_prob = runs[0].options.signals.min_prob
-    if len(runs) == 1 and logits.device.type == "cpu":
-        measured = [measure_row(logits[0].numpy(), min_prob)]
-    else:
-        measured = measure(logits, min_prob)
-    return measured, context.newest_embeddings()
+    if len(runs) == 1 and read.logits.device.type == "cpu":
+        return [measure_row(read.logits[0].numpy(), min_prob)]
+    return measure(read.logits, min_prob)
+
+
+@torch.inference_mode()
+def finish(steps: Iterable[None], runs: Sequence[RowRun]) -> None:
+    """Take all steps; Ctrl-C ends the rows where they are."""
+    try:
+        for _ in steps:
+            pass
+    except KeyboardInterrupt:
+        for r in runs:
+            r.stop_reason = r.stop_reason or "interrupted"

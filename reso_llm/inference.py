@@ -6,7 +6,7 @@ One loop (`generation.py`) writes any number of rows in step; the context policy
 
 import secrets
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +18,9 @@ from reso_llm.checkpoint import load_checkpoint, resolve
 from reso_llm.config import ResoLLMConfig
 from reso_llm.context import Context
 from reso_llm.conversation import Message
+from reso_llm.decoding.controllers import StabilityTemperature
 from reso_llm.entanglement import EntanglementNetwork
-from reso_llm.generation import GenerationOptions, RowRun, write
+from reso_llm.generation import GenerationOptions, RowRun, finish, write
 from reso_llm.hardware import pick_device
 from reso_llm.model import ResoLLMModel
 from reso_llm.multi_agent import coordinate
@@ -30,14 +31,16 @@ from reso_llm.tokenizer import ResoTokenizer
 Prompt = str | Sequence[Message] | Sequence[tuple[str, str]]
 """A text to continue, or (role, content) messages to answer."""
 
+RESONANCE_STREAM = 0x2E50_0015  # the model's noise has a stream of its own
+
 SHIPPED = Path(__file__).parent / "shipped"
 """The checkpoint that comes with the package; its README.md is the model card."""
 
 
-class _Job(NamedTuple):
-    """A generation on its way: when it started, and the steps that finish its rows."""
+class Job(NamedTuple):
+    """A generation on its way: when it started, its rows, and the steps that write them."""
 
-    started: float
+    started: float  # by time.perf_counter()
     context: Context
     runs: list[RowRun]
     steps: Generator[None, None, None]
@@ -106,10 +109,8 @@ class ResoLLMInference:
         of it is the result. Raises ValueError for options out of range and FloatingPointError
         when the model's logits are not finite.
         """
-        job = self._job(
-            [prompt], max_length, [seed], options, self.model.session.stability, on_text
-        )
-        return self._finished(job)[0]
+        checked = GenerationOptions(max_length=max_length, **options)
+        return self.finish(self.start([prompt], checked, [seed], on_text))[0]
 
     def generate_batch(
         self,
@@ -121,25 +122,31 @@ class ResoLLMInference:
     ) -> list[GenerationResult]:
         """`generate` for several prompts in step; row i uses seed + i, and does as it would alone.
 
-        Raises ValueError for no prompts, and as `generate` does.
+        Two things the rows share: the noise of stochastic resonance, which is drawn for all at
+        once, and goals, of which one that a row achieves is over for those after it. Raises
+        ValueError for no prompts, and as `generate` does.
         """
         if isinstance(prompts, str) or not prompts:
             raise ValueError(f"prompts = {prompts!r}: expected a list of at least one prompt")
-        first = secrets.randbelow(2**31) if seed is None else seed
-        seeds = [first + i for i in range(len(prompts))]
-        return self._finished(self._job(prompts, max_length, seeds, options))
+        checked = GenerationOptions(max_length=max_length, **options)
+        first = drawn_seed() if seed is None else seed
+        return self.finish(self.start(prompts, checked, range(first, first + len(prompts))))
 
+    @torch.inference_mode()
     def stream(
         self, prompt: Prompt, max_length: int = 100, *, seed: int | None = None, **options: Any
     ) -> Generator[str, None, GenerationResult]:
-        """`generate` piece by piece: yields text as it becomes certain, returns the result."""
+        """`generate` piece by piece: yields text as it becomes certain, returns the result.
+
+        Nothing happens, and nothing is refused, before the first piece is asked for.
+        """
         pieces: list[str] = []
-        monitor = self.model.session.stability
-        job = self._job([prompt], max_length, [seed], options, monitor, pieces.append)
+        checked = GenerationOptions(max_length=max_length, **options)
+        job = self.start([prompt], checked, [seed], pieces.append)
         for _ in job.steps:
             yield from pieces
             pieces.clear()
-        (result,) = self._results(job)
+        (result,) = self.results(job)
         yield from pieces
         return result
 
@@ -191,53 +198,70 @@ class ResoLLMInference:
 
     # --- how
 
-    def _job(
+    @torch.inference_mode()
+    def start(
         self,
         prompts: Sequence[Prompt],
-        max_length: int,
-        seeds: Sequence[int | None],
-        options: Mapping[str, Any],
-        monitor: StabilityMonitor | None = None,
-        on_text: Callable[[str], None] | None = None,
-    ) -> _Job:
-        """A generation made ready; monitor and on_text are those of a single row."""
-        started = time.perf_counter()
-        checked = GenerationOptions(max_length=max_length, **options)
-        context = self.context([self.prompt_ids(prompt) for prompt in prompts])
-        runs = [
-            self.row_run(checked, seed, monitor if len(prompts) == 1 else None, on_text)
-            for seed in seeds
-        ]
-        return _Job(started, context, runs, write(context, runs, self.unusable_ids))
-
-    def context(self, prompts: Sequence[list[int]], field: Tensor | None = None) -> Context:
-        """Rows of ids with what this engine's session adds: goals, memories, a source of noise.
-
-        field (H,C,S): what is in memory, in place of the session's own.
-        """
-        noisy = self.config.stochastic_resonance.enabled
-        device = self.model.head_weight.device
-        noise = torch.Generator(device).manual_seed(0) if noisy else None
-        return Context(self.model, prompts, self.model.session.steering(), noise, field)
-
-    def row_run(
-        self,
         options: GenerationOptions,
-        seed: int | None,
-        monitor: StabilityMonitor | None = None,
+        seeds: Sequence[int | None],
         on_text: Callable[[str], None] | None = None,
-    ) -> RowRun:
-        """One row about to be written, watched by a fresh monitor or the one given."""
-        if options.metrics and self.config.stability.enabled:
-            monitor = monitor or StabilityMonitor(self.config.stability)
-            monitor.reset()
-        else:
-            monitor = None
-        seed = secrets.randbelow(2**31) if seed is None else seed
-        device = self.model.head_weight.device
-        return RowRun(
-            options, self.tokenizer, seed=seed, device=device, monitor=monitor, on_text=on_text
+        field: Tensor | None = None,
+    ) -> Job:
+        """A generation made ready, with goals, memories and monitors of the session.
+
+        on_text belongs to a single row; field (H,C,S) is what is in memory at the start, in place
+        of the session's own.
+        """
+        started = time.perf_counter()
+        seeds = [drawn_seed() if seed is None else seed for seed in seeds]
+        noise = None
+        if self.config.stochastic_resonance.enabled:
+            noise = torch.Generator(self.device).manual_seed(seeds[0] ^ RESONANCE_STREAM)
+        context = Context(
+            self.model,
+            self.tokenizer,
+            [self.prompt_ids(prompt) for prompt in prompts],
+            goal=self.model.session.steering(),
+            noise=noise,
+            field=field,
+            attending=options.metrics and self.config.agency.enabled,
         )
+        runs = [self._row_run(options, seed, on_text) for seed in seeds]
+        if len(runs) == 1 and runs[0].row.monitor is not None:
+            self.model.session.stability = runs[0].row.monitor
+        return Job(started, context, runs, write(context, runs))
+
+    def _row_run(
+        self, options: GenerationOptions, seed: int, on_text: Callable[[str], None] | None
+    ) -> RowRun:
+        """One row about to be written; a monitor of its own watches it where anybody reads it."""
+        followed = any(isinstance(c, StabilityTemperature) for c in options.controllers)
+        monitor = None
+        if self.config.stability.enabled and (options.metrics or followed):
+            monitor = StabilityMonitor(self.config.stability)
+        return RowRun(
+            options, self.tokenizer, seed=seed, device=self.device, monitor=monitor, on_text=on_text
+        )
+
+    def finish(self, job: Job) -> list[GenerationResult]:
+        """Write all rows of a job to their end, or to where Ctrl-C ends them."""
+        finish(job.steps, job.runs)
+        return self.results(job)
+
+    @torch.inference_mode()
+    def results(self, job: Job) -> list[GenerationResult]:
+        """What each row came to; the session takes note of the texts, and its clock runs on."""
+        results = [
+            summarised(self.model, self.tokenizer, job.context, b, r, job.started)
+            for b, r in enumerate(job.runs)
+        ]
+        self.model.session.advance(len(results))
+        return results
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.embedding.table.weight.device
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """Ids of a prompt, with what the model starts from."""
@@ -245,31 +269,10 @@ class ResoLLMInference:
             return [self.tokenizer.bos_id, *self.tokenizer.encode(prompt)]
         return self.tokenizer.encode_prompt(prompt)
 
-    @property
-    def unusable_ids(self) -> Tensor:
-        """Turn openers, which only the chat template may write, and ids without a token."""
-        t = self.tokenizer
-        spare = range(t.vocab_size, self.config.vocab_size)
-        ids = [t.system_id, t.user_id, t.assistant_id, *spare]
-        return torch.tensor(ids, device=self.model.head_weight.device)
 
-    def _finished(self, job: _Job) -> list[GenerationResult]:
-        try:
-            for _ in job.steps:
-                pass
-        except KeyboardInterrupt:
-            for r in job.runs:
-                r.stop_reason = r.stop_reason or "interrupted"
-        return self._results(job)
-
-    def _results(self, job: _Job) -> list[GenerationResult]:
-        """What each row came to; the session takes note of the texts, and its clock runs on."""
-        results = [
-            summarised(self.model, self.tokenizer, job.context, b, r, job.started)
-            for b, r in enumerate(job.runs)
-        ]
-        self.model.session.advance()
-        return results
+def drawn_seed() -> int:
+    """A seed that nobody has chosen."""
+    return secrets.randbelow(2**31)
 
 
 def check_tokenizer(tokenizer: ResoTokenizer, fingerprint: str, path: str | Path) -> None:

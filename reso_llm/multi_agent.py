@@ -16,23 +16,22 @@ Shapes: A agents, V vocabulary, D width.
 
 import math
 import secrets
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from reso_llm.config import nearest
-from reso_llm.context import Context, Read
+from reso_llm.context import Read
 from reso_llm.conversation import Message
 from reso_llm.decoding.sampling import sample
 from reso_llm.entanglement import EntanglementNetwork, consensus_logits
-from reso_llm.generation import GenerationOptions, RowRun, measured_rows, write
-from reso_llm.results import GenerationResult, summarised
+from reso_llm.generation import GenerationOptions, finish, measured_rows
+from reso_llm.results import GenerationResult
 
 if TYPE_CHECKING:
-    from reso_llm.inference import Prompt, ResoLLMInference
+    from reso_llm.inference import Job, Prompt, ResoLLMInference
 
 STRATEGIES = ("parallel", "sequential", "consensus")
 
@@ -45,7 +44,7 @@ def coordinate(
     network: EntanglementNetwork | None,
     seed: int | None,
 ) -> list[GenerationResult]:
-    """One result for each agent; see the module's docstring.
+    """One result for each agent, after Ctrl-C of those that began; see the module's docstring.
 
     Raises ValueError for an unknown strategy, agents whose tokenizers or fields differ, agents
     outside the network, and controllers in a consensus.
@@ -63,25 +62,12 @@ def coordinate(
         return _consensus(agents, prompt, options, network, fields, seed)
     results = []
     for i, (agent, field) in enumerate(zip(agents, fields, strict=True)):
-        results.append(_alone(agent, prompt, options, field, seed + i))
+        results += agent.finish(agent.start([prompt], options, [seed + i], field=field))
+        if results[-1].stop_reason == "interrupted":
+            break
         if strategy == "sequential":
             prompt = _continued(prompt, results[-1].text)
     return results
-
-
-def _alone(
-    agent: "ResoLLMInference",
-    prompt: "Prompt",
-    options: GenerationOptions,
-    field: Tensor | None,
-    seed: int,
-) -> GenerationResult:
-    started = time.perf_counter()
-    context = agent.context([agent.prompt_ids(prompt)], field)
-    run = agent.row_run(options, seed, agent.model.session.stability)
-    for _ in write(context, [run], agent.unusable_ids):
-        pass
-    return _noted(agent, context, run, started)
 
 
 def _continued(prompt: "Prompt", text: str) -> "Prompt":
@@ -90,18 +76,9 @@ def _continued(prompt: "Prompt", text: str) -> "Prompt":
     return [*prompt, Message("assistant", text)]
 
 
-def _noted(
-    agent: "ResoLLMInference", context: Context, run: RowRun, started: float
-) -> GenerationResult:
-    result = summarised(agent.model, agent.tokenizer, context, 0, run, started)
-    agent.model.session.advance()
-    return result
-
-
 # --- consensus
 
 
-@torch.inference_mode()
 def _consensus(
     agents: Sequence["ResoLLMInference"],
     prompt: "Prompt",
@@ -113,37 +90,38 @@ def _consensus(
     """Each agent watches the same text with its own distribution; the traces are its own."""
     if options.controllers:
         raise ValueError("controllers act on one agent's text: use them with another strategy")
-    started = time.perf_counter()
-    contexts = [
-        agent.context([agent.prompt_ids(prompt)], field)
+    jobs = [
+        agent.start([prompt], options, [seed], field=field)
         for agent, field in zip(agents, fields, strict=True)
     ]
-    runs = [agent.row_run(options, seed, agent.model.session.stability) for agent in agents]
-    generator = torch.Generator(contexts[0].device).manual_seed(seed)
-    while not runs[0].stop_reason:
-        reads = [context.read() for context in contexts]
-        logits = [
-            read.logits.to(contexts[0].device).index_fill(-1, agents[0].unusable_ids, -torch.inf)
-            for read in reads
-        ]
-        mixed = consensus_logits(torch.stack(logits), _trust(agents, reads, network))
-        seen = runs[0].seen(contexts[0].ids[0], mixed.device)
+    finish(_agree(agents, jobs, options, network, seed), [job.runs[0] for job in jobs])
+    return [agent.results(job)[0] for agent, job in zip(agents, jobs, strict=True)]
+
+
+def _agree(
+    agents: Sequence["ResoLLMInference"],
+    jobs: Sequence["Job"],
+    options: GenerationOptions,
+    network: EntanglementNetwork | None,
+    seed: int,
+) -> Iterator[None]:
+    """Draw token after token from the product of all distributions; all agents take note of it."""
+    device, shared = agents[0].device, agents[0].tokenizer.vocab_size
+    generator = torch.Generator(device).manual_seed(seed)
+    first = jobs[0]
+    while not first.runs[0].stop_reason:
+        reads = [job.context.read() for job in jobs]
+        measured = [measured_rows(read, job.runs)[0] for job, read in zip(jobs, reads, strict=True)]
+        for job, read, numbers in zip(jobs, reads, measured, strict=True):
+            job.runs[0].decide(numbers, read, 0)  # refuses what is no distribution
+        logits = torch.stack([read.logits[:, :shared].to(device) for read in reads])
+        mixed = consensus_logits(logits, _trust(agents, reads, network).to(device))
+        seen = first.runs[0].seen(first.context.ids[0], device)
         token = int(sample(mixed, seen, options.sampling, generator))
-        for context, run, read, own in zip(contexts, runs, reads, logits, strict=True):
-            _watch(context, run, read, own, token)
-            context.append([token])
-    return [
-        _noted(agent, context, run, started)
-        for agent, context, run in zip(agents, contexts, runs, strict=True)
-    ]
-
-
-def _watch(context: Context, run: RowRun, read: Read, logits: Tensor, token: int) -> None:
-    """Let an agent take note of a token that all have drawn, by its own distribution (1,V)."""
-    (measured,), (embedding,) = measured_rows(context, [run], logits)
-    run.decide(measured, embedding)
-    surprise = measured.log_total - float(logits[0, token]) if measured else 0.0
-    run.take(token, "", surprise, read, 0)
+        for job, read, numbers in zip(jobs, reads, measured, strict=True):
+            job.context.append(0, token)
+            job.runs[0].take(token, "", numbers, read, 0)
+        yield
 
 
 def _trust(

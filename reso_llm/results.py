@@ -6,16 +6,16 @@ Shapes: T tokens, D width.
 import dataclasses
 import json
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from entropy_core.signals import Signals
-from reso_llm.agency import Focus, Target, pooled
+from reso_llm.agency import Focus, Goal, Target, pooled
 from reso_llm.context import Context
 from reso_llm.decoding.row import Event
 from reso_llm.generation import RowRun
@@ -24,12 +24,14 @@ from reso_llm.session import Session
 from reso_llm.tokenizer import SPECIAL_TOKENS, ResoTokenizer
 
 FIRST_WORD = len(SPECIAL_TOKENS)
+EDGES = re.compile(r"^\W+|\W+$")  # what is around a word
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationResult:
-    """What was generated and how. Traces have one value a token; NaN is "not defined".
+    """What was generated and how. NaN is "not defined".
 
+    Traces have one value a token, and none where nothing was measured (metrics=False).
     text is without the stop string; tokens_generated counts every sampled token. stop_reason is
     "end" (the model ended its turn), "stop" (a stop string), "length", "interrupted", or that of
     a controller, such as "srb_settled". seed repeats the generation.
@@ -67,7 +69,7 @@ class GenerationResult:
     goal_progress: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Every goal that steered this text, and how far it got, 0 to 1."""
     attention_summary: tuple[Focus, ...] = ()
-    """Words attended to, the most salient first."""
+    """Words of this text, prompt included, that it attended to, the most salient first."""
     memories_touched: tuple[str, ...] = ()
     """Texts in memory that share three tokens in a row with this one."""
     warnings: tuple[str, ...] = ()
@@ -104,11 +106,13 @@ def summarised(
     started: float,
 ) -> GenerationResult:
     """The result of a row that has ended; the session notes its foci and the progress of goals."""
-    text, readings = run.stream.close(), run.row.readings
+    n = len(run.ids) if run.options.metrics else 0  # Ctrl-C may fall between a reading and its id
+    readings, decoded = run.row.readings[:n], run.row
     goals = model.session.agency.active_goals if model.session.agency else ()
     achieved = _achieved(model, run.ids) if goals else ()
+    ids = [*context.ids[row][: context.num_prompt[row]], *run.ids]
     return GenerationResult(
-        text=text,
+        text=run.stream.close(),
         token_ids=tuple(run.ids),
         tokens_generated=len(run.ids),
         prompt_tokens=context.num_prompt[row],
@@ -117,39 +121,43 @@ def summarised(
         generation_time_ms=(time.perf_counter() - started) * 1000,
         stability=readings[-1].stability_class if readings else "unknown",
         lyapunov=readings[-1].lyapunov_per_token if readings else math.nan,
-        entropy_trace=tuple(s.entropy_nats for s in run.row.signals),
+        entropy_trace=tuple(s.entropy_nats for s in decoded.signals[:n]),
         lyapunov_trace=tuple(r.lyapunov_per_token for r in readings),
-        temperature_trace=tuple(run.row.temperatures),
-        coherence_trace=tuple(run.coherence),
-        signals_trace=tuple(run.row.signals),
-        layers_trace=tuple(run.layers),
-        events=tuple(run.row.events),
+        temperature_trace=tuple(decoded.temperatures[:n]),
+        coherence_trace=tuple(run.coherence[:n]),
+        signals_trace=tuple(decoded.signals[:n]),
+        layers_trace=tuple(run.layers[:n]),
+        events=tuple(event for event in decoded.events if event.step < len(run.ids)),
         goals_achieved=achieved,
         goal_progress={goal.description: goal.progress for goal in goals},
-        attention_summary=_attended(model, tokenizer, context, row, run),
-        memories_touched=_touched(model.session, context.ids[row], len(run.ids)),
-        warnings=(*context.warnings(row), *_goal_warnings(model.session), *_alarms(run)),
+        attention_summary=_attended(model, tokenizer, context, row, ids, run.surprises[:n]),
+        memories_touched=_touched(model.session, ids, len(run.ids)),
+        warnings=(*context.warnings(row), *_goal_warnings(model.session, goals), *_alarms(run)),
     )
 
 
 def _achieved(model: ResoLLMModel, ids: list[int]) -> tuple[str, ...]:
     """Descriptions of the goals that this text achieves; the progress of all is updated."""
-    vectors = model.embedding.weight[ids].unsqueeze(0)  # (1,T,D)
+    vectors = model.embedding.weight[[i for i in ids if i >= FIRST_WORD]].unsqueeze(0)  # (1,T,D)
     text = pooled(vectors, torch.ones_like(vectors[..., 0]))[0]
     return tuple(goal.description for goal in model.session.agency.update_progress(text))
 
 
 def _attended(
-    model: ResoLLMModel, tokenizer: ResoTokenizer, context: Context, row: int, run: RowRun
+    model: ResoLLMModel,
+    tokenizer: ResoTokenizer,
+    context: Context,
+    row: int,
+    ids: list[int],
+    surprises: list[float],
 ) -> tuple[Focus, ...]:
-    """What the session attends to after this text, and the words of it that it noted."""
-    agency = model.session.agency
-    if agency is None or not run.surprises:
+    """What this text attends to; the session takes note of it."""
+    if not (context.attending and surprises):
         return ()
-    ids = context.ids[row]
-    surprises = [0.0] * (len(ids) - len(run.ids)) + run.surprises
-    agency.observe_text(words(model, tokenizer, ids, surprises, context.received(row)))
-    return agency.foci
+    unsurprising = [0.0] * (len(ids) - len(surprises))  # the prompt
+    received = context.received(row)[: len(ids)]
+    targets = words(model, tokenizer, ids, [*unsurprising, *surprises], received)
+    return model.session.agency.observe_text(targets)
 
 
 def words(
@@ -157,34 +165,42 @@ def words(
     tokenizer: ResoTokenizer,
     ids: Sequence[int],
     surprises: Sequence[float],
-    received: np.ndarray,
+    received: Sequence[float],
 ) -> list[Target]:
     """The words of a text (T,) as targets: attention received is summed, surprise is the largest.
 
-    received belongs to the newest ids; a word that comes again is one target. Vectors are there
-    only where a goal may be relevant.
+    A word that comes again is one target. Vectors are there only where a goal may be relevant.
     """
-    spans: dict[str, list[int]] = {}
-    start = len(ids) - len(received)
-    name, members = "", []
-    for at in range(start, len(ids) + 1):
-        piece = tokenizer.decode([ids[at]]) if at < len(ids) else " "
-        if not piece or not piece[0].isalnum():
-            if members:
-                spans.setdefault(name.strip(), []).extend(members)
-            name, members = "", []
-        if piece and any(map(str.isalnum, piece)):
-            name, members = name + piece, [*members, at]
-    goals = model.session.agency.active_goals
+    table = model.embedding.weight if model.session.agency.active_goals else None
     return [
         Target(
             word,
             max(0.0, max(surprises[i] for i in at)),
-            model.embedding.weight[[ids[i] for i in at]].sum(0) if goals else None,
-            min(1.0, float(sum(received[i - start] for i in at))),
+            None if table is None else table[[ids[i] for i in at]].sum(0),
+            min(1.0, float(sum(received[i] for i in at))),
         )
-        for word, at in spans.items()
+        for word, at in word_places(tokenizer, ids).items()
     ]
+
+
+def word_places(tokenizer: ResoTokenizer, ids: Sequence[int]) -> dict[str, list[int]]:
+    """The words of a text and the places of their tokens.
+
+    A word ends before a token that begins with neither a letter nor a digit.
+    """
+    decoder = tokenizer.stream_decoder()
+    places: dict[str, list[int]] = {}
+    name, members = "", []
+    for at, token in enumerate([*ids, tokenizer.bos_id]):
+        piece = decoder.feed(token)  # "" where a character is not complete yet
+        if token < FIRST_WORD or (piece and not piece[0].isalnum()):
+            word = EDGES.sub("", name)
+            if word:
+                places.setdefault(word, []).extend(members)
+            name, members = "", []
+        if token >= FIRST_WORD:
+            name, members = name + piece, [*members, at]
+    return places
 
 
 def _touched(session: Session, ids: list[int], num_new: int) -> tuple[str, ...]:
@@ -200,9 +216,8 @@ def _touched(session: Session, ids: list[int], num_new: int) -> tuple[str, ...]:
     )
 
 
-def _goal_warnings(session: Session) -> tuple[str, ...]:
-    agency = session.agency
-    if agency is None or agency.calibrated or not agency.active_goals:
+def _goal_warnings(session: Session, goals: Sequence[Goal]) -> tuple[str, ...]:
+    if not goals or session.agency.calibrated:
         return ()
     return ("this model has no goal calibration: progress of goals is not known",)
 

@@ -2,8 +2,9 @@
 
 Decoding one row is bound by launches: some 290 small torch kernels a token at 4 to 7 us each,
 while all matrix-vector products together take about 0.35 ms. A small numpy operation costs about
-0.5 us, and its product with a single row is no slower than torch's. The result is the model's up
-to rounding. `Stepper.step` is the diagram of `ResoLLMModel.trunk` once more, in the same order;
+0.5 us, and its product with a single row is no slower than torch's: the small model decodes about
+three times as fast as with torch (`benchmarks/speed.py`). The result is the model's up to rounding.
+`Stepper.step` is the diagram of `ResoLLMModel.trunk` once more, in the same order;
 `reso_llm.stepping` holds its stages. The model is the specification: prompts, batches, training
 and everything else run there, and the state goes both ways.
 
@@ -60,9 +61,17 @@ class Stepper:
         )
 
     @torch.no_grad()
-    def __init__(self, model: ResoLLMModel, state: ResoState, goal: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        model: ResoLLMModel,
+        state: ResoState,
+        goal: Tensor | None = None,
+        *,
+        attending: bool = False,
+    ) -> None:
         """The model, the state of one row, and the goal (1,D) that the row is steered towards.
 
+        With `attending`, attention received is summed up in `received`.
         Raises ValueError for a model that `supports` refuses, more than one row, a state of
         another model, and a goal of another shape or without the agency layer.
         """
@@ -83,9 +92,10 @@ class Stepper:
             SynchronisationStep(model.kuramoto, state.phases) if model.kuramoto else None
         )
         self.rotary = RotaryStep(model.rotary, c.rotary_base, model.phase_gain)
-        scratch, padding = Scratch(c), 0 if state.padding is None else int(state.padding)
+        self._scratch, padding = Scratch(c), 0 if state.padding is None else int(state.padding)
+        self._received = np.zeros(max(c.max_seq_len, state.length)) if attending else None
         self.blocks = [
-            BlockStep(block, self._cache(cache, padding), scratch)
+            BlockStep(block, self._cache(cache, padding), self._scratch)
             for block, cache in zip(model.blocks, state.caches, strict=True)
         ]
         plain = c.num_layers - c.num_value_embeddings
@@ -99,6 +109,8 @@ class Stepper:
         Raises ValueError for a token beyond the vocabulary, and where no room is left.
         """
         self._check_token(token)
+        if self._received is not None:
+            self._scratch.received = self._columns()
         # torch is silent about damaged weights too: they show in the logits.
         with OneThread(), np.errstate(all="ignore"):
             found = self.prsc.look_up(token) if self.prsc else []
@@ -145,6 +157,22 @@ class Stepper:
     def _cache(self, cache: tuple, padding: int) -> Cache:
         gone = self._length - cache.length  # tokens that a window has dropped
         return Cache(cache, self._config.attention_window, max(0, padding - gone))
+
+    @property
+    def received(self) -> ndarray:
+        """Attention that each column of the state got from the tokens stepped.
+
+        A sum over tokens, heads and the layers not skipped. ValueError without `attending`.
+        """
+        if self._received is None:
+            raise ValueError("nobody asked for it: expected Stepper(..., attending=True)")
+        return self._received[: self._length].copy()
+
+    def _columns(self) -> ndarray:
+        """Attention received of the columns up to the next token's; a window may need more room."""
+        if self._length >= len(self._received):
+            self._received = np.concatenate((self._received, np.zeros_like(self._received)))
+        return self._received[: self._length + 1]
 
     def _soft_cap(self, logits: ndarray) -> None:
         cap = self._config.logit_soft_cap

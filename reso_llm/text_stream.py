@@ -31,8 +31,9 @@ class TextStream:
         return self.text
 
     def _extend(self, piece: str) -> bool:
+        start = len(self.text)
         self.text += piece
-        hits = [at for at in map(self.text.find, self.stop) if at >= 0]
+        hits = [at for x in self.stop if (at := self.text.find(x, max(0, start - len(x) + 1))) >= 0]
         if hits:
             self.text, self.stopped = self.text[: min(hits)], True
         else:

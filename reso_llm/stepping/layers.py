@@ -35,6 +35,8 @@ class Scratch:
         self.value = self.v.reshape(H, K)
         self.mixed = np.empty(D, np.float32)
         self.heads = self.mixed.reshape(H, 1, K)
+        # Attention received by the columns up to the newest one, where somebody wants to know.
+        self.received: ndarray | None = None
 
 
 class Cache:
@@ -115,7 +117,10 @@ class AttentionStep:
         scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
         np.exp(scores, out=scores)
         np.matmul(scores, cache.values[:, seen], out=s.heads)
-        s.heads /= np.add.reduce(scores, axis=-1, keepdims=True)
+        total = np.add.reduce(scores, axis=-1, keepdims=True)
+        s.heads /= total
+        if s.received is not None:
+            s.received[-scores.shape[-1] :] += np.dot(1 / total[:, 0, 0], scores[:, 0])
         return np.dot(s.mixed, self.out, out=s.out)
 
     def write(self, turn: ndarray, value: ndarray | None) -> None:
