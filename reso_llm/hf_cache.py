@@ -21,7 +21,7 @@ def left_padding(mask: Tensor | None, num_rows: int) -> list[int]:
     if mask is None:
         return [0] * num_rows
     seen = mask != 0
-    if (seen[:, :-1] & ~seen[:, 1:]).any() or not seen[:, -1].all():
+    if (seen[:, :-1] & ~seen[:, 1:]).any():
         raise ValueError("the attention mask ends with padding or has holes: pad on the left")
     return (~seen).sum(1).tolist()
 

@@ -203,10 +203,11 @@ def test_a_row_that_acts_leaves_the_others_alone():
 def test_a_row_draws_from_its_own_seed_and_the_processors_of_generate_hold():
     """Guards a shared generator, and forced draws past suppressed tokens."""
     model = TINY["gpt2"]
-    hot = Script(dict.fromkeys(range(NEW), Decision("hot", 30.0, True)))
+    noise = CacheNoise(scale=1.0)
+    hot = Script(dict.fromkeys(range(30), Decision("hot", 1.5, True, cache_noise=noise)))
     given = dict(eos_token_id=V - 1, max_new_tokens=30, suppress_tokens=list(range(10, V)))
     ids, results = run(model, [hot], seed=4, **given)
-    assert set(ids[:, IDS.shape[1] :][:, :NEW].flatten().tolist()) == set(range(10))
+    assert set(ids[:, IDS.shape[1] :].flatten().tolist()) <= set(range(10))
     with controlled(model, [hot], seed=5) as control:
         alone = model.generate(IDS[1:2], **given)
     assert torch.equal(alone[0], ids[1])
@@ -216,16 +217,16 @@ def test_a_row_draws_from_its_own_seed_and_the_processors_of_generate_hold():
     assert torch.equal(run(model, [hot], seed=4, torch_seed=1, **given)[0], ids)
 
 
-def test_temperature_without_full_vocabulary_keeps_top_k():
-    model, steps = TINY["gpt2"], range(NEW)
-    given = dict(do_sample=True, top_k=1, eos_token_id=V - 1)
+@pytest.mark.parametrize("cut", [dict(top_k=1), dict(top_p=1e-6), dict(min_p=1.0)])
+def test_temperature_without_full_vocabulary_keeps_the_filters(cut):
+    model, given = TINY["gpt2"], dict(do_sample=True, eos_token_id=V - 1, **cut)
     greedy = plain(model, eos_token_id=V - 1)
-    cut = Script(dict.fromkeys(steps, Decision("warm", 3.0)))
-    full = Script(dict.fromkeys(steps, Decision("hot", 3.0, True)))
-    ids, results = run(model, [cut], **given)
+    warm = Script(dict.fromkeys(range(NEW), Decision("warm", 3.0)))
+    hot = Script(dict.fromkeys(range(NEW), Decision("hot", 3.0, True)))
+    ids, results = run(model, [warm], **given)
     assert torch.equal(ids, greedy)
     assert set(results[0].temperatures) == {3.0}
-    assert not torch.equal(run(model, [full], **given)[0], greedy)
+    assert not torch.equal(run(model, [hot], **given)[0], greedy)
 
 
 def test_logit_noise_moves_the_choice_and_not_the_logits():
@@ -259,8 +260,9 @@ def test_stability_temperature_follows_the_monitor():
         assert len(row.readings) == len(row.token_ids) == 40
         assert row.temperatures[0] == 0.9
         assert row.temperatures[-1] > 0.9  # an exact loop is warmed
-    with pytest.raises(ValueError, match="monitor"):
-        run(model, [StabilityTemperature()])
+    for off in (None, StabilityConfig(enabled=False)):
+        with pytest.raises(ValueError, match="monitor"):
+            run(model, [StabilityTemperature()], stability=off)
 
 
 # --- noise in the cache ---------------------------------------------------------------------------
@@ -377,6 +379,15 @@ def test_stops_end_their_row_and_are_recorded(eos):
     assert len(results[0].token_ids) == NEW or results[0].stop_reason == "end"
 
 
+def test_without_a_padding_token_the_end_token_pads():
+    model = make("gpt2")
+    model.generation_config.pad_token_id = None
+    stop = one_row(Script({1: Decision("settled", stop=True)}), 0)
+    ids, results = run(model, [stop])
+    assert len(results[0].token_ids) == 2
+    assert (ids[0, IDS.shape[1] + 2 :] == EOS).all()
+
+
 def test_the_budget_of_srb():
     ids, results = run(TINY["gpt2"], [SRB(max_tokens=6, candidates=0)], eos_token_id=V - 1)
     assert ids.shape[1] == IDS.shape[1] + 6
@@ -410,6 +421,20 @@ def test_deepening_picks_what_brute_force_picks(name):
             assert row.token_ids[step] == best
             differs += best != greedy
     assert differs > 0  # or the test could not fail
+
+
+def test_deepening_needs_the_whole_text_and_nothing_else():
+    model, deepen = TINY["gpt2"], Script({0: Decision("deepen", deepen=Deepen(2, 1))})
+    cache, last = transformers.DynamicCache(config=model.config), IDS[1:2, -1:]
+    with torch.no_grad():
+        model(IDS[1:2, :-1], past_key_values=cache)
+    with controlled(model, [deepen], seed=0) as control:
+        plain(model)
+        with pytest.raises(ValueError, match="expected all its ids"):
+            model.generate(last, attention_mask=MASK[1:2], past_key_values=cache, max_new_tokens=2)
+        assert control.results == ()  # not those of the call before
+        with pytest.raises(ValueError, match="token_type_ids"):
+            model.generate(IDS[1:2], token_type_ids=IDS[1:2], max_new_tokens=2)
 
 
 def test_a_lookahead_stops_at_the_last_position():
@@ -454,6 +479,14 @@ def test_more_errors():
         model.transformer.ln_f.weight.fill_(math.nan)
     with pytest.raises(FloatingPointError, match="not finite"):
         run(model, [], pad_token_id=PAD)
+
+
+def test_encoders_are_refused():
+    small = dict(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, vocab_size=V)
+    model = transformers.T5ForConditionalGeneration(transformers.T5Config(**small)).eval()
+    model.generation_config.decoder_start_token_id = PAD
+    with pytest.raises(ValueError, match="encoder-decoder"):
+        run(model, [])
 
 
 def test_masks():
