@@ -7,7 +7,7 @@ BIN = .venv/bin
 quickstart: .venv/quickstart
 	$(BIN)/python train.py --config configs/quickstart.yaml --out runs/quickstart \
 	  $$(test -e runs/quickstart/config.yaml && echo --resume)
-	$(BIN)/python demo.py --checkpoint runs/quickstart
+	$(BIN)/python demo.py --checkpoint runs/quickstart --save-figure runs/quickstart/tour.png
 
 test: .venv/all
 	$(BIN)/ruff check .

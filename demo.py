@@ -1,80 +1,71 @@
-"""Demonstration: what a trained model says, how sure it is, and how fast.
+"""A guided tour of a trained model: each stage on real text, with and without it.
 
-python demo.py --checkpoint runs/quickstart
+python demo.py
+python demo.py --checkpoint runs/quickstart --save-figure tour.png
+python demo.py --train runs/demo
 """
 
-import math
-import statistics
 import sys
+import textwrap
+from pathlib import Path
 
 from reso_llm import cli
-from reso_llm.terminal import printable
-from reso_llm.conversation import Message
-from reso_llm.inference import GenerationResult, ResoLLMInference
+from reso_llm.train_config import TrainConfig
 
-PROMPTS = (
-    "Hi! How was your weekend?",
-    "What kind of music do you like?",
-    "Do you have any plans for tomorrow?",
-)
-BARS = " ▁▂▃▄▅▆▇█"
+QUICKSTART = Path(__file__).parent / "configs" / "quickstart.yaml"
 
 
 def make_parser() -> cli.Parser:
-    parser = cli.Parser(prog="demo.py", description="Show a trained model at work.")
-    parser.add_argument("--checkpoint", required=True, type=str, help="run or checkpoint directory")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampling")
-    parser.add_argument("--device", type=str, default="cpu", help="cpu or cuda")
+    parser = cli.Parser(prog="demo.py", description="Show each stage of a trained model at work.")
+    add = parser.add_argument
+    add("--checkpoint", type=str | None, help="run or checkpoint directory; default: the shipped")
+    add("--train", type=str | None, help="train with configs/quickstart.yaml into this run first")
+    add("--save_figure", type=str | None, help="draw the tour into this file (png, svg or pdf)")
+    add("--seed", type=int, default=0, help="of the damage and of what is sampled")
+    add("--device", type=str, default="cpu", help="cpu or cuda")
     return parser
 
 
-def sparkline(values: tuple[float, ...], top: float, width: int = 60) -> str:
-    """Values from 0 to `top` as one line of bars, at most `width` of them (means of groups)."""
-    size = -(-len(values) // width)
-    groups = [values[i : i + size] for i in range(0, len(values), size)]
-    levels = (statistics.fmean(group) / top * (len(BARS) - 1) for group in groups)
-    return "".join(BARS[round(min(max(level, 0), len(BARS) - 1))] for level in levels)
+def train_first(out: str) -> None:
+    """Train as `train.py --config configs/quickstart.yaml --out <out>` does, or go on with it."""
+    parser = cli.Parser(prog="demo.py")
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(TrainConfig, None, as_group=False)
+    values = parser.read([f"--config={QUICKSTART}", f"--out={out}"])
+    from reso_llm.training import train
 
-
-def describe(engine: ResoLLMInference) -> str:
-    """One line about the model."""
-    config = engine.config
-    parameters = sum(p.numel() for p in engine.model.parameters())
-    return (
-        f"{parameters / 1e6:.1f}M parameters: {config.num_layers} layers, {config.dim} wide, "
-        f"context {config.max_seq_len}, vocabulary {config.vocab_size}"
-    )
-
-
-def metrics(result: GenerationResult, vocab_size: int) -> str:
-    """Two lines about a reply: its entropy over time, and counts."""
-    top = math.log(vocab_size)
-    trace = result.entropy_trace
-    speed = result.tokens_generated / result.generation_time_ms * 1000
-    return (
-        f"  entropy |{sparkline(trace, top)}| 0 to ln V = {top:.1f} nats, "
-        f"mean {statistics.fmean(trace):.2f}\n"
-        f"  {result.tokens_generated} tokens, {speed:.0f} tokens/s, ended by: {result.stop_reason}"
-    )
+    train(parser.build(TrainConfig, values, "config"), resume=Path(out, "config.yaml").is_file())
 
 
 def main() -> None:
-    options = make_parser().read(sys.argv[1:])
-    engine = ResoLLMInference.from_pretrained(options.checkpoint, options.device)
+    parser = make_parser()
+    options = parser.read(sys.argv[1:])
+    if options.train and options.checkpoint:
+        parser.error("train and checkpoint are two models: give one of them")
+    from reso_llm.chat import describe  # here, as it imports torch: mistakes are told at once
+    from reso_llm.figures import check_plots, save_figure
+    from reso_llm.inference import ResoLLMInference
+    from reso_llm.terminal import printable
+    from reso_llm.tour import STATIONS, visit
+
+    if options.save_figure:
+        check_plots()
+    if options.train:
+        train_first(options.train)
+    checkpoint = options.train or options.checkpoint
+    engine = ResoLLMInference.from_pretrained(checkpoint, options.device)
     print(describe(engine))
-    for prompt in PROMPTS:
-        print(f"\n> {prompt}\n  ", end="")
-        result = engine.generate(
-            [Message("user", prompt)],
-            max_length=80,
-            temperature=0.7,
-            top_p=0.9,
-            repetition_penalty=1.1,
-            seed=options.seed,
-            on_text=lambda text: print(printable(text), end="", flush=True),
-        )
-        print(f"\n{metrics(result, engine.config.vocab_size)}")
-    print(f"\nTalk to it: python chat.py --checkpoint {options.checkpoint}")
+    stops = {}
+    for number, (name, station) in enumerate(STATIONS.items(), start=1):
+        print(f"\n{number}. {station.title}\n   {station.about}", flush=True)
+        stops[name] = visit(engine, name, options.seed)
+        for line in stops[name].lines:
+            parts = textwrap.wrap(printable(line), 76, subsequent_indent="  ")
+            print(textwrap.indent("\n".join(parts), "   "), flush=True)
+    if options.save_figure:
+        save_figure(stops, options.save_figure)
+        print(f"\nfigure: {options.save_figure}")
+    print("\nTalk to it: python chat.py" + (f" --checkpoint {checkpoint}" if checkpoint else ""))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ import chat
 import demo
 import evaluate
 from reso_llm import cli
+from reso_llm.chat import SAMPLING
 from reso_llm.config import KuramotoConfig, ResoLLMConfig
+from reso_llm.tour import STATIONS
 from reso_llm.train_config import TrainConfig
 from reso_llm.training import train
 
@@ -85,16 +87,75 @@ def test_piped_chat_answers_each_line(run, monkeypatch, capsys):
     assert captured.err == ""
 
 
-def test_demo_shows_every_prompt(run, monkeypatch, capsys):
+def test_a_pipe_shows_metrics_only_when_asked(run, monkeypatch, capsys):
+    for options, shown in (([], 0), (["--metrics", "true"], 1)):
+        pipe = io.TextIOWrapper(io.BytesIO(b"hi\n"), encoding="utf-8")
+        monkeypatch.setattr(sys, "stdin", pipe)
+        assert call(chat, monkeypatch, "--checkpoint", run[0], "--max_length", 4, *options) == 0
+        assert capsys.readouterr().out.count("entropy") == shown
+
+
+def test_the_chat_draws_as_a_session_does():
+    defaults = vars(chat.make_parser().read([]))
+    assert {name: defaults[name] for name in SAMPLING} == SAMPLING
+
+
+@pytest.mark.parametrize(
+    ("option", "controller"),
+    [("srb", "SRB"), ("phase_slip", "PhaseSlip"), ("stochastic_resonance", "StochasticResonance"),
+     ("stability_temperature", "StabilityTemperature")],
+)  # fmt: skip
+def test_controllers_of_the_chat(run, monkeypatch, option, controller):
+    seen = []
+    monkeypatch.setattr(
+        "reso_llm.chat.run_in_terminal", lambda session, _: seen.append(session.options)
+    )
+    assert call(chat, monkeypatch, "--checkpoint", run[0], f"--{option}", "true") == 0
+    assert [type(c).__name__ for c in seen[0]["controllers"]] == [controller]
+
+
+@pytest.fixture
+def short_tour(monkeypatch):
+    monkeypatch.setattr("reso_llm.tour.GREEDY_LENGTH", 4)
+
+
+@pytest.mark.usefixtures("short_tour")
+def test_the_demo_visits_every_stop(run, monkeypatch, capsys):
     assert call(demo, monkeypatch, "--checkpoint", run[0]) == 0
     out = capsys.readouterr().out
-    assert all(prompt in out for prompt in demo.PROMPTS)
-    assert out.count("ended by:") == len(demo.PROMPTS)
+    assert all(f"{i}. {s.title}\n" in out for i, s in enumerate(STATIONS.values(), start=1))
+    assert max(map(len, out.splitlines())) <= 100
+    assert f"python chat.py --checkpoint {run[0]}" in out
 
 
-def test_sparkline_is_bounded_and_ordered():
-    assert demo.sparkline((0.0, 4.0, 8.0, 99.0), top=8.0) == " ▄██"
-    assert len(demo.sparkline(tuple(range(1000)), top=8.0)) <= 60
+@pytest.mark.usefixtures("short_tour")
+def test_the_demo_trains_first_and_goes_on_with_the_run(run, monkeypatch, capsys, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"data: {run[1]}\nsteps: 2\nwandb: disabled\nmodel:\n  vocab_size: 261\n  dim: 32\n"
+        "  num_layers: 1\n  num_heads: 2\n  max_seq_len: 64\n"
+        "  kuramoto:\n    num_oscillators: 4\n"
+    )
+    monkeypatch.setattr(demo, "QUICKSTART", recipe)
+    monkeypatch.setenv("RESO_CACHE", str(tmp_path / "cache"))
+    for _ in range(2):
+        assert call(demo, monkeypatch, "--train", tmp_path / "new") == 0
+    assert (tmp_path / "new" / "config.yaml").is_file()
+    assert "9. " in capsys.readouterr().out
+
+
+def test_the_demo_takes_one_model(monkeypatch, capsys):
+    assert call(demo, monkeypatch, "--train", "a", "--checkpoint", "b") == 2
+    assert "give one of them" in capsys.readouterr().err
+
+
+def test_the_demo_misses_matplotlib_at_once(run, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    options = ["--checkpoint", run[0], "--save-figure", "x.png"]
+    assert call(demo, monkeypatch, *options) == 2
+    captured = capsys.readouterr()
+    assert "[plots]" in captured.err
+    assert captured.out == ""
 
 
 @pytest.mark.parametrize(
