@@ -1,0 +1,246 @@
+"""Do several agents predict text better than one, and does one learn what another was told?
+
+python -m benchmarks.consensus --checkpoints RUN RUN ... --data HELDOUT.jsonl [--json OUT]
+
+Teacher-forced on held-out documents, every token once, in windows half a context apart (bits per
+byte as `reso_llm.evaluation` defines them), of every pair of agents, and of all of them:
+
+    single          each agent a by itself, p_a
+    consensus       log p = sum_a w_a log p_a - log Z, w_a = r_a / sum_b r_b, with the order
+                    parameters r_a at the token, as `generate_multi_agent` has it
+    equal weights   the same with w_a = 1 / A
+    mean            p = 1/A sum_a p_a at every token: each token drawn by an agent picked at random
+    one text        p(document) = 1/A sum_a p_a(document): parallel agents, of whose texts one is
+                    picked at random
+
+The best single agent is known only after the fact: a difference to it is a strict one. Then
+memory: agent a is told an invented fact, b is not; b reads it with the field that a network of
+fidelity F leaves it (`entanglement.py`), nats per token minus those without it, beside a control
+fact nobody was told. b is another agent, or one with the weights of a. Only fields are shared; the
+echo of a's stored tokens, which does most of its remembering, stays with a. Intervals are 95 %
+bootstrap percentiles over documents or facts. Rows go to results/consensus.jsonl. Sources: Hinton
+2002 (products of experts); Jacobs 1991 (mixtures).
+
+Shapes: A agents, B windows, T tokens, V vocabulary, N documents.
+"""
+
+import argparse
+import itertools
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from benchmarks.gating import document_ids, held_out, interval, save, shown
+from benchmarks.memory import TEMPLATES, draw_parts, forget, log_probability, told
+from reso_llm.data import Split
+from reso_llm.entanglement import EntanglementNetwork
+from reso_llm.inference import ResoLLMInference
+from reso_llm.model import ResoLLMModel, ResoState
+from reso_llm.windows import EvalWindow, eval_windows
+
+FIDELITIES = (0.25, 0.5, 0.75, 1.0)
+BATCH_SIZE = 8
+WAYS = ("consensus", "equal weights", "mean", "one text")
+
+
+# --- held-out text
+
+
+def teams(count: int) -> list[tuple[int, ...]]:
+    """Every pair of agents, and all of them."""
+    pairs = list(itertools.combinations(range(count), 2))
+    return pairs if count == 2 else [*pairs, tuple(range(count))]
+
+
+def product_nats(log_p: Tensor, weights: Tensor, targets: Tensor) -> Tensor:
+    """Nats (B,T) of targets under the normalised product: (A,B,T,V), (A,B,T) or (A,1,1), (B,T).
+
+    `consensus_logits` for many tokens, each of weights of its own.
+    """
+    weights = weights / weights.sum(0)
+    mixed = (weights.unsqueeze(-1) * log_p).sum(0).log_softmax(-1)
+    return -mixed.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+
+
+def mean_nats(log_p_target: Tensor) -> Tensor:
+    """Nats under the arithmetic mean, from the agents' log-probabilities: (A,...) -> (...)."""
+    return math.log(len(log_p_target)) - log_p_target.logsumexp(0)
+
+
+@torch.inference_mode()
+def window_nats(
+    models: Sequence[ResoLLMModel], windows: Sequence[EvalWindow]
+) -> dict[tuple[int, ...], Tensor]:
+    """Nats of each window's scored tokens: (1,B) of each agent (i,), (3,B) of each team's ways."""
+    ids, targets, counted = (
+        pad_sequence([torch.from_numpy(a) for a in arrays], batch_first=True)
+        for arrays in zip(*windows, strict=True)
+    )
+    outputs = [model(ids) for model in models]
+    log_p = torch.stack([output.logits.log_softmax(-1) for output in outputs])  # (A,B,T,V)
+    everywhere = torch.ones(ids.shape)
+    order = torch.stack([o.diagnostics.get("coherence", everywhere) for o in outputs])  # (A,B,T)
+    said = log_p.gather(-1, targets.expand(len(models), *targets.shape).unsqueeze(-1)).squeeze(-1)
+    found = {(a,): -said[a].unsqueeze(0) for a in range(len(models))}
+    for team in teams(len(models)):
+        chosen, members = list(team), log_p[list(team)]
+        found[team] = torch.stack((
+            product_nats(members, order[chosen], targets),
+            product_nats(members, torch.ones(len(team), 1, 1), targets),
+            mean_nats(said[chosen]),
+        ))  # fmt: skip
+    return {team: (nats.double() * counted).sum(-1) for team, nats in found.items()}
+
+
+def document_nats(models: Sequence[ResoLLMModel], split: Split) -> dict[tuple[int, ...], Tensor]:
+    """Nats of each document (N,): of each agent, (1,N), and of each team's WAYS, (4,N)."""
+    context = min(model.config.max_seq_len for model in models)
+    start = torch.zeros(1, dtype=torch.int64).numpy()
+    windows = [
+        (index, window)
+        for index, ids in enumerate(document_ids(split))
+        for window in eval_windows(ids, start, context, context // 2)
+    ]
+    windows.sort(key=lambda item: len(item[1].inputs))
+    sums: dict[tuple[int, ...], Tensor] = {}
+    for first in range(0, len(windows), BATCH_SIZE):
+        indices, some = zip(*windows[first : first + BATCH_SIZE], strict=True)
+        for team, nats in window_nats(models, some).items():
+            empty = nats.new_zeros(len(nats), split.num_documents)
+            sums.setdefault(team, empty).index_add_(1, torch.tensor(indices), nats)
+    for team in teams(len(models)):
+        alone = torch.stack([sums[(a,)][0] for a in team])
+        sums[team] = torch.cat((sums[team], mean_nats(-alone)[None]))
+    return sums
+
+
+def compare(
+    sums: dict[tuple[int, ...], Tensor], sizes: Tensor, names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Bits per byte of every agent, and of every team beside its best agent and the mean."""
+    bits = {team: nats / math.log(2) for team, nats in sums.items()}
+    rows = []
+    for team, found in bits.items():
+        row: dict[str, Any] = {
+            "measure": "bits per byte", "agents": [names[a] for a in team], "documents": len(sizes)
+        }  # fmt: skip
+        if len(team) == 1:
+            rows.append(row | {"way": "single", "bits_per_byte": interval(found[0], sizes)})
+            continue
+        best = min((bits[(a,)][0] for a in team), key=lambda b: b.sum().item())
+        for way, values in zip(WAYS, found, strict=True):
+            rows.append(row | {
+                "way": way, "bits_per_byte": interval(values, sizes),
+                "minus_best_single": interval(values - best, sizes),
+                "minus_one_text": interval(values - found[WAYS.index("one text")], sizes),
+            })  # fmt: skip
+    return rows
+
+
+# --- shared memory
+
+
+def heard_state(teller: ResoLLMModel, listener: ResoLLMModel, fidelity: float) -> ResoState:
+    """What `listener`, who knows nothing, starts from in a network with the teller."""
+    network = EntanglementNetwork(("teller", "listener"))
+    network.link("teller", "listener", fidelity)
+    told_field = teller.recollected_state().field.field[0]
+    own = listener.init_state()
+    fields = {"teller": told_field, "listener": own.field.field[0]}
+    shared = network.share("listener", fields).unsqueeze(0)
+    return own._replace(field=own.field._replace(field=shared))
+
+
+def hearsay(
+    teller: ResoLLMModel, listener: ResoLLMModel, facts: Sequence[str], controls: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Change of the listener's nats per token, by fidelity; and of the teller's own."""
+    changes: dict[tuple[str, str], list[float]] = {}
+    for fact, control in zip(facts, controls, strict=True):
+        told(teller, fact, 1.0)
+        states = {f"F {f:g}": (listener, heard_state(teller, listener, f)) for f in FIDELITIES}
+        full = teller.recollected_state()
+        states |= {"told, field alone": (teller, full._replace(echo=None)), "told": (teller, full)}
+        for name, (model, state) in states.items():
+            for kind, text in (("fact", fact), ("control", control)):
+                before = log_probability(model, text, model.init_state())
+                change = before - log_probability(model, text, state)
+                changes.setdefault((name, kind), []).append(change)
+    forget(teller)
+    ones = torch.ones(len(facts))
+    return [
+        {
+            "measure": "memory", "state": name, "facts": len(facts),
+            **{kind: interval(torch.tensor(changes[name, kind]), ones) for kind in
+               ("fact", "control")},
+        }
+        for name in dict.fromkeys(name for name, _ in changes)
+    ]  # fmt: skip
+
+
+# --- all of it
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Bits per byte, then nats of facts, in markdown."""
+    lines = [
+        "| agents | way | bits/byte | - best single | - one text |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for row in rows:
+        if row["measure"] == "bits per byte":
+            names = ("bits_per_byte", "minus_best_single", "minus_one_text")
+            cells = [shown(row[name]) if name in row else "-" for name in names]
+            lines.append(f"| {', '.join(row['agents'])} | {row['way']} | {' | '.join(cells)} |")
+    lines += [
+        "", "| listener | state | change of nats/token, fact | control |", "|---|---|---|---|",
+    ]  # fmt: skip
+    for row in rows:
+        if row["measure"] == "memory":
+            cells = [shown(row[kind], 3) for kind in ("fact", "control")]
+            lines.append(f"| {row['listener']} | {row['state']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def check(engines: Sequence[ResoLLMInference]) -> None:
+    """ValueError unless the agents share a tokenizer and a vocabulary."""
+    kinds = {(e.tokenizer.fingerprint, e.config.vocab_size) for e in engines}
+    if len(engines) < 2 or len(kinds) > 1:
+        raise ValueError("expected at least two agents, of one tokenizer and vocabulary size")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoints", nargs="+", required=True, help="run directories")
+    parser.add_argument("--data", required=True, help="held-out rows")
+    parser.add_argument("--facts", type=int, default=40)
+    parser.add_argument("--json", help="also write the rows to this file")
+    options = parser.parse_args()
+    engines = [ResoLLMInference.from_pretrained(path) for path in options.checkpoints]
+    try:
+        check(engines)
+    except ValueError as error:
+        parser.error(str(error))
+    models, names = [e.model for e in engines], [Path(path).name for path in options.checkpoints]
+    split, sizes = held_out(options.data, engines[0].tokenizer)
+    rows = compare(document_nats(models, split), sizes, names)
+    if all(model.config.temporal_smf.enabled for model in models[:2]):
+        rng = random.Random(0)
+        texts = [rng.choice(TEMPLATES).format(**draw_parts(rng)) for _ in range(2 * options.facts)]
+        halves = texts[: options.facts], texts[options.facts :]
+        for listener, model in (("the same weights", models[0]), (names[1], models[1])):
+            rows += [
+                {"teller": names[0], "listener": listener, **row}
+                for row in hearsay(models[0], model, *halves)
+            ]
+    print(table(rows), flush=True)
+    save("consensus", rows, options.json)
+
+
+if __name__ == "__main__":
+    main()
