@@ -37,7 +37,10 @@ class Read(NamedTuple):
 
 
 class Context:
-    """The rows of one generation: their ids, and the model's state after them."""
+    """The rows of one generation: their ids, and the model's state after them.
+
+    Its methods are to be called in inference mode.
+    """
 
     def __init__(
         self,
@@ -82,10 +85,10 @@ class Context:
 
         The logits of a row that has ended mean nothing.
         """
-        if self._length == 0 or (
-            self._bounded and self._length + 1 > self.model.config.max_seq_len
-        ):
-            return self._read_all()
+        if self._length == 0:
+            return self._host(*self._read_anew(num_unread=0))
+        if self._bounded and self._length == self.model.config.max_seq_len:
+            self._read_anew(num_unread=1)
         self._length += 1
         newest = [ids[-1] for ids in self.ids]
         if self.stepper is not None:
@@ -102,7 +105,7 @@ class Context:
         """Put noise into a row's cache, for the tokens from the next one on."""
         num_prompt = max(1, self.num_prompt[row] - self.dropped[row])  # <|bos|> is never dropped
         state = heated(self._current(), row, noise, num_prompt, generator)
-        if self.stepper is not None:
+        if self.attending and self.stepper is not None:
             self._received[row] = self._received_by_id(row)
         self._take(state)
 
@@ -125,8 +128,8 @@ class Context:
     def received(self, row: int) -> np.ndarray:
         """Share of attention (n,) that a row's n ids got; all 0 where too little was written.
 
-        From each token after the prompt, when it was read, the last one and those read again left
-        out; see `attending.py`. ValueError unless the context is attending.
+        From each token after the prompt but the last, when it was first read; see `attending.py`.
+        ValueError unless the context is attending.
         """
         if not self.attending:
             raise ValueError("nobody asked for it: expected Context(..., attending=True)")
@@ -150,19 +153,21 @@ class Context:
         self.stepper = Stepper(self.model, state, self.goal, attending=attending) if one else None
         self.state = None if one else state
 
-    def _read_all(self) -> Read:
-        """Read every row from its start, or from its newest half where it is too long."""
-        kept = [tuple(self._kept(row)) for row in range(len(self.ids))]
+    def _read_anew(self, num_unread: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Read every row from its start, or from its newest half where it is too long.
+
+        All but the num_unread newest tokens; logits (B,V) and diagnostics (B,1,...) after them.
+        """
+        kept = [tuple(self._kept(row, num_unread)) for row in range(len(self.ids))]
         longest = max(map(len, kept))
         outputs = {ids: self._read_alone(ids, longest - len(ids)) for ids in dict.fromkeys(kept)}
         rows = [outputs[ids] for ids in kept]
         self._take(stacked([row.state for row in rows]))
         logits = torch.cat([row.logits[:, -1] for row in rows])
-        newest = {
+        return logits, {
             name: torch.cat([row.diagnostics[name][:, -1:] for row in rows])
             for name in rows[0].diagnostics
         }
-        return self._host(logits, newest)
 
     def _read_alone(self, ids: tuple[int, ...], padding: int) -> ResoOutput:
         """A row from its start, behind `padding` columns."""
@@ -173,7 +178,7 @@ class Context:
         inputs = torch.tensor([ids], device=self.device)
         return self.model(inputs, padded(state, padding), self._goals(1), self.noise)
 
-    def _kept(self, row: int) -> list[int]:
+    def _kept(self, row: int, num_unread: int) -> list[int]:
         """Ids of a row to be read at once; of a row that has ended, any will do."""
         ids, limit = self.ids[row], self.model.config.max_seq_len
         if row in self.ended:
@@ -182,9 +187,9 @@ class Context:
             self._received[row] = self._received_by_id(row)
         if self._bounded and len(ids) - self.dropped[row] > limit:
             self.dropped[row] = len(ids) - max(1, limit // 2 - 1) - 1
-        kept = [ids[i] for i in self._columns(row)]
-        self._num_first[row] = len(kept)
-        return kept
+        columns = self._columns(row)
+        self._num_first[row] = len(columns) - num_unread
+        return [ids[i] for i in columns[: self._num_first[row]]]
 
     def _columns(self, row: int) -> list[int]:
         """Where in a row's ids its columns are from, padding aside."""
@@ -198,15 +203,15 @@ class Context:
         else:
             tokens = [self.ids[row][i] for i in columns[:-1]]
             num_new = len(tokens) - self._num_first[row]
-            if num_new < 1:
-                received = np.zeros(0)
-            else:
-                inputs = torch.tensor([tokens], device=self.device)
-                received = received_attention(self.model, inputs, num_new, self._goals(1))
+            received = self._looked_back(tokens, num_new) if num_new > 0 else np.zeros(0)
         total = np.zeros(len(self.ids[row]))
         total[: len(self._received[row])] = self._received[row]
         total[columns[: len(received)]] += received
         return total
+
+    def _looked_back(self, tokens: list[int], num_new: int) -> np.ndarray:
+        inputs = torch.tensor([tokens], device=self.device)
+        return received_attention(self.model, inputs, num_new, self._goals(1))
 
     # --- small questions
 
