@@ -5,12 +5,11 @@ Colours are Okabe & Ito's, which colour-blind readers can tell apart; lines diff
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from reso_llm.tour import Stop
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+Axes = Any  # matplotlib's, which is imported only where a figure is drawn
 
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 STYLES = ((BLUE, "-"), (ORANGE, "--"), (RED, ":"))
@@ -54,7 +53,7 @@ def save_figure(stops: Mapping[str, Stop], path: str | Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _entropy(ax: "Axes", stops: Mapping[str, Stop]) -> None:
+def _entropy(ax: Axes, stops: Mapping[str, Stop]) -> None:
     traces = stops["control"].traces
     slips = traces["slips"]
     _lines(ax, {name: traces[name] for name in ("greedy", "with slips")})
@@ -66,7 +65,7 @@ def _entropy(ax: "Axes", stops: Mapping[str, Stop]) -> None:
     ax.legend(fontsize=8, loc="upper right")
 
 
-def _order(ax: "Axes", stops: Mapping[str, Stop]) -> None:
+def _order(ax: Axes, stops: Mapping[str, Stop]) -> None:
     ax.set(title="Kuramoto order parameter along a conversation", xlabel="token", ylabel="r")
     if _there(ax, traces := stops["synchrony"].traces):
         _lines(ax, traces)
@@ -74,7 +73,7 @@ def _order(ax: "Axes", stops: Mapping[str, Stop]) -> None:
         ax.legend(fontsize=8, loc="upper right")
 
 
-def _layers(ax: "Axes", stops: Mapping[str, Stop]) -> None:
+def _layers(ax: Axes, stops: Mapping[str, Stop]) -> None:
     ax.set(title="Layers that run, token by token", ylabel="layers")
     stop = stops["depth"]
     if _there(ax, stop.traces):
@@ -86,7 +85,7 @@ def _layers(ax: "Axes", stops: Mapping[str, Stop]) -> None:
         ax.yaxis.get_major_locator().set_params(integer=True)
 
 
-def _warnings(ax: "Axes", stops: Mapping[str, Stop]) -> None:
+def _warnings(ax: Axes, stops: Mapping[str, Stop]) -> None:
     ax.set(title="Stability monitor: damage begins half-way", xlabel="token", ylabel="warning")
     if _there(ax, traces := stops["stability"].traces):
         _lines(ax, traces)
@@ -95,7 +94,7 @@ def _warnings(ax: "Axes", stops: Mapping[str, Stop]) -> None:
         ax.legend(fontsize=8, loc="upper left")
 
 
-def _memory(ax: "Axes", stops: Mapping[str, Stop]) -> None:
+def _memory(ax: Axes, stops: Mapping[str, Stop]) -> None:
     ax.set(title="Episodic memory: probability of a fact told once", ylabel="probability")
     if _there(ax, p := stops["memory"].numbers):
         bars = ax.bar(list(p), list(p.values()), color=[ORANGE, BLUE, GREEN], width=0.6)
@@ -103,7 +102,7 @@ def _memory(ax: "Axes", stops: Mapping[str, Stop]) -> None:
         ax.set_ylim(0, 1.15 * max(p.values()))
 
 
-def _worth(ax: "Axes", stops: Mapping[str, Stop]) -> None:
+def _worth(ax: Axes, stops: Mapping[str, Stop]) -> None:
     found = {k: v for stop in stops.values() for k, v in stop.numbers.items() if k in STAGES}
     ax.set(title="What each stage saves on unseen talk", xlabel="bits per byte saved")
     if _there(ax, found):
@@ -116,12 +115,12 @@ def _worth(ax: "Axes", stops: Mapping[str, Stop]) -> None:
         ax.margins(x=0.2)
 
 
-def _lines(ax: "Axes", traces: Mapping[str, list[float]]) -> None:
+def _lines(ax: Axes, traces: Mapping[str, list[float]]) -> None:
     for (name, values), (colour, style) in zip(traces.items(), STYLES, strict=False):
         ax.plot(values, style, color=colour, lw=1.3, label=name)
 
 
-def _there(ax: "Axes", values: Mapping) -> bool:
+def _there(ax: Axes, values: Mapping) -> bool:
     if not values:
         ax.text(0.5, 0.5, "not in this model", ha="center", transform=ax.transAxes)
     return bool(values)
