@@ -335,8 +335,9 @@ def test_noise_in_generate_comes_once_and_stays(name, protect):
 
 def test_noise_out_of_reach_is_an_error_and_not_silent():
     model = TINY["gpt2"]
-    with pytest.raises(ValueError, match="NoneType"):
-        run(model, [SLIPS], use_cache=False)
+    for controller in (SLIPS, NOTHING):  # before the first slip, too
+        with pytest.raises(ValueError, match="NoneType"):
+            run(model, [controller], use_cache=False)
     late = Script({1: Decision("heat", cache_noise=CacheNoise())})
     with pytest.raises(ValueError, match="NoneType"):
         run(model, [late], use_cache=False)
