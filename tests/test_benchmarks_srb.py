@@ -47,12 +47,12 @@ def reply(byte_tokenizer):
     return make
 
 
-def draw_traces(count, seed=0):
+def draw_traces(count, seed=0, shortest=3):
     """E, |dE| and C+ whose first step has no change and no coherence."""
     rng = np.random.default_rng(seed)
     found = []
     for _ in range(count):
-        trace = rng.random((int(rng.integers(3, 40)), 3)) * [4, 0.2, 1]
+        trace = rng.random((int(rng.integers(shortest, 40)), 3)) * [4, 0.2, 1]
         trace[0, 1:] = math.nan
         found.append(trace)
     return found
@@ -97,14 +97,14 @@ def test_calibration_reaches_the_target_with_the_least_entropy():
 @pytest.mark.parametrize("seed", range(4))
 def test_calibration_takes_the_triple_that_ends_cheapest(monkeypatch, seed):
     """Against each triple alone, its advantage summed by hand."""
-    traces = draw_traces(40, seed)
+    traces = draw_traces(40, seed, shortest=30)
     rng = np.random.default_rng(seed)
     ends = [rng.random(len(t) + 1) for t in traces]
     monkeypatch.setattr(srb, "QUANTILES", (0.5,))
     advantages = {}
     for patience in (1, 2, 3):
         monkeypatch.setattr(srb, "PATIENCE", (patience,))
-        rule = srb.calibrated(traces, ends, 0.2)
+        rule = srb.calibrated(traces, ends, 0.1)
         gains = []
         for end, trace in zip(ends, traces, strict=True):
             stop = slow_exit(trace, rule)
@@ -113,7 +113,7 @@ def test_calibration_takes_the_triple_that_ends_cheapest(monkeypatch, seed):
         advantages[patience] = sum(gains) / len(gains)
     monkeypatch.setattr(srb, "PATIENCE", tuple(advantages))
     best = max(advantages, key=advantages.get)
-    assert srb.calibrated(traces, ends, 0.2).patience == best
+    assert srb.calibrated(traces, ends, 0.1).patience == best
 
 
 def test_own_scores_are_those_of_each_prefix(engine):
@@ -237,7 +237,7 @@ def test_intervals_are_paired_and_pooled():
 
 
 def test_study_end_to_end(engine, reply):
-    protocol = srb.Protocol(max_length=16, seeds=2, target=0.4)
+    protocol = srb.Protocol(max_length=12, seeds=2, target=0.4)
     row = srb.study(engine, QUESTIONS, protocol, None)
     arms = row["arms"]
     for name in ("random", "elsewhere"):
