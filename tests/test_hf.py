@@ -454,6 +454,7 @@ def test_a_lookahead_stops_at_the_last_position():
     [
         (dict(num_beams=2), "beam"),
         (dict(assistant_model=object()), "assistant_model"),
+        (dict(custom_generate=print), "custom_generate"),
         (dict(prompt_lookup_num_tokens=2), "assisted"),
         (dict(stop_strings=["x"]), "StopStringCriteria"),
         (dict(do_sample=True, typical_p=0.5), "typical_p"),
