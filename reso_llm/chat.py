@@ -91,8 +91,9 @@ class ChatSession:
 
     @property
     def context_used(self) -> int:
-        """Tokens of the conversation so far."""
-        return len(self.engine.tokenizer.encode_conversation(self.turns)[0])
+        """Tokens of the conversation that the context holds."""
+        size = len(self.engine.tokenizer.encode_conversation(self.turns)[0])
+        return min(size, self.engine.config.max_seq_len)
 
     def _fitting(self, turns: list[Message]) -> tuple[list[Message], list[str]]:
         """The newest turns that leave room for the reply, and notes on what is left out."""
@@ -207,7 +208,7 @@ class Chat:
         for r in found:
             words = " ".join(r.moment.text.split())
             words = words if len(words) <= self.screen.columns else f"{words[:60]}…"
-            self._note(f"{r.age:.0f} texts ago, resonance {r.resonance:.2f}: {words}")
+            self._note(f"{_texts(r.age)} ago, resonance {r.resonance:.2f}: {words}")
         if not found:
             self._note("nothing in memory resonates with that")
 
@@ -275,7 +276,7 @@ def status(session: ChatSession) -> list[str]:
         f"goal     {session.goal.description if session.goal else '-'}",
         f"foci     {foci or '-'}",
         f"memory   {_memories(session)}",
-        f"clock    {kept.clock:.0f} texts",
+        f"clock    {_texts(kept.clock)}",
     ]
 
 
@@ -283,7 +284,12 @@ def _memories(session: ChatSession) -> str:
     memory = session.engine.model.session.memory
     if memory is None:
         return "-"
-    return f"{len(memory)} of at most {memory.config.max_moments} texts"
+    return f"{len(memory)} of at most {_texts(memory.config.max_moments)}"
+
+
+def _texts(count: float) -> str:
+    """A time of the memory's clock, or a number of texts."""
+    return f"{count:.0f} text{'' if count == 1 else 's'}"
 
 
 def run_in_terminal(session: ChatSession, show_metrics: bool = True) -> None:

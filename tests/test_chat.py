@@ -102,6 +102,14 @@ def test_oldest_turns_are_forgotten_and_told(session):
     assert f"the {session.forgotten} oldest turns are forgotten" in text
 
 
+def test_what_is_left_begins_with_a_question(session, monkeypatch):
+    """Guards a prompt that opens with a reply to something forgotten."""
+    given = says(session, monkeypatch, *["short"] * 6)
+    chat(session, *[f"question number {i}" for i in range(6)])
+    assert session.forgotten > 0
+    assert {turns[0].role for turns, _ in given} == {"user"}
+
+
 def test_a_turn_longer_than_the_context_is_cut_and_told(session):
     text = chat(session, "x" * 100)
     assert session.turns[0].content == "x" * 52  # 64 - 8, without bos, two openers and an end
@@ -115,6 +123,8 @@ def test_a_line_of_a_megabyte_is_cut_before_anything_reads_it(session, monkeypat
     assert f"first {MAX_LINE:,} of 1,000,000 characters" in text
     assert len(given[0][0][0].content) <= MAX_LINE
     assert "y" * 100 not in text
+    chat(session, "remember " + "z" * 1_000_000)
+    assert len(session.engine.model.session.memory.moments[0].text) < MAX_LINE
     assert time.process_time() - start < 5
 
 
@@ -135,7 +145,7 @@ def test_remember_and_recall(session):
     text = chat(session, "recall oslo", "remember she lives in Oslo", "hi", "recall Oslo", "recall")
     assert "nothing in memory" in text
     assert "1 of at most" in text
-    assert re.search(r"1 texts ago, resonance 0\.\d\d: she lives in Oslo", text)
+    assert re.search(r"1 text ago, resonance 0\.\d\d: she lives in Oslo", text)
     assert "recall what?" in text
 
 
@@ -145,7 +155,7 @@ def test_status_counts(session):
     assert f"context  {used} of 64 tokens, 2 turns, 0 forgotten" in text
     assert "goal     kites" in text
     assert "memory   1 of at most" in text
-    assert "clock    1 texts" in text
+    assert "clock    1 text\n" in text
 
 
 def test_help_lists_every_command(session):
@@ -279,6 +289,7 @@ def test_hostile_text_is_harmless_on_every_way_to_the_screen(session, monkeypatc
     given = says(session, monkeypatch, reply, reply)
     text = chat(session, "remember " + HOSTILE, line.format(HOSTILE), "status", "goal", "hi")
     assert not FORBIDDEN.search(text)
+    assert "surrogate" not in text  # what is no character is replaced, not refused
     for turns, _ in given:
         "".join(turn.content for turn in turns).encode()  # the tokenizer takes no lone surrogate
 
@@ -397,11 +408,13 @@ class Typist:
         import pty
 
         self.master, slave = pty.openpty()
-        environment = os.environ | {"TERM": "dumb", "NO_COLOR": "1", "INPUTRC": "/dev/null"}
+        repository = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        environment = os.environ | {
+            "TERM": "dumb", "NO_COLOR": "1", "INPUTRC": "/dev/null", "PYTHONPATH": repository
+        }  # fmt: skip
         self.process = subprocess.Popen(
             [sys.executable, "-W", "error", program],
             stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True,
-            cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
             preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),
         )  # fmt: skip
         os.close(slave)
