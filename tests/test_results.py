@@ -24,8 +24,6 @@ TRACES = (
 SETTLES = SRB(
     settled_nats=99, settled_delta_nats=99, settled_coherence=-1, patience=3, candidates=0
 )
-    settled_nats=99, settled_delta_nats=99, settled_coherence=-1, patience=3, candidates=0
-)
 BUDGET = SRB(settled_nats=0, max_tokens=5, candidates=0)
 NEVER = (
     SRB(settled_nats=0, max_tokens=10**6, candidates=0),
