@@ -37,6 +37,12 @@ def train_first(out: str) -> None:
     train(parser.build(TrainConfig, values, "config"), resume=Path(out, "config.yaml").is_file())
 
 
+def show(text: str, indent: str = "") -> None:
+    """Print text in lines of at most 80 characters, now."""
+    lines = textwrap.wrap(text, 80 - len(indent), subsequent_indent="  ")
+    print(textwrap.indent("\n".join(lines), indent), flush=True)
+
+
 def main() -> None:
     parser = make_parser()
     options = parser.read(sys.argv[1:])
@@ -57,11 +63,12 @@ def main() -> None:
     print(describe(engine))
     stops = {}
     for number, (name, station) in enumerate(STATIONS.items(), start=1):
-        print(f"\n{number}. {station.title}\n   {station.about}", flush=True)
+        print()
+        show(f"{number}. {station.title}")
+        show(station.about, "   ")
         stops[name] = visit(engine, name, options.seed)
         for line in stops[name].lines:
-            parts = textwrap.wrap(printable(line), 76, subsequent_indent="  ")
-            print(textwrap.indent("\n".join(parts), "   "), flush=True)
+            show(printable(line), "   ")
     if options.save_figure:
         save_figure(stops, options.save_figure)
         print(f"\nfigure: {options.save_figure}")

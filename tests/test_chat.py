@@ -15,6 +15,7 @@ from conftest import FULL
 
 from reso_llm import terminal
 from reso_llm.chat import MAX_LINE, Chat, ChatSession, command_of, run_in_terminal
+from reso_llm.decoding.controllers import StabilityTemperature
 from reso_llm.inference import GenerationResult, ResoLLMInference
 from reso_llm.panel import panel, sparkline
 from reso_llm.terminal import Screen, printable
@@ -216,6 +217,13 @@ def test_commands_of_a_plain_model_say_what_is_missing(make_session):
 def test_options_are_checked_before_the_first_line(make_session):
     with pytest.raises(ValueError, match="temperature"):
         make_session(temperature=-1.0)
+
+
+def test_controllers_work_with_metrics_off(make_session):
+    """Guards a controller that follows a monitor which nobody started."""
+    session = make_session(controllers=(StabilityTemperature(),))
+    chat(session, "hi", metrics=False)
+    assert len(session.turns) == 2
 
 
 # --- Ctrl-C
