@@ -14,18 +14,21 @@ any other place to stop is a cut of the static reply too:
     end_rule   before the first token at which p(<|end|>) >= a threshold
     deepened   SRB with deepening, a text of its own; its budget counts what deepening reads
 
-A cut text has other mean nats by its length alone: only random, elsewhere and fixed, which
-keep as many tokens, say whether the rule's places are better than chance. Chance is a mean over
-200 deals. `kept` and `rest` are nats per byte of what is kept and of what is cut off, `end` the
-nats of ending the turn there: by this model without control (own) and by a causal language model
-from DIR (outside). A token that straddles a cut counts in proportion to its bytes, and the end is
-read at the last of the scorer's token borders before the cut.
+A cut text has other mean nats by its length alone: only arms which keep as many tokens say whether
+the rule's places are better than chance. random also cuts what would have ended by itself, and
+mixes languages anew; elsewhere cuts the same replies as srb, so it is the fair one. Both are means
+over 200 deals. `kept` and `rest` are nats per byte of what is kept and of what is cut off, `end`
+the nats of ending the turn there: by this model without control (own) and by a causal language
+model from DIR (outside). A token that straddles a cut counts in proportion to its bytes, and the
+end is read at the last of the scorer's token borders before the cut.
 
 The first half of the prompts calibrates, the other half is reported. For each of 27 triples
 (τ, θ_Δ and θ_C at quantiles of the signals), θ_H is the least at which a target share of the
 static replies exits; of the triples, the one with the lowest own `end` at its exits against all
 places of the same replies. The outside scorer sees nothing of this. Intervals are 95 % bootstrap
-percentiles over prompts, paired. Times are `generation_time_ms`, prompt included, arms in turn.
+percentiles over prompts, paired. Times are `generation_time_ms`, prompt included, arms in turn,
+`metrics=False`: the static run measures nothing, SRB what it needs. A deepening is charged
+candidates x horizon tokens.
 
 Source: SRB derivation notes, section 4. Rows go to results/srb.jsonl.
 """
@@ -51,6 +54,7 @@ from reso_llm.results import GenerationResult
 from reso_llm.sources import read_documents
 
 SAMPLER = {"temperature": 0.8, "top_p": 0.95}
+CANDIDATES, HORIZON = 4, 4  # of deepening
 PATIENCE, QUANTILES = (2, 4, 8), (0.25, 0.5, 0.75)
 DEALS, DRAWS, SCORER_BATCH = 200, 2000, 4
 FINISHED = re.compile(r"[.!?…。！？][\"'»”)\]]*$")
@@ -213,7 +217,8 @@ def deepening(rule: SRB, traces: Sequence[np.ndarray], protocol: Protocol) -> SR
     rises = np.concatenate([np.diff(t[:, 2], prepend=math.nan) for t in traces])
     high = rises[(steps[:, 0] >= nats) & ~np.isnan(rises)]
     rise = max(0.0, _rounded(np.quantile(high, 0.9)))
-    changed = {"deepen_nats": nats, "deepen_coherence_rise": rise, "candidates": 4, "horizon": 4,
+    changed = {"deepen_nats": nats, "deepen_coherence_rise": rise, "candidates": CANDIDATES,
+               "horizon": HORIZON,
                "max_tokens": 2 * protocol.max_length}  # fmt: skip
     return SRB(**{k: v for k, v in asdict(rule).items() if k != "name"} | changed)
 
@@ -233,13 +238,25 @@ def own_scores(engine: ResoLLMInference, reply: Reply) -> Scores:
     return Scores(text, -log_p[:, engine.tokenizer.end_id].numpy())
 
 
-def load_scorer(directory: str, device: str = "cpu") -> Outside:
-    """A causal language model of Hugging Face's format, asked as its chat template says."""
+def load_scorer(directory: str) -> Outside:
+    """A causal language model of Hugging Face's format, asked as its chat template says.
+
+    It reads a reply once, however often it is asked.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).to(device).eval()
-    return lambda found: outside_scores(model, tokenizer, found)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    known: dict[tuple, Scores] = {}
+
+    def scores(found: Sequence[Reply]) -> list[Scores]:
+        keys = [(reply.question, reply.result.token_ids) for reply in found]
+        new = {key: r for key, r in zip(keys, found, strict=True) if key not in known}
+        scored = outside_scores(model, tokenizer, list(new.values()))
+        known.update(zip(new, scored, strict=True))
+        return [known[key] for key in keys]
+
+    return scores
 
 
 def outside_scores(model, tokenizer, found: Sequence[Reply]) -> list[Scores]:
@@ -270,12 +287,11 @@ def _encoded(tokenizer, reply: Reply) -> tuple[list[int], list[int], list[tuple[
 def _nats(model, tokenizer, texts: Sequence[tuple]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Nats of each reply token (m,), and of the end after the first 0..m of them (m+1,)."""
     rows = [torch.tensor(head + tail) for head, tail, _ in texts]
-    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(model.device)
-    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(r) for r in rows], batch_first=True)
-    logits = model(ids, attention_mask=mask.to(model.device)).logits
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    logits = model(ids).logits  # causal, so that it does not see the padding on the right
     found = []
     for row, (head, tail, _) in zip(logits, texts, strict=True):
-        log_p = row[len(head) - 1 : len(head) + len(tail)].float().log_softmax(-1).cpu()
+        log_p = row[len(head) - 1 : len(head) + len(tail)].log_softmax(-1)
         said = log_p[:-1].gather(1, torch.tensor(tail, dtype=torch.long)[:, None])[:, 0]
         found.append((-said.double().numpy(), -log_p[:, tokenizer.eos_token_id].double().numpy()))
     return found
@@ -450,19 +466,21 @@ def compared(
         "end_rule": cut(static, end_stops([s.end for s in own["static"]], threshold)),
         "deepened": cut(tables["deepened"], _lengths(found["deepened"])),
     }  # fmt: skip
-    for name, some in found.items():  # what only real runs have
+    del arms["deepened"]["mid_word"]  # what would have come next is not known
+    for name, some in found.items():
         arms[name] |= real_run(some, lengths)
     return arms
 
 
 def real_run(found: Sequence[Reply], lengths: np.ndarray) -> dict[str, np.ndarray]:
-    """Time, exits, and tokens charged of an arm, against the static lengths."""
+    """What only real runs have: time, exits, and tokens charged against the static lengths."""
     results = [reply.result for reply in found]
     exits = [r.stop_reason == "srb_settled" for r in results]
-    spent = [r.tokens_generated + 16 * len(_deepenings(r)) for r in results]
+    spent = [r.tokens_generated + CANDIDATES * HORIZON * len(_deepenings(r)) for r in results]
+    cuts = [r.stop_reason not in ("end", "length") for r in results]
     one = np.ones(len(results))
     pairs = {
-        "exits": (exits, one), "spent": (spent, one),
+        "exits": (exits, one), "cut": (cuts, one), "spent": (spent, one),
         "saved": (lengths - _lengths(found), lengths), "spent_saved": (lengths - spent, lengths),
         "ms": ([r.generation_time_ms for r in results], one),
     }  # fmt: skip
@@ -564,7 +582,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2, help="replies to each prompt")
     parser.add_argument("--prompts", type=int, help="at most; half of them calibrate")
     parser.add_argument("--max-length", type=int, default=96)
-    parser.add_argument("--quick", action="store_true", help="8 prompts, 1 seed, 24 tokens")
+    parser.add_argument(
+        "--quick", action="store_true", help="8 prompts, 1 seed, 24 tokens, no record"
+    )
     parser.add_argument("--json", help="also write the rows to this file")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -587,7 +607,8 @@ def main() -> None:
                  "scorer": Path(options.scorer).name if options.scorer else None}  # fmt: skip
         rows.append(names | study(engine, asked, protocol, outside))
         print(table(rows[-1]), flush=True)
-    save("srb", rows, options.json)
+    if not options.quick:
+        save("srb", rows, options.json)
 
 
 if __name__ == "__main__":

@@ -116,11 +116,11 @@ def test_calibration_takes_the_triple_that_ends_cheapest(monkeypatch, seed):
     assert srb.calibrated(traces, ends, 0.1).patience == best
 
 
-def test_own_scores_are_those_of_each_prefix(engine):
-    result = engine.generate([("user", "ab")], 12, seed=1, temperature=0.8)
-    reply = srb.made_reply(engine, 0, "ab", result)
-    scores = srb.own_scores(engine, reply)
-    prompt, ids = engine.prompt_ids([("user", "ab")]), list(result.token_ids)
+@pytest.mark.parametrize("ended", [True, False])
+def test_own_scores_are_those_of_each_prefix(engine, reply, ended):
+    made = reply("a bé", ended)
+    scores = srb.own_scores(engine, made)
+    prompt, ids = engine.prompt_ids([("user", "q")]), list(made.result.token_ids)
     total = 0.0
     for k in range(len(ids) + 1):
         with torch.inference_mode():
@@ -236,7 +236,13 @@ def test_intervals_are_paired_and_pooled():
     assert 3 <= low < high <= 13  # no draw of the second alone
 
 
-def test_study_end_to_end(engine, reply):
+def test_breaks_leave_out_half_a_character(engine, reply):
+    made = reply("aéb", ended=True)
+    again = srb.made_reply(engine, 0, "q", made.result)
+    assert again.breaks.tolist() == made.breaks.tolist() == [0, 1, 1, 2, 3, 3]
+
+
+def test_study_end_to_end(engine):
     protocol = srb.Protocol(max_length=12, seeds=2, target=0.4)
     row = srb.study(engine, QUESTIONS, protocol, None)
     arms = row["arms"]
@@ -251,6 +257,9 @@ def test_study_end_to_end(engine, reply):
     assert "| tokens |" in srb.table(row)
     spent = [r[5] + 16 * r[7] for r in row["replies"]]
     assert arms["deepened"]["spent"][0] == pytest.approx(np.mean(spent))
+    cuts = [r[6].startswith("srb_") for r in row["replies"]]
+    assert arms["deepened"]["cut"][0] == pytest.approx(np.mean(cuts))
+    assert [r[0] for r in row["replies"]] == [3000, 3001, 4000, 4001, 5000, 5001]
 
 
 def test_a_run_that_is_no_prefix_is_refused(engine):
