@@ -39,7 +39,8 @@ class Session:
     """One session of a model with this configuration; a disabled component is None.
 
     clock is the memory's time: how many texts were generated. The engine calls `advance`,
-    `agency.observe`, `agency.update_progress` and `stability.observe`.
+    `agency.observe_text` and `agency.update_progress`, and makes `stability` the monitor of the
+    newest text that was asked for alone.
     """
 
     config: ResoLLMConfig

@@ -93,7 +93,9 @@ class Stepper:
         )
         self.rotary = RotaryStep(model.rotary, c.rotary_base, model.phase_gain)
         self._scratch, padding = Scratch(c), 0 if state.padding is None else int(state.padding)
-        self._received = np.zeros(max(c.max_seq_len, state.length)) if attending else None
+        self._received = None
+        if attending:
+            self._received = np.zeros(max(c.max_seq_len, state.length), np.float32)
         self.blocks = [
             BlockStep(block, self._cache(cache, padding), self._scratch)
             for block, cache in zip(model.blocks, state.caches, strict=True)

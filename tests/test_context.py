@@ -84,7 +84,7 @@ def test_rows_of_a_batch_equal_the_same_rows_alone(make_engine, name):
 
 
 def test_a_row_that_ended_stays_as_it_was(make_engine, by_torch):
-    """Rows of which one ends at once, while the other runs past the context twice."""
+    """It ends with the last token that its context had room for; the other goes on past that."""
     engine = make_engine(max_seq_len=16)
     model, tokenizer = engine.model, engine.tokenizer
     by_torch()
@@ -98,7 +98,7 @@ def test_a_row_that_ended_stays_as_it_was(make_engine, by_torch):
         return output._replace(logits=logits)
 
     model.forward = speak
-    ended, other = engine.generate_batch(["ends here!", "goes on"], 40, seed=0)
+    ended, other = engine.generate_batch(["it ends here..!", "goes on"], 40, seed=0)
     assert (ended.stop_reason, ended.tokens_generated, ended.warnings) == ("end", 1, ())
     assert (other.stop_reason, other.tokens_generated) == ("length", 40)
     assert dropped(other)
@@ -188,14 +188,14 @@ def test_the_first_token_counts_as_prompt_once_the_prompt_is_gone(make_engine):
 
 
 @torch.no_grad()
-def lookahead_reference(engine, ids, candidate, horizon):
+def lookahead_reference(engine, ids, candidate, horizon, goal):
     """Greedy continuation by full passes; what may not be written is not considered."""
     tokenizer, total = engine.tokenizer, 0.0
     ids, unusable = [*ids, candidate], [1, 2, 3, *range(tokenizer.vocab_size, 264)]
     for _ in range(horizon):
         if ids[-1] in (tokenizer.end_id, tokenizer.bos_id) or len(ids) > engine.config.max_seq_len:
             break
-        logits = engine.model(torch.tensor([ids])).logits[0, -1].clone()
+        logits = engine.model(torch.tensor([ids]), goal=goal[None]).logits[0, -1]
         logits[unusable] = -math.inf
         p = logits.softmax(-1)
         total += math.log(p.max())
@@ -209,7 +209,8 @@ def test_lookahead_is_a_greedy_continuation(make_engine, max_seq_len, others):
     """Also where the context ends first; the state is as it was afterwards."""
     engine = make_engine(max_seq_len=max_seq_len)
     prompts = [engine.prompt_ids(p) for p in ["prompt", *others]]
-    context = new_context(engine, prompts)
+    goal = torch.randn(engine.config.dim, generator=torch.Generator().manual_seed(0))
+    context = new_context(engine, prompts, goal=goal)
     with torch.inference_mode():
         context.read()
         for row in range(len(prompts)):
@@ -219,7 +220,8 @@ def test_lookahead_is_a_greedy_continuation(make_engine, max_seq_len, others):
         found, again = (context.lookahead(0, candidates, 4) for _ in range(2))
         room = context.model.config.max_seq_len - max(map(len, context.ids))
     expected = [
-        lookahead_reference(engine, context.ids[0], c, min(4, room)) for c in candidates.tolist()
+        lookahead_reference(engine, context.ids[0], c, min(4, room), goal)
+        for c in candidates.tolist()
     ]
     assert found.tolist() == pytest.approx(expected, abs=1e-3)
     assert torch.equal(found, again)

@@ -120,7 +120,9 @@ class AttentionStep:
         total = np.add.reduce(scores, axis=-1, keepdims=True)
         s.heads /= total
         if s.received is not None:
-            s.received[-scores.shape[-1] :] += np.dot(1 / total[:, 0, 0], scores[:, 0])
+            s.received[-scores.shape[-1] :] += np.dot(
+                1 / total.ravel(), scores.reshape(self.heads, -1)
+            )
         return np.dot(s.mixed, self.out, out=s.out)
 
     def write(self, turn: ndarray, value: ndarray | None) -> None:
