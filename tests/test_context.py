@@ -328,6 +328,22 @@ def test_received_is_a_share_by_place_in_the_text(make_engine, by_torch, window)
     np.testing.assert_allclose(received(), stepped, atol=1e-5)
 
 
+def test_heat_does_not_make_anybody_forget_where_was_looked(make_engine):
+    engine = make_engine()
+
+    @torch.inference_mode()
+    def received(scale):
+        context = new_context(engine, [engine.prompt_ids("prompt")], attending=True)
+        for token in range(60, 70):
+            context.read()
+            if scale and token == 65:
+                context.heat(0, CacheNoise(scale=scale), torch.Generator().manual_seed(0))
+            context.append(0, token)
+        return context.received(0)
+
+    np.testing.assert_allclose(received(1e-6), received(0), atol=1e-5)
+
+
 def test_nothing_is_received_before_a_new_token_was_read(make_engine):
     engine = make_engine()
     context = new_context(engine, [engine.prompt_ids("x")], attending=True)
