@@ -40,6 +40,7 @@ from benchmarks.gating import document_ids, held_out, interval, save, shown
 from benchmarks.memory import TEMPLATES, draw_parts, forget, log_probability, told
 from reso_llm.data import Split
 from reso_llm.entanglement import EntanglementNetwork
+from reso_llm.hardware import keep_freed_memory
 from reso_llm.inference import ResoLLMInference
 from reso_llm.model import ResoLLMModel, ResoState
 from reso_llm.windows import EvalWindow, eval_windows
@@ -221,6 +222,7 @@ def main() -> None:
     parser.add_argument("--facts", type=int, default=40)
     parser.add_argument("--json", help="also write the rows to this file")
     options = parser.parse_args()
+    keep_freed_memory()
     engines = [ResoLLMInference.from_pretrained(path) for path in options.checkpoints]
     try:
         check(engines)

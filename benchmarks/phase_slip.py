@@ -18,14 +18,16 @@ equal length, for which no turn may end (--may-end lets them). Measures, each a 
 
 Sampling at temperatures T, greedy being T = 0, gives rep-4 as a curve over nats per byte. An arm is
 compared with that curve at its own nats per byte, by linear interpolation: `rep-4 - curve` is below
-0 where an arm repeats less than sampling that strays as far. Intervals are 95 % bootstrap
-percentiles over prompts, and over seeds within each. Rows go to results/phase_slip.jsonl. Sources:
-the Phase-Slip sampler; distinct-n, Li 2016 (arXiv 1510.03055); rep-n, Welleck 2019 (1908.04319).
+0 where an arm repeats less than sampling that strays as far. A repeat is cheap for any scorer, so
+nats per byte alone would reward it. Intervals are 95 % bootstrap percentiles over prompts, and over
+seeds within each. Rows go to results/phase_slip.jsonl. Sources: the Phase-Slip sampler; distinct-n,
+Li 2016 (arXiv 1510.03055); rep-n, Welleck 2019 (arXiv 1908.04319).
 
 Shapes: P prompts, S seeds, R draws of the bootstrap, V vocabulary.
 """
 
 import argparse
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +45,7 @@ from entropy_core.signals import LoopTracker
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.decoding.controllers import PhaseSlip, StochasticResonance
 from reso_llm.generation import GenerationOptions, RowRun, finish
+from reso_llm.hardware import keep_freed_memory
 from reso_llm.inference import Prompt, ResoLLMInference
 
 PROMPTS: tuple[Prompt, ...] = (
@@ -404,10 +407,12 @@ def plot(rows: Sequence[dict[str, Any]], path: str) -> None:
     for scorer, axis in zip(scorers, axes[0], strict=True):
         points = [(row[scorer][0], row["rep-4"][0], row["arm"]) for row in rows]
         curve = sorted(point for point in points if point[2] in CURVE.values())
-        axis.plot([x for x, _, _ in curve], [y for _, y, _ in curve], "o-", color="grey")
-        for x, y, arm in points:
-            if arm not in CURVE.values():
-                axis.plot(x, y, "s", label=arm)
+        axis.plot(
+            [x for x, _, _ in curve], [y for _, y, _ in curve], "o-", color="grey", label="sampling"
+        )
+        others = [point for point in points if point[2] not in CURVE.values()]
+        for (x, y, arm), marker in zip(others, itertools.cycle("sDv^<>*"), strict=False):
+            axis.plot(x, y, marker, label=arm)
         axis.set(xlabel=f"nats per byte, {scorer} model", ylabel="rep-4")
         axis.legend(fontsize=8)
     figure.tight_layout()
@@ -426,6 +431,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=100)
     parser.add_argument("--may-end", action="store_true", help="let a turn end")
     options = parser.parse_args()
+    keep_freed_memory()
     engine = ResoLLMInference.from_pretrained(options.checkpoint)
     longest = max(len(engine.prompt_ids(prompt)) for prompt in PROMPTS)
     if longest + options.tokens > engine.config.max_seq_len:

@@ -73,7 +73,12 @@ def test_measures_of_an_escape():
     assert found["escaped"] == (False, True)
     assert found["looping"] == (8, 20)
     assert found["as greedy"] == (True, 1)
-    assert phase_slip.measures_of(stuck, "", free)["escaped"] == (False, False)
+    for text in (stuck, free):  # where greedy decoding is free there is nothing to escape
+        assert phase_slip.measures_of(text, "", free)["escaped"] == (False, False)
+    out_again = phase_slip.measures_of(text_of([7] * 20 + [8]), "", stuck)
+    assert out_again["ends"] == (False, 1)
+    assert out_again["looping"] == (8, 21)
+    assert out_again["escaped"] == (True, True)
     assert phase_slip.measures_of(text_of([]), "", free)["ends"] == (False, 1)
 
 
@@ -189,9 +194,11 @@ def test_texts_of_an_arm_are_the_engines(engine):
             result = engine.generate(prompt, 12, seed=seed, **how)
             assert text.text == result.text
             assert sum(text.slips.values()) == len(result.events)
-    hot = phase_slip.arm_texts(engine, prompt, [3, 4], options_of({"temperature": 3.0}, 60), False)
-    assert [len(t.ids) for t in hot] == [60, 60]
-    assert min(i for t in hot for i in t.ids) >= len(SPECIAL_TOKENS)
+    hot = options_of({"temperature": 1e4}, 80)  # 2 of 258 tokens end a text
+    free, held = (phase_slip.arm_texts(engine, prompt, range(8), hot, e) for e in (True, False))
+    assert min(len(t.ids) for t in free) < 80
+    assert {len(t.ids) for t in held} == {80}
+    assert min(i for t in (*free, *held) for i in t.ids) >= len(SPECIAL_TOKENS)
     calm = phase_slip.arm_texts(engine, prompt, range(3), options_of(greedy), False)
     assert calm == [calm[0]] * 3
     neither = phase_slip.slip(
