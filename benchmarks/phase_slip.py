@@ -330,8 +330,7 @@ def study(engine: ResoLLMInference, options: argparse.Namespace) -> list[dict[st
     seeds = range(options.seeds)
     texts = {}
     for arm, how in ARMS.items():
-        metrics = "controllers" in how  # heat in a single row needs what metrics keep
-        generation = GenerationOptions(max_length=options.tokens, metrics=metrics, **how)
+        generation = GenerationOptions(max_length=options.tokens, metrics=False, **how)
         texts[arm] = [arm_texts(engine, p, seeds, generation, options.may_end) for p in PROMPTS]
     heads = [engine.prompt_ids(prompt) for prompt in PROMPTS]
     own = scored(
