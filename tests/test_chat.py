@@ -353,7 +353,8 @@ def test_a_panel_fits(columns, size):
 def test_a_panel_says_what_was_measured():
     result = result_of(
         tokens_generated=30, generation_time_ms=500.0, stability="periodic", lyapunov=0.25,
-        entropy_trace=(1.0, math.nan, 3.0), temperature_trace=(0.7, 1.5, 0.7), coherence_trace=(0.5, 0.7),
+        entropy_trace=(1.0, math.nan, 3.0), temperature_trace=(0.7, 1.5, 0.7),
+        coherence_trace=(0.5, 0.7),
         layers_trace=(2, 3), goal_progress={"kites": 0.43}, memories_touched=("x",),
         stop_reason="length", events=((1, "a", "b", "c"),), warnings=("careful",),
     )  # fmt: skip
