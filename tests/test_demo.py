@@ -10,6 +10,7 @@ from conftest import FULL
 
 from reso_llm import model as model_module
 from reso_llm import tour
+from reso_llm.decoding.controllers import PhaseSlip
 from reso_llm.figures import save_figure
 from reso_llm.fused import soft_cap
 from reso_llm.inference import ResoLLMInference
@@ -226,6 +227,11 @@ def test_numbers_are_those_of_the_probes(toured):
         engine.model, t, own, replies_only=True
     )
     assert stops["goals"].numbers["goal"] == pytest.approx(pays)
+    others = bits_per_byte(engine.model, t, own[1:] + own[:1], replies_only=True)
+    aims = others - bits_per_byte(engine.model, t, own, replies_only=True)
+    assert stops["goals"].numbers["goal, another's"] == pytest.approx(aims)
+    for name, trace in stops["stability"].traces.items():
+        assert stops["stability"].numbers[name] == max(trace[32:])  # of 63
 
 
 def test_what_is_bad_is_told(toured):
@@ -234,6 +240,21 @@ def test_what_is_bad_is_told(toured):
         (gain,), last = toured[1][name].numbers.values(), toured[1][name].lines[-1]
         word = "helps" if gain > 0 else "HURTS"
         assert (word if abs(gain) >= VISIBLE else "nothing visible") in last
+
+
+def test_a_small_effect_is_called_none(toured, monkeypatch):
+    monkeypatch.setattr(tour, "VISIBLE", 100.0)
+    assert "nothing visible" in visit(toured[0], "field", 0).lines[-1]
+
+
+def test_slips_are_those_of_the_controller(toured, monkeypatch):
+    """Guards a comparison of a text with itself."""
+    monkeypatch.setattr(tour, "GREEDY_LENGTH", 8)
+    monkeypatch.setattr(tour, "SLIPPING", PhaseSlip(spike_nats=0.0, cooldown_steps=0))
+    stop = visit(toured[0], "control", 0)
+    assert stop.traces["slips"]
+    assert stop.traces["greedy"] != stop.traces["with slips"]
+    assert "spike" in stop.lines[1]
 
 
 def test_memory_tells_a_fact_and_fades(toured):
