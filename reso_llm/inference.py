@@ -122,9 +122,10 @@ class ResoLLMInference:
     ) -> list[GenerationResult]:
         """`generate` for several prompts in step; row i uses seed + i, and does as it would alone.
 
-        Two things the rows share: the noise of stochastic resonance, which is drawn for all at
-        once, and goals, of which one that a row achieves is over for those after it. Raises
-        ValueError for no prompts, and as `generate` does.
+        Exceptions: the noise of stochastic resonance is drawn for all rows at once; noise in the
+        cached keys of a row shorter than the longest is another draw, as keys are turned by their
+        column; a goal that one row achieves is over for those after it. Raises ValueError for no
+        prompts, and as `generate` does.
         """
         if isinstance(prompts, str) or not prompts:
             raise ValueError(f"prompts = {prompts!r}: expected a list of at least one prompt")

@@ -14,6 +14,7 @@ from reso_llm.config import CoherenceGateConfig
 from reso_llm.context import Context, ends_of
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.decoding.controllers import SRB, PhaseSlip
+from reso_llm.generation import GenerationOptions
 from reso_llm.inference import ResoLLMInference
 from reso_llm.stepper import Stepper
 
@@ -103,6 +104,41 @@ def test_a_row_that_ended_stays_as_it_was(make_engine, by_torch):
     assert (other.stop_reason, other.tokens_generated) == ("length", 40)
     assert dropped(other)
     assert [len(r.entropy_trace) for r in (ended, other)] == [1, 40]
+
+
+def test_controllers_of_rows_act_on_their_own_row(make_engine):
+    """Deepening looks ahead from its row; heat is that row's, in values, which know no column."""
+    engine = make_engine()
+    srb = SRB(
+        deepen_nats=0.0, deepen_coherence_rise=0.0, candidates=3, horizon=2, patience=99,
+        max_tokens=99,
+    )  # fmt: skip
+    noise = CacheNoise(scale=0.5, values_only=True)
+    slip = PhaseSlip(spike_nats=0.01, cooldown_steps=3, noise=noise)
+    options = dict(temperature=5.0, controllers=[srb, slip])
+    rows = engine.generate_batch(PROMPTS, 10, seed=4, **options)
+    for i, (prompt, row) in enumerate(zip(PROMPTS, rows, strict=True)):
+        assert_same(row, engine.generate(prompt, 10, seed=4 + i, **options), heated=True)
+        assert {event.controller for event in row.events} == {"srb", "phase_slip"}
+
+
+def test_noise_in_the_cache_moves_no_draw(make_engine):
+    engine = make_engine()
+
+    def written(scale):
+        slip = PhaseSlip(spike_nats=0.01, cooldown_steps=3, noise=CacheNoise(scale=scale))
+        return engine.generate("x", 30, temperature=5.0, seed=2, controllers=[slip])
+
+    silent, faint, loud = map(written, (0, 1e-7, 0.9))
+    assert faint.token_ids == silent.token_ids
+    assert loud.entropy_trace[1] != pytest.approx(silent.entropy_trace[1], abs=1e-3)
+
+
+def test_only_what_is_asked_for_is_watched(make_engine):
+    engine = make_engine()
+    for metrics in (True, False):
+        options = GenerationOptions(metrics=metrics)
+        assert engine.start(["x"], options, [0]).context.attending is metrics
 
 
 def test_a_batch_of_one_and_of_none(make_engine):

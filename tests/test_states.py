@@ -202,3 +202,17 @@ def test_a_window_keeps_what_it_keeps_of_the_prompt(tiny_model):
         changed = (state.caches[0].keys[0] != hot.caches[0].keys[0]).any(-1).any(0).tolist()
         protected = min(held, max(0, num_prompt - (len(IDS) - held)))
         assert changed == [False] * protected + [True] * (held - protected)
+
+
+def test_a_window_counts_the_prompt_from_behind_the_padding(tiny_model):
+    """Two columns of padding, eight tokens: the cache holds the last ones."""
+    model = tiny_model(stages=FULL, attention_window=3)
+    state = read(model, IDS, padded(model.init_state(), 2)).state
+    held = state.caches[0].length
+    assert held < len(IDS)
+    for num_prompt in (6, 7, 8):
+        noise = CacheNoise(scale=0.5, protect_prompt=True)
+        hot = heated(state, 0, noise, num_prompt, draws())
+        changed = (state.caches[0].keys[0] != hot.caches[0].keys[0]).any(-1).any(0).tolist()
+        protected = max(0, num_prompt - (len(IDS) - held))
+        assert changed == [False] * protected + [True] * (held - protected)
