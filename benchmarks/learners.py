@@ -127,7 +127,7 @@ def reso_learner(task: Task, config: ResoLLMConfig, seed: int) -> Learner:
     def step(progress: float) -> None:
         set_learning_rate(optimizers, task.optim.schedule(progress))
         generator = torch.Generator().manual_seed(stream.position)
-        model.training_loss(stream.next(), generator).backward()
+        model.training_loss(stream.next(), generator, progress=progress).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), task.optim.grad_clip)
         for optimizer in optimizers.values():
             optimizer.step()

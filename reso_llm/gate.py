@@ -50,4 +50,6 @@ class CoherenceGate(nn.Module):
             z = torch.addcmul(z, self.coherence_scale, coherence.unsqueeze(-1))
         before = torch.ones_like(z) if left is None else left
         left = torch.sub(before, torch.sigmoid(z), alpha=1 / self.threshold)
-        return F.threshold(left, self.skip_below, 0.0)
+        kept = F.threshold(left, self.skip_below, 0.0)
+        # In value `kept`; its gradient passes the cut, or a layer once closed would stay closed.
+        return left + (kept - left).detach() if left.requires_grad else kept

@@ -242,12 +242,14 @@ class ResoLLMModel(SessionMethods, nn.Module):
         goal: Tensor | None = None,
         fold: Tensor | None = None,
         weight: Tensor | None = None,
+        progress: float = 1.0,
     ) -> Tensor:
         """Mean nats per target (B,T) where mask (B,T) is set; logits are never held whole.
 
         fold (B,): which span of the fitted text each row is from (see `prsc.py`). The price of
-        depth enters the gradient and not the value, which stays the cross-entropy. weight (V,D):
-        `self.embedding.weight`, where the caller has it already.
+        depth enters the gradient and not the value, which stays the cross-entropy; it grows with
+        `progress` (0 to 1), as a layer that has not learnt yet is not worth its price. weight
+        (V,D): `self.embedding.weight`, where the caller has it already.
         """
         weight = self.embedding.weight if weight is None else weight
         x, evidence, _, diagnostics = self.trunk(ids, None, goal, None, fold, weight)
@@ -265,7 +267,7 @@ class ResoLLMModel(SessionMethods, nn.Module):
         )
         if "gates" in diagnostics:
             depth = diagnostics["gates"].sum(-1).mean()
-            price = self.config.coherence_gate.ponder_weight * depth
+            price = self.config.coherence_gate.ponder_weight * progress * depth
             loss = loss + (price - price.detach())
         return loss
 
@@ -275,9 +277,16 @@ class ResoLLMModel(SessionMethods, nn.Module):
             self.prsc.fit(tokens)
 
     def training_loss(
-        self, batch: Batch, generator: torch.Generator, replies_only: bool = False
+        self,
+        batch: Batch,
+        generator: torch.Generator,
+        replies_only: bool = False,
+        progress: float = 1.0,
     ) -> Tensor:
-        """`loss` of a batch of the fitted text, with hindsight goals drawn for half of the rows."""
+        """`loss` of a batch of the fitted text, with hindsight goals drawn for half of the rows.
+
+        progress is the share of the training that is done.
+        """
         goal = fold = None
         weight = self.embedding.weight
         if self.goal is not None and batch.reply.any():
@@ -286,7 +295,7 @@ class ResoLLMModel(SessionMethods, nn.Module):
         if self.prsc is not None:
             fold = self.prsc.fold_of(batch.starts)
         mask = batch.reply if replies_only else None
-        return self.loss(batch.inputs, batch.targets, mask, goal, fold, weight)
+        return self.loss(batch.inputs, batch.targets, mask, goal, fold, weight, progress)
 
     @property
     def head_weight(self) -> Tensor:

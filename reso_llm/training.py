@@ -276,11 +276,13 @@ class Trainer:
         """Gradient of one pass; its share of the step's mean loss in nats per token."""
         # Seeded by the place in the data, so that a resumed run draws the same.
         generator = torch.Generator().manual_seed(self.config.seed << 32 | self.stream.position)
+        progress = self._progress()
         batch = Batch(*(t.to(self.device) for t in self.stream.next()))
         self.counters.tokens += batch.inputs.numel()
         self.recent.tokens += batch.inputs.numel()
         with autocast(self.device):
-            loss = self.model.training_loss(batch, generator, self.config.replies_only)
+            replies_only = self.config.replies_only
+            loss = self.model.training_loss(batch, generator, replies_only, progress)
         loss = loss / self.config.grad_accumulation
         loss.backward()
         return loss.item()

@@ -33,25 +33,29 @@ def make_gate(threshold, seed=0, coherent=True):
 @pytest.mark.parametrize("coherent", [True, False])
 @pytest.mark.parametrize("threshold", [0.3, 1.2, 5.0])
 def test_the_gate_is_what_accumulated_halting_leaves(threshold, coherent):
-    """g_l = max(0, 1 - sum h / threshold), against the sum, in value and gradient."""
+    """g_l = max(0, 1 - sum h / threshold), against the sum; its gradient is that of the sum.
+
+    So the gradient passes where the gate is closed: what a layer would bring can open it again.
+    """
     gates = [make_gate(threshold, 10 * i, coherent) for i in range(LAYERS)]
     xs = draw(LAYERS, BATCH, TIME, DIM, seed=3).requires_grad_()
     r = draw(BATCH, TIME, seed=4).sigmoid().requires_grad_()
-    left, halted, ours, theirs = None, 0.0, [], []
+    left, halted, ours, theirs, uncut = None, 0.0, [], [], []
     for gate, x in zip(gates, xs, strict=True):
         left = gate(x, r if coherent else None, left)
         z = x @ gate.halting.weight[0] + gate.halting.bias
         z = z + gate.coherence_scale * r if coherent else z
         halted = halted + 1 / (1 + torch.exp(-z))
         ours.append(left.squeeze(-1))
-        theirs.append((1 - halted / threshold).clamp_min(0))
-    ours, theirs = torch.stack(ours), torch.stack(theirs)
+        uncut.append(1 - halted / threshold)
+        theirs.append(uncut[-1].clamp_min(0))
+    ours, theirs, uncut = torch.stack(ours), torch.stack(theirs), torch.stack(uncut)
     torch.testing.assert_close(ours, theirs)
     assert (ours[1:] <= ours[:-1]).all(), "what is skipped once stays skipped"
     assert (threshold > LAYERS) == (ours > 0).all()
     leaves = [xs, *([r] if coherent else []), *(p for gate in gates for p in gate.parameters())]
     weights = draw(*ours.shape, seed=5)
-    grads = [torch.autograd.grad((y * weights).sum(), leaves) for y in (ours, theirs)]
+    grads = [torch.autograd.grad((y * weights).sum(), leaves) for y in (ours, uncut)]
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b)
 
