@@ -188,6 +188,19 @@ def test_the_price_of_depth_is_in_the_gradient_and_not_in_the_value(halting_mode
     assert moved > 3
 
 
+def test_the_price_grows_with_the_training(halting_model):
+    """Guards a layer that is given up before it has learnt anything."""
+    model, ids, targets = halting_model.double(), draw_ids(2, TIME), draw_ids(2, TIME).flip(1)
+    bias = model.blocks[-1].gate.halting.bias
+
+    def gradient(progress):
+        return torch.autograd.grad(model.loss(ids, targets, progress=progress), bias)[0].item()
+
+    start, half, end = map(gradient, (0.0, 0.5, 1.0))
+    assert half - start == pytest.approx(end - half)
+    assert abs(end - start) > 1e-6
+
+
 def test_a_step_along_the_price_makes_the_model_shallower(halting_model):
     """Guards the sign."""
     model, ids = halting_model.double(), draw_ids(2, TIME)
