@@ -1,0 +1,43 @@
+"""What a call of the reactor returns: reactions, the log of its steps and the state it ended in.
+
+Shapes: B batch, S positions, O output width, N oscillators. A mode of the reactor decides what the
+numbers of a step are: `published` logs floats (means over batch and positions), `corrected` tensors
+(B,), means over the positions of each sample, which carry gradients.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from entropy_core.control import CERAction
+
+
+class TrajectoryStep(NamedTuple):
+    """The state after one refinement step and what the control did in it."""
+
+    layer_idx: int
+    step_idx: int
+    entropy: Tensor | float  # nats, of softmax(z), after the control
+    mass: Tensor | float  # semantic mass 1 - sum p²
+    phase: Tensor | float  # radians; corrected: mean phase of the oscillators
+    sum_p: Tensor | float  # 1 up to rounding
+    max_prob: Tensor | float
+    max_entropy: float  # nats, ln D
+    drift_applied: Tensor | bool
+    deficit: Tensor | float  # nats; escape > 0, brake < 0, before the control
+    control: Tensor | CERAction  # corrected: (B,) int64 of CERAction values
+
+
+class ReactorState(NamedTuple):
+    """Phases in radians: () in `published`, (B,N) in `corrected`."""
+
+    phases: Tensor
+
+
+class ReactorOutput(NamedTuple):
+    """Result of `CoherentEntropyReactor.forward`."""
+
+    reactions: Tensor  # (B,S,O) logits
+    mass: Tensor  # of the final state: () in `published`, (B,) in `corrected`
+    trajectory: tuple[TrajectoryStep, ...]  # empty when the log is off
+    state: ReactorState
