@@ -60,13 +60,12 @@ class ChatSession:
         every = [*self.turns, Message("user", terminal.encodable(text))]
         turns, notes = self._fitting(every)
         seed = None if self.seed is None else self.seed + self.num_replies
-        measured = metrics or bool(self.options.get("controllers"))
         result = self.engine.generate(
             turns,
             self.max_length,
             seed=seed,
             on_text=on_text,
-            **({"metrics": measured} | self.options),
+            **({"metrics": metrics} | self.options),
         )
         self.num_replies += 1
         self.drop_goal()

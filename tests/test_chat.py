@@ -521,6 +521,15 @@ def test_the_end_of_input_ends_it(session, piped, monkeypatch, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_a_screen_that_knows_ascii_alone_shows_the_rest_as_question_marks(session, monkeypatch):
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hi\n"))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii"))
+    run_in_terminal(session, show_metrics=True)
+    assert b"entropy ?" in shown.getvalue()
+    assert sys.stdout.errors == "strict"
+
+
 def test_lone_surrogates_are_replaced_and_pairs_joined():
     assert terminal.encodable("a\ud800b\ud83d\ude42") == "a\ufffdb🙂"
 
