@@ -31,24 +31,19 @@ def make_parser() -> cli.Parser:
 def main() -> None:
     options = vars(make_parser().read(sys.argv[1:]))
     from reso_llm.chat import ChatSession, run_in_terminal  # here, as it imports torch
-    from reso_llm.decoding.controllers import (
-        SRB,
-        PhaseSlip,
-        StabilityTemperature,
-        StochasticResonance,
-    )
+    from reso_llm.decoding.controllers import PhaseSlip, StabilityTemperature, StochasticResonance
     from reso_llm.inference import ResoLLMInference
     from reso_llm.terminal import is_interactive
 
+    engine = ResoLLMInference.from_pretrained(options.pop("checkpoint"), options.pop("device"))
     known = {
-        "srb": SRB(),
+        "srb": engine.srb,
         "phase_slip": PhaseSlip(loop_patience=4),
         "stochastic_resonance": StochasticResonance(),
         "stability_temperature": StabilityTemperature(),
     }
     controllers = tuple(controller for name, controller in known.items() if options.pop(name))
     metrics = options.pop("metrics")
-    engine = ResoLLMInference.from_pretrained(options.pop("checkpoint"), options.pop("device"))
     session = ChatSession(engine, controllers=controllers, **options)
     run_in_terminal(session, is_interactive() if metrics is None else metrics)
 

@@ -3,17 +3,21 @@
     head -n 810 guanaco_900.jsonl > train.jsonl; tail -n 90 guanaco_900.jsonl > heldout.jsonl
     python train.py --config configs/shipped.yaml --out runs/shipped
     python -m benchmarks.ship --run runs/shipped --heldout heldout.jsonl
+    python -m benchmarks.srb --data heldout.jsonl --scorer SMOLLM2
+    python -m benchmarks.ship --run runs/shipped --heldout heldout.jsonl --srb benchmarks/results/srb.jsonl
 
 Weights and tables are stored in half precision, and scored as stored; the optimizer stays behind.
 The model card is made here too, so that its numbers are those of this very file.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
 
 from benchmarks.common import num_parameters
+from benchmarks.srb import SETTLED
 from reso_llm.checkpoint import load_checkpoint, resolve, save_directory
 from reso_llm.data import tokenise_all
 from reso_llm.evaluation import LanguageModelScore, score_split
@@ -27,6 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", required=True, help="run directory of train.py")
     parser.add_argument("--heldout", required=True, help="conversations that were not trained on")
+    parser.add_argument("--srb", type=Path, help="rows of benchmarks/srb.py: keep the last rule")
     parser.add_argument("--out", type=Path, default=SHIPPED)
     args = parser.parse_args()
     tensors, documents = load_checkpoint(resolve(args.run))
@@ -36,7 +41,9 @@ def main() -> None:
         "config.json": documents["config.json"],
         "tokenizer.json": documents["tokenizer.json"],
         "training.json": {
-            name: training[name] for name in ("tokenizer_fingerprint", "goal_calibration")
+            "tokenizer_fingerprint": training["tokenizer_fingerprint"],
+            "goal_calibration": training["goal_calibration"],
+            "srb": rule_of(args.srb) if args.srb else {},
         },
     }
     half = {name: t.half() if t.is_floating_point() else t for name, t in tensors["model"].items()}
@@ -61,6 +68,12 @@ def main() -> None:
     save_directory(args.out, tensors={"model": half}, documents=kept | {"README.md": card})
     size = sum(path.stat().st_size for path in args.out.iterdir())
     print(f"{args.out}: {size / 1e6:.2f} MB\n\n{card}")
+
+
+def rule_of(rows: Path) -> dict[str, float]:
+    """Thresholds of SRB in the newest row."""
+    rule = json.loads(rows.read_text().splitlines()[-1])["rule"]
+    return {name: rule[name] for name in SETTLED}
 
 
 def score(engine: ResoLLMInference, path: str) -> LanguageModelScore:

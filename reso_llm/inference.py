@@ -18,7 +18,7 @@ from reso_llm.checkpoint import load_checkpoint, resolve
 from reso_llm.config import ResoLLMConfig
 from reso_llm.context import Context
 from reso_llm.conversation import Message
-from reso_llm.decoding.controllers import StabilityTemperature
+from reso_llm.decoding.controllers import SRB, StabilityTemperature
 from reso_llm.entanglement import EntanglementNetwork
 from reso_llm.generation import GenerationOptions, RowRun, finish, write
 from reso_llm.hardware import pick_device
@@ -49,7 +49,8 @@ class Job(NamedTuple):
 class ResoLLMInference:
     """Generates text with a model, its tokenizer and its configuration.
 
-    Raises ValueError when the three do not belong together.
+    `srb` is the SRB controller with the thresholds calibrated for this checkpoint, where it holds
+    some (benchmarks/srb.py). Raises ValueError when the three do not belong together.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class ResoLLMInference:
             )
         self.model, self.tokenizer, self.config = model.eval(), tokenizer, config
         model.tokenizer = tokenizer
+        self.srb = SRB()
 
     @classmethod
     def from_pretrained(
@@ -85,10 +87,13 @@ class ResoLLMInference:
         check_tokenizer(tokenizer, documents["training.json"]["tokenizer_fingerprint"], path)
         model = ResoLLMModel(config)
         model.load_weights(tensors["model"], path)
-        calibration = documents["training.json"].get("goal_calibration")
+        training = documents["training.json"]
+        calibration = training.get("goal_calibration")
         if calibration is not None and model.session.agency is not None:
             model.session.agency.calibration = GoalCalibration(**calibration)
-        return cls(model.to(target), tokenizer, config)
+        engine = cls(model.to(target), tokenizer, config)
+        engine.srb = SRB(**training.get("srb", {}))
+        return engine
 
     # --- text
 
