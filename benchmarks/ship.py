@@ -4,7 +4,7 @@
     python train.py --config configs/shipped.yaml --out runs/shipped
     python -m benchmarks.ship --run runs/shipped --heldout heldout.jsonl
     python -m benchmarks.srb --data heldout.jsonl --scorer SMOLLM2
-    python -m benchmarks.ship --run runs/shipped --heldout heldout.jsonl --srb benchmarks/results/srb.jsonl
+    python -m benchmarks.ship --run runs/shipped --heldout heldout.jsonl --srb results/srb.jsonl
 
 Weights and tables are stored in half precision, and scored as stored; the optimizer stays behind.
 The model card is made here too, so that its numbers are those of this very file.

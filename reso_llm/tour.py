@@ -196,7 +196,7 @@ def _control(engine: ResoLLMInference, seed: int) -> Stop:
     plain, slipped = _greedy(engine, seed), _greedy(engine, seed, SLIPPING)
     budgeted = _greedy(engine, seed, SRB(max_tokens=BUDGET))
     repeated = [repeated_share(r.token_ids) for r in plain]
-    worst = max(range(len(plain)), key=lambda i: (repeated[i], -i))
+    worst = max(range(len(plain)), key=lambda i: (max(0.0, repeated[i]), len(plain[i].text)))
     before, after = mean(repeated), mean([repeated_share(r.token_ids) for r in slipped])
     slips = [e.step for e in slipped[worst].events]
     causes = Counter(e.cause for r in slipped for e in r.events)
@@ -205,7 +205,7 @@ def _control(engine: ResoLLMInference, seed: int) -> Stop:
     lines = [
         f"of {len(plain)} greedy texts {before:.0%} is repeated, with slips {after:.0%}",
         f"causes of the slips: {_counted(causes) or 'none, so nothing changed'}",
-        "the most repetitive text ends",
+        "the most repetitive text (of equals, the longest) ends",
         f"  greedy      ...{' '.join(plain[worst].text.split())[-58:]}",
         f"  with slips  ...{' '.join(slipped[worst].text.split())[-58:]}",
         f"ends under SRB with a budget of {BUDGET}: {_counted(ends)}; {deepened} tokens deepened",
