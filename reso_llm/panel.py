@@ -68,7 +68,7 @@ def _facts(result: GenerationResult, num_layers: int) -> list[str]:
     """What is told of a reply, the most telling first."""
     milliseconds = result.generation_time_ms
     speed = result.tokens_generated / milliseconds * 1000 if milliseconds > 0 else math.nan
-    progress = "/".join(f"{p:.0%}" for p in result.goal_progress.values())
+    progress = "/".join(number(p, ".0%") for p in result.goal_progress.values())
     facts = [
         f"order {number(mean(result.coherence_trace))}",
         f"Lyapunov {number(result.lyapunov, '+.2f')}",

@@ -67,7 +67,7 @@ class GenerationResult:
     goals_achieved: tuple[str, ...] = ()
     """Goals that this text achieved."""
     goal_progress: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """Every goal that steered this text, and how far it got, 0 to 1."""
+    """Every goal that steered this text, and how far it got, 0 to 1; NaN without calibration."""
     attention_summary: tuple[Focus, ...] = ()
     """Words of this text, prompt included, that it attended to, the most salient first."""
     memories_touched: tuple[str, ...] = ()
@@ -129,7 +129,7 @@ def summarised(
         layers_trace=tuple(run.layers[:n]),
         events=tuple(event for event in decoded.events if event.step < len(run.ids)),
         goals_achieved=achieved,
-        goal_progress={goal.description: goal.progress for goal in goals},
+        goal_progress={goal.description: _progress(model.session, goal) for goal in goals},
         attention_summary=_attended(model, tokenizer, context, row, ids, run.surprises[:n]),
         memories_touched=_touched(model.session, ids, len(run.ids)),
         warnings=(*context.warnings(row), *_goal_warnings(model.session, goals), *_alarms(run)),
@@ -214,6 +214,10 @@ def _touched(session: Session, ids: list[int], num_new: int) -> tuple[str, ...]:
         for m in session.memory.moments
         if not said.isdisjoint(zip(m.token_ids, m.token_ids[1:], m.token_ids[2:], strict=False))
     )
+
+
+def _progress(session: Session, goal: Goal) -> float:
+    return goal.progress if session.agency.calibrated else math.nan
 
 
 def _goal_warnings(session: Session, goals: Sequence[Goal]) -> tuple[str, ...]:

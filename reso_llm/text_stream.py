@@ -43,8 +43,8 @@ class TextStream:
 
     def _tell(self, end: int) -> None:
         if self.on_text is not None and end > self.told:
-            self.on_text(self.text[self.told : end])
-            self.told = end
+            start, self.told = self.told, end  # first, as Ctrl-C may strike while it is told
+            self.on_text(self.text[start:end])
 
 
 def _overlap(text: str, stop: str) -> int:

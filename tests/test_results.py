@@ -321,7 +321,7 @@ def test_json_holds_everything_and_no_nan(engine):
     assert told["signals_trace"][1]["delta_nats"] == result.signals_trace[1].delta_nats
     assert told["events"][0] == result.events[0]._asdict()
     assert told["attention_summary"][0]["target"] == result.attention_summary[0].target
-    assert told["goal_progress"] == {"be kind": 0.0}
+    assert told["goal_progress"] == {"be kind": None}
     assert told["lyapunov"] is None
 
 
