@@ -1,33 +1,61 @@
-"""Evaluate a trained model.
+"""Evaluate a trained model, or run an experiment on reactors.
 
 python evaluate.py lm --checkpoint runs/first --data heldout.jsonl
 python evaluate.py lm --checkpoint runs/first --data heldout.jsonl --json -
+python evaluate.py mirror --seeds 0 1 2 --mode published --json mirror.json --plot mirror.png
+python evaluate.py mirror --ablation true
+python evaluate.py setpoint --targets 1 2 3 4 5 --plot setpoint.png
 """
 
+import functools
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from cer import ablation, figures, setpoint
+from cer import mirror as cer_mirror
 from reso_llm import cli
 from reso_llm.data import BadRows, tokenise_all
 from reso_llm.evaluation import score_split
 from reso_llm.inference import ResoLLMInference
 
+MODES = ["published", "corrected"]
+TEN_SEEDS = list(range(10))
+
+
+class Task(NamedTuple):
+    """A subcommand: its parser, and what it computes from the options and says about it."""
+
+    parser: Callable[[], cli.Parser]
+    run: Callable[[Any], dict[str, Any]]
+    text: Callable[[dict[str, Any]], str]
+
 
 def make_parser() -> cli.Parser:
+    parser = cli.Parser(prog="evaluate.py", description="Evaluate a model or run an experiment.")
+    subcommands = parser.add_subcommands()
+    for name, task in TASKS.items():
+        sub = task.parser()
+        sub.add_argument("--json", type=str, help="write the result to this file, - for stdout")
+        subcommands.add_subcommand(name, sub, help=sub.description)
+    return parser
+
+
+# --- lm: bits per byte ------------------------------------------------------------------------
+
+
+def lm_parser() -> cli.Parser:
     lm = cli.Parser(prog="evaluate.py lm", description="Bits per byte of a text under a model.")
     lm.add_argument("--checkpoint", required=True, type=str, help="run or checkpoint directory")
     lm.add_argument("--data", required=True, type=str, help="file, hub id, guanaco or sample")
     lm.add_argument("--on_bad_row", choices=["error", "skip"], default="error")
     lm.add_argument("--stride", type=int, help="new tokens per window; default: half the context")
-    lm.add_argument("--json", type=str, help="write the result to this file, - for stdout")
     lm.add_argument("--device", type=str, default="cpu", help="cpu or cuda")
-    parser = cli.Parser(prog="evaluate.py", description="Evaluate a trained model.")
-    parser.add_subcommands().add_subcommand("lm", lm, help=lm.description)
-    return parser
+    return lm
 
 
 def evaluate_lm(options: Any) -> dict[str, Any]:
@@ -52,19 +80,88 @@ def evaluate_lm(options: Any) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    options = make_parser().read(sys.argv[1:]).lm
-    result = evaluate_lm(options)
-    text = json.dumps(result, indent=2)
-    if options.json == "-":
-        print(text)
-        return
-    print(
+def lm_text(result: dict[str, Any]) -> str:
+    return (
         f"{result['bits_per_byte']:.4f} bits/byte, {result['nats_per_token']:.4f} nats/token, "
         f"perplexity {result['perplexity']:.2f} per token and {result['byte_perplexity']:.3f} per "
         f"byte\n{result['bytes']:,} bytes, {result['tokens']:,} tokens, "
         f"{result['documents']:,} documents, each byte scored once"
     )
+
+
+# --- mirror and setpoint: the reactor's entropy -----------------------------------------------
+
+
+def mirror_parser() -> cli.Parser:
+    mirror = cli.Parser(
+        prog="evaluate.py mirror", description="Entropy of reactors fed three distributions."
+    )
+    mirror.add_argument("--seeds", type=int, nargs="+", default=TEN_SEEDS)
+    mirror.add_argument("--mode", choices=MODES, default="published")
+    mirror.add_argument("--ablation", type=bool, default=False, help="take parts out, in turn")
+    mirror.add_argument("--plot", type=str, help="write the figure to this file")
+    return mirror
+
+
+def evaluate_mirror(options: Any) -> dict[str, Any]:
+    """The mirror test, or the table of its ablations."""
+    if options.ablation:
+        if options.plot:
+            raise ValueError("--ablation prints a table; --plot is for the mirror test itself")
+        build = functools.partial(cer_mirror.build_reactor, mode=options.mode)
+        bar = functools.partial(tqdm, desc="variants", leave=False)
+        return {
+            "mode": options.mode,
+            "ablation": ablation.ablate(options.seeds, build, progress=bar),
+        }
+    bar = functools.partial(tqdm, desc="seeds", leave=False)
+    result = cer_mirror.mirror_test(options.seeds, options.mode, progress=bar)
+    if options.plot:
+        figures.mirror_figure(result).savefig(options.plot, dpi=150)
+    return result
+
+
+def mirror_text(result: dict[str, Any]) -> str:
+    if "ablation" in result:
+        return ablation.ablation_table(result["ablation"])
+    return cer_mirror.mirror_table(result)
+
+
+def setpoint_parser() -> cli.Parser:
+    parser = cli.Parser(
+        prog="evaluate.py setpoint", description="How far a reactor's entropy ends from its target."
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--targets", type=float, nargs="+", default=list(setpoint.TARGETS_NATS))
+    parser.add_argument("--mode", choices=MODES, default="corrected")
+    parser.add_argument("--plot", type=str, help="write the figure to this file")
+    return parser
+
+
+def evaluate_setpoint(options: Any) -> dict[str, Any]:
+    """The control error curve."""
+    result = setpoint.setpoint_curve(options.seeds, options.targets, options.mode)
+    if options.plot:
+        figures.setpoint_figure(result).savefig(options.plot, dpi=150)
+    return result
+
+
+TASKS = {
+    "lm": Task(lm_parser, evaluate_lm, lm_text),
+    "mirror": Task(mirror_parser, evaluate_mirror, mirror_text),
+    "setpoint": Task(setpoint_parser, evaluate_setpoint, setpoint.setpoint_table),
+}
+
+
+def main() -> None:
+    parsed = make_parser().read(sys.argv[1:])
+    task, options = TASKS[parsed.subcommand], parsed[parsed.subcommand]
+    result = task.run(options)
+    text = json.dumps(result, indent=2)
+    if options.json == "-":
+        print(text)
+        return
+    print(task.text(result))
     if options.json:
         Path(options.json).write_text(text + "\n")
 
