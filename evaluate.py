@@ -5,6 +5,8 @@ python evaluate.py lm --checkpoint runs/first --data heldout.jsonl --json -
 python evaluate.py mirror --seeds 0 1 2 --mode published --json mirror.json --plot mirror.png
 python evaluate.py mirror --ablation true
 python evaluate.py setpoint --targets 1 2 3 4 5 --plot setpoint.png
+python evaluate.py zombie --data text.txt --plot zombie.png
+python evaluate.py zombie --data text.txt --models gpt2 state-spaces/mamba-130m-hf
 """
 
 import functools
@@ -16,8 +18,9 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from cer import ablation, figures, setpoint
+from cer import ablation, figures, setpoint, zombie_report
 from cer import mirror as cer_mirror
+from cer.zombie_pair import ZombieConfig, quick, zombie_test, zombie_test_pretrained
 from reso_llm import cli
 from reso_llm.data import BadRows, tokenise_all
 from reso_llm.evaluation import score_split
@@ -146,10 +149,56 @@ def evaluate_setpoint(options: Any) -> dict[str, Any]:
     return result
 
 
+# --- zombie: noise on the embeddings of language models ---------------------------------------
+
+
+def zombie_parser() -> cli.Parser:
+    parser = cli.Parser(
+        prog="evaluate.py zombie", description="Noise on embeddings: attention or recurrence?"
+    )
+    parser.add_argument("--data", type=str, help="text file; default: a random Markov text")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--models", type=str, nargs="+", help="two directories or hub ids")
+    parser.add_argument("--deadline", type=float, default=600.0, help="seconds for a download")
+    parser.add_argument("--quick", type=bool, default=False, help="seconds, and no conclusion")
+    parser.add_argument("--record", type=bool, default=False, help="rows to benchmarks/results")
+    parser.add_argument("--plot", type=str, help="write the figure to this file")
+    return parser
+
+
+def evaluate_zombie(options: Any) -> dict[str, Any]:
+    """Train a matched pair for every seed, or load two models; rows are told as they come."""
+    config = ZombieConfig(seeds=tuple(options.seeds))
+    config = quick(config) if options.quick else config
+    text = Path(options.data).read_bytes() if options.data else None
+    with tqdm(total=len(options.seeds), desc="seeds", leave=False) as bar:
+
+        def on_row(row: dict[str, Any]) -> None:
+            bar.update()
+            if options.record:
+                from benchmarks.common import write_row
+
+                name = Path(options.data).name if options.data else row["data"]
+                write_row("zombie", {**row, "data": name, "quick": options.quick})
+
+        if options.models is None:
+            result = zombie_test(config, text, on_row)
+        elif text is None:
+            raise ValueError("--models needs a text in their language: --data FILE")
+        else:
+            result = zombie_test_pretrained(
+                config, options.models, text.decode("utf-8"), on_row, deadline=options.deadline
+            )
+    if options.plot:
+        zombie_report.zombie_figure(result).savefig(options.plot, dpi=150)
+    return result
+
+
 TASKS = {
     "lm": Task(lm_parser, evaluate_lm, lm_text),
     "mirror": Task(mirror_parser, evaluate_mirror, mirror_text),
     "setpoint": Task(setpoint_parser, evaluate_setpoint, setpoint.setpoint_table),
+    "zombie": Task(zombie_parser, evaluate_zombie, zombie_report.zombie_table),
 }
 
 
