@@ -19,8 +19,10 @@ def dropout(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
     """
     if p == 0.0:
         return x
-    keep = torch.empty_like(x).bernoulli_(1 - p, generator=generator)
-    return x * keep.div_(1 - p)
+    keep = torch.empty_like(x).bernoulli_(1 - p, generator=generator).div_(1 - p)
+    if torch.is_grad_enabled() and x.requires_grad:
+        return x * keep
+    return keep.mul_(x)  # the memory of a second result costs as much as the product
 
 
 class SelfAttention(nn.Module):

@@ -18,10 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from cer.blocks import RefinementBlock
-from cer.control import StepOutcome, corrected_step, published_entropy_nats, published_step
-from cer.trajectory import ReactorOutput, ReactorState, TrajectoryStep
+from cer.control import StepOutcome, corrected_step, published_step
+from cer.trajectory import (
+    ReactorOutput,
+    ReactorState,
+    StateReading,
+    TrajectoryStep,
+    read_state,
+)
 from entropy_core.control import CERAction, CEROptions
-from entropy_core.information import entropy_nats, semantic_mass
+from entropy_core.information import semantic_mass
 from entropy_core.kuramoto import order_parameter
 
 MODES = ("published", "corrected")
@@ -172,7 +178,8 @@ class CoherentEntropyReactor(nn.Module):
 
     def _measure(self, layer: int, step: int, outcome: StepOutcome) -> TrajectoryStep:
         measure = _published_record if self.mode == "published" else _corrected_record
-        return TrajectoryStep(layer, step, **measure(outcome))
+        largest = math.log(outcome.z.shape[-1])
+        return TrajectoryStep(layer, step, max_entropy=largest, **measure(outcome))
 
     def _check_input(self, x: Tensor, state: ReactorState | None) -> None:
         if x.dim() != 3 or x.shape[-1] != self.encoder.in_features:
@@ -187,14 +194,9 @@ class CoherentEntropyReactor(nn.Module):
 
 
 def _published_record(outcome: StepOutcome) -> dict:
-    p = outcome.z.detach().softmax(-1)
-    return dict(
-        entropy=published_entropy_nats(outcome.z.detach()).item(),
-        mass=1 - p.square().sum(-1).mean().item(),
+    numbers = torch.stack(read_state(outcome.z.detach())).mean((1, 2)).tolist()
+    return dict(zip(StateReading._fields, numbers, strict=True)) | dict(
         phase=outcome.phases.item(),
-        sum_p=p.sum(-1).mean().item(),
-        max_prob=p.amax(-1).mean().item(),
-        max_entropy=math.log(p.shape[-1]),
         drift_applied=bool(outcome.action != CERAction.NONE),
         deficit=outcome.deficit.item(),
         control=CERAction(int(outcome.action)),
@@ -202,14 +204,9 @@ def _published_record(outcome: StepOutcome) -> dict:
 
 
 def _corrected_record(outcome: StepOutcome) -> dict:
-    p = outcome.z.softmax(-1)  # (B,S,D)
-    return dict(
-        entropy=entropy_nats(outcome.z).mean(-1),
-        mass=1 - p.square().sum(-1).mean(-1),
+    numbers = torch.stack(read_state(outcome.z)).mean(-1)  # (4,B)
+    return dict(zip(StateReading._fields, numbers, strict=True)) | dict(
         phase=order_parameter(outcome.phases)[1],
-        sum_p=p.sum(-1).mean(-1),
-        max_prob=p.amax(-1).mean(-1),
-        max_entropy=math.log(p.shape[-1]),
         drift_applied=outcome.action != CERAction.NONE,
         deficit=outcome.deficit,
         control=outcome.action,

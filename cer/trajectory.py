@@ -7,6 +7,7 @@ numbers of a step are: `published` logs floats (means over batch and positions),
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from entropy_core.control import CERAction
@@ -41,3 +42,29 @@ class ReactorOutput(NamedTuple):
     mass: Tensor  # of the final state: () in `published`, (B,) in `corrected`
     trajectory: tuple[TrajectoryStep, ...]  # empty when the log is off
     state: ReactorState
+
+
+class StateReading(NamedTuple):
+    """Numbers of softmax(z), each (B,S)."""
+
+    entropy: Tensor  # nats
+    mass: Tensor
+    sum_p: Tensor
+    max_prob: Tensor
+
+
+def read_state(z: Tensor) -> StateReading:
+    """All numbers of a step from one exponential: finite logits (B,S,D) -> four (B,S).
+
+    With w = exp(z - max z) and s = sum w: H = ln s - sum w ln w / s, sum p² = sum w² / s². The
+    maximum cancels in all of them, so that no gradient need pass through it.
+    """
+    log_weights = z - z.detach().amax(-1, keepdim=True)
+    weights = log_weights.exp()
+    total = weights.sum(-1)
+    return StateReading(
+        entropy=total.log() - torch.linalg.vecdot(weights, log_weights) / total,
+        mass=1 - torch.linalg.vecdot(weights, weights) / total.square(),
+        sum_p=weights.sum(-1) / total,
+        max_prob=weights.amax(-1) / total,
+    )

@@ -142,7 +142,7 @@ def test_seeds_are_some_and_different(seeds):
 
 
 def test_the_ablation_table_of_ten_seeds():
-    """Without mixing the numbers differ from the baseline's by 0.01: that row would test no more."""
+    """Not the row without mixing: it is the baseline's but for 0.01 and would test no more."""
     for row in ablate(range(10), variants=list(TABLE)):
         *expected, brake, escape = TABLE[row["variant"]]
         told = [c[k] for c in row["conditions"].values() for k in ("mean", "std")]

@@ -11,7 +11,8 @@ from torch import nn
 
 from cer import CoherentEntropyReactor, ReactorState
 from cer.blocks import SelfAttention, dropout
-from cer.control import drift_to_target, modulate
+from cer.control import drift_to_target, modulate, published_entropy_nats
+from cer.trajectory import read_state
 from entropy_core.control import CERAction, CEROptions
 from entropy_core.information import entropy_nats
 
@@ -383,3 +384,29 @@ def test_wrong_inputs_are_refused(small):
             reactor(torch.zeros(shape))
     with pytest.raises(ValueError, match=r"phases must be \(2, 4\)"):
         reactor(torch.zeros(2, 3, 6), ReactorState(torch.zeros(3, 4)))
+
+
+def test_the_fast_reading_is_the_plain_one():
+    """Values and gradients; the published logarithm has + 1e-10, which six decimals do not see."""
+    torch.manual_seed(0)
+    z = (5 * torch.randn(2, 3, 16)).double().requires_grad_()
+    p = z.softmax(-1)
+    plain = dict(
+        entropy=-(p * p.log()).sum(-1),
+        mass=1 - p.square().sum(-1),
+        sum_p=p.sum(-1),
+        max_prob=p.amax(-1),
+    )
+    for name, value in read_state(z)._asdict().items():
+        torch.testing.assert_close(value, plain[name])
+        weights = torch.linspace(1, 2, 6).double().view(2, 3)
+        grads = [
+            torch.autograd.grad((v * weights).sum(), z, retain_graph=True)[0]
+            for v in (value, plain[name])
+        ]
+        torch.testing.assert_close(*grads)
+    assert published_entropy_nats(z).item() == pytest.approx(
+        plain["entropy"].mean().item(), abs=1e-7
+    )
+    far = read_state(torch.tensor([[[1e4, 0.0, -1e4]]]))
+    assert [v.item() for v in far] == [0, 0, 1, 1]
