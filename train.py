@@ -1,36 +1,62 @@
-"""Train a ResoLLM.
+"""Train a ResoLLM, or a Coherent Entropy Reactor where the configuration has a `reactor`.
 
 python train.py --config configs/small.yaml --data guanaco --out runs/first
 python train.py --config configs/small.yaml --data rows.jsonl --minutes 8 model.num_layers=6
 python train.py --out runs/first --resume
+python train.py --config configs/cer.yaml --steps 100
 """
 
+import json
+import signal
 import sys
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from reso_llm import cli
-from reso_llm.train_config import TrainConfig
+from reso_llm.train_config import TrainConfig, changed_keys
 
 
-def make_parser() -> cli.Parser:
-    parser = cli.Parser(prog="train.py", description="Train a ResoLLM from scratch.")
+def make_parser(config_class: type = TrainConfig) -> cli.Parser:
+    what = "ResoLLM" if config_class is TrainConfig else "Coherent Entropy Reactor"
+    parser = cli.Parser(prog="train.py", description=f"Train a {what} from scratch.")
     parser.add_argument("--config", action="config", help="YAML file of the options below")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    parser.add_class_arguments(TrainConfig, None, as_group=False)
+    parser.add_class_arguments(config_class, None, as_group=False)
     return parser
 
 
-def read_config(args: list[str]) -> tuple[TrainConfig, bool]:
+def names_reactor(args: list[str]) -> bool:
+    """Whether --config, or without one the run in --out, has a `reactor` section."""
+    given = {"--config": None, "--out": None}
+    for i, argument in enumerate(args):
+        name, equals, value = argument.partition("=")
+        name = f"--{name.removeprefix('--')}"
+        if name in given:
+            given[name] = value if equals else next(iter(args[i + 1 :]), None)
+    run = Path(given["--out"], "config.yaml") if given["--out"] else None
+    path = given["--config"] or (run if "--resume" in args else None)
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) if path else None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return False  # the parser tells what is wrong with it
+    return isinstance(content, dict) and "reactor" in content
+
+
+def read_config(args: list[str], config_class: type = TrainConfig) -> tuple[Any, bool]:
     """The configuration and whether to resume; a resumed run starts from its own config.yaml."""
-    parser = make_parser()
+    parser = make_parser(config_class)
     values = parser.read(args)
     saved = Path(values.out, "config.yaml")
     if values.resume and values.config is None and saved.is_file():
         values = parser.read(["--config", str(saved), *args])
-    return parser.build(TrainConfig, values, "config", "resume"), values.resume
+    return parser.build(config_class, values, "config", "resume"), values.resume
 
 
 def main() -> None:
+    if names_reactor(sys.argv[1:]):
+        return main_reactor()
     config, resume = read_config(sys.argv[1:])
     from reso_llm.training import train  # here, as it imports torch: mistakes are told at once
 
@@ -41,6 +67,119 @@ def main() -> None:
             f"validation {summary.validation.bits_per_byte:.4f} bits/byte "
             f"({summary.validation.nats_per_token:.4f} nats/token)"
         )
+
+
+# --- the reactor ----------------------------------------------------------------------------------
+
+
+def main_reactor() -> None:
+    from cer.training import CERTrainConfig
+
+    config, resume = read_config(sys.argv[1:], CERTrainConfig)
+    result = train_reactor(config, resume=resume)
+    kl = ", ".join(f"{value:.4f}" for value in result.validation.kl_nats)
+    converged = result.validation.convergence
+    score = "" if converged is None else f", convergence {converged:.4f}"
+    print(f"{config.out}: {result.step:,} steps, validation KL {kl} nats{score}")
+
+
+def train_reactor(config: Any, *, resume: bool = False) -> Any:
+    """Train reactors into config.out: `cer` keeps its sums, this script its checkpoints and log.
+
+    The run directory is locked, written and resumed by the rules of a language model's.
+    """
+    from tqdm import tqdm
+
+    from cer import training
+    from reso_llm import checkpoint
+    from reso_llm.runlog import RunLog
+
+    run_dir = Path(config.out)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with checkpoint.lock_run(run_dir):
+        checkpoint.clean_leftovers(run_dir)
+        start = _reactor_start(config, resume, tqdm.write)
+        _write_reactor_records(run_dir, config)
+        caught: list[int] = []
+        signals = (signal.SIGINT, signal.SIGTERM)
+        # A signal ends the run after its step, which is saved.
+        before = [signal.signal(s, lambda number, _: caught.append(number)) for s in signals]
+        try:
+            with RunLog(
+                run_dir,
+                resume_step=start[1].step if start else None,
+                wandb=config.wandb,
+                config=config.to_dict(),
+                report=tqdm.write,
+            ) as log:
+                return training.train(
+                    config,
+                    start=start,
+                    save=lambda *parts: _save_reactors(config, *parts),
+                    log=log.log,
+                    stop=lambda: bool(caught),
+                )
+        finally:
+            for each, handler in zip(signals, before, strict=True):
+                signal.signal(each, handler)
+
+
+def _reactor_start(config: Any, resume: bool, report: Any) -> Any:
+    """(weights, progress) to go on from, or None; an error where --resume and --out disagree."""
+    from cer.training import Progress
+    from reso_llm import checkpoint
+    from reso_llm.saved_state import unflatten_state
+    from reso_llm.training import TrainingError
+
+    run_dir = Path(config.out)
+    if not resume:
+        if any((run_dir / "checkpoints").glob("*step_*")):
+            raise TrainingError(f"{run_dir} already holds a run; add --resume or choose another")
+        return None
+    newest = checkpoint.newest_checkpoint(run_dir, report)
+    if newest is None:
+        if not (run_dir / "config.yaml").exists():
+            raise TrainingError(f"{run_dir} holds no run to resume; leave out --resume")
+        report(f"{run_dir} has no checkpoint yet: starting from step 0")
+        return None
+    tensors, documents = checkpoint.load_checkpoint(newest, ("model", "optimizer"))
+    if "reactor" not in documents["training.json"]["config"]:
+        raise TrainingError(f"{newest} is no reactor's checkpoint; choose another --out")
+    changed = changed_keys(documents["training.json"]["config"], config.to_dict())
+    if changed:
+        raise TrainingError(
+            f"{newest} was trained with another configuration: {', '.join(changed)}"
+        )
+    saved = documents["training.json"]
+    optimizer = unflatten_state(tensors["optimizer"], saved["state"])
+    return tensors["model"], Progress(saved["step"], saved["seconds"], optimizer)
+
+
+def _write_reactor_records(run_dir: Path, config: Any) -> None:
+    import torch
+
+    from reso_llm.checkpoint import write_file
+    from reso_llm.hardware import environment
+
+    text = yaml.safe_dump(config.to_dict(), sort_keys=False)
+    write_file(run_dir / "config.yaml", text.encode())
+    record = environment(torch.device("cpu")) | {"seed": config.seed}
+    write_file(run_dir / "environment.json", json.dumps(record, indent=2).encode() + b"\n")
+
+
+def _save_reactors(config: Any, step: int, weights: Any, progress: Any) -> None:
+    from reso_llm import checkpoint
+    from reso_llm.saved_state import flatten_state
+
+    optimizer, state = flatten_state(progress.optimizer)
+    record = {"step": step, "seconds": progress.seconds, "config": config.to_dict(), "state": state}
+    checkpoint.save_checkpoint(
+        config.out,
+        step,
+        tensors={"model": weights, "optimizer": optimizer},
+        documents={"training.json": record},
+    )
+    checkpoint.prune(config.out, config.keep_last, keep_best=False)
 
 
 if __name__ == "__main__":
