@@ -42,7 +42,7 @@ def load_subject(
         model = AutoModelForCausalLM.from_pretrained(
             directory, local_files_only=True, use_safetensors=True
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{name} has no causal language model to load: {reason}") from None
     model.eval()

@@ -44,7 +44,7 @@ def quick(config: ZombieConfig) -> ZombieConfig:
     """The same experiment in seconds, too small to conclude anything."""
     return replace(
         config, width=16, num_layers=(1, 1), context=16, num_windows=8, markov_bytes=20_000,
-        training=TrainingConfig((80, 60), batch_size=8, learning_rate=0.01, eval_every=10),
+        training=TrainingConfig((60, 40), batch_size=8, learning_rate=0.01, eval_every=10),
         noise=NoiseConfig(levels=(0.1, 1.0), num_draws=4, num_ppl_draws=2, num_positions=2),
     )  # fmt: skip
 
