@@ -81,5 +81,5 @@ class RefinementBlock(nn.Module):
         self.ffn_norm = nn.LayerNorm(dim)
 
     def forward(self, z: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
-        z = z + self.attention(self.attention_norm(z), p, generator)
-        return z + self.ffn(self.ffn_norm(z), p, generator)
+        z = self.attention(self.attention_norm(z), p, generator).add_(z)
+        return self.ffn(self.ffn_norm(z), p, generator).add_(z)

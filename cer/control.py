@@ -62,15 +62,15 @@ def published_step(
     phase = phase + PHASE_RATE * coupling * error.sin()
     z = z * (1 + PHASE_GAIN * phase.sin())
     decision = cer_control(published_entropy_nats(z), options)
-    action = decision.action
     if options.drift_strength == 0:
-        action = torch.zeros_like(action)
+        return StepOutcome(z, phase, decision.action.new_zeros(()), phase.new_zeros(()))
+    action = int(decision.action)
     if action == CERAction.ESCAPE:
         noise = torch.randn(z.shape, generator=generator, dtype=z.dtype, device=z.device)
         z = z + noise * decision.noise_scale
     elif action == CERAction.BRAKE:
         z = z / decision.divisor
-    return StepOutcome(z, phase, action, torch.where(action == 0, 0.0, decision.drift_nats))
+    return StepOutcome(z, phase, decision.action, decision.drift_nats)
 
 
 def modulate(z: Tensor, phases: Tensor, error_nats: Tensor, strength: float) -> Tensor:

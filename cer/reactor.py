@@ -195,17 +195,20 @@ class CoherentEntropyReactor(nn.Module):
 
 def _published_record(outcome: StepOutcome) -> dict:
     numbers = torch.stack(read_state(outcome.z.detach())).mean((1, 2)).tolist()
-    return dict(zip(StateReading._fields, numbers, strict=True)) | dict(
+    control = CERAction(outcome.action.item())
+    return dict(
+        zip(StateReading._fields, numbers, strict=True),
         phase=outcome.phases.item(),
-        drift_applied=bool(outcome.action != CERAction.NONE),
+        drift_applied=control != CERAction.NONE,
         deficit=outcome.deficit.item(),
-        control=CERAction(int(outcome.action)),
+        control=control,
     )
 
 
 def _corrected_record(outcome: StepOutcome) -> dict:
     numbers = torch.stack(read_state(outcome.z)).mean(-1)  # (4,B)
-    return dict(zip(StateReading._fields, numbers, strict=True)) | dict(
+    return dict(
+        zip(StateReading._fields, numbers, strict=True),
         phase=order_parameter(outcome.phases)[1],
         drift_applied=outcome.action != CERAction.NONE,
         deficit=outcome.deficit,

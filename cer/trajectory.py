@@ -54,17 +54,12 @@ class StateReading(NamedTuple):
 
 
 def read_state(z: Tensor) -> StateReading:
-    """All numbers of a step from one exponential: finite logits (B,S,D) -> four (B,S).
-
-    With w = exp(z - max z) and s = sum w: H = ln s - sum w ln w / s, sum p² = sum w² / s². The
-    maximum cancels in all of them, so that no gradient need pass through it.
-    """
-    log_weights = z - z.detach().amax(-1, keepdim=True)
-    weights = log_weights.exp()
-    total = weights.sum(-1)
+    """All numbers of a step from one softmax: finite logits (B,S,D) -> four (B,S)."""
+    log_p = z.log_softmax(-1)
+    p = log_p.exp()
     return StateReading(
-        entropy=total.log() - torch.linalg.vecdot(weights, log_weights) / total,
-        mass=1 - torch.linalg.vecdot(weights, weights) / total.square(),
-        sum_p=weights.sum(-1) / total,
-        max_prob=weights.amax(-1) / total,
+        entropy=-torch.linalg.vecdot(p, log_p),
+        mass=1 - torch.linalg.vecdot(p, p),
+        sum_p=p.sum(-1),
+        max_prob=p.amax(-1),
     )
