@@ -77,8 +77,8 @@ def zombie_figure(result: dict[str, Any]) -> "Figure":
             _panel(panels[down, across], result["rows"], scale, quantity)
     for across, factor in enumerate(sorted({u["factor"] for u in result["rows"][0]["units"]})):
         _units_curve(panels[0, 1], result["rows"], factor, ":" if across else "-.")
-    panels[0, 0].set_title("matched: noise relative to each model's embeddings", fontsize=10)
-    panels[0, 1].set_title("as published: the same absolute noise", fontsize=10)
+    panels[0, 0].set_title("noise relative to each model's own vectors", fontsize=10)
+    panels[0, 1].set_title("the same absolute noise for both, as published", fontsize=10)
     for ax in panels[:, 0]:
         ax.legend(frameon=False)
     panels[0, 1].legend(frameon=False, fontsize=8)
@@ -115,7 +115,7 @@ def _units_curve(ax: "Axes", rows: list[dict[str, Any]], factor: float, line: st
 def _axes(ax: "Axes", scale: str, quantity: str) -> None:
     ax.set_xscale("log")
     # Small noise may lower a perplexity by chance; a logarithm alone would hide that.
-    ax.set_yscale("symlog", linthresh=0.1 if quantity == "delta_ppl" else 1e-3)
+    ax.set_yscale("symlog", linthresh=0.1 if quantity == "delta_ppl" else 1e-4)
     ax.axhline(0, color="#555555", lw=0.6)
     ax.set_xlabel(SCALE_LABELS[scale], fontsize=9)
     ax.set_ylabel(LABELS[quantity])
