@@ -11,7 +11,7 @@ from torch import nn
 
 from cer import CoherentEntropyReactor, ReactorState
 from cer.blocks import SelfAttention, dropout
-from cer.control import drift_to_target, modulate, published_entropy_nats
+from cer.control import corrected_step, drift_to_target, modulate, published_entropy_nats
 from cer.trajectory import read_state
 from entropy_core.control import CERAction, CEROptions
 from entropy_core.information import entropy_nats
@@ -215,8 +215,18 @@ def test_escape_and_brake_both_act():
     one_step, moved = drift_to_target(logits, CEROptions(target_nats=2.0, max_deficit_nats=0.25))
     assert entropy_nats(one_step) - entropy_nats(logits) == pytest.approx(moved, abs=1e-3)
     assert moved.flatten().tolist() == pytest.approx([0.25, -0.25])
-    ties = torch.zeros(1, 1, 16)
+    ties = torch.ones(1, 1, 16)
     assert torch.equal(drift_to_target(ties, options)[0], ties)
+
+
+def test_actions_of_samples_above_on_and_below_the_set_point():
+    torch.manual_seed(0)
+    options = CEROptions(target_nats=2.0, drift_strength=0.0)
+    on, _ = drift_to_target(torch.randn(1, 3, 16), options)
+    z = torch.cat([on / 1.5, on, on * 1.5])
+    outcome = corrected_step(z, torch.zeros(3, 4), torch.zeros(4), options, 2.0)
+    assert outcome.action.tolist() == [CERAction.BRAKE, CERAction.NONE, CERAction.ESCAPE]
+    torch.testing.assert_close(outcome.z, on.expand(3, -1, -1), atol=1e-3, rtol=1e-3)
 
 
 def test_modulation_sharpens_above_the_target_and_spreads_below():
