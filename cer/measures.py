@@ -125,7 +125,7 @@ def logit_noise(std: float) -> Callable[[Tensor, Tensor], Tensor]:
     """
     if not std >= 0:
         raise ValueError(f"std must not be negative, got {std}")
-    smallest = torch.finfo(torch.float32).tiny
+    smallest = torch.finfo(torch.float32).tiny  # the logarithm of 0 has no gradient
     return lambda p, noise: (p.clamp_min(smallest).log() + std * noise).softmax(-1)
 
 

@@ -161,6 +161,9 @@ def test_noise_keeps_the_support_and_zero_probability_stays_finite():
     noisy = measures.logit_noise(0.5)(p, torch.ones(1, 3))
     assert noisy.isfinite().all()
     torch.testing.assert_close(noisy, p)
+    logits = torch.tensor([[0.0, -200.0, 1.0]], requires_grad=True)  # the second underflows to 0
+    measures.logit_noise(0.5)(logits.softmax(-1), torch.ones(1, 3))[0, 0].backward()
+    assert logits.grad.isfinite().all()
     q = distributions(2, V)
     torch.testing.assert_close(measures.logit_noise(0.0)(q, torch.ones(2, V, dtype=F64)), q)
 
