@@ -241,8 +241,10 @@ def test_setpoint_curve_is_flat_in_corrected_and_not_in_published():
     assert len(setpoint_table(fixed).splitlines()) == 4
     missed = setpoint_curve([0], [2.0], "published")
     assert min(row["error"] for row in missed["rows"]) > 0.5
-    worst = max(row["error"] for row in missed["rows"] if row["condition"] == "RANDOM")
-    assert worst_error(missed, 2.0, "RANDOM") == worst
+    row = dict(target=2.0, condition="RANDOM")
+    others = [dict(row, target=3.0, error=9.0), dict(row, condition="PEAKED", error=8.0)]
+    rows = [dict(row, error=0.1), dict(row, error=0.7), dict(row, error=0.2), *others]
+    assert worst_error({"rows": rows}, 2.0, "RANDOM") == 0.7
     with pytest.raises(ValueError, match="ln hidden_dim"):
         setpoint_curve([0], [6.0])
     with pytest.raises(ValueError, match="at least one"):
