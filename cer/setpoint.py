@@ -13,6 +13,7 @@ import torch
 
 from cer.mirror import CONDITIONS, build_reactor, condition_input, step_record
 from cer.reactor import Mode
+from cer.trajectory import TrajectoryStep
 
 TARGETS_NATS = (1.0, 2.0, 3.0, 4.0, 5.0)
 
@@ -36,17 +37,21 @@ def setpoint_curve(
             for name in CONDITIONS:
                 x = condition_input(name, reactor.encoder.in_features, generator)
                 steps = reactor(x, generator=generator).trajectory
-                entropy = torch.as_tensor(steps[-1].entropy)
                 rows.append(
                     {
                         "target": target,
                         "seed": seed,
                         "condition": name,
-                        "error": (entropy - target).abs().max().item(),
+                        "error": final_error(steps[-1], target),
                         "steps": [step_record(step) for step in steps],
                     }
                 )
     return {"mode": mode, "seeds": list(seeds), "rows": rows}
+
+
+def final_error(step: TrajectoryStep, target_nats: float) -> float:
+    """|H - H*| of the worst sample (of the batch mean in `published`), nats."""
+    return (torch.as_tensor(step.entropy) - target_nats).abs().max().item()
 
 
 def worst_error(result: dict[str, Any], target: float, condition: str) -> float:

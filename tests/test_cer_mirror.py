@@ -13,7 +13,7 @@ import evaluate
 from cer import ablation, figures
 from cer.ablation import BASELINE, ENCODER, ablate, ablation_table, bootstrap_interval
 from cer.mirror import CONDITIONS, build_reactor, condition_input, mirror_table, mirror_test
-from cer.setpoint import setpoint_curve, setpoint_table, worst_error
+from cer.setpoint import final_error, setpoint_curve, setpoint_table, worst_error
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared/reference/cer_mirror_seeds_0_4.json"
 # Final state entropy (mean, deviation) PEAKED, UNIFORM, RANDOM over ten seeds, and brake/escape,
@@ -241,6 +241,9 @@ def test_setpoint_curve_is_flat_in_corrected_and_not_in_published():
     assert len(setpoint_table(fixed).splitlines()) == 4
     missed = setpoint_curve([0], [2.0], "published")
     assert min(row["error"] for row in missed["rows"]) > 0.5
+    step = small(0)[0](condition_input("UNIFORM", 8, None)).trajectory[0]
+    step = step._replace(entropy=torch.tensor([1.9, 2.5, 1.25]))
+    assert final_error(step, 2.0) == 0.75
     row = dict(target=2.0, condition="RANDOM")
     others = [dict(row, target=3.0, error=9.0), dict(row, condition="PEAKED", error=8.0)]
     rows = [dict(row, error=0.1), dict(row, error=0.7), dict(row, error=0.2), *others]
