@@ -1,18 +1,14 @@
 """Figures of the mirror test and of the set point, from the results as plain values.
 
-Every function returns a matplotlib figure; nothing is shown and no global style is changed.
+The two public functions return a matplotlib Figure; nothing is shown and no global style is changed.
 matplotlib is optional and imported when a figure is made. Colours: Okabe and Ito (2008), told apart
 with the common forms of colour blindness; conditions also differ in marker and line.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cer.mirror import CONDITIONS
 from cer.setpoint import targets_of, worst_error
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 STYLES = {
     "PEAKED": dict(color="#D55E00", marker="o", linestyle="-"),
@@ -28,7 +24,7 @@ GREY = "#555555"
 LEAST_ERROR = 1e-8  # nats; drawn for an error of exactly 0 on the logarithmic axis
 
 
-def mirror_figure(result: dict[str, Any]) -> "Figure":
+def mirror_figure(result: dict[str, Any]) -> Any:
     """Trajectories with bands, output entropy and control counts of `mirror_test`."""
     from matplotlib.figure import Figure
 
@@ -48,7 +44,7 @@ def _runs(result: dict[str, Any], name: str) -> list[dict[str, Any]]:
     return [c for r in result["seed_results"] for c in r["conditions"] if c["name"] == name]
 
 
-def _trajectories(axes: "Axes", result: dict[str, Any]) -> None:
+def _trajectories(axes: Any, result: dict[str, Any]) -> None:
     about = result["metadata"]
     for i, name in enumerate(CONDITIONS):
         steps = result["summary"]["conditions"][name]["entropy_trajectory"].values()
@@ -70,7 +66,7 @@ def _trajectories(axes: "Axes", result: dict[str, Any]) -> None:
     axes.legend(loc="lower left")
 
 
-def _line(axes: "Axes", value: float, name: str) -> None:
+def _line(axes: Any, value: float, name: str) -> None:
     axes.axhline(value, color=GREY, lw=0.8, ls=(0, (6, 3)))
     axes.annotate(
         f"{name} {value:.3g}", (1, value), xycoords=("axes fraction", "data"), ha="right",
@@ -83,7 +79,7 @@ def _step_names(about: dict[str, Any]) -> list[str]:
     return [f"L{layer}S{step}" for layer in range(about["num_layers"]) for step in steps]
 
 
-def _outputs(axes: "Axes", result: dict[str, Any]) -> None:
+def _outputs(axes: Any, result: dict[str, Any]) -> None:
     for i, name in enumerate(CONDITIONS):
         style = {k: v for k, v in STYLES[name].items() if k != "linestyle"}
         runs = _runs(result, name)
@@ -104,7 +100,7 @@ def _outputs(axes: "Axes", result: dict[str, Any]) -> None:
     axes.legend(loc="lower right")
 
 
-def _actions(axes: "Axes", result: dict[str, Any]) -> None:
+def _actions(axes: Any, result: dict[str, Any]) -> None:
     bottom = [0] * len(CONDITIONS)
     for action, (color, hatch, _) in ACTIONS.items():
         counts = [
@@ -123,7 +119,7 @@ def _actions(axes: "Axes", result: dict[str, Any]) -> None:
     axes.legend(loc="upper center", ncols=3, fontsize=8, columnspacing=1)
 
 
-def setpoint_figure(result: dict[str, Any]) -> "Figure":
+def setpoint_figure(result: dict[str, Any]) -> Any:
     """Error of each target, and the first seed's control step by step, of `setpoint_curve`."""
     from matplotlib.figure import Figure
 
@@ -142,7 +138,7 @@ def setpoint_figure(result: dict[str, Any]) -> "Figure":
     return figure
 
 
-def _control_steps(axes: "Axes", result: dict[str, Any]) -> None:
+def _control_steps(axes: Any, result: dict[str, Any]) -> None:
     """An arrow for each action, from the entropy it found to the one it left."""
     seed, targets = result["seeds"][0], targets_of(result)
     for row in result["rows"]:
