@@ -1,6 +1,6 @@
 """Figures of the mirror test and of the set point, from the results as plain values.
 
-The two public functions return a matplotlib Figure; nothing is shown and no global style is changed.
+The two public functions return a matplotlib Figure; nothing is shown, no global style is changed.
 matplotlib is optional and imported when a figure is made. Colours: Okabe and Ito (2008), told apart
 with the common forms of colour blindness; conditions also differ in marker and line.
 """
