@@ -79,9 +79,10 @@ def zombie_figure(result: dict[str, Any]) -> "Figure":
         _units_curve(panels[0, 1], result["rows"], factor, ":" if across else "-.")
     panels[0, 0].set_title("noise relative to each model's own vectors", fontsize=10)
     panels[0, 1].set_title("the same absolute noise for both, as published", fontsize=10)
-    for ax in panels[:, 0]:
-        ax.legend(frameon=False)
-    panels[0, 1].legend(frameon=False, fontsize=8)
+    panels[0, 0].legend(frameon=False, loc="upper left")
+    # The lower panel has the room that the curves of the upper one leave nowhere.
+    handles = panels[0, 1].get_legend_handles_labels()
+    panels[1, 1].legend(*handles, frameon=False, fontsize=8, loc="lower right")
     losses = ", ".join(
         f"{_mean([row['models'][i] for row in result['rows']], 'clean_nats'):.3f}" for i in range(2)
     )
@@ -108,7 +109,7 @@ def _units_curve(ax: "Axes", rows: list[dict[str, Any]], factor: float, line: st
     levels = [u["level"] for u in chosen[0]]
     mean = [sum(c[k]["delta_ppl"] for c in chosen) / len(chosen) for k in range(len(levels))]
     name = rows[0]["models"][0]["name"]
-    label = f"{name}, same function, embeddings x {factor:g}"
+    label = f"above: {name}, same function, embeddings x {factor:g}"
     ax.plot(levels, mean, color=STYLES[0]["color"], linestyle=line, lw=1, label=label)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 import evaluate
-from cer import zombie_hub
+from cer import zombie_hub, zombie_pair
 from cer.zombie import (
     Deviations,
     NoiseConfig,
@@ -34,11 +34,13 @@ from cer.zombie_pair import KINDS, ZombieConfig, quick, zombie_test, zombie_test
 from cer.zombie_report import zombie_figure, zombie_table
 from cer.zombie_training import (
     Path,
+    TrainingConfig,
     common_loss,
     make_corpus,
     markov_text,
     mean_nats,
     stop_at,
+    train,
     valid_windows,
 )
 from reso_llm import cli
@@ -408,6 +410,35 @@ def test_the_pair_is_trained_and_matched_within_one_percent(result):
     first, second = result["rows"]
     assert first["common_nats"] != second["common_nats"]
     assert [row["seed"] for row in result["rows"]] == [0, 1]
+
+
+def test_the_seed_draws_weights_windows_and_noise(monkeypatch):
+    """Guards an interval over seeds that would share their trainings."""
+    seen = []
+
+    def spy(model, corpus, valid, config, steps, seed):
+        seen.append((model.table.weight[0, 0].item(), steps, seed))
+        return Path((model.state_dict(),), (1.0,))
+
+    monkeypatch.setattr(zombie_pair, "train", spy)
+    for seed in (3, 4):
+        with pytest.raises(ValueError, match="does not cross"):
+            zombie_test(quick(ZombieConfig(seeds=(seed,))), None, print)
+    assert [entry[1:] for entry in seen] == [(60, 3), (40, 3), (60, 4), (40, 4)]
+    assert seen[0][0] != seen[2][0]
+
+
+def test_training_repeats_with_its_seed_alone():
+    corpus = make_corpus(markov_text(3000, 0), T)
+    valid, config = valid_windows(corpus, T, 4), TrainingConfig(batch_size=2, eval_every=2)
+    paths = []
+    for seed in (0, 0, 1):
+        model = make_model(Architecture("state-space", corpus.vocab_size, D, 1, T), 0)
+        paths.append(train(model, corpus, valid, config, 5, seed))
+        assert mean_nats(model, valid) == paths[-1].losses[-1]
+    assert paths[0].losses == paths[1].losses != paths[2].losses
+    assert len(paths[0].weights) == len(paths[0].losses) == 4  # after 0, 2, 4 and 5 steps
+    assert not torch.equal(paths[0].weights[0]["table.weight"], paths[0].weights[1]["table.weight"])
 
 
 def test_table_and_figure_show_every_line_of_the_summary(result):
