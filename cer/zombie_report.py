@@ -4,13 +4,11 @@ matplotlib is optional and imported where the figure is made. Colours: Okabe and
 models also differ in marker and line.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cer.zombie import PUBLISHED, QUANTITIES, SCALES
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+Axes = Figure = Any  # matplotlib's
 
 STYLES = (
     dict(color="#0072B2", marker="o", linestyle="-"),
@@ -66,11 +64,11 @@ def _mean(models: list[dict[str, Any]], key: str) -> float:
     return sum(model[key] for model in models) / len(models)
 
 
-def zombie_figure(result: dict[str, Any]) -> "Figure":
+def zombie_figure(result: dict[str, Any]) -> Figure:
     """Both quantities against the noise, on both scales; thin lines are single seeds."""
-    from matplotlib.figure import Figure
+    from matplotlib import figure as plots
 
-    figure = Figure(figsize=(10.5, 7), layout="constrained")
+    figure = plots.Figure(figsize=(10.5, 7), layout="constrained")
     panels = figure.subplots(2, 2, sharey="row")
     for across, scale in enumerate(SCALES):
         for down, quantity in enumerate(QUANTITIES):
@@ -90,7 +88,7 @@ def zombie_figure(result: dict[str, Any]) -> "Figure":
     return figure
 
 
-def _panel(ax: "Axes", rows: list[dict[str, Any]], scale: str, quantity: str) -> None:
+def _panel(ax: Axes, rows: list[dict[str, Any]], scale: str, quantity: str) -> None:
     for i, style in enumerate(STYLES):
         curves = [
             [(n["level"], n[quantity]) for n in row["models"][i]["noise"] if n["scale"] == scale]
@@ -104,7 +102,7 @@ def _panel(ax: "Axes", rows: list[dict[str, Any]], scale: str, quantity: str) ->
     _axes(ax, scale, quantity)
 
 
-def _units_curve(ax: "Axes", rows: list[dict[str, Any]], factor: float, line: str) -> None:
+def _units_curve(ax: Axes, rows: list[dict[str, Any]], factor: float, line: str) -> None:
     chosen = [[u for u in row["units"] if u["factor"] == factor] for row in rows]
     levels = [u["level"] for u in chosen[0]]
     mean = [sum(c[k]["delta_ppl"] for c in chosen) / len(chosen) for k in range(len(levels))]
@@ -113,7 +111,7 @@ def _units_curve(ax: "Axes", rows: list[dict[str, Any]], factor: float, line: st
     ax.plot(levels, mean, color=STYLES[0]["color"], linestyle=line, lw=1, label=label)
 
 
-def _axes(ax: "Axes", scale: str, quantity: str) -> None:
+def _axes(ax: Axes, scale: str, quantity: str) -> None:
     ax.set_xscale("log")
     # Small noise may lower a perplexity by chance; a logarithm alone would hide that.
     ax.set_yscale("symlog", linthresh=0.1 if quantity == "delta_ppl" else 1e-4)
