@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import signal
 import sys
 
 import numpy as np
@@ -68,6 +69,12 @@ def test_families_have_their_shapes():
     centred = torch.stack([p.roll(-int(p.argmax())) for p in gaussian])
     torch.testing.assert_close(centred[:, 1:8], centred[:, 9:].flip(-1), atol=1e-4, rtol=1e-3)
     assert (centred[:, :-1].diff()[:, :7] <= 1e-6).all()
+
+
+def test_a_mixture_has_two_parts():
+    """One part alone would leave outcomes off the arc at 0; every second part covers them."""
+    assert (tasks.draw_family("mixture", 200, 16, seeded()) > 0).all()
+    assert (tasks.draw_family("uniform", 200, 16, seeded()) == 0).any()
 
 
 def test_turning_moves_every_outcome():
@@ -412,6 +419,22 @@ def test_a_run_directory_is_not_overwritten_or_resumed_differently(
     assert call(monkeypatch, "--out", out, "--resume", "loss.mass=7") == 1
     assert "loss.mass (0.1 -> 7" in capsys.readouterr().err
     assert call(monkeypatch, f"--out={out}", "--resume", "steps=3") == 0
+
+
+def test_a_signal_saves_after_its_step_and_old_checkpoints_go(config_file, tmp_path, monkeypatch):
+    real = training.Trainer.train_step
+
+    def signalled(trainer):
+        if trainer.step == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return real(trainer)
+
+    monkeypatch.setattr(training.Trainer, "train_step", signalled)
+    before = signal.getsignal(signal.SIGTERM)
+    assert call(monkeypatch, "--config", config_file, "save_every=1") == 0
+    assert signal.getsignal(signal.SIGTERM) == before
+    left = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("step_*"))
+    assert left == ["step_00000003", "step_00000004"]
 
 
 def test_the_configuration_decides_what_is_trained(config_file, tmp_path):
