@@ -1,0 +1,51 @@
+"""The checkpoint that comes with the package is whole, small, and what its card says."""
+
+import re
+
+import pytest
+import torch
+
+from reso_llm.decoding.controllers import SRB
+from reso_llm.inference import SHIPPED, ResoLLMInference
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return ResoLLMInference.from_pretrained()
+
+
+def test_it_is_small():
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 8e6
+
+
+def test_half_precision_is_for_the_disk_alone(engine):
+    """Guards tables or weights that stay float16, which a CPU is slow at."""
+    tensors = engine.model.state_dict().values()
+    assert {t.dtype for t in tensors if t.is_floating_point()} == {torch.float32}
+
+
+def test_the_card_counts_what_is_there(engine):
+    card = (SHIPPED / "README.md").read_text()
+    parameters = sum(p.numel() for p in engine.model.parameters())
+    assert f"{parameters:,} parameters" in card
+    assert f"{len(engine.model.prsc.entry_ids) - 1:,} pairs" in card
+    assert re.search(r"\| \d\.\d{4} \(\d\.\d{4} before rounding", card)
+
+
+def test_goals_and_the_srb_rule_are_calibrated(engine):
+    assert engine.model.session.agency.calibrated
+    assert engine.srb != SRB()
+
+
+def test_it_answers_and_ends_its_turns(engine):
+    ends = [
+        engine.generate([("user", "Hi! How are you?")], 60, seed=seed).stop_reason
+        for seed in range(5)
+    ]
+    assert ends.count("end") >= 3
+
+
+def test_it_has_learnt_something(engine):
+    """Far below the entropy of a uniform guess, 8.3 nats."""
+    result = engine.generate([("user", "What did you do today?")], 40, seed=0, temperature=0.7)
+    assert sum(result.entropy_trace) / len(result.entropy_trace) < 5.5
