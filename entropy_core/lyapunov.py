@@ -19,11 +19,13 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.func import jvp, vmap
 
 CLASSES = ("stable", "periodic", "chaotic", "divergent", "unknown")
 STABLE, PERIODIC, CHAOTIC, DIVERGENT, UNKNOWN = range(5)
+SHIFTS_AT_ONCE = 64  # of a series against itself: a bound on memory
 
 
 class Stability(NamedTuple):
@@ -218,9 +220,12 @@ def _recurrence_error(x: Tensor) -> Tensor:
 
     Shifts count only after one has exceeded 1/2, else a slowly varying series would look periodic.
     """
-    shifts = range(1, x.shape[-1] // 3 + 1)
-    change = torch.stack([(x[:, s:] - x[:, :-s]).square().mean(-1) for s in shifts], dim=-1)
-    change = change / (2 * x.var(-1, correction=0, keepdim=True))
+    largest, changes = x.shape[-1] // 3, []
+    for first in range(1, largest + 1, SHIFTS_AT_ONCE):
+        last = min(largest, first + SHIFTS_AT_ONCE - 1)
+        ahead = F.pad(x, (0, last), value=math.nan).unfold(-1, last + 1, 1)[..., first:]
+        changes.append((ahead - x.unsqueeze(-1)).square().nanmean(1))  # (B, shifts)
+    change = torch.cat(changes, dim=-1) / (2 * x.var(-1, correction=0, keepdim=True))
     decorrelated = (change > 0.5).cumsum(-1) > 0
     return change.masked_fill(~decorrelated, math.inf).amin(-1)
 
