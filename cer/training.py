@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +30,7 @@ from cer.reactor import CoherentEntropyReactor
 from cer.tasks import Batch, Distributions, TaskConfig
 from entropy_core.information import kl_nats
 
-HELD_OUT_STREAM = 1 << 62  # seeds of held-out batches, far from those of the steps
+WEIGHTS, STEPS, HELD_OUT = range(3)  # what a seed is divided into
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,8 @@ class CERTrainConfig:
         for name in ("learning_rate", "grad_clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        if not 0 <= self.seed < 2**20:
-            raise ValueError(f"seed must be in [0, 2^20), got {self.seed}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be in [0, 2^32), got {self.seed}")
         if self.loss.coupling and self.num_reactors == 1:
             raise ValueError("loss.coupling needs num_reactors of at least 2")
 
@@ -145,13 +146,22 @@ class TrainResult(NamedTuple):
 Row = dict[str, Any]
 
 
+def stream_seed(seed: int, purpose: int, index: int = 0) -> int:
+    """A seed of 32 bits for one use: torch's CPU generator ignores all higher bits."""
+    return int(np.random.SeedSequence((seed, purpose, index)).generate_state(1)[0])
+
+
+def _generator(seed: int, purpose: int, index: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(stream_seed(seed, purpose, index))
+
+
 def make_reactors(config: CERTrainConfig) -> nn.ModuleList:
-    """Freshly drawn reactors; reactor i has the weights of seed + i, whatever ran before."""
+    """Freshly drawn reactors, whatever ran before; no two reactors or seeds share weights."""
     reactors = nn.ModuleList()
     V = config.task.num_outcomes
     with torch.random.fork_rng(devices=()):
         for i in range(config.num_reactors):
-            torch.manual_seed(config.seed + i)
+            torch.manual_seed(stream_seed(config.seed, WEIGHTS, i))
             reactors.append(CoherentEntropyReactor(V, output_dim=V, **asdict(config.reactor)))
     return reactors
 
@@ -188,7 +198,7 @@ class Trainer:
         """
         started = time.perf_counter()
         config = self.config
-        generator = self._generator(self.step)
+        generator = _generator(config.seed, STEPS, self.step)
         batch = self.data.batch(config.batch_size, generator)
         answers = [reactor(batch.x, log=False).reactions for reactor in self.reactors]
         self._require_finite("a reaction", torch.stack(answers))
@@ -225,9 +235,6 @@ class Trainer:
         done = self.step / self.config.steps
         return min(1.0, (self.step + 1) / math.ceil(self.config.steps / 20), 1 - done)
 
-    def _generator(self, stream: int) -> torch.Generator:
-        return torch.Generator().manual_seed(self.config.seed << 40 | stream)
-
     @torch.no_grad()
     def validate(self) -> Validation:
         """Scores on held-out examples, the same at every call."""
@@ -241,8 +248,7 @@ class Trainer:
 
 def held_out_batch(config: CERTrainConfig, data: Distributions) -> Batch:
     """The val_size held-out examples of a run; no training step draws from their stream."""
-    generator = torch.Generator().manual_seed(HELD_OUT_STREAM | config.seed)
-    return data.batch(config.val_size, generator, held_out=True)
+    return data.batch(config.val_size, _generator(config.seed, HELD_OUT), held_out=True)
 
 
 def train(

@@ -1,6 +1,7 @@
 """Tasks, losses and the trainer of reactors, and `train.py` with a reactor's configuration."""
 
 import dataclasses
+import itertools
 import json
 import math
 import signal
@@ -255,15 +256,57 @@ def test_training_beats_the_mean_predictor_on_held_out_examples():
     assert rows[-1]["validation_kl_nats_0"] == pytest.approx(after)
 
 
-def test_held_out_examples_are_none_of_training_and_always_the_same():
-    trainer = Trainer(TINY)
-    assert trainer.validate() == trainer.validate()
-    held_out = training.held_out_batch(TINY, trainer.data)
-    for step in range(TINY.steps):
-        seen = trainer.data.batch(8, trainer._generator(step))
-        gaps = (seen.target[:, None, 0] - held_out.target[None, :, 0]).abs().amax(-1)
-        assert (gaps > 0).any(0).all()
-        assert not torch.equal(seen.x, held_out.x[:8])
+def spied_batches(config, monkeypatch):
+    """Every batch a run draws, and whether it was held out."""
+    found, real = [], Distributions.batch
+
+    def spy(data, size, generator, *, held_out=False):
+        batch = real(data, size, generator, held_out=held_out)
+        found.append((batch, held_out))
+        return batch
+
+    monkeypatch.setattr(Distributions, "batch", spy)
+    training.train(config)
+    return found
+
+
+def test_every_step_sees_new_examples_and_validation_others_always_the_same(monkeypatch):
+    same_size = tiny(val_size=TINY.batch_size)  # else no two batches could be equal
+    found = spied_batches(same_size, monkeypatch)
+    steps = [batch.x for batch, held_out in found if not held_out]
+    validations = [batch.x for batch, held_out in found if held_out]
+    assert (len(steps), len(validations)) == (6, 4)
+    distinct = [*steps, validations[0]]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(distinct, 2))
+    assert all(torch.equal(x, validations[0]) for x in validations)
+
+
+def test_seeds_share_neither_examples_nor_weights(monkeypatch):
+    """Guards seeds packed above bit 31, which torch's CPU generator ignores without a word."""
+    drawn = [spied_batches(tiny(seed=s, steps=3), monkeypatch)[0][0].x for s in (0, 1, 2**31)]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(drawn, 2))
+    made = [r for s in (0, 1) for r in training.make_reactors(tiny(seed=s, num_reactors=2))]
+    weights = [reactor.output.weight for reactor in made]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(weights, 2))
+
+
+def test_a_file_is_validated_on_the_sequences_held_out(tmp_path, monkeypatch):
+    p = torch.from_numpy(markov())
+    task = dataclasses.replace(TINY.task, data=dump(tmp_path, p.numpy()), val_fraction=0.2)
+    for batch, held_out in spied_batches(tiny(task=task, steps=2), monkeypatch):
+        allowed = (p[8:] if held_out else p[:8]).reshape(-1, V)
+        gaps = (batch.target[:, 0, None] - allowed).abs().amax(-1)
+        assert (gaps.amin(-1) < 1e-6).all()
+
+
+def test_the_last_step_is_validated_and_saved_whenever_it_comes():
+    rows, saved = [], []
+    training.train(
+        tiny(steps=5, log_every=3), log=rows.append, save=lambda step, *_: saved.append(step)
+    )
+    assert [row["step"] for row in rows if "kl_nats" in row] == [3, 5]
+    assert [row["step"] for row in rows if "validation_kl_nats_0" in row] == [2, 4, 5]
+    assert saved == [3, 5]
 
 
 def test_several_reactors_differ_at_the_start_and_coupling_brings_them_together():
