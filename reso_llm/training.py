@@ -274,8 +274,10 @@ class Trainer:
 
     def _backward(self) -> float:
         """Gradient of one pass; its share of the step's mean loss in nats per token."""
-        # Seeded by the place in the data, so that a resumed run draws the same.
-        generator = torch.Generator().manual_seed(self.config.seed << 32 | self.stream.position)
+        # Seeded by the place in the data, so that a resumed run draws the same. 32 bits are all
+        # that torch reads of a seed.
+        place = self.config.seed * 2654435761 + self.stream.position
+        generator = torch.Generator().manual_seed(place % 2**32)
         progress = self._progress()
         batch = Batch(*(t.to(self.device) for t in self.stream.next()))
         self.counters.tokens += batch.inputs.numel()
