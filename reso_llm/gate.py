@@ -10,8 +10,9 @@ The halting probabilities accumulate as in adaptive computation time (Graves 201
 zero without that stage. Where little is left, g is exactly zero: leaving the layer out changes
 nothing, so what inference skips is what training has learnt. A skipped token's keys and values
 are still written from its last state (CALM, Schuster 2022, arXiv 2207.07061). Training adds a
-price on the mean of sum_l g_l; the cut is there because the price alone makes gates small, not
-zero (soft depth 1.5 at 3.99 layers used, benchmarks/README.md).
+price on the mean of sum_l g_l, which grows from 0 to its full size over the training; the cut is
+there because the price alone makes gates small, not zero (soft depth 1.5 at 3.99 layers used,
+benchmarks/README.md). The gradient passes the cut, so that a closed layer can open again.
 
 Shapes: B batch, T time, D width.
 """
