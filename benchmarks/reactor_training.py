@@ -4,7 +4,8 @@ python -m benchmarks.reactor_training --seeds 0 1 2
 
 Task: restore a distribution of 64 outcomes from eight views of 16 draws each (`cer.tasks`), scored
 by KL(p ‖ q) on held-out examples. Arms, on the same batches with the same optimizer; the learning
-rates are the best for seed 0 of 0.001, 0.003, 0.01 (reactor) and 0.001 to 0.03 (perceptrons):
+rates are the best for seed 9 of 0.001, 0.003, 0.006, 0.01 (reactor) and 0.003, 0.01, 0.03, 0.1
+(both perceptrons):
 * reactor: two that differ by their start, and the same two with a coupling loss;
 * uncontrolled: a reactor without drift and oscillators; all_losses: every term of the loss;
 * mlp: a multi-layer perceptron of the same number of parameters, which reads a position;
