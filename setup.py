@@ -15,6 +15,7 @@ EXTRAS = {
         "scipy>=1.11",
         "hypercomplex>=0.3.4",
         "torch-hd>=5.8",
+        "ncps>=1.0.1",
         "ruff>=0.6",
     ],
 }

@@ -16,7 +16,7 @@ PACKAGES = {
 SCRIPTS = {"train", "evaluate", "demo", "chat", "setup"}
 OPTIONAL = {
     "transformers", "datasets", "huggingface_hub", "matplotlib", "pyarrow", "wandb",
-    "chitchat_dataset", "torchhd", "scipy", "pytest", "hypothesis",
+    "chitchat_dataset", "torchhd", "ncps", "scipy", "pytest", "hypothesis",
 }  # fmt: skip
 MODEL = "reso_llm.model"
 # What model and block import beside stages. Everything else they import is a stage: it has no
