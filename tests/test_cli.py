@@ -24,6 +24,7 @@ from train_server import ROOT, TrainServer
 
 import train
 from benchmarks.crash import final_hash, kill_until_done
+from cer.training import CERTrainConfig
 from reso_llm import cli, hub, sources
 from reso_llm.train_config import TrainConfig
 
@@ -165,7 +166,8 @@ def test_every_yaml_file_of_the_repository_is_valid():
     paths = sorted(ROOT.glob("configs/**/*.yaml"))
     assert paths
     for path in paths:
-        parse("--config", path)
+        options = ["--config", str(path)]
+        train.read_config(options, CERTrainConfig if train.names_reactor(options) else TrainConfig)
 
 
 def test_help_describes_every_option_and_fits_the_terminal(monkeypatch, capsys):
