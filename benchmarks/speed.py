@@ -103,6 +103,7 @@ def decoding_measures(config: ResoLLMConfig):
     full, control = random_model(config), random_model(control_of(config))
     return {
         "full": generating(full, prompt_ids),
+        "full_unmeasured": generating(full, prompt_ids, metrics=False),
         "control": generating(control, prompt_ids),
         "full_stepper": stepping(full, prompt_ids),
         "control_stepper": stepping(control, prompt_ids),
@@ -123,14 +124,14 @@ def random_model(config: ResoLLMConfig) -> ResoLLMModel:
     return model
 
 
-def generating(model: ResoLLMModel, prompt_ids: torch.Tensor):
+def generating(model: ResoLLMModel, prompt_ids: torch.Tensor, metrics: bool = True):
     """A function that generates greedily with the engine and returns tokens per second."""
     config = model.config
     engine = ResoLLMInference(model, create_default_tokenizer(), config)
     prompt = engine.tokenizer.decode(prompt_ids[0].tolist())
 
     def generate() -> float:
-        result = engine.generate(prompt, NEW_TOKENS, temperature=0.0)
+        result = engine.generate(prompt, NEW_TOKENS, temperature=0.0, metrics=metrics)
         assert result.tokens_generated == NEW_TOKENS, "the random model ended its text"
         return result.tokens_generated / result.generation_time_ms * 1000
 

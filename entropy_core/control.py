@@ -127,7 +127,7 @@ class PhaseSlipOptions:
     stale_steps: float = 10  # math.inf for never
     cooldown_steps: int = 4
     loop_patience: int | None = None  # steps of looping before a slip; None switches it off
-    loop_nats: float = 0.5
+    loop_nats: float = 3.5  # where the spike begins: loops of small models are not that sure
     loop_score: float = 0.9
 
     def __post_init__(self) -> None:
