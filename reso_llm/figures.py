@@ -60,6 +60,7 @@ def _entropy(ax: Axes, stops: Mapping[str, Stop]) -> None:
     for i, at in enumerate(slips):
         ax.axvline(at, color=RED, lw=0.8, alpha=0.6, zorder=0, label="" if i else "slip")
     ax.set(title="Greedy decoding: entropy", xlabel="token", ylabel="entropy (nats)")
+    ax.locator_params(axis="x", integer=True)
     highest = max(max(traces[name], default=0.0) for name in ("greedy", "with slips"))
     ax.set_ylim(0, 1.35 * highest + 0.1)  # room for the legend
     ax.legend(fontsize=8, loc="upper right")
