@@ -6,8 +6,6 @@ python train.py --out runs/first --resume
 python train.py --config configs/cer.yaml --steps 100
 """
 
-import json
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -88,23 +86,21 @@ def train_reactor(config: Any, *, resume: bool = False) -> Any:
 
     The run directory is locked, written and resumed by the rules of a language model's.
     """
+    import torch
     from tqdm import tqdm
 
     from cer import training
     from reso_llm import checkpoint
     from reso_llm.runlog import RunLog
+    from reso_llm.training import catch_signals, write_records
 
     run_dir = Path(config.out)
     run_dir.mkdir(parents=True, exist_ok=True)
     with checkpoint.lock_run(run_dir):
         checkpoint.clean_leftovers(run_dir)
         start = _reactor_start(config, resume, tqdm.write)
-        _write_reactor_records(run_dir, config)
-        caught: list[int] = []
-        signals = (signal.SIGINT, signal.SIGTERM)
-        # A signal ends the run after its step, which is saved.
-        before = [signal.signal(s, lambda number, _: caught.append(number)) for s in signals]
-        try:
+        write_records(run_dir, config, torch.device("cpu"))
+        with catch_signals(tqdm.write) as caught:
             with RunLog(
                 run_dir,
                 resume_step=start[1].step if start else None,
@@ -119,9 +115,6 @@ def train_reactor(config: Any, *, resume: bool = False) -> Any:
                     log=log.log,
                     stop=lambda: bool(caught),
                 )
-        finally:
-            for each, handler in zip(signals, before, strict=True):
-                signal.signal(each, handler)
 
 
 def _reactor_start(config: Any, resume: bool, report: Any) -> Any:
@@ -129,18 +122,10 @@ def _reactor_start(config: Any, resume: bool, report: Any) -> Any:
     from cer.training import Progress
     from reso_llm import checkpoint
     from reso_llm.saved_state import unflatten_state
-    from reso_llm.training import TrainingError
+    from reso_llm.training import TrainingError, find_start
 
-    run_dir = Path(config.out)
-    if not resume:
-        if any((run_dir / "checkpoints").glob("*step_*")):
-            raise TrainingError(f"{run_dir} already holds a run; add --resume or choose another")
-        return None
-    newest = checkpoint.newest_checkpoint(run_dir, report)
+    newest = find_start(Path(config.out), resume, report)
     if newest is None:
-        if not (run_dir / "config.yaml").exists():
-            raise TrainingError(f"{run_dir} holds no run to resume; leave out --resume")
-        report(f"{run_dir} has no checkpoint yet: starting from step 0")
         return None
     tensors, documents = checkpoint.load_checkpoint(newest, ("model", "optimizer"))
     if "reactor" not in documents["training.json"]["config"]:
@@ -153,18 +138,6 @@ def _reactor_start(config: Any, resume: bool, report: Any) -> Any:
     saved = documents["training.json"]
     optimizer = unflatten_state(tensors["optimizer"], saved["state"])
     return tensors["model"], Progress(saved["step"], saved["seconds"], optimizer)
-
-
-def _write_reactor_records(run_dir: Path, config: Any) -> None:
-    import torch
-
-    from reso_llm.checkpoint import write_file
-    from reso_llm.hardware import environment
-
-    text = yaml.safe_dump(config.to_dict(), sort_keys=False)
-    write_file(run_dir / "config.yaml", text.encode())
-    record = environment(torch.device("cpu")) | {"seed": config.seed}
-    write_file(run_dir / "environment.json", json.dumps(record, indent=2).encode() + b"\n")
 
 
 def _save_reactors(config: Any, step: int, weights: Any, progress: Any) -> None:

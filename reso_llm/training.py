@@ -96,22 +96,22 @@ def train(
     with checkpoint.lock_run(run_dir):
         checkpoint.clean_leftovers(run_dir)
         with _as_training_error():
-            start = _find_start(run_dir, resume, report)
+            start = find_start(run_dir, resume, report)
             if start is None:
-                _write_records(run_dir, config, device)  # from here on --resume finds a run
+                write_records(run_dir, config, device)  # from here on --resume finds a run
             tokenizer = _tokenizer(config, start, report)
             data = _prepare(config, tokenizer, report)
             trainer = Trainer(config, tokenizer, data, device, report)
             if start is not None:
                 trainer.restore(start)
-                _write_records(run_dir, config, device)
+                write_records(run_dir, config, device)
         return trainer.run()
 
 
 # --- before the first step ------------------------------------------------------------------------
 
 
-def _find_start(run_dir: Path, resume: bool, report: Report) -> Path | None:
+def find_start(run_dir: Path, resume: bool, report: Report) -> Path | None:
     """The checkpoint to go on from; TrainingError where `resume` and the directory disagree."""
     newest = checkpoint.newest_checkpoint(run_dir, report) if resume else None
     if resume and newest is None:
@@ -174,7 +174,8 @@ def _prepare(config: TrainConfig, tokenizer: ResoTokenizer, report: Report) -> T
     return data
 
 
-def _write_records(run_dir: Path, config: TrainConfig, device: torch.device) -> None:
+def write_records(run_dir: Path, config: Any, device: torch.device) -> None:
+    """What a run was asked to do (`to_dict`, `seed`), and where it is done."""
     checkpoint.write_file(
         run_dir / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False).encode()
     )
@@ -197,7 +198,7 @@ def _as_training_error() -> Iterator[None]:
 
 
 @contextmanager
-def _catch_signals(report: Report) -> Iterator[list[str]]:
+def catch_signals(report: Report) -> Iterator[list[str]]:
     """Collect SIGINT and SIGTERM; after the first, a second one acts as usual and ends at once."""
     caught: list[str] = []
 
@@ -245,7 +246,7 @@ class Trainer:
     def run(self) -> TrainSummary:
         """Train until the budget is used up, or until SIGINT or SIGTERM."""
         self.clock_zero = time.perf_counter() - self.counters.seconds
-        signals = _catch_signals(self.report)
+        signals = catch_signals(self.report)
         with signals as caught, self._open_log() as self.log, self._progress_bar() as bar:
             self.recent = _Recent(time.perf_counter())
             while not caught and self._progress() < 1:
