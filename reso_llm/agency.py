@@ -16,7 +16,7 @@ Shapes: B batch, T time, D width. Foci and goals are session state in `Agency`, 
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -86,6 +86,12 @@ def pooled(embeddings: Tensor, mask: Tensor, weights: Tensor | None = None) -> T
         share = share * weights.to(share)
     total = torch.einsum("bt,btd->bd", share, rms_norm(embeddings))
     return rms_norm(total)  # the sum and the mean have one direction
+
+
+def about(table: Tensor, ids: Sequence[int]) -> Tensor:
+    """What some tokens are about: `pooled` rows of a table (V,D) -> (D,); 0 for no token."""
+    vectors = table[torch.as_tensor(ids, dtype=torch.long, device=table.device)].unsqueeze(0)
+    return pooled(vectors, torch.ones_like(vectors[..., 0]))[0]
 
 
 def hindsight_goals(

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reso_llm.agency import GoalCalibration, calibrate, pooled
+from reso_llm.agency import GoalCalibration, about, calibrate
 from reso_llm.data import Split
 from reso_llm.tokenizer import SPECIAL_TOKENS
 
@@ -29,7 +29,7 @@ def goal_calibration(split: Split, table: Tensor) -> GoalCalibration | None:
     if len(pairs) < MIN_CONVERSATIONS:
         return None
     questions, replies = (
-        torch.cat([_pooled(table, ids) for ids in side]) for side in zip(*pairs, strict=True)
+        torch.stack([about(table, ids) for ids in side]) for side in zip(*pairs, strict=True)
     )
     cosines = [F.cosine_similarity(replies, questions.roll(k, 0)) for k in range(1, PARTNERS + 1)]
     return calibrate(torch.cat(cosines))
@@ -50,9 +50,3 @@ def _questions_and_replies(split: Split) -> Iterator[tuple[np.ndarray, np.ndarra
             count += 1
         if count == MAX_CONVERSATIONS:
             return
-
-
-def _pooled(table: Tensor, ids: np.ndarray) -> Tensor:
-    """What some tokens are about: ids (n,) -> (1,D)."""
-    vectors = table[torch.from_numpy(ids).to(table.device)].unsqueeze(0)
-    return pooled(vectors, torch.ones_like(vectors[..., 0]))

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from entropy_core.information import entropy_nats
-from reso_llm.agency import pooled
+from reso_llm.agency import about
 from reso_llm.model import ResoLLMModel
 from reso_llm.stability import readings
 from reso_llm.tokenizer import SPECIAL_TOKENS, ResoTokenizer
@@ -162,8 +162,7 @@ def bits_per_byte(
 @torch.no_grad()
 def goal_vector(model: ResoLLMModel, tokenizer: ResoTokenizer, text: str) -> Tensor:
     """What `create_goal` makes of a description (D,)."""
-    rows = model.embedding.weight[tokenizer.encode(text)].unsqueeze(0)
-    return pooled(rows, torch.ones_like(rows[..., 0]))[0]
+    return about(model.embedding.weight, tokenizer.encode(text))
 
 
 def probability(

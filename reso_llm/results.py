@@ -12,10 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from entropy_core.signals import Signals
-from reso_llm.agency import Focus, Goal, Target, pooled
+from reso_llm.agency import Focus, Goal, Target, about
 from reso_llm.context import Context
 from reso_llm.decoding.row import Event
 from reso_llm.generation import RowRun
@@ -138,8 +136,7 @@ def summarised(
 
 def _achieved(model: ResoLLMModel, ids: list[int]) -> tuple[str, ...]:
     """Descriptions of the goals that this text achieves; the progress of all is updated."""
-    vectors = model.embedding.weight[[i for i in ids if i >= FIRST_WORD]].unsqueeze(0)  # (1,T,D)
-    text = pooled(vectors, torch.ones_like(vectors[..., 0]))[0]
+    text = about(model.embedding.weight, [i for i in ids if i >= FIRST_WORD])
     return tuple(goal.description for goal in model.session.agency.update_progress(text))
 
 

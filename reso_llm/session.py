@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor
 
-from reso_llm.agency import Agency, Focus, Goal, pooled
+from reso_llm.agency import Agency, Focus, Goal, about
 from reso_llm.concepts import Binding, ConceptSpace, Interference, Unbinding
 from reso_llm.config import ResoLLMConfig, require
 from reso_llm.entanglement import EntanglementNetwork
@@ -71,8 +71,7 @@ class Session:
         agency = _needed(self.agency, "create_goal", "agency")
         ids = _encode(model, description)
         with torch.no_grad():
-            rows = model.embedding.weight[ids].unsqueeze(0)  # (1,T,D)
-            vector = pooled(rows, torch.ones_like(rows[..., 0]))[0]
+            vector = about(model.embedding.weight, ids)
         return agency.create_goal(description, goal_type, vector=vector)
 
     def get_active_goals(self) -> tuple[Goal, ...]:
