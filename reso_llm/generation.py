@@ -6,6 +6,7 @@ Shapes: B rows, V vocabulary.
 """
 
 import math
+import secrets
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
@@ -62,6 +63,11 @@ class GenerationOptions:
         """The part of the sampler."""
         names = (item.name for item in fields(SamplingOptions))
         return SamplingOptions(**{name: getattr(self, name) for name in names})
+
+
+def drawn_seed() -> int:
+    """A seed that nobody has chosen."""
+    return secrets.randbelow(2**31)
 
 
 class RowRun:

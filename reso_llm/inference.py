@@ -4,7 +4,6 @@ One loop (`generation.py`) writes any number of rows in step; the context policy
 `context.py`, the decoding controllers those of `reso_llm.decoding`.
 """
 
-import secrets
 import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from reso_llm.context import Context
 from reso_llm.conversation import Message
 from reso_llm.decoding.controllers import SRB, StabilityTemperature
 from reso_llm.entanglement import EntanglementNetwork
-from reso_llm.generation import GenerationOptions, RowRun, finish, write
+from reso_llm.generation import GenerationOptions, RowRun, drawn_seed, finish, write
 from reso_llm.hardware import pick_device
 from reso_llm.model import ResoLLMModel
 from reso_llm.multi_agent import coordinate
@@ -274,11 +273,6 @@ class ResoLLMInference:
         if isinstance(prompt, str):
             return [self.tokenizer.bos_id, *self.tokenizer.encode(prompt)]
         return self.tokenizer.encode_prompt(prompt)
-
-
-def drawn_seed() -> int:
-    """A seed that nobody has chosen."""
-    return secrets.randbelow(2**31)
 
 
 def check_tokenizer(tokenizer: ResoTokenizer, fingerprint: str, path: str | Path) -> None:

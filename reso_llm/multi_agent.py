@@ -15,7 +15,6 @@ Shapes: A agents, V vocabulary, D width.
 """
 
 import math
-import secrets
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -27,7 +26,7 @@ from reso_llm.context import Read
 from reso_llm.conversation import Message
 from reso_llm.decoding.sampling import sample
 from reso_llm.entanglement import EntanglementNetwork, consensus_logits
-from reso_llm.generation import GenerationOptions, finish, measured_rows
+from reso_llm.generation import GenerationOptions, drawn_seed, finish, measured_rows
 from reso_llm.results import GenerationResult
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def coordinate(
         )
     if len({agent.tokenizer.fingerprint for agent in agents}) > 1:
         raise ValueError("the agents have different tokenizers: they cannot share tokens")
-    seed = secrets.randbelow(2**31) if seed is None else seed
+    seed = drawn_seed() if seed is None else seed
     fields = _shared_fields(agents, network)
     if strategy == "consensus":
         return _consensus(agents, prompt, options, network, fields, seed)
