@@ -100,21 +100,23 @@ def train_reactor(config: Any, *, resume: bool = False) -> Any:
         checkpoint.clean_leftovers(run_dir)
         start = _reactor_start(config, resume, tqdm.write)
         write_records(run_dir, config, torch.device("cpu"))
-        with catch_signals(tqdm.write) as caught:
-            with RunLog(
+        with (
+            catch_signals(tqdm.write) as caught,
+            RunLog(
                 run_dir,
                 resume_step=start[1].step if start else None,
                 wandb=config.wandb,
                 config=config.to_dict(),
                 report=tqdm.write,
-            ) as log:
-                return training.train(
-                    config,
-                    start=start,
-                    save=lambda *parts: _save_reactors(config, *parts),
-                    log=log.log,
-                    stop=lambda: bool(caught),
-                )
+            ) as log,
+        ):
+            return training.train(
+                config,
+                start=start,
+                save=lambda *parts: _save_reactors(config, *parts),
+                log=log.log,
+                stop=lambda: bool(caught),
+            )
 
 
 def _reactor_start(config: Any, resume: bool, report: Any) -> Any:
