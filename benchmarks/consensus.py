@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from benchmarks.gating import document_ids, held_out, interval, save, shown
+from benchmarks.heldout import document_ids, held_out, interval, save, shown
 from benchmarks.memory import TEMPLATES, draw_parts, forget, log_probability, told
 from reso_llm.data import Split
 from reso_llm.entanglement import EntanglementNetwork

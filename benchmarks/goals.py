@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from benchmarks.gating import held_out, interval, save, shown
+from benchmarks.heldout import held_out, interval, save, shown
 from reso_llm.agency import calibrate, pooled
 from reso_llm.data import Split, tokenise_all
 from reso_llm.decoding.sampling import SamplingOptions, sample

@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.common import interleaved, median_ratio
-from benchmarks.gating import document_ids, document_scores, held_out, interval, save, shown
+from benchmarks.heldout import document_ids, document_scores, held_out, interval, save, shown
 from reso_llm.attention import KVBuffer
 from reso_llm.config import ResoLLMConfig, control_of, small_config, with_stage
 from reso_llm.data import Split

@@ -40,7 +40,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from benchmarks.gating import DRAWS, save, shown
+from benchmarks.heldout import DRAWS, save, shown
 from entropy_core.signals import LoopTracker
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.decoding.controllers import PhaseSlip, StochasticResonance

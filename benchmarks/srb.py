@@ -46,7 +46,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.gating import save, shown
+from benchmarks.heldout import save, shown
 from reso_llm.decoding.controllers import SRB
 from reso_llm.hardware import keep_freed_memory
 from reso_llm.inference import ResoLLMInference

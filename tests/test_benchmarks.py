@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 pytest.importorskip("transformers")  # the peer model of benchmarks.common
 
-from benchmarks import gating, goals, long_context
+from benchmarks import gating, goals, heldout, long_context
 from reso_llm.config import (
     CoherenceGateConfig,
     KuramotoConfig,
@@ -72,10 +72,10 @@ def make_rows(*lengths):
 def test_held_out_bytes_are_each_documents_own(tmp_path, byte_tokenizer):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "abc"}\n{"text": "defghij ü"}\n')
-    split, sizes = gating.held_out(str(path), byte_tokenizer)
+    split, sizes = heldout.held_out(str(path), byte_tokenizer)
     assert sizes.tolist() == [3, 10]
     assert sizes.sum() == split.num_bytes
-    ids = gating.document_ids(split)
+    ids = heldout.document_ids(split)
     assert [byte_tokenizer.decode(i.tolist()) for i in ids] == ["abc", "defghij ü"]
 
 
@@ -84,9 +84,9 @@ def test_document_scores_charge_every_token_to_its_document():
     """Short documents against one unbatched pass each; a long one has all its tokens counted."""
     model, split = make_model("coherence_gate", "kuramoto"), make_split(9, 5, 30)
     sizes = torch.tensor([20.0, 11.0, 70.0], dtype=torch.float64)
-    scores = gating.document_scores(model, split, sizes)
+    scores = heldout.document_scores(model, split, sizes)
     assert scores.tokens.tolist() == [8, 4, 29]
-    for i, ids in enumerate(gating.document_ids(split)[:2]):
+    for i, ids in enumerate(heldout.document_ids(split)[:2]):
         ids = torch.from_numpy(ids)[None]
         output = model(ids[:, :-1])
         gates = output.diagnostics["gates"]
@@ -100,13 +100,13 @@ def test_document_scores_charge_every_token_to_its_document():
 
 
 def test_without_a_gate_every_layer_is_used():
-    scores = gating.document_scores(make_model(), make_split(9, 5), torch.ones(2))
+    scores = heldout.document_scores(make_model(), make_split(9, 5), torch.ones(2))
     assert scores.layers.tolist() == scores.depth.tolist() == [16, 8]
 
 
 def test_interval_is_of_the_ratio_and_covers():
     """The value is a ratio of sums, not a mean of ratios; about 95 of 100 intervals hold 2."""
-    value, low, high = gating.interval(torch.tensor([1.0, 9.0]), torch.tensor([1.0, 1.5]))
+    value, low, high = heldout.interval(torch.tensor([1.0, 9.0]), torch.tensor([1.0, 1.5]))
     assert value == pytest.approx(4.0)
     assert (low, high) == pytest.approx((1.0, 6.0))
     generator = torch.Generator().manual_seed(0)
@@ -114,7 +114,7 @@ def test_interval_is_of_the_ratio_and_covers():
     for trial in range(100):
         counts = 1 + torch.rand(60, generator=generator)
         sums = 2 * counts + torch.randn(60, generator=generator)
-        _, low, high = gating.interval(sums, counts, seed=trial)
+        _, low, high = heldout.interval(sums, counts, seed=trial)
         held += low < 2 < high
     assert 88 <= held <= 99
 
@@ -131,7 +131,7 @@ def test_with_cut_changes_the_gate_and_no_weight():
     layers = []
     for cut in (1.0, 0.3, 0.0):
         other = gating.with_cut(model, cut)
-        layers.append(gating.depths(other, other(ids))[1].mean().item())
+        layers.append(heldout.depths(other, other(ids))[1].mean().item())
         assert other.config.coherence_gate.skip_below == cut
     assert layers[0] == 1 < layers[1] < layers[2]
     assert model.config.coherence_gate.skip_below == 0.25
@@ -312,7 +312,7 @@ def test_carried_nats_read_a_document_in_one_pass():
     model = make_model("temporal_smf", attention_window=4)
     split = make_split(30, 7)
     found = long_context.carried_nats(model, split, chunk=6)
-    for nats, ids in zip(found, gating.document_ids(split), strict=True):
+    for nats, ids in zip(found, heldout.document_ids(split), strict=True):
         ids = torch.from_numpy(ids)[None]
         logits = model(ids[:, :-1], model.init_state()).logits[0]
         wanted = F.cross_entropy(logits, ids[0, 1:], reduction="sum")

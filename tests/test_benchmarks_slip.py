@@ -9,7 +9,7 @@ import torch
 
 pytest.importorskip("transformers")  # the peer model of benchmarks.common
 
-from benchmarks import consensus, gating, phase_slip
+from benchmarks import consensus, heldout, phase_slip
 from reso_llm.data import tokenise_all
 from reso_llm.entanglement import consensus_logits
 from reso_llm.generation import GenerationOptions
@@ -252,7 +252,7 @@ def test_document_nats_of_three_agents(tiny_model, byte_tokenizer, tmp_path):
     models.append(tiny_model(2, (), vocab_size=261, max_seq_len=32))
     sums = consensus.document_nats(models, split)
     assert [*sums] == [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)]
-    for n, ids in enumerate(gating.document_ids(split)):
+    for n, ids in enumerate(heldout.document_ids(split)):
         ids = torch.from_numpy(ids)[None]
         with torch.no_grad():
             outputs = [model(ids[:, :-1]) for model in models]

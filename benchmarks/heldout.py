@@ -1,0 +1,113 @@
+"""Held-out documents in a study: their scores, intervals, and how rows are shown and saved.
+
+Intervals are 95 % bootstrap percentiles over documents (Efron 1979). Shapes: N documents, B batch,
+T time, L layers.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.common import write_row
+from reso_llm.data import Split, tokenise_all
+from reso_llm.model import ResoLLMModel, ResoOutput
+from reso_llm.sources import read_documents
+from reso_llm.windows import EvalWindow, eval_windows
+
+BATCH_SIZE, DRAWS = 16, 2000
+
+
+class Scores(NamedTuple):
+    """Sums over the tokens of each of N documents, all (N,) float64."""
+
+    nats: Tensor
+    tokens: Tensor
+    bytes: Tensor
+    depth: Tensor
+    layers: Tensor
+
+    @property
+    def bits_per_byte(self) -> float:
+        return (self.nats.sum() / math.log(2) / self.bytes.sum()).item()
+
+
+def held_out(spec: str, tokenizer) -> tuple[Split, Tensor]:
+    """All documents of a file, and the UTF-8 bytes of each, (N,)."""
+    sizes = torch.tensor([document.num_bytes for document in read_documents(spec)])
+    return tokenise_all(spec, tokenizer), sizes.double()
+
+
+def document_ids(split: Split) -> list[np.ndarray]:
+    """The ids of each document, <|bos|> first."""
+    return np.split(np.asarray(split.tokens, dtype=np.int64), split.doc_starts[1:])
+
+
+def document_scores(model: ResoLLMModel, split: Split, sizes: Tensor) -> Scores:
+    """Every token of every document scored once, in windows half a context apart."""
+    context, origin = model.config.max_seq_len, np.zeros(1, dtype=np.int64)
+    windows = [
+        (index, window)
+        for index, ids in enumerate(document_ids(split))
+        for window in eval_windows(ids, origin, context, context // 2)
+    ]
+    windows.sort(key=lambda item: len(item[1].inputs))
+    sums = torch.zeros(4, len(sizes), dtype=torch.float64)
+    for first in range(0, len(windows), BATCH_SIZE):
+        indices, some = zip(*windows[first : first + BATCH_SIZE], strict=True)
+        sums.index_add_(1, torch.tensor(indices), _window_sums(model, some))
+    return Scores(sums[0], sums[1], sizes, sums[2], sums[3])
+
+
+@torch.inference_mode()
+def _window_sums(model: ResoLLMModel, windows: Sequence[EvalWindow]) -> Tensor:
+    """Nats, targets, depth and layers of each window, (4,B)."""
+    ids, targets, scored = (
+        torch.nn.utils.rnn.pad_sequence([torch.from_numpy(a) for a in arrays], batch_first=True)
+        for arrays in zip(*windows, strict=True)
+    )
+    output = model(ids)
+    nats = F.cross_entropy(output.logits.transpose(1, 2), targets, reduction="none")
+    depth, layers = depths(model, output)
+    values = torch.stack(
+        (nats, torch.ones_like(nats), depth.expand_as(nats), layers.expand_as(nats))
+    )
+    return (values.double() * scored).sum(-1)
+
+
+def depths(model: ResoLLMModel, output: ResoOutput) -> tuple[Tensor, Tensor]:
+    """Soft depth and layers used of each token, (B,T); all layers, (1,1), without a gate."""
+    if not model.config.coherence_gate.enabled:
+        every = torch.full((1, 1), float(model.config.num_layers))
+        return every, every
+    gates = output.diagnostics["gates"]  # (B,T,L-1)
+    return 1 + gates.sum(-1), 1 + (gates > 0).to(gates.dtype).sum(-1)
+
+
+def interval(sums: Tensor, counts: Tensor, seed: int = 0) -> tuple[float, float, float]:
+    """Sum of sums (N,) / sum of counts (N,), and its 95 % bootstrap interval over the N."""
+    generator = torch.Generator().manual_seed(seed)
+    picks = torch.randint(len(sums), (DRAWS, len(sums)), generator=generator)
+    ratios = sums.double()[picks].sum(1) / counts.double()[picks].sum(1)
+    low, high = ratios.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return (sums.sum() / counts.sum()).item(), low, high
+
+
+def shown(values: Sequence[float], digits: int = 4) -> str:
+    """`value [low, high]` for a table."""
+    value, low, high = (f"{v:.{digits}f}" for v in values)
+    return f"{value} [{low}, {high}]"
+
+
+def save(name: str, rows: Sequence[dict[str, Any]], path: str | None) -> None:
+    """Append the rows to results/NAME.jsonl, and write them to `path` where one is given."""
+    for row in rows:
+        write_row(name, row)
+    if path is not None:
+        Path(path).write_text(json.dumps(list(rows), indent=1) + "\n")
