@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import num_parameters
-from benchmarks.srb import SETTLED
+from benchmarks.srb_old import SETTLED
 from reso_llm.checkpoint import load_checkpoint, resolve, save_directory
 from reso_llm.data import tokenise_all
 from reso_llm.evaluation import LanguageModelScore, score_split

@@ -15,7 +15,7 @@ from conftest import FULL
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from benchmarks import srb
+from benchmarks import srb_old as srb
 from entropy_core.control import SRBAction, SRBState, srb_step
 from reso_llm.decoding.controllers import SRB
 from reso_llm.inference import ResoLLMInference

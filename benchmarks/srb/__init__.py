@@ -1,0 +1,1 @@
+"""SRB against other places to stop, on long-form prompts: tokens, time and quality."""

@@ -1,0 +1,187 @@
+"""The long-form study: calibrate on one half of the prompts, run every arm on the other.
+
+Every arm is a run of its own, of the same writer, sampler and clock, measuring the same signals:
+
+    static     until the model ends, or the cap
+    srb        SRB without deepening, its rule calibrated
+    fixed      the cap L of `rules.fixed_stop`
+    random     a cap of another reply of the calibration half: where SRB ended it, if it did
+    end_rule   the cap at which p(end) of the static reply first reaches the threshold
+
+All parameters come from the calibration half, at equal mean tokens there. An arm that only stops
+draws what the static run draws, so its reply is a prefix of the static one, which is checked in
+every run: so one scoring of the static reply serves all arms. The static run comes first, as
+end_rule needs it; the others take turns.
+
+Replies are written to replies.jsonl as they come and are not written again, so a study that was
+stopped goes on. Numbers are kept to six digits, and the rule is made from what is kept.
+"""
+
+import json
+import math
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks.srb import rules
+from benchmarks.srb.prompts import Prompt, prompts
+from benchmarks.srb.writers import Reply, Writer
+from reso_llm.decoding.controllers import SRB
+
+OTHERS = ("srb", "fixed", "random", "end_rule")
+ARMS = ("static", *OTHERS)
+DIGITS = 6
+CALIBRATION_SEED = 0
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """Size of a study: target share of exits, tokens at most, seeds, prompts of a bucket's half."""
+
+    target: float = 0.5
+    cap: int = 512
+    seeds: tuple[int, ...] = (0, 1)
+    per_bucket: int | None = None
+
+
+class Replies:
+    """The rows of a study, read from a file and appended to it; without a file, in memory."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path and path.exists() else []
+        self.rows = {self._key(row): row for row in map(json.loads, lines)}
+
+    def find(self, half: int, prompt: Prompt, seed: int, arm: str) -> Row | None:
+        return self.rows.get((half, prompt.name, seed, arm))
+
+    def add(self, row: Row) -> Row:
+        self.rows[self._key(row)] = row
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        return row
+
+    @staticmethod
+    def _key(row: Row) -> tuple:
+        return row["half"], row["name"], row["seed"], row["strategy"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """The parameters of all arms, at equal mean tokens on the calibration half."""
+
+    rule: SRB
+    fixed_tokens: int
+    end_nats: float
+    random_caps: tuple[float, ...]  # of the calibration replies; inf where SRB let one end
+    exits: float
+    default_exits: float
+
+
+def run(writer: Writer, protocol: Protocol, replies: Replies) -> Calibration:
+    """Write whatever is missing of the study into `replies`."""
+    asked = prompts(0, protocol.per_bucket)
+    for prompt in tqdm(asked, desc="calibration", unit="reply", leave=False):
+        static(writer, replies, 0, prompt, CALIBRATION_SEED, protocol.cap)
+    found = calibration(replies, protocol.target)
+    turns = [(p, seed) for seed in protocol.seeds for p in prompts(1, protocol.per_bucket)]
+    for turn, (prompt, seed) in enumerate(tqdm(turns, desc="all arms", unit="prompt", leave=False)):
+        whole = static(writer, replies, 1, prompt, seed, protocol.cap)
+        first = turn % len(OTHERS)
+        for arm in OTHERS[first:] + OTHERS[:first]:
+            if replies.find(1, prompt, seed, arm) is None:
+                replies.add(cut_short(writer, found, prompt, seed, arm, whole))
+    return found
+
+
+def static(writer: Writer, replies: Replies, half: int, prompt: Prompt, seed: int, cap: int) -> Row:
+    """The static reply, found or written, with what the model itself says of it."""
+    row = replies.find(half, prompt, seed, "static")
+    if row is not None:
+        return row
+    room = min(cap, writer.room(prompt.text))
+    reply = writer.write(prompt.text, draws(prompt, seed), room)
+    surprise, end = writer.own(prompt.text, reply.ids)
+    row = record(half, prompt, seed, "static", reply)
+    row |= {
+        "ids": reply.ids,
+        "ema_nats": _kept(reply.ema_nats),
+        "coherence": _kept(reply.coherence),
+        "surprise_nats": _kept(surprise),
+        "end_nats": _kept(end),
+    }
+    return replies.add(row)
+
+
+def cut_short(
+    writer: Writer, found: Calibration, prompt: Prompt, seed: int, arm: str, whole: Row
+) -> Row:
+    """One reply of another arm. Raises RuntimeError where it is no prefix of the static one."""
+    length = len(whole["ids"])
+    cap = {
+        "srb": math.inf,
+        "fixed": found.fixed_tokens,
+        "random": random.Random(f"{prompt.name} {seed}").choice(found.random_caps),
+        "end_rule": rules.end_stops([np.array(whole["end_nats"])], found.end_nats)[0],
+    }[arm]
+    controllers = (found.rule,) if arm == "srb" else ()
+    # The cap of srb is that of the static run: what ended by itself may still have one more token.
+    reply = writer.write(prompt.text, draws(prompt, seed), int(min(cap, length)), controllers)
+    if reply.ids != whole["ids"][: len(reply.ids)]:
+        raise RuntimeError(f"{prompt.name}, seed {seed}: {arm} drew what the static run did not")
+    row = record(1, prompt, seed, arm, reply)
+    if cap < length:
+        row["stop_reason"] = arm
+    elif reply.stop_reason == "length":
+        row["stop_reason"] = whole["stop_reason"]
+    return row
+
+
+def draws(prompt: Prompt, seed: int) -> int:
+    """The seed of a reply's draws; equal ones would tie the replies to different prompts."""
+    return 1000 * seed + prompt.number
+
+
+def record(half: int, prompt: Prompt, seed: int, arm: str, reply: Reply) -> Row:
+    return {
+        "half": half, "bucket": prompt.bucket, "name": prompt.name, "seed": seed, "strategy": arm,
+        "tokens": len(reply.ids), "seconds": round(reply.seconds, DIGITS),
+        "stop_reason": reply.stop_reason, "text": reply.text,
+        "entropy_nats": _kept(reply.entropy_nats),
+    }  # fmt: skip
+
+
+def _kept(values: np.ndarray) -> list[float | None]:
+    return [None if math.isnan(v) else round(v, DIGITS) for v in values.tolist()]
+
+
+def calibration(replies: Replies, target: float) -> Calibration:
+    """From the static replies of half 0."""
+    rows = [row for row in replies.rows.values() if row["half"] == 0]
+    traces, ends = [signals(row) for row in rows], [np.array(row["end_nats"]) for row in rows]
+    rule = rules.calibrated(traces, ends, target)
+    stops = np.array([rules.exit_after(t, rule) for t in traces])
+    lengths = np.array([len(t) for t in traces])
+    mean = float(stops.mean())
+    cut = stops < lengths
+    return Calibration(
+        rule=rule,
+        fixed_tokens=int(rules.fixed_stop(lengths, mean).max()),
+        end_nats=rules.end_threshold(ends, mean),
+        random_caps=tuple(np.where(cut, stops, math.inf).tolist()),
+        exits=float(cut.mean()),
+        default_exits=rules.exit_share(traces, SRB()),
+    )
+
+
+def signals(row: Row) -> np.ndarray:
+    """E, |ΔE| and C+ of a static reply, (T,3)."""
+    return rules.trace_of(*(np.array(row[n], dtype=float) for n in ("ema_nats", "coherence")))
