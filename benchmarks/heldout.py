@@ -1,12 +1,15 @@
-"""Held-out documents in a study: their scores, intervals, and how rows are shown and saved.
+"""Held-out documents in a study: which ones, their scores, intervals, and how rows are shown.
 
-Intervals are 95 % bootstrap percentiles over documents (Efron 1979). Shapes: N documents, B batch,
-T time, L layers.
+    interval of sum_i a_i / sum_i c_i:  documents i drawn again with replacement, 2.5 to 97.5 %
+
+The statistic of every interval here is a ratio of sums over documents (or facts, with c = 1) and
+the interval its 95 % bootstrap percentiles (Efron 1979). A row holds names, never a path of the
+machine it was measured on. Shapes: N documents, B batch, T time, L layers.
 """
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.common import write_row
+from benchmarks.common import Records, write_row
 from reso_llm.data import Split, tokenise_all
+from reso_llm.inference import ResoLLMInference
 from reso_llm.model import ResoLLMModel, ResoOutput
 from reso_llm.sources import read_documents
 from reso_llm.windows import EvalWindow, eval_windows
@@ -38,10 +42,64 @@ class Scores(NamedTuple):
         return (self.nats.sum() / math.log(2) / self.bytes.sum()).item()
 
 
-def held_out(spec: str, tokenizer) -> tuple[Split, Tensor]:
-    """All documents of a file, and the UTF-8 bytes of each, (N,)."""
-    sizes = torch.tensor([document.num_bytes for document in read_documents(spec)])
-    return tokenise_all(spec, tokenizer), sizes.double()
+# --- what is measured on
+
+
+def add_checkpoint_option(parser: Any, *, several: bool = False) -> None:
+    text = "run or checkpoint directory; default: the shipped model"
+    if several:
+        parser.add_argument("--checkpoint", type=str, nargs="+", help=text)
+    else:
+        parser.add_argument("--checkpoint", type=str, help=text)
+
+
+def add_data_option(parser: Any) -> None:
+    parser.add_argument(
+        "--data",
+        type=str,
+        help="file, hub id or sample: text the model was not trained on; with --quick: sample",
+    )
+
+
+def engine_with(checkpoint: str | None, stage: str) -> ResoLLMInference:
+    """The engine of a checkpoint, None for the shipped one; ValueError where a stage is off."""
+    engine = ResoLLMInference.from_pretrained(checkpoint)
+    if not getattr(engine.config, stage).enabled:
+        raise ValueError(
+            f"{checkpoint_name(checkpoint)}: its stage {stage} is switched off; expected a "
+            "checkpoint that was trained with it"
+        )
+    return engine
+
+
+def checkpoint_name(checkpoint: str | None) -> str:
+    return "shipped" if checkpoint is None else Path(checkpoint).resolve().name
+
+
+def data_name(spec: str) -> str:
+    """`spec` without the directories of its files."""
+    return "+".join(Path(part).name for part in spec.split("+"))
+
+
+def data_of(options: Any) -> str:
+    """--data; with --quick `sample` by default, else ValueError: the claim is about unseen text."""
+    if options.data is None and not options.quick:
+        raise ValueError("--data FILE is missing: expected text that the model was not trained on")
+    return options.data or "sample"
+
+
+def held_out(spec: str, tokenizer, limit: int | None = None) -> tuple[Split, Tensor]:
+    """The documents of a file, at most `limit`, and the UTF-8 bytes of each, (N,)."""
+    sizes = torch.tensor([document.num_bytes for document in read_documents(spec)]).double()
+    split = tokenise_all(spec, tokenizer)
+    if limit is None or limit >= split.num_documents:
+        return split, sizes
+    stop, sizes = int(split.doc_starts[limit]), sizes[:limit]
+    tokens, mask, starts = split.tokens[:stop], split.reply_mask[:stop], split.doc_starts[:limit]
+    return Split(tokens, mask, starts, stop, int(sizes.sum()), limit), sizes
+
+
+# --- scores
 
 
 def document_ids(split: Split) -> list[np.ndarray]:
@@ -97,6 +155,25 @@ def interval(sums: Tensor, counts: Tensor, seed: int = 0) -> tuple[float, float,
     ratios = sums.double()[picks].sum(1) / counts.double()[picks].sum(1)
     low, high = ratios.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return (sums.sum() / counts.sum()).item(), low, high
+
+
+def mean_interval(intervals: Sequence[Sequence[float]]) -> list[float]:
+    """Mean of the values, low and high ends of several seeds: as wide as the one of a seed."""
+    return np.mean(intervals, axis=0).tolist()
+
+
+# --- rows
+
+
+def recorded(
+    records: Records, key: Mapping[str, Any], measure: Callable[[], Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The row of `key` among the records, else what is measured now, which is then recorded."""
+    row = records.find(**key)
+    if row is None:
+        row = {**key, **measure()}
+        records.add(row)
+    return row
 
 
 def shown(values: Sequence[float], digits: int = 4) -> str:

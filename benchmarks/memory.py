@@ -1,32 +1,39 @@
 """Episodic memory: what a stored fact does to what a trained model says, and is it found again?
 
-python -m benchmarks.memory --checkpoint DIR [--json OUT]
+    gain    mean log-probability of a fact (nats per token) from an empty context after
+            `update_memory(fact)`, minus that before; facts are invented, so no model knows them
+    control the gain of another fact of the same templates, which is not stored; beside both the
+            gain by either path alone (the memory field; the echo of the stored tokens)
+    recall  share of partial queries whose own fact comes first among 1,000, beside BM25 (Robertson
+            and Zaragoza 2009) over the same tokens and over words
 
-Facts are invented, so no model knows them. For each: the mean log-probability (nats a token) of the
-fact from an empty context after `update_memory(fact)`, minus before; beside it that of a control,
-another fact of the same templates that is not stored, and of the same text by either path alone
-(the memory field; the echo of the stored tokens). By age at importance 1, by importance at age 0.
-Then recall: the share of partial queries whose own fact comes first among 1,000, beside BM25 over
-the same tokens and over words, and what these facts cost ten ordinary sentences, were they all
-learned just now. Intervals are 95 % bootstrap intervals over facts.
-
-The row goes to results/memory.jsonl, or to OUT.
+Gains by age at importance 1, and by importance at age 0; and what 1,000 facts cost ten ordinary
+sentences, were they all learned just now. A seed draws the facts and the queries. Intervals are
+95 % bootstrap intervals over facts, queries or sentences; of several seeds the table gives the mean
+of their values and of their intervals' ends, which is as wide as the interval of one seed.
 """
 
-import argparse
 import dataclasses
-import json
 import math
 import random
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
-from benchmarks.common import write_row
-from reso_llm.inference import ResoLLMInference
+from benchmarks.common import Records
+from benchmarks.heldout import (
+    add_checkpoint_option,
+    checkpoint_name,
+    engine_with,
+    interval,
+    mean_interval,
+    recorded,
+    shown,
+)
 from reso_llm.model import ResoLLMModel, ResoState
 
 SYLLABLES = (
@@ -65,6 +72,9 @@ QUESTIONS = (
     "Is there a {colour} {thing} in {place}?",
     "When did I hear of {last} and the {thing}?",
 )
+BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
+QUERIES = ("question", "three words", "typo")
+FINDERS = ("memory", "bm25 tokens", "bm25 words")
 AGES, IMPORTANCES = (0, 10, 100, 1000), (0.25, 0.5, 1.0, 2.0)
 
 
@@ -76,13 +86,10 @@ def draw_parts(rng: random.Random) -> dict[str, str]:
     return names | {"colour": rng.choice(COLOURS), "thing": rng.choice(THINGS)}
 
 
-def interval(values: Sequence[float]) -> dict[str, float]:
-    """Mean, and its 95 % bootstrap interval."""
-    sample = np.asarray(values, dtype=np.float64)
-    rng = np.random.default_rng(0)
-    means = rng.choice(sample, (2000, len(sample))).mean(1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return {"mean": float(sample.mean()), "low": float(low), "high": float(high)}
+def mean_with_interval(values: Sequence[float]) -> list[float]:
+    """Mean, and its 95 % bootstrap interval: each value counts once."""
+    sample = torch.tensor(values, dtype=torch.float64)
+    return list(interval(sample, torch.ones_like(sample)))
 
 
 # --- what is said ---------------------------------------------------------------------------------
@@ -108,7 +115,9 @@ def forget(model: ResoLLMModel) -> None:
     model.session = dataclasses.replace(model.session, clock=0.0)
 
 
-def gains(model: ResoLLMModel, facts: list[str], controls: list[str]) -> dict[str, dict]:
+def gains(
+    model: ResoLLMModel, facts: Sequence[str], controls: Sequence[str]
+) -> dict[str, list[float]]:
     """Mean gains of stored facts and controls under every condition, with intervals."""
     values: dict[str, list[float]] = {}
 
@@ -117,7 +126,8 @@ def gains(model: ResoLLMModel, facts: list[str], controls: list[str]) -> dict[st
             gain = log_probability(model, text, state()) - before[text]
             values.setdefault(f"{name}, {kind}", []).append(gain)
 
-    for fact, control in zip(facts, controls, strict=True):
+    pairs = list(zip(facts, controls, strict=True))
+    for fact, control in tqdm(pairs, desc="facts", leave=False):
         before = {t: log_probability(model, t, model.init_state()) for t in (fact, control)}
         values.setdefault("before", []).append(before[fact])
         for importance in IMPORTANCES:
@@ -131,7 +141,7 @@ def gains(model: ResoLLMModel, facts: list[str], controls: list[str]) -> dict[st
         for age in AGES:
             model.session.clock = float(age)
             note(f"age {age}", fact, control, model.recollected_state)
-    return {name: interval(v) for name, v in values.items()}
+    return {name: mean_with_interval(v) for name, v in values.items()}
 
 
 # --- what is found --------------------------------------------------------------------------------
@@ -164,7 +174,9 @@ def partial_query(kind: str, parts: dict[str, str], text: str, rng: random.Rando
     return " ".join(some[i] for i in sorted(rng.sample(range(len(some)), 3)))
 
 
-def recall_rates(model: ResoLLMModel, num_queries: int, rng: random.Random) -> dict[str, dict]:
+def recall_rates(
+    model: ResoLLMModel, num_queries: int, rng: random.Random
+) -> dict[str, list[float]]:
     """hit@1 among as many facts as memory holds, at most 1,000, by kind of query."""
     forget(model)
     encode, session = model.tokenizer.encode, model.session
@@ -175,55 +187,146 @@ def recall_rates(model: ResoLLMModel, num_queries: int, rng: random.Random) -> d
     session.clock = float(len(texts))
     by_token, by_word = ([Counter(f(t)) for t in texts] for f in (encode, words))
     rates = {}
-    for kind in ("three words", "question", "typo"):
-        hits: dict[str, list[float]] = {"memory": [], "bm25 tokens": [], "bm25 words": []}
-        for i in rng.sample(range(len(texts)), num_queries):
+    for kind in QUERIES:
+        hits: dict[str, list[float]] = {finder: [] for finder in FINDERS}
+        asked = rng.sample(range(len(texts)), min(num_queries, len(texts)))
+        for i in tqdm(asked, desc=kind, leave=False):
             query = partial_query(kind, known[i], texts[i], rng)
             found = model.recall(query, count=1)
             hits["memory"].append(bool(found) and found[0].moment.time == i)
             hits["bm25 tokens"].append(bm25(by_token, encode(query)) == i)
             hits["bm25 words"].append(bm25(by_word, words(query)) == i)
-        rates |= {f"{kind}, {name}": interval(v) for name, v in hits.items()}
+        rates |= {f"{kind}, {name}": mean_with_interval(v) for name, v in hits.items()}
     return rates
 
 
-def price(model: ResoLLMModel) -> dict[str, float]:
+def price(model: ResoLLMModel) -> list[float]:
     """Gain on ordinary sentences while everything in memory is of importance 1 and age 0."""
     session = model.session
     session.clock = session.memory.latest
     full, empty = model.recollected_state(), model.init_state()
     fresh = full.echo._replace(weights=torch.ones_like(full.echo.weights))
     full = full._replace(echo=fresh)
-    return interval(
+    return mean_with_interval(
         [log_probability(model, t, full) - log_probability(model, t, empty) for t in ORDINARY]
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", required=True, help="run or checkpoint directory")
-    parser.add_argument("--facts", type=int, default=80)
-    parser.add_argument("--queries", type=int, default=200)
-    parser.add_argument("--json", type=Path, help="write the row here instead")
-    options = parser.parse_args()
-    model, rng = ResoLLMInference.from_pretrained(options.checkpoint).model, random.Random(0)
-    texts = [rng.choice(TEMPLATES).format(**draw_parts(rng)) for _ in range(2 * options.facts)]
-    row = {
-        "checkpoint": options.checkpoint,
-        "facts": options.facts,
-        "gain_nats_per_token": gains(model, texts[: options.facts], texts[options.facts :]),
-        "queries": options.queries,
-        "recall_hit_at_1": recall_rates(model, options.queries, rng),
+# --- the task ------------------------------------------------------------------------------------
+
+
+def add_options(parser: Any) -> None:
+    add_checkpoint_option(parser)
+    parser.add_argument("--facts", type=int, default=80, help="stored; as many more are controls")
+    parser.add_argument("--queries", type=int, default=200, help="of each kind")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+
+
+def run(options: Any) -> list[dict[str, Any]]:
+    """One row for each seed. ValueError where the checkpoint has no memory."""
+    engine = engine_with(options.checkpoint, "temporal_smf")
+    facts, queries = (2, 3) if options.quick else (options.facts, options.queries)
+    seeds = options.seeds[:1] if options.quick else options.seeds
+    records = Records("memory", options.record)
+    rows = []
+    for seed in tqdm(seeds, desc="seeds", leave=False):
+        key = {"checkpoint": checkpoint_name(options.checkpoint), "seed": seed, "facts": facts,
+               "queries": queries}  # fmt: skip
+        rows.append(recorded(records, key, lambda key=key: measured(engine.model, **key)))
+    return rows
+
+
+def measured(
+    model: ResoLLMModel, *, checkpoint: str, seed: int, facts: int, queries: int
+) -> dict[str, Any]:
+    """Gains of a seed's facts, and recall of its queries."""
+    rng = random.Random(seed)
+    texts = [rng.choice(TEMPLATES).format(**draw_parts(rng)) for _ in range(2 * facts)]
+    found = {
+        "gain_nats_per_token": gains(model, texts[:facts], texts[facts:]),
+        "recall_hit_at_1": recall_rates(model, queries, rng),
+        "num_stored": len(model.session.memory),
     }
-    row["gain_nats_per_token"]["ordinary sentences, 1,000 facts stored"] = price(model)
-    for name in ("gain_nats_per_token", "recall_hit_at_1"):
-        for key, value in row[name].items():
-            print(f"{key:40} {value['mean']:8.4f}  [{value['low']:.4f}, {value['high']:.4f}]")
-    if options.json is None:
-        write_row("memory", row)
-    else:
-        options.json.write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
+    found["gain_nats_per_token"]["ordinary sentences"] = price(model)
+    return found
 
 
-if __name__ == "__main__":
-    main()
+def groups(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Rows by checkpoint."""
+    names = dict.fromkeys(row["checkpoint"] for row in rows)
+    return {name: [row for row in rows if row["checkpoint"] == name] for name in names}
+
+
+def mean_of(rows: Sequence[dict[str, Any]], field: str, name: str) -> list[float]:
+    return mean_interval([row[field][name] for row in rows])
+
+
+def text(rows: Sequence[dict[str, Any]]) -> str:
+    """Two tables for each checkpoint: gains, and recall."""
+    return "\n\n".join(_tables(name, some) for name, some in groups(rows).items())
+
+
+def _tables(name: str, rows: Sequence[dict[str, Any]]) -> str:
+    first, seeds = rows[0], ", ".join(str(row["seed"]) for row in rows)
+    gain = "gain_nats_per_token"
+    before = shown(mean_of(rows, gain, "before"), 2)
+    ordinary = shown(mean_of(rows, gain, "ordinary sentences"), 3)
+    conditions = [f"age {a}" for a in AGES] + [f"importance {i}" for i in IMPORTANCES]
+    lines = [
+        f"**{name}**, {first['facts']} facts for each of seeds {seeds}; before anything is stored "
+        f"{before} nats per token", "",
+        "| | stored, nats per token | control |", "|---|---|---|",
+    ]  # fmt: skip
+    for condition in [*conditions, "field alone", "echo alone"]:
+        cells = [shown(mean_of(rows, gain, f"{condition}, {k}"), 3) for k in ("stored", "control")]
+        lines.append(f"| {condition} | {cells[0]} | {cells[1]} |")
+    lines += [
+        "", f"Ordinary sentences while {first['num_stored']:,} fresh facts are stored: {ordinary}.",
+        "", f"| first among {first['num_stored']:,}, {first['queries']} queries | "
+        f"{' | '.join(FINDERS)} |", "|---" * (1 + len(FINDERS)) + "|",
+    ]  # fmt: skip
+    for kind in QUERIES:
+        cells = [shown(mean_of(rows, "recall_hit_at_1", f"{kind}, {f}"), 2) for f in FINDERS]
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def figure(rows: Sequence[dict[str, Any]]) -> Any:
+    """Gain by age and by importance with its control, and recall beside BM25; first checkpoint."""
+    from matplotlib.figure import Figure
+
+    name, rows = next(iter(groups(rows).items()))
+    drawn = Figure(figsize=(14, 4.4), layout="constrained")
+    by_age, by_importance, recall = drawn.subplots(1, 3)
+    _gains(by_age, rows, "age", AGES, "age, texts written since (importance 1)")
+    _gains(by_importance, rows, "importance", IMPORTANCES, "importance (age 0)")
+    _recall(recall, rows)
+    drawn.suptitle(f"Episodic memory of {name}, {len(rows)} seeds, 95 % intervals")
+    return drawn
+
+
+def _gains(axes: Any, rows: Sequence[dict], name: str, values: Sequence, label: str) -> None:
+    places = np.arange(len(values))
+    styles = (("stored", BLUE, "o-"), ("control", ORANGE, "s--"))
+    for kind, color, style in styles:
+        gain = [mean_of(rows, "gain_nats_per_token", f"{name} {v}, {kind}") for v in values]
+        middle, low, high = np.array(gain).T
+        axes.errorbar(places, middle, (middle - low, high - middle), fmt=style, color=color,
+                      capsize=3, label=kind)  # fmt: skip
+    axes.set_xticks(places, [f"{v:g}" for v in values])
+    axes.set(xlabel=label, ylabel="gain, nats per token", ylim=(min(0, axes.get_ylim()[0]), None))
+    axes.axhline(0, color="#555555", lw=0.8)
+    axes.legend()
+
+
+def _recall(axes: Any, rows: Sequence[dict]) -> None:
+    places = np.arange(len(QUERIES))
+    colors = dict(zip(FINDERS, (BLUE, ORANGE, GREEN), strict=True))
+    for i, (finder, color) in enumerate(colors.items()):
+        rates = [mean_of(rows, "recall_hit_at_1", f"{kind}, {finder}") for kind in QUERIES]
+        middle, low, high = np.array(rates).T
+        axes.bar(places + 0.27 * (i - 1), middle, 0.25, yerr=(middle - low, high - middle),
+                 capsize=2, color=color, label=finder)  # fmt: skip
+    axes.set_xticks(places, QUERIES)
+    axes.set(xlabel="partial query", ylabel="share that finds its fact first", ylim=(0, 1.25))
+    axes.legend(loc="upper center", ncols=3)
