@@ -1,4 +1,8 @@
-"""What the benchmarks share: the peer model, the record of a row, interleaved timing."""
+"""What the benchmarks share: the record of a row, finding it again, interleaved timing.
+
+A record is one line of results/NAME.jsonl: what was measured, and under "environment" the command
+line, commit, versions and machine.
+"""
 
 import json
 import statistics
@@ -7,30 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
 
-from reso_llm.config import ResoLLMConfig
 from reso_llm.hardware import environment
 
 RESULTS = Path(__file__).parent / "results"
-
-
-def gpt2_like(config: ResoLLMConfig) -> GPT2LMHeadModel:
-    """Hugging Face GPT-2 of the same width, depth, heads, vocabulary and context, no dropout."""
-    return GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=config.vocab_size,
-            n_positions=config.max_seq_len,
-            n_embd=config.dim,
-            n_layer=config.num_layers,
-            n_head=config.num_heads,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            bos_token_id=0,
-            eos_token_id=None,
-        )
-    )
 
 
 def num_parameters(model: torch.nn.Module) -> int:
@@ -49,6 +33,30 @@ def read_rows(name: str) -> list[dict[str, Any]]:
     """All rows of results/NAME.jsonl, none where there is no such file."""
     path = RESULTS / f"{name}.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+class Records:
+    """The rows of one task, of which those already recorded need not be measured again.
+
+    With `on` false nothing is found and nothing is written. Rows are written as they are added, so
+    that a run that was stopped goes on where it was. To measure again, delete the row.
+    """
+
+    def __init__(self, name: str, on: bool) -> None:
+        self.name, self.on = name, on
+
+    def find(self, **key: Any) -> dict[str, Any] | None:
+        """The row whose fields are `key` (a field that is missing is None), or None."""
+        wanted = json.loads(json.dumps(key))  # as it would be read back: tuples are lists
+        for row in read_rows(self.name) if self.on else ():
+            if all(row.get(field) == value for field, value in wanted.items()):
+                return row
+        return None
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append the row with the environment it was measured in."""
+        if self.on:
+            write_row(self.name, row)
 
 
 def interleaved(

@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.common import gpt2_like
 from reso_llm.config import ResoLLMConfig, small_config
 from reso_llm.data import Split, prepare, tokenizer_texts
 from reso_llm.hardware import keep_freed_memory
@@ -140,6 +139,8 @@ def reso_learner(task: Task, config: ResoLLMConfig, seed: int) -> Learner:
 
 def gpt2_learner(task: Task, seed: int) -> Learner:
     """nanoGPT's recipe: AdamW 1e-3, 3 % warmup, cosine to a tenth, weight decay 0.1, clip 1."""
+    from benchmarks.peers import gpt2_like  # here, as it imports transformers
+
     torch.manual_seed(seed)
     model = gpt2_like(task.config)
     optimizer = torch.optim.AdamW(

@@ -18,7 +18,8 @@ import time
 import numpy as np
 import torch
 
-from benchmarks.common import gpt2_like, interleaved, median_ratio, num_parameters, write_row
+from benchmarks.common import interleaved, median_ratio, num_parameters, write_row
+from benchmarks.peers import gpt2_like
 from reso_llm.config import ResoLLMConfig, control_of, small_config
 from reso_llm.hardware import keep_freed_memory
 from reso_llm.inference import ResoLLMInference

@@ -1,6 +1,7 @@
 """Figures of the mirror test and of the set point, from the results as plain values.
 
-The two public functions return a matplotlib Figure; nothing is shown, no global style is changed.
+The two public functions return a matplotlib Figure, or draw on the one they are given (a part of a
+larger figure, say); nothing is shown, no global style is changed.
 matplotlib is optional and imported when a figure is made. Colours: Okabe and Ito (2008), told apart
 with the common forms of colour blindness; conditions also differ in marker and line.
 """
@@ -24,11 +25,15 @@ GREY = "#555555"
 LEAST_ERROR = 1e-8  # nats; drawn for an error of exactly 0 on the logarithmic axis
 
 
-def mirror_figure(result: dict[str, Any]) -> Any:
-    """Trajectories with bands, output entropy and control counts of `mirror_test`."""
+def _new_figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(14, 4.6), layout="constrained")
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def mirror_figure(result: dict[str, Any], figure: Any = None) -> Any:
+    """Trajectories with bands, output entropy and control counts of `mirror_test`."""
+    figure = _new_figure(14, 4.6) if figure is None else figure
     left, middle, right = figure.subplots(1, 3, width_ratios=(1.5, 1, 1))
     _trajectories(left, result)
     _outputs(middle, result)
@@ -70,7 +75,7 @@ def _line(axes: Any, value: float, name: str) -> None:
     axes.axhline(value, color=GREY, lw=0.8, ls=(0, (6, 3)))
     axes.annotate(
         f"{name} {value:.3g}", (1, value), xycoords=("axes fraction", "data"), ha="right",
-        va="bottom", color=GREY, fontsize=8, xytext=(-2, 1), textcoords="offset points",
+        va="bottom", color=GREY, fontsize=9, xytext=(-2, 1), textcoords="offset points",
     )  # fmt: skip
 
 
@@ -116,14 +121,12 @@ def _actions(axes: Any, result: dict[str, Any]) -> None:
         bottom = [b + c for b, c in zip(bottom, counts, strict=True)]
     axes.set(title="Control actions", ylabel="refinement steps, all seeds")
     axes.set_ylim(0, 1.3 * max(bottom))
-    axes.legend(loc="upper center", ncols=3, fontsize=8, columnspacing=1)
+    axes.legend(loc="upper center", ncols=3, fontsize=9, columnspacing=1)
 
 
-def setpoint_figure(result: dict[str, Any]) -> Any:
+def setpoint_figure(result: dict[str, Any], figure: Any = None) -> Any:
     """Error of each target, and the first seed's control step by step, of `setpoint_curve`."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 4.8), layout="constrained")
+    figure = _new_figure(12, 4.8) if figure is None else figure
     left, right = figure.subplots(1, 2)
     targets = targets_of(result)
     for name in CONDITIONS:
@@ -158,7 +161,7 @@ def _control_steps(axes: Any, result: dict[str, Any]) -> None:
     axes.set_xticks(range(len(names)), names)
     axes.set(title=f"What the control does (RANDOM, seed {seed}; dashed: targets)")
     axes.set(xlabel="layer and step", ylabel="entropy of the state, nats")
-    axes.legend(loc="upper right", ncols=3, fontsize=8)
+    axes.legend(loc="upper right", ncols=3, fontsize=9)
     axes.set_ylim(0, 6.2)
 
 

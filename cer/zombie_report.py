@@ -64,11 +64,15 @@ def _mean(models: list[dict[str, Any]], key: str) -> float:
     return sum(model[key] for model in models) / len(models)
 
 
-def zombie_figure(result: dict[str, Any]) -> Figure:
-    """Both quantities against the noise, on both scales; thin lines are single seeds."""
-    from matplotlib import figure as plots
+def zombie_figure(result: dict[str, Any], figure: Figure = None) -> Figure:
+    """Both quantities against the noise, on both scales; thin lines are single seeds.
 
-    figure = plots.Figure(figsize=(10.5, 7), layout="constrained")
+    Drawn on `figure` (a part of a larger one, say) where it is given.
+    """
+    if figure is None:
+        from matplotlib import figure as plots
+
+        figure = plots.Figure(figsize=(10.5, 7), layout="constrained")
     panels = figure.subplots(2, 2, sharey="row")
     for across, scale in enumerate(SCALES):
         for down, quantity in enumerate(QUANTITIES):
@@ -80,7 +84,7 @@ def zombie_figure(result: dict[str, Any]) -> Figure:
     panels[0, 0].legend(frameon=False, loc="upper left")
     # The lower panel has the room that the curves of the upper one leave nowhere.
     handles = panels[0, 1].get_legend_handles_labels()
-    panels[1, 1].legend(*handles, frameon=False, fontsize=8, loc="lower right")
+    panels[1, 1].legend(*handles, frameon=False, fontsize=9, loc="lower right")
     losses = ", ".join(
         f"{_mean([row['models'][i] for row in result['rows']], 'clean_nats'):.3f}" for i in range(2)
     )

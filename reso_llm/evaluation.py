@@ -9,12 +9,14 @@ context - stride tokens before it (strided context, Baevski & Auli 2019).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from reso_llm.data import Split
 from reso_llm.model import ResoLLMModel
@@ -71,9 +73,8 @@ def score_split(
     context = model.config.max_seq_len
     device = model.head_weight.device
     stride = context // 2 if stride is None else stride
-    was_training, nats, tokens = model.training, 0.0, 0
-    model.eval()
-    try:
+    nats, tokens = 0.0, 0
+    with _eval_mode(model):
         batches = eval_batches(split.tokens, split.doc_starts, context, stride, BATCH_SIZE)
         for inputs, targets, scored in batches:
             count = int(scored.sum())
@@ -81,9 +82,46 @@ def score_split(
             nats += loss.item() * count
             tokens += count
             progress(count)
+    return LanguageModelScore(nats, tokens, split.num_bytes, split.num_documents)
+
+
+@torch.inference_mode()
+def nats_by_position(
+    model: ResoLLMModel,
+    split: Split,
+    *,
+    stride: int | None = None,
+    progress: Callable[[int], None] = lambda tokens: None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `score_split` sums up, by place: (nats, tokens), float64 and int64, both (context,).
+
+    Entry t is of the targets whose window shows t tokens before the one that predicts them.
+    """
+    context = model.config.max_seq_len
+    device = model.head_weight.device
+    stride = context // 2 if stride is None else stride
+    nats, tokens = np.zeros(context), np.zeros(context, dtype=np.int64)
+    with _eval_mode(model):
+        batches = eval_batches(split.tokens, split.doc_starts, context, stride, BATCH_SIZE)
+        for inputs, targets, scored in batches:
+            logits = model(inputs.to(device)).logits.transpose(1, 2)  # (B,V,T)
+            losses = F.cross_entropy(logits, targets.to(device), reduction="none").cpu().double()
+            length = inputs.shape[1]
+            nats[:length] += (losses * scored).sum(0).numpy()
+            tokens[:length] += scored.sum(0).numpy()
+            progress(int(scored.sum()))
+    return nats, tokens
+
+
+@contextmanager
+def _eval_mode(model: ResoLLMModel) -> Iterator[None]:
+    """Without dropout; afterwards the model is in the mode it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
     finally:
         model.train(was_training)
-    return LanguageModelScore(nats, tokens, split.num_bytes, split.num_documents)
 
 
 def head_of(split: Split, num_tokens: int) -> Split:
