@@ -1,40 +1,53 @@
 """What the coherence gate saves and what it costs, over where it cuts at inference.
 
-python -m benchmarks.gating --checkpoint RUN [RUN ...] --data HELDOUT.jsonl [--json OUT]
+    skip_below   a layer of which at most this share is left is not computed
+    layers       those a token uses (gate not 0), and depth the sum of its gates: means over tokens
+    above best   bits per byte minus those of the best cut
 
-The same weights are read at every `skip_below`: bits per byte, the layers a token uses (those whose
-gate is not 0) and its soft depth (the sum of its gates), both means over the scored tokens.
+The same weights are read at every cut, on every token of the held-out documents. Nothing is drawn,
+so there are no seeds but that of the control's random weights, which only its speed is measured of.
 Speed is that of batch-1 steps over held-out text, with the greedy choice made and the text's own
-token read next, so that all cuts work on the same tokens. Cuts take turns, and so does the control
-with random weights.
+token read next, so that all cuts work on the same tokens; cuts and the control take turns.
 
 The chosen point is the one with the fewest layers whose bits per byte are within 1 % of the best.
-Intervals are 95 % bootstrap percentiles over documents. Rows go to results/gating.jsonl.
+Intervals are 95 % bootstrap percentiles over documents.
 """
 
-import argparse
 import dataclasses
 import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from benchmarks.common import interleaved, median_ratio
-from benchmarks.heldout import document_ids, document_scores, held_out, interval, save, shown
+from benchmarks.common import Records, interleaved, median_ratio
+from benchmarks.heldout import (
+    add_checkpoint_option,
+    add_data_option,
+    checkpoint_name,
+    data_name,
+    data_of,
+    document_ids,
+    document_scores,
+    engine_with,
+    held_out,
+    interval,
+    shown,
+)
 from reso_llm.config import ResoLLMConfig, control_of
 from reso_llm.data import Split
 from reso_llm.hardware import keep_freed_memory
-from reso_llm.inference import ResoLLMInference
 from reso_llm.model import ResoLLMModel
 
 CUTS = (0.0, 0.1, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.8)
 TOLERANCE = 0.01  # share of the best bits per byte that skipping may cost
 PROMPT_TOKENS, TIMED_TOKENS, TIMED_DOCUMENTS = 32, 48, 4
+QUICK_CUTS, QUICK_DOCUMENTS = (0.25, 0.8), 4
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 
 
 class Point(NamedTuple):
@@ -88,16 +101,24 @@ def timed_texts(split: Split) -> list[Tensor]:
     return [ids for ids in heads if ids.shape[1] == length][:TIMED_DOCUMENTS]
 
 
+def random_control(config: ResoLLMConfig) -> ResoLLMModel:
+    """The control of a configuration with the weights of seed 0; no global generator moves."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return ResoLLMModel(control_of(config)).eval()
+
+
 def sweep(
-    name: str, model: ResoLLMModel, split: Split, sizes: Tensor, cuts: Sequence[float],
-    rounds: int,
-) -> list[dict[str, Any]]:  # fmt: skip
+    model: ResoLLMModel, split: Split, sizes: Tensor, cuts: Sequence[float], rounds: int
+) -> list[dict[str, Any]]:
     """One row for each cut."""
     models = {str(cut): with_cut(model, cut) for cut in cuts}
-    scores = {t: document_scores(m, split, sizes) for t, m in models.items()}
+    bar = tqdm(models.items(), desc="cuts", leave=False)
+    scores = {t: document_scores(m, split, sizes) for t, m in bar}
     texts = timed_texts(split)
+    rounds = rounds if texts else 0
     measures = {t: decoder(m, texts) for t, m in models.items()}
-    measures["control"] = decoder(ResoLLMModel(control_of(model.config)).eval(), texts)
+    measures["control"] = decoder(random_control(model.config), texts)
     interleaved(measures, 1 if rounds else 0)  # warm up
     speeds = interleaved(measures, rounds)
     best = min(scores.values(), key=lambda s: s.bits_per_byte)
@@ -106,70 +127,124 @@ def sweep(
         tokens = s.tokens.sum().item()
         bits, extra = s.nats / math.log(2), (s.nats - best.nats) / math.log(2)
         rows.append({
-            "run": name, "ponder_weight": model.config.coherence_gate.ponder_weight,
-            "trained_cut": model.config.coherence_gate.skip_below, "skip_below": float(t),
+            "skip_below": float(t), "ponder_weight": model.config.coherence_gate.ponder_weight,
+            "trained_cut": model.config.coherence_gate.skip_below,
             "bits_per_byte": interval(bits, s.bytes), "above_best": interval(extra, s.bytes),
             "layers": interval(s.layers, s.tokens), "depth": s.depth.sum().item() / tokens,
             "num_layers": model.config.num_layers, "documents": len(sizes), "tokens": tokens,
-            "rounds": rounds, "timed_tokens": sum(ids.shape[1] - PROMPT_TOKENS for ids in texts),
+            "timed_tokens": sum(ids.shape[1] - PROMPT_TOKENS for ids in texts),
             "tokens_per_second": statistics.median(speeds[t]) if rounds else None,
             "ratio_to_control": median_ratio(speeds[t], speeds["control"]) if rounds else None,
         })  # fmt: skip
     return rows
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The curve in markdown, and the chosen point."""
-    head = rows[0]
-    lines = [
-        f"**{head['run']}**: ponder_weight {head['ponder_weight']}, trained with skip_below "
-        f"{head['trained_cut']:g}, {head['num_layers']} layers, {head['documents']} "
-        "documents", "",
-        "| skip_below | bits/byte | above the best | layers used | soft depth | tokens/s "
-        "| / control |",
-        "|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
-    for row in rows:
-        speed = "- | -"
-        if row["tokens_per_second"] is not None:
-            speed = f"{row['tokens_per_second']:.0f} | {row['ratio_to_control']:.2f}"
-        lines.append(
-            f"| {row['skip_below']:g} | {shown(row['bits_per_byte'])} | {shown(row['above_best'])} "
-            f"| {shown(row['layers'], 2)} | {row['depth']:.2f} | {speed} |"
-        )
-    chosen = cheapest(
+# --- the task
+
+
+def add_options(parser: Any) -> None:
+    add_checkpoint_option(parser, several=True)
+    add_data_option(parser)
+    parser.add_argument("--cuts", type=float, nargs="+", default=list(CUTS))
+    parser.add_argument("--rounds", type=int, default=7, help="of timing; 0 measures no speed")
+
+
+def run(options: Any) -> list[dict[str, Any]]:
+    """One row for each checkpoint and cut. ValueError where a checkpoint has no gate."""
+    keep_freed_memory()
+    spec, records = data_of(options), Records("gating", options.record)
+    cuts, rounds, limit = options.cuts, options.rounds, None
+    if options.quick:
+        cuts, rounds, limit = QUICK_CUTS, 1, QUICK_DOCUMENTS
+    engines = {c: engine_with(c, "coherence_gate") for c in options.checkpoint or [None]}
+    rows = []
+    for checkpoint, engine in tqdm(engines.items(), desc="checkpoints", leave=False):
+        key = {"checkpoint": checkpoint_name(checkpoint), "data": data_name(spec),
+               "rounds": rounds, "cuts": list(cuts)}  # fmt: skip
+        found = [records.find(**key, skip_below=cut) for cut in cuts]
+        if None in found:  # cuts are compared and timed together: all or none
+            split, sizes = held_out(spec, engine.tokenizer, limit)
+            found = [{**key, **row} for row in sweep(engine.model, split, sizes, cuts, rounds)]
+            for row in found:
+                records.add(row)
+        rows += found
+    return rows
+
+
+def groups(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The cuts of each checkpoint on each data set, by skip_below."""
+    by_key: dict[tuple, list[dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: row["skip_below"]):
+        by_key.setdefault((row["checkpoint"], row["data"], *row["cuts"]), []).append(row)
+    return list(by_key.values())
+
+
+def chosen(rows: Sequence[dict[str, Any]]) -> Point:
+    return cheapest(
         [Point(r["skip_below"], r["bits_per_byte"][0], r["layers"][0], r["depth"]) for r in rows]
     )
-    skipped = 1 - chosen.layers / head["num_layers"]
-    lines += ["", f"Within {TOLERANCE:.0%} of the best: skip_below {chosen.skip_below:g}, "
-              f"{chosen.layers:.2f} layers ({skipped:.0%} skipped)."]  # fmt: skip
+
+
+def text(rows: Sequence[dict[str, Any]]) -> str:
+    """The curve of each checkpoint, and its chosen point."""
+    return "\n\n".join(_table(some) for some in groups(rows))
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    head = rows[0]
+    lines = [
+        f"**{head['checkpoint']}** on {head['documents']} documents of {head['data']}: "
+        f"ponder_weight {head['ponder_weight']}, trained with skip_below {head['trained_cut']:g}, "
+        f"{head['num_layers']} layers", "",
+        "| skip_below | bits/byte | above the best | layers used | soft depth | tokens/s against "
+        "the control |",
+        "|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for row in rows:
+        ratio = row["ratio_to_control"]
+        lines.append(
+            f"| {row['skip_below']:g} | {shown(row['bits_per_byte'])} | {shown(row['above_best'])} "
+            f"| {shown(row['layers'], 2)} | {row['depth']:.2f} "
+            f"| {'-' if ratio is None else format(ratio, '.2f')} |"
+        )
+    point = chosen(rows)
+    skipped = 1 - point.layers / head["num_layers"]
+    lines += ["", f"Within {TOLERANCE:.0%} of the best: skip_below {point.skip_below:g}, "
+              f"{point.layers:.2f} layers ({skipped:.0%} skipped)."]  # fmt: skip
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", nargs="+", required=True, help="run directories")
-    parser.add_argument("--data", required=True, help="held-out rows")
-    parser.add_argument("--json", help="also write the rows to this file")
-    parser.add_argument("--cuts", type=float, nargs="+", default=list(CUTS))
-    parser.add_argument("--rounds", type=int, default=7, help="of timing; 0 measures no speed")
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    keep_freed_memory()
-    rows = []
-    for directory in options.checkpoint:
-        engine = ResoLLMInference.from_pretrained(directory)
-        if not engine.config.coherence_gate.enabled:
-            parser.error(f"{directory} has no coherence gate")
-        split, sizes = held_out(options.data, engine.tokenizer)
-        swept = sweep(
-            Path(directory).name, engine.model, split, sizes, options.cuts, options.rounds
-        )
-        print(table(swept), flush=True)
-        rows += swept
-    save("gating", rows, options.json)
+def figure(rows: Sequence[dict[str, Any]]) -> Any:
+    """Bits per byte over layers used, one point for each cut, the chosen one ringed."""
+    from matplotlib.figure import Figure
+
+    drawn = Figure(figsize=(7.5, 4.6), layout="constrained")
+    axes = drawn.subplots()
+    for i, some in enumerate(groups(rows)):
+        color = COLORS[i % len(COLORS)]
+        layers = [row["layers"][0] for row in some]
+        bits = [row["bits_per_byte"][0] for row in some]
+        head = some[0]
+        name = f"{head['checkpoint']}, {head['data']}"
+        axes.plot(layers, bits, "o-", color=color, lw=1, ms=5, label=name)
+        point = chosen(some)
+        axes.plot(point.layers, point.bits_per_byte, "o", ms=13, mfc="none", mec=color, mew=2)
+        _name_cuts(axes, some)
+    axes.plot([], [], "o", ms=12, mfc="none", mec="#555555", mew=2,
+              label=f"fewest layers within {TOLERANCE:.0%} of the best")  # fmt: skip
+    axes.set(xlabel="layers used, mean over tokens", ylabel="bits per byte of held-out text")
+    axes.margins(0.12)
+    axes.legend()
+    drawn.suptitle("The coherence gate, cut at inference")
+    return drawn
 
 
-if __name__ == "__main__":
-    main()
+def _name_cuts(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
+    """Each place on the curve with the cuts that lead there."""
+    places: dict[tuple[float, float], list[str]] = {}
+    for row in rows:
+        place = round(row["layers"][0], 2), round(row["bits_per_byte"][0], 3)
+        places.setdefault(place, []).append(f"{row['skip_below']:g}")
+    for place, cuts in places.items():
+        several = f"{cuts[0]} to {cuts[-1]}" if len(cuts) > 1 else cuts[0]
+        axes.annotate(several, place, textcoords="offset points", xytext=(9, 6), fontsize=9)

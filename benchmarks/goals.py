@@ -1,7 +1,5 @@
 """Do goals steer, and how sure is their achievement?
 
-python -m benchmarks.goals --checkpoint RUN --data HELDOUT.jsonl [--train TRAIN.jsonl] [--json OUT]
-
     loss        nats/token of held-out replies, each conversation's first window, with a goal, with
                 none, and with another conversation's; the goal is pooled from the whole reply, from
                 one half of it (scored on the other), or from the prompt
@@ -14,15 +12,16 @@ python -m benchmarks.goals --checkpoint RUN --data HELDOUT.jsonl [--train TRAIN.
     generated   cosine with the goal of 64 tokens sampled with it and without it, the same seed
 
 The goal of the whole reply tells the model what it is asked to predict, which is how it was
-trained: only the other cases say that a goal means more than its own tokens. Intervals are 95 %
-bootstrap percentiles over conversations. Rows go to results/goals.jsonl.
+trained: only the other cases say that a goal means more than its own tokens. A seed draws whose
+goal another conversation gets, the halvings, and the texts. Intervals are 95 % bootstrap
+percentiles over conversations, those of `achieved` ranges over the halvings; of several seeds the
+table gives the means of values and ends, as wide as one seed's.
 
 Shapes: N conversations, T tokens of a window, D width, V vocabulary.
 """
 
-import argparse
-from collections.abc import Sequence
-from pathlib import Path
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,19 +29,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
 
-from benchmarks.heldout import held_out, interval, save, shown
+from benchmarks.common import Records
+from benchmarks.heldout import (
+    add_checkpoint_option,
+    add_data_option,
+    checkpoint_name,
+    data_name,
+    data_of,
+    engine_with,
+    held_out,
+    interval,
+    mean_interval,
+    recorded,
+    shown,
+)
 from reso_llm.agency import calibrate, pooled
 from reso_llm.data import Split, tokenise_all
 from reso_llm.decoding.sampling import SamplingOptions, sample
-from reso_llm.inference import ResoLLMInference
 from reso_llm.model import ResoLLMModel
 from reso_llm.primes import first_primes
 from reso_llm.tokenizer import SPECIAL_TOKENS
 
 MIN_REPLY = 16  # tokens of a reply that has halves worth comparing
+MIN_ROWS = 4  # conversations: two for each side of a halving
 BATCH_SIZE, HALVINGS = 16, 200
 PROMPTS, NEW_TOKENS = 20, 64
+QUICK_DOCUMENTS, QUICK_ROWS, QUICK_PROMPTS, QUICK_NEW_TOKENS = 40, 6, 2, 4
 SMOOTH = 1e-3  # a of the smooth inverse frequency
 SAMPLING = SamplingOptions(temperature=0.7)
 
@@ -167,7 +181,7 @@ def compare(
     found = {name: interval(nats, counts) for name, nats in sums.items()}
     for name in ("matching", "shuffled"):
         found[f"{name} - none"] = interval(sums[name] - sums["none"], counts)
-    return {"case": case, "rows": len(rows), "tokens": int(counts.sum()), "seed": seed, **found}
+    return {"rows": len(rows), "tokens": int(counts.sum()), **found}
 
 
 # --- achievement
@@ -225,12 +239,14 @@ def continuation(
         output = model(ids[-1], output.state, goal)
 
 
-def generated(model: ResoLLMModel, rows: Sequence[Row], seed: int) -> list[dict[str, Any]]:
+def generated(
+    model: ResoLLMModel, rows: Sequence[Row], seed: int, prompts: int, new_tokens: int
+) -> dict[str, dict[str, Any]]:
     """Cosine with the row's own goal, and with another's, of texts with and without it."""
-    room = model.config.max_seq_len - NEW_TOKENS
+    room = model.config.max_seq_len - new_tokens
     table = model.embedding.weight.detach()
     asked = [(row, int(row.reply.int().argmax()) + 1) for row in rows]
-    asked = [(row, end) for row, end in asked if end <= room][:PROMPTS]
+    asked = [(row, end) for row, end in asked if end <= room][:prompts]
     own = goal_vectors(table, [row for row, _ in asked], "reply")
     partner = others(len(asked), torch.Generator().manual_seed(seed))
 
@@ -238,7 +254,7 @@ def generated(model: ResoLLMModel, rows: Sequence[Row], seed: int) -> list[dict[
         ids = [
             continuation(
                 model, row.inputs[:end], None if goals is None else goals[i : i + 1],
-                seed + i, NEW_TOKENS,
+                seed + i, new_tokens,
             )
             for i, (row, end) in enumerate(asked)
         ]  # fmt: skip
@@ -246,40 +262,80 @@ def generated(model: ResoLLMModel, rows: Sequence[Row], seed: int) -> list[dict[
         return pooled(F.embedding(ids, table), torch.ones_like(ids, dtype=torch.bool))
 
     without, ones = texts(None), torch.ones(len(asked))
-    found = []
+    found = {}
     for name, goals in (("own", own), ("another's", own[partner])):
         pair = [F.cosine_similarity(text, goals) for text in (texts(goals), without)]
-        found.append({
-            "goal": name, "rows": len(asked), "new_tokens": NEW_TOKENS, "seed": seed,
-            "with": interval(pair[0], ones), "without": interval(pair[1], ones),
-            "rise": interval(pair[0] - pair[1], ones),
-        })  # fmt: skip
+        found[name] = {
+            "rows": len(asked), "new_tokens": new_tokens, "with": interval(pair[0], ones),
+            "without": interval(pair[1], ones), "rise": interval(pair[0] - pair[1], ones),
+        }  # fmt: skip
     return found
 
 
-# --- all of it
+# --- the task
 
 
-def measure(
-    model: ResoLLMModel, rows: Sequence[Row], weights: dict[str, Tensor | None], seed: int
-) -> list[dict[str, Any]]:
-    """Every row of the record, in the order of the module's docstring."""
-    none = token_nats(model, rows, None)
-    found = []
-    for case in CASES:
-        found.append({"measure": "loss", **compare(model, rows, none, case, None, seed)})
+Unit = tuple[dict[str, Any], Callable[[], Mapping[str, Any]]]  # what a row is of; its measurement
+
+
+def add_options(parser: Any) -> None:
+    add_checkpoint_option(parser)
+    add_data_option(parser)
+    parser.add_argument("--train", type=str, help="text to count unigrams in, for two weightings")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+
+
+def run(options: Any) -> list[dict[str, Any]]:
+    """One row for each measurement. ValueError without agency, or with too little conversation."""
+    engine, spec = engine_with(options.checkpoint, "agency"), data_of(options)
+    split, _ = held_out(spec, engine.tokenizer, QUICK_DOCUMENTS if options.quick else None)
+    rows = first_windows(split, engine.config.max_seq_len)[: QUICK_ROWS if options.quick else None]
+    if len(rows) < MIN_ROWS:
+        raise ValueError(
+            f"{spec}: {len(rows)} conversations with a prompt and {MIN_REPLY} tokens of reply in "
+            f"their first {engine.config.max_seq_len}; expected at least {MIN_ROWS}"
+        )
+    table = engine.model.embedding.weight.detach()
+    weights = weightings(table, options.train, engine.tokenizer)
+    length = (QUICK_PROMPTS, QUICK_NEW_TOKENS) if options.quick else (PROMPTS, NEW_TOKENS)
+    seeds = options.seeds[:1] if options.quick else options.seeds
+    found = [unit for seed in seeds for unit in units(engine.model, rows, weights, seed, *length)]
+    about = {"checkpoint": checkpoint_name(options.checkpoint), "data": data_name(spec)}
+    records = Records("goals", options.record)
+    bar = tqdm(found, desc="measurements", leave=False)
+    return [recorded(records, {**about, **key}, measure) for key, measure in bar]
+
+
+def units(
+    model: ResoLLMModel, rows: Sequence[Row], weights: dict[str, Tensor | None], seed: int,
+    prompts: int, new_tokens: int,
+) -> list[Unit]:  # fmt: skip
+    """Every measurement of a seed, in the order of the module's docstring; none is made yet."""
+    none = functools.cache(lambda: token_nats(model, rows, None))
+    texts = functools.cache(lambda: generated(model, rows, seed, prompts, new_tokens))
     table = model.embedding.weight.detach()
-    for name, weight in weights.items():
-        if weight is not None:
-            for case in list(CASES)[:2]:
-                row = compare(model, rows, none, case, weight, seed)
-                found.append({"measure": "weighting", "weighting": name, **row})
+
+    def loss(case: str, weight: Tensor | None) -> dict[str, Any]:
+        return compare(model, rows, none(), case, weight, seed)
+
+    def achieved(weight: Tensor | None, centred: bool) -> dict[str, Any]:
         halves = [goal_vectors(table, rows, part, weight) for part in ("first", "second")]
+        return {"rows": len(rows), **achievement(*halves, centred, seed)}
+
+    found: list[Unit] = [
+        ({"measure": "loss", "case": case}, functools.partial(loss, case, None)) for case in CASES
+    ]
+    for name, weight in weights.items():
+        for case in list(CASES)[:2] if weight is not None else ():
+            key = {"measure": "weighting", "weighting": name, "case": case}
+            found.append((key, functools.partial(loss, case, weight)))
         for centred in (False, True):
-            rates = achievement(*halves, centred, seed)
-            row = {"weighting": name, "centred": centred, "rows": len(rows), "seed": seed, **rates}
-            found.append({"measure": "achieved", **row})
-    return found + [{"measure": "generated", **row} for row in generated(model, rows, seed)]
+            key = {"measure": "achieved", "weighting": name, "centred": centred}
+            found.append((key, functools.partial(achieved, weight, centred)))
+    for goal in ("own", "another's"):
+        key = {"measure": "generated", "goal": goal}
+        found.append((key, lambda goal=goal: texts()[goal]))
+    return [({"seed": seed, **key}, measure) for key, measure in found]
 
 
 COLUMNS = {
@@ -287,41 +343,67 @@ COLUMNS = {
     "achieved": ("false", "true", "auc"),
     "generated": ("with", "without", "rise"),
 }
-NAMES = ("weighting", "centred", "case", "goal")
+ABOUT, NAMES = ("checkpoint", "data"), ("weighting", "centred", "case", "goal")
+STYLES = (("matching", "#0072B2", "o"), ("shuffled", "#D55E00", "s"))
 
 
-def table_of(measure_name: str, rows: Sequence[dict[str, Any]]) -> str:
-    """The rows of one measure in markdown."""
-    columns = COLUMNS.get(measure_name, COLUMNS["loss"])
+def over_seeds(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each measurement: its numbers' means over the seeds, and how many there are."""
+    by_key: dict[tuple, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_key.setdefault(tuple(row.get(n) for n in (*ABOUT, "measure", *NAMES)), []).append(row)
+    made = []
+    for some in by_key.values():
+        columns = COLUMNS.get(some[0]["measure"], COLUMNS["loss"])
+        means = {c: mean_interval([row[c] for row in some]) for c in columns}
+        made.append({**some[0], **means, "num_seeds": len(some)})
+    return made
+
+
+def groups(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, ...], list[dict[str, Any]]]:
+    """Rows over the seeds by checkpoint, data and measure."""
+    found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in over_seeds(rows):
+        found.setdefault(tuple(row[name] for name in (*ABOUT, "measure")), []).append(row)
+    return found
+
+
+def text(rows: Sequence[dict[str, Any]]) -> str:
+    """One table for each checkpoint, data set and measure."""
+    return "\n\n".join(_table(*key, some) for key, some in groups(rows).items())
+
+
+def _table(checkpoint: str, data: str, measure: str, rows: Sequence[dict[str, Any]]) -> str:
+    columns = COLUMNS.get(measure, COLUMNS["loss"])
     names = [name for name in NAMES if name in rows[0]]
-    lines = [f"**{measure_name}**", "", f"| {' | '.join([*names, *columns])} |",
-             "|" + "---|" * (len(names) + len(columns))]  # fmt: skip
+    lines = [
+        f"**{measure}**: {checkpoint}, {rows[0]['rows']} conversations of {data}, "
+        f"seeds: {rows[0]['num_seeds']}", "",
+        f"| {' | '.join([*names, *columns])} |", "|" + "---|" * (len(names) + len(columns)),
+    ]  # fmt: skip
     for row in rows:
         cells = [str(row[name]) for name in names] + [shown(row[c], 3) for c in columns]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", required=True, help="run directory")
-    parser.add_argument("--data", required=True, help="held-out conversations")
-    parser.add_argument("--train", help="text to count unigrams in, for -ln unigram")
-    parser.add_argument("--json", help="also write the rows to this file")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    engine = ResoLLMInference.from_pretrained(options.checkpoint)
-    if not engine.config.agency.enabled:
-        parser.error(f"{options.checkpoint} has no agency layer")
-    split, _ = held_out(options.data, engine.tokenizer)
-    rows = first_windows(split, engine.config.max_seq_len)
-    weights = weightings(engine.model.embedding.weight.detach(), options.train, engine.tokenizer)
-    run = Path(options.checkpoint).name
-    found = [{"run": run, **row} for row in measure(engine.model, rows, weights, options.seed)]
-    for name in dict.fromkeys(row["measure"] for row in found):
-        print(table_of(name, [row for row in found if row["measure"] == name]), "\n", flush=True)
-    save("goals", found, options.json)
+def figure(rows: Sequence[dict[str, Any]]) -> Any:
+    """Loss with a goal minus loss without, by where the goal comes from; a panel a checkpoint."""
+    from matplotlib.figure import Figure
 
-
-if __name__ == "__main__":
-    main()
+    losses = {key[:2]: some for key, some in groups(rows).items() if key[2] == "loss"}
+    drawn = Figure(figsize=(7.5 * max(1, len(losses)), 4.2), layout="constrained")
+    panels = drawn.subplots(1, max(1, len(losses)), squeeze=False)[0]
+    for axes, ((checkpoint, data), some) in zip(panels, losses.items(), strict=False):
+        for i, (name, color, marker) in enumerate(STYLES):
+            middle, low, high = np.array([row[f"{name} - none"] for row in some]).T
+            axes.errorbar(middle, np.arange(len(some)) + 0.2 * i - 0.1,
+                          xerr=(middle - low, high - middle), fmt=marker, color=color, capsize=3,
+                          label=f"{name} goal")  # fmt: skip
+        axes.axvline(0, color="#555555", lw=0.8)
+        axes.set_yticks(range(len(some)), [f"goal from {row['case']}" for row in some])
+        axes.set_ylim(len(some) - 0.5, -0.5)
+        axes.set(xlabel="nats per token of the reply, minus those without a goal",
+                 title=f"{checkpoint}, {some[0]['rows']} conversations of {data}")  # fmt: skip
+        axes.legend()
+    return drawn
