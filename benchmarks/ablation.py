@@ -1,39 +1,85 @@
 """What each stage brings: the full stack, the control, each stage taken out, each alone.
 
-python -m benchmarks.ablate shakespeare --data tinyshakespeare.txt
-python -m benchmarks.ablate guanaco --data guanaco_900.jsonl
-python -m benchmarks.ablate table
-
 All variants of one seed are trained in turn in one process (benchmarks/learners.py), each for
---seconds of its own, or, with --steps, step by step for the same number of tokens. Rows are
-written seed by seed to results/ablation.jsonl; seeds already there are left out, so a sweep that
-was stopped goes on. `table` compares by pairs of equal seeds.
+--seconds of its own, or, with --steps, step by step for the same number of tokens. A row is a
+variant and a seed; seeds and variants already recorded are left out. Compared is by pairs of equal
+seeds (benchmarks/ablation_report.py). --quick trains tiny models for two steps, on a made text
+where none is given. The tasks are `shakespeare` (characters) and `guanaco` (BPE, dialogue).
 """
 
-import argparse
-import math
+import dataclasses
+import json
 import statistics
+import tempfile
 import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from tqdm import tqdm
 
-from benchmarks.common import num_parameters, read_rows, write_row
+from benchmarks.ablation_report import figure, text
+from benchmarks.common import Records, num_parameters
 from benchmarks.learners import (
     TASKS,
     Learner,
     Task,
-    read_options,
     reso_learner,
     score,
     train_alternately,
+    train_equal_steps,
 )
-from reso_llm.config import ResoLLMConfig, control_of, with_stage
+from reso_llm.cli import Parser
+from reso_llm.config import KuramotoConfig, ResoLLMConfig, control_of, with_stage
+from reso_llm.hardware import keep_freed_memory
+
+__all__ = ["add_options", "figure", "run", "text"]
 
 TRAINED = (
     "prime_embedding", "prsc", "resonant_attention", "kuramoto", "coherence_gate", "agency",
     "temporal_smf",
 )  # fmt: skip
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, two-sided, by number of pairs
+QUICK_STEPS = 2
+
+Row = dict[str, Any]
+
+
+def add_options(parser: Parser) -> None:
+    parser.add_argument("task", choices=list(TASKS), help="what to learn")
+    parser.add_argument("--data", type=str, help="tinyshakespeare.txt or guanaco-format rows")
+    parser.add_argument("--seconds", type=float, default=60.0, help="per variant")
+    parser.add_argument("--steps", type=int, default=0, help="equal tokens instead of equal time")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", type=str, nargs="+", default=[], help="these variants alone")
+
+
+def run(options: Any) -> list[Row]:
+    """One row a seed and variant. Raises ValueError without data or for an unknown variant."""
+    names = list(variants(ResoLLMConfig()))
+    if unknown := [name for name in options.only if name not in names]:
+        raise ValueError(f"unknown variants {unknown}; known: {', '.join(names)}")
+    if options.quick:
+        task, steps, seeds = quick_task(options.task, options.data), QUICK_STEPS, options.seeds[:1]
+    elif options.data:
+        keep_freed_memory()
+        task, steps, seeds = TASKS[options.task](options.data), options.steps, options.seeds
+    else:
+        raise ValueError("which text? --data FILE")
+    budget = {"steps": steps, "seconds": 0.0 if steps else options.seconds}
+    records, rows = Records("ablation", options.record), []
+    for seed in tqdm(seeds, desc="seeds", leave=False):
+        found = {}
+        for name in options.only or names:
+            key = {"task": options.task, "variant": name, "seed": seed, **budget}
+            found[name] = records.find(**key) or key
+        missing = [name for name, row in found.items() if "bits_per_byte" not in row]
+        for name, learner in trained(task, seed, budget, missing).items():
+            found[name] |= measured(learner, task)
+            records.add(found[name])
+        rows += found.values()
+    return rows
 
 
 def variants(full: ResoLLMConfig) -> dict[str, ResoLLMConfig]:
@@ -45,23 +91,43 @@ def variants(full: ResoLLMConfig) -> dict[str, ResoLLMConfig]:
     return made
 
 
-def train_equal_steps(learners: dict[str, Learner], num_steps: int) -> None:
-    """One step of each in turn, until all have done num_steps."""
-    for done in range(num_steps):
-        for learner in learners.values():
-            started = time.perf_counter()
-            learner.step(done / num_steps)
-            learner.seconds += time.perf_counter() - started
-            learner.steps += 1
+def trained(
+    task: Task, seed: int, budget: dict[str, float], names: Sequence[str]
+) -> dict[str, Learner]:
+    """The variants of these names, trained in turn."""
+    learners = {name: reso_learner(task, variants(task.config)[name], seed) for name in names}
+    if budget["steps"]:
+        total = budget["steps"] * len(names)
+        with tqdm(total=total, desc=f"seed {seed}", unit="step", leave=False) as bar:
+            train_equal_steps(learners, budget["steps"], bar.update)
+    else:
+        total = budget["seconds"] * len(names)
+        with tqdm(total=total, desc=f"seed {seed}", unit="s", leave=False) as bar:
+            train_alternately(learners, budget["seconds"], bar.update)
+    return learners
+
+
+def measured(learner: Learner, task: Task) -> Row:
+    """What a trained variant is worth and costs."""
+    nats, bits = score(learner, task)
+    tokens = learner.steps * learner.batch * task.config.max_seq_len
+    tables = sum(p.numel() for n, p in learner.model.named_parameters() if "table" in n)
+    prsc = learner.model.prsc
+    return {
+        "tokens": tokens, "tokens_per_second": round(tokens / learner.seconds),
+        "decode_ms": decode_ms(learner), "nats_per_token": nats, "bits_per_byte": bits,
+        "parameters": num_parameters(learner.model) - tables, "table_parameters": tables,
+        "bound_pairs": len(prsc.entry_ids) if prsc else 0,
+    }  # fmt: skip
 
 
 @torch.inference_mode()
 def decode_ms(learner: Learner, num_tokens: int = 40) -> float:
-    """Median milliseconds of a greedy step at batch 1."""
+    """Median milliseconds of a greedy step at batch 1, over what fits into the context."""
     model = learner.model.eval()
     state = model.init_state()
     token, times = torch.zeros(1, 1, dtype=torch.int64), []
-    for _ in range(num_tokens):
+    for _ in range(min(num_tokens, model.config.max_seq_len)):
         started = time.perf_counter()
         output = model(token, state)
         token, state = output.logits[:, -1:].argmax(-1), output.state
@@ -69,89 +135,26 @@ def decode_ms(learner: Learner, num_tokens: int = 40) -> float:
     return statistics.median(times) * 1000
 
 
-def run(name: str, task: Task, seed: int, budget: dict[str, float], only: list[str]) -> None:
-    learners = {
-        variant: reso_learner(task, config, seed)
-        for variant, config in variants(task.config).items()
-        if not only or variant in only
-    }
-    if budget["steps"]:
-        train_equal_steps(learners, budget["steps"])
+def quick_task(name: str, data: str | None) -> Task:
+    """The task with a tiny model; a text is made where none is given."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(data) if data else made_text(name, Path(directory))
+        task = TASKS[name](str(path))
+    tiny = dataclasses.replace(
+        task.config, dim=32, num_layers=1, num_heads=2, max_seq_len=16, num_value_embeddings=1,
+        kuramoto=KuramotoConfig(num_oscillators=4),
+    )  # fmt: skip
+    return dataclasses.replace(task, config=tiny, stride=16)
+
+
+def made_text(name: str, directory: Path) -> Path:
+    """Words in random order: a plain text, or rows of dialogue."""
+    words = np.random.default_rng(0).choice(["reso", "prime", "phase", "field", "gate"], (40, 12))
+    lines = [" ".join(line) for line in words]
+    if name == "shakespeare":
+        path, rows = directory / "text.txt", lines
     else:
-        train_alternately(learners, budget["seconds"])
-    for variant, learner in learners.items():
-        nats, bits = score(learner, task)
-        tokens = learner.steps * learner.batch * task.config.max_seq_len
-        tables = sum(p.numel() for n, p in learner.model.named_parameters() if "table" in n)
-        prsc = learner.model.prsc
-        row = {
-            "task": name, "variant": variant, "seed": seed, **budget,
-            "tokens": tokens, "tokens_per_second": round(tokens / learner.seconds),
-            "decode_ms": decode_ms(learner), "nats_per_token": nats, "bits_per_byte": bits,
-            "parameters": num_parameters(learner.model) - tables, "table_parameters": tables,
-            "bound_pairs": len(prsc.entry_ids) if prsc else 0,
-        }  # fmt: skip
-        write_row("ablation", row)
-        print({key: row[key] for key in list(row)[1:10]}, flush=True)
-
-
-def table() -> str:
-    """Bits per byte, and the paired difference to control and full, of all recorded rows."""
-    groups: dict[tuple, dict[str, dict[int, dict]]] = {}
-    for row in read_rows("ablation"):
-        key = (row["task"], row["steps"], row["seconds"])
-        groups.setdefault(key, {}).setdefault(row["variant"], {})[row["seed"]] = row
-    return "\n\n".join(_section(key, group) for key, group in groups.items())
-
-
-def _section(key: tuple, group: dict[str, dict[int, dict]]) -> str:
-    task, steps, seconds = key
-    budget = f"{steps} steps each" if steps else f"{seconds:g} s each"
-    lines = [
-        f"**{task}, {budget}**", "",
-        "| variant | bits/byte | less than its reference | tokens/s | decode ms | parameters "
-        "| tables | pairs |",
-        "|---|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
-    for variant, rows in group.items():
-        reference = group.get("full" if variant.startswith("full - ") else "control", {})
-        values = [row["bits_per_byte"] for row in rows.values()]
-        spread = statistics.stdev(values) if len(values) > 1 else math.nan
-        gain = _paired([(reference[s]["bits_per_byte"], r["bits_per_byte"])
-                        for s, r in rows.items() if s in reference])  # fmt: skip
-        any_row = next(iter(rows.values()))
-        lines.append(
-            f"| {variant} | {statistics.fmean(values):.4f} ± {spread:.4f} | {gain} "
-            f"| {statistics.median(r['tokens_per_second'] for r in rows.values()):,.0f} "
-            f"| {statistics.median(r['decode_ms'] for r in rows.values()):.2f} "
-            f"| {any_row['parameters']:,} | {any_row['table_parameters']:,} "
-            f"| {any_row['bound_pairs']:,} |"
-        )
-    return "\n".join(lines)
-
-
-def _paired(pairs: list[tuple[float, float]]) -> str:
-    """Mean of reference - value and the half width of its 95 % interval."""
-    gains = [reference - value for reference, value in pairs]
-    if len(gains) < 2:
-        return "-"
-    half = T_95[len(gains)] * statistics.stdev(gains) / len(gains) ** 0.5
-    return f"{statistics.fmean(gains):+.4f} ± {half:.4f}"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=60.0, help="per variant")
-    parser.add_argument("--steps", type=int, default=0, help="equal tokens instead of equal time")
-    parser.add_argument("--only", nargs="+", default=[], help="these variants alone")
-    options = read_options(parser, table)
-    task = TASKS[options.task](options.data)
-    budget = {"steps": options.steps, "seconds": 0.0 if options.steps else options.seconds}
-    done = {(r["task"], r["steps"], r["seconds"], r["seed"]) for r in read_rows("ablation")}
-    for seed in options.seeds:
-        if (options.task, budget["steps"], budget["seconds"], seed) not in done:
-            run(options.task, task, seed, budget, options.only)
-
-
-if __name__ == "__main__":
-    main()
+        path = directory / "rows.jsonl"
+        rows = [json.dumps({"text": f"### Human: {x}?### Assistant: {x}."}) for x in lines]
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return path

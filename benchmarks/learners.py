@@ -10,7 +10,6 @@ conversation scored by itself).
 import dataclasses
 import math
 import time
-from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,6 @@ from torch import Tensor
 
 from reso_llm.config import ResoLLMConfig, small_config
 from reso_llm.data import Split, prepare, tokenizer_texts
-from reso_llm.hardware import keep_freed_memory
 from reso_llm.model import ResoLLMModel
 from reso_llm.optim import make_optimizers, set_learning_rate
 from reso_llm.tokenizer import ResoTokenizer
@@ -81,21 +79,6 @@ def guanaco(path: str) -> Task:
 
 
 TASKS = {"shakespeare": shakespeare, "guanaco": guanaco}
-
-
-def read_options(parser: ArgumentParser, table: Callable[[], str]) -> Namespace:
-    """The command line with what every study takes; the task "table" prints the table and ends."""
-    parser.add_argument("task", choices=(*TASKS, "table"))
-    parser.add_argument("--data", help="tinyshakespeare.txt or guanaco-format rows")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    options = parser.parse_args()
-    if options.task == "table":
-        print(table())
-        parser.exit()
-    if options.data is None:
-        parser.error("--data is needed")
-    keep_freed_memory()
-    return options
 
 
 @dataclass
@@ -162,20 +145,42 @@ def gpt2_learner(task: Task, seed: int) -> Learner:
     return Learner(model, lambda ids: model(ids).logits, step, task.batch["gpt2"])
 
 
-def train_alternately(learners: dict[str, Learner], budget: float) -> None:
+def train_alternately(
+    learners: dict[str, Learner],
+    budget: float,
+    progress: Callable[[float], None] = lambda seconds: None,
+) -> None:
     """Slots in turn until every learner has used `budget` seconds of its own."""
     while any(learner.seconds < budget for learner in learners.values()):
         for learner in learners.values():
+            before = learner.seconds
             _train_slot(learner, budget)
+            progress(learner.seconds - before)
 
 
 def _train_slot(learner: Learner, budget: float) -> None:
     end = min(budget, learner.seconds + SLOT_SECONDS)
     while learner.seconds < end:
-        started = time.perf_counter()
-        learner.step(learner.seconds / budget)
-        learner.seconds += time.perf_counter() - started
-        learner.steps += 1
+        _timed_step(learner, learner.seconds / budget)
+
+
+def train_equal_steps(
+    learners: dict[str, Learner],
+    num_steps: int,
+    progress: Callable[[float], None] = lambda steps: None,
+) -> None:
+    """One step of each in turn, until all have done num_steps."""
+    for done in range(num_steps):
+        for learner in learners.values():
+            _timed_step(learner, done / num_steps)
+            progress(1)
+
+
+def _timed_step(learner: Learner, done: float) -> None:
+    started = time.perf_counter()
+    learner.step(done)
+    learner.seconds += time.perf_counter() - started
+    learner.steps += 1
 
 
 @torch.inference_mode()

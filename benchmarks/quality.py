@@ -16,12 +16,12 @@ from benchmarks.learners import (
     TASKS,
     Task,
     gpt2_learner,
-    read_options,
     reso_learner,
     score,
     train_alternately,
 )
 from reso_llm.config import control_of
+from reso_llm.hardware import keep_freed_memory
 
 MODELS = ("full", "control", "gpt2")
 SECONDS = {"shakespeare": 130.0, "guanaco": 480.0}  # the budgets of a run, for each model
@@ -75,9 +75,18 @@ def table() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("task", choices=(*TASKS, "table"))
+    parser.add_argument("--data", help="tinyshakespeare.txt or guanaco-format rows")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--seconds", type=float, help="per model; default 130 or 480")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
-    options = read_options(parser, table)
+    options = parser.parse_args()
+    if options.task == "table":
+        print(table())
+        return
+    if options.data is None:
+        parser.error("--data is needed")
+    keep_freed_memory()
     task, seconds = TASKS[options.task](options.data), options.seconds or SECONDS[options.task]
     for seed in options.seeds:
         run(options.task, task, options.models, seconds, seed)

@@ -79,9 +79,7 @@ def groups(rows: Sequence[Row]) -> Iterator[tuple[str, Row]]:
 
 def text(rows: Sequence[Row]) -> str:
     """What was compared, the differences with their intervals, and the effect of units."""
-    return "\n\n".join(
-        f"**{title}**\n\n```\n{zombie_table(result)}\n```" for title, result in groups(rows)
-    )
+    return "\n\n".join(f"**{title}**\n\n{zombie_table(found)}" for title, found in groups(rows))
 
 
 def figure(rows: Sequence[Row]) -> Any:

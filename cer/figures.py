@@ -133,6 +133,7 @@ def setpoint_figure(result: dict[str, Any], figure: Any = None) -> Any:
         errors = [max(worst_error(result, t, name), LEAST_ERROR) for t in targets]
         left.plot(targets, errors, **STYLES[name], ms=6, label=name)
     left.axhline(1e-3, color=GREY, lw=0.8, ls=(0, (6, 3)), label="0.001 nats")
+    left.set_xticks(targets, [f"{target:g}" for target in targets])
     left.set(yscale="log", xlabel="target, nats", ylabel="error of the worst sample, nats")
     left.set(title=f"Final entropy against its target ({len(result['seeds'])} seeds)")
     left.legend()
@@ -152,8 +153,10 @@ def _control_steps(axes: Any, result: dict[str, Any]) -> None:
         for i, step in enumerate(row["steps"]):
             x = i + shift  # the first step of several targets is one line otherwise
             after = step["entropy"]
+            # The published control tells how far it was from the target, not how far it moved.
+            found = row["target"] if result["mode"] == "published" else after
             color, _, marker = ACTIONS[step["control"]]
-            axes.plot([x, x], [after - step["deficit"], after], color=color, lw=2)
+            axes.plot([x, x], [found - step["deficit"], after], color=color, lw=2)
             axes.plot(x, after, marker=marker, color=color, ms=7, ls="")
     for action, (color, _, marker) in ACTIONS.items():
         axes.plot([], [], marker=marker, color=color, lw=2, label=action)

@@ -22,41 +22,42 @@ SCALE_LABELS = {
 
 
 def zombie_table(result: dict[str, Any]) -> str:
-    """What was compared, the differences with their intervals, and the effect of units."""
+    """Markdown: what was compared, the differences with their intervals, the effect of units."""
     rows, names = result["rows"], [m["name"] for m in result["rows"][0]["models"]]
     lines = [f"{len(rows)} seeds; a = {names[0]}, b = {names[1]}"]
     for letter, i in (("a", 0), ("b", 1)):
         models = [row["models"][i] for row in rows]
         values = {key: _mean(models, key) for key in ("clean_nats", "embedding_norm")}
-        lines.append(
-            f"{letter}: {values['clean_nats']:.4f} nats unperturbed, mean embedding length "
+        lines[0] += (
+            f"; {letter}: {values['clean_nats']:.4f} nats unperturbed, mean embedding length "
             f"{values['embedding_norm']:.3f}"
         )
-    lines += ["", f"{'scale':9}{'sigma':>6}  {'':17}{'a':>10}{'b':>10}{'b - a':>10}  95 % interval"]
-    lines += [_line(entry) for entry in result["summary"]]
-    lines += ["", *_units(rows)]
+    lines += ["", "| scale | σ | quantity | a | b | b - a | 95 % interval | published direction |"]
+    lines += ["|---" * 8 + "|", *(_line(entry) for entry in result["summary"])]
+    lines += ["", *_units(rows), ""]
     a, b = PUBLISHED["delta_ppl"]
-    lines.append(f"published (gpt2, mamba-130m, unmatched): ΔPPL {a} and {b}, ")
-    lines[-1] += "commutation cost {} and {}".format(*PUBLISHED["commutation_nats"])
+    lines.append(f"Published (gpt2, mamba-130m, unmatched): ΔPPL {a} and {b}, ")
+    lines[-1] += "commutation cost {} and {}.".format(*PUBLISHED["commutation_nats"])
     return "\n".join(lines)
 
 
 def _line(entry: dict[str, Any]) -> str:
     label = "ΔPPL" if entry["quantity"] == "delta_ppl" else "commutation, nats"
-    values = "".join(f"{entry[k]:10.4f}" for k in ("feed_forward", "state_space", "difference"))
-    between = "" if entry["low"] is None else f"[{entry['low']:.4f}, {entry['high']:.4f}]"
+    values = " | ".join(f"{entry[k]:.4f}" for k in ("feed_forward", "state_space", "difference"))
+    between = "-" if entry["low"] is None else f"[{entry['low']:.4f}, {entry['high']:.4f}]"
     return (
-        f"{entry['scale']:9}{entry['level']:6g}  {label:17}{values}  {between:20} "
-        f"direction: {entry['published_direction']}"
+        f"| {entry['scale']} | {entry['level']:g} | {label} | {values} | {between} "
+        f"| {entry['published_direction']} |"
     )
 
 
 def _units(rows: list[dict[str, Any]]) -> list[str]:
     """The feed-forward model rewritten in other units, on the absolute scale."""
-    lines = ["absolute, ΔPPL of a as the same function in other units (embeddings x factor):"]
+    lines = ["| a as the same function in other units: embeddings x | σ, absolute | ΔPPL |"]
+    lines.append("|---|---|---|")
     for k, first in enumerate(rows[0]["units"]):
         mean = sum(row["units"][k]["delta_ppl"] for row in rows) / len(rows)
-        lines.append(f"  factor {first['factor']:4g}  sigma {first['level']:5g}  {mean:10.4f}")
+        lines.append(f"| {first['factor']:g} | {first['level']:g} | {mean:.4f} |")
     return lines
 
 
@@ -88,7 +89,8 @@ def zombie_figure(result: dict[str, Any], figure: Figure = None) -> Figure:
     losses = ", ".join(
         f"{_mean([row['models'][i] for row in result['rows']], 'clean_nats'):.3f}" for i in range(2)
     )
-    figure.suptitle(f"Zombie test, {len(result['rows'])} seeds; unperturbed loss {losses} nats")
+    seeds, data = len(result["rows"]), result["rows"][0]["data"]
+    figure.suptitle(f"Zombie test on {data}, {seeds} seeds; unperturbed loss {losses} nats")
     return figure
 
 
