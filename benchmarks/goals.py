@@ -39,6 +39,7 @@ from benchmarks.heldout import (
     data_name,
     data_of,
     engine_with,
+    error_bars,
     held_out,
     interval,
     mean_interval,
@@ -53,10 +54,10 @@ from reso_llm.primes import first_primes
 from reso_llm.tokenizer import SPECIAL_TOKENS
 
 MIN_REPLY = 16  # tokens of a reply that has halves worth comparing
-MIN_ROWS = 4  # conversations: two for each side of a halving
+MIN_ROWS = 9  # conversations: 5 in the half that calibrates, as 5 x 4 unrelated pairs suffice
 BATCH_SIZE, HALVINGS = 16, 200
 PROMPTS, NEW_TOKENS = 20, 64
-QUICK_DOCUMENTS, QUICK_ROWS, QUICK_PROMPTS, QUICK_NEW_TOKENS = 40, 6, 2, 4
+QUICK_DOCUMENTS, QUICK_ROWS, QUICK_PROMPTS, QUICK_NEW_TOKENS = 40, 10, 2, 4
 SMOOTH = 1e-3  # a of the smooth inverse frequency
 SAMPLING = SamplingOptions(temperature=0.7)
 
@@ -396,10 +397,9 @@ def figure(rows: Sequence[dict[str, Any]]) -> Any:
     panels = drawn.subplots(1, max(1, len(losses)), squeeze=False)[0]
     for axes, ((checkpoint, data), some) in zip(panels, losses.items(), strict=False):
         for i, (name, color, marker) in enumerate(STYLES):
-            middle, low, high = np.array([row[f"{name} - none"] for row in some]).T
-            axes.errorbar(middle, np.arange(len(some)) + 0.2 * i - 0.1,
-                          xerr=(middle - low, high - middle), fmt=marker, color=color, capsize=3,
-                          label=f"{name} goal")  # fmt: skip
+            middle, bars = error_bars([row[f"{name} - none"] for row in some])
+            axes.errorbar(middle, np.arange(len(some)) + 0.2 * i - 0.1, xerr=bars, fmt=marker,
+                          color=color, capsize=3, label=f"{name} goal")  # fmt: skip
         axes.axvline(0, color="#555555", lw=0.8)
         axes.set_yticks(range(len(some)), [f"goal from {row['case']}" for row in some])
         axes.set_ylim(len(some) - 0.5, -0.5)

@@ -176,6 +176,12 @@ def recorded(
     return row
 
 
+def error_bars(intervals: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Values (K,) and how far their intervals reach below and above, (2,K), never below 0."""
+    middle, low, high = np.array(intervals).T
+    return middle, np.maximum((middle - low, high - middle), 0)
+
+
 def shown(values: Sequence[float], digits: int = 4) -> str:
     """`value [low, high]` for a table."""
     value, low, high = (f"{v:.{digits}f}" for v in values)

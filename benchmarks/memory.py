@@ -29,6 +29,7 @@ from benchmarks.heldout import (
     add_checkpoint_option,
     checkpoint_name,
     engine_with,
+    error_bars,
     interval,
     mean_interval,
     recorded,
@@ -310,9 +311,8 @@ def _gains(axes: Any, rows: Sequence[dict], name: str, values: Sequence, label: 
     styles = (("stored", BLUE, "o-"), ("control", ORANGE, "s--"))
     for kind, color, style in styles:
         gain = [mean_of(rows, "gain_nats_per_token", f"{name} {v}, {kind}") for v in values]
-        middle, low, high = np.array(gain).T
-        axes.errorbar(places, middle, (middle - low, high - middle), fmt=style, color=color,
-                      capsize=3, label=kind)  # fmt: skip
+        middle, bars = error_bars(gain)
+        axes.errorbar(places, middle, bars, fmt=style, color=color, capsize=3, label=kind)
     axes.set_xticks(places, [f"{v:g}" for v in values])
     axes.set(xlabel=label, ylabel="gain, nats per token", ylim=(min(0, axes.get_ylim()[0]), None))
     axes.axhline(0, color="#555555", lw=0.8)
@@ -324,9 +324,9 @@ def _recall(axes: Any, rows: Sequence[dict]) -> None:
     colors = dict(zip(FINDERS, (BLUE, ORANGE, GREEN), strict=True))
     for i, (finder, color) in enumerate(colors.items()):
         rates = [mean_of(rows, "recall_hit_at_1", f"{kind}, {finder}") for kind in QUERIES]
-        middle, low, high = np.array(rates).T
-        axes.bar(places + 0.27 * (i - 1), middle, 0.25, yerr=(middle - low, high - middle),
-                 capsize=2, color=color, label=finder)  # fmt: skip
+        middle, bars = error_bars(rates)
+        axes.bar(places + 0.27 * (i - 1), middle, 0.25, yerr=bars, capsize=2, color=color,
+                 label=finder)  # fmt: skip
     axes.set_xticks(places, QUERIES)
     axes.set(xlabel="partial query", ylabel="share that finds its fact first", ylim=(0, 1.05))
     axes.legend(loc="upper right")  # over the queries with typos, which find least

@@ -1,6 +1,6 @@
 """Does the stability monitor's warning tell damaged text from clean text, and how early?
 
-python -m benchmarks.stability --checkpoint RUN --data heldout.jsonl --json stability.json
+    AUROC = P(score of damaged > score of clean) + P(equal) / 2        0.5 is chance
 
 Held-out text, cut into windows of the model's context, damaged from token c on in two ways:
 * corrupt: a share of the tokens is replaced by tokens drawn from all of the data;
@@ -16,30 +16,46 @@ the clean window are the same, so every score has AUROC 1/2 there. What can be a
 Baselines on the same tokens: entropy, largest probability and surprise (negative log-likelihood),
 at the token read last, and each averaged over as many tokens as the monitor averages. The sign of
 a baseline is chosen on the calibration half of the documents; all numbers are of the other half.
-Intervals: 95 %, bootstrap over documents.
+A seed draws the damage, the model's own texts, and the halves. Intervals: 95 %, bootstrap over
+documents; of several seeds the table gives the means of values and ends. The statistic is not the
+ratio of sums of `heldout.interval`: it ranks all pairs of two samples that share their documents.
 """
 
-import argparse
 import itertools
-import json
 import math
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
+from benchmarks.common import Records
+from benchmarks.heldout import (
+    add_checkpoint_option,
+    add_data_option,
+    checkpoint_name,
+    data_name,
+    data_of,
+    error_bars,
+    held_out,
+    mean_interval,
+    recorded,
+    shown,
+)
 from entropy_core.information import entropy_nats
 from entropy_core.signals import LoopTracker
 from reso_llm.config import StabilityConfig
-from reso_llm.data import tokenise_all
+from reso_llm.data import Split
 from reso_llm.inference import ResoLLMInference
 from reso_llm.model import ResoLLMModel
 from reso_llm.stability import ALARM, LOOP_WINDOW, MAX_PERIOD, StabilityMonitor
 
 READ = (0, 1, 2, 4, 8, 16, 32)  # d, damaged tokens read
 AHEAD = (-10, -5, -2, 0, 4, 8)  # d, for the model's own loops
-RESAMPLES = 300
+RESAMPLES, QUICK_RESAMPLES = 300, 10
+QUICK_DOCUMENTS, QUICK_WINDOWS = 60, 6
+MIN_DOCUMENTS = 4  # two for each half
 
 
 def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
@@ -57,11 +73,12 @@ def bootstrap_interval(
     positive_docs: np.ndarray,
     negative_docs: np.ndarray,
     rng: np.random.Generator,
+    resamples: int = RESAMPLES,
 ) -> tuple[float, float]:
     """95 % interval of the AUROC when whole documents are drawn again with replacement."""
     docs = np.union1d(positive_docs, negative_docs)
     values = []
-    while len(values) < RESAMPLES:
+    while len(values) < resamples:
         drawn = rng.choice(docs, len(docs))
         weight = np.bincount(drawn, minlength=docs.max() + 1)
         p = np.repeat(positive, weight[positive_docs])
@@ -116,7 +133,7 @@ def trace(model: ResoLLMModel, ids: np.ndarray, config: StabilityConfig) -> Trac
         name: np.full(shape, math.nan) for name in ("entropy", "max_prob", "surprise", "warning")
     }
     num_warnings, classes = np.zeros(len(ids), dtype=np.int64), {}
-    for row, tokens in enumerate(ids):
+    for row, tokens in enumerate(tqdm(ids, desc="reading", leave=False)):
         inputs = torch.from_numpy(tokens)[None]
         logits = model(inputs).logits[0, :-1].double()
         log_probs = logits.log_softmax(-1)
@@ -176,7 +193,9 @@ class Cases(NamedTuple):
     docs: tuple[np.ndarray, np.ndarray]  # of the damaged, of the clean
 
 
-def compare(cases: Cases, calibration: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
+def compare(
+    cases: Cases, calibration: np.ndarray, rng: np.random.Generator, resamples: int
+) -> dict[str, Any]:
     """AUROC and interval of every score on the documents not used for calibration."""
     result = {}
     sides = [np.isin(docs, calibration) for docs in cases.docs]
@@ -190,34 +209,32 @@ def compare(cases: Cases, calibration: np.ndarray, rng: np.random.Generator) -> 
         if not len(p) or not len(n):
             return {"num_damaged": len(p), "num_clean": len(n)}
         docs = [d[~side] for d, side in zip(cases.docs, sides, strict=True)]
-        interval = bootstrap_interval(p, n, *docs, rng)
-        result[name] = {"auroc": auroc(p, n), "interval": interval, "sign": sign}
+        interval = bootstrap_interval(p, n, *docs, rng, resamples)
+        result[name] = {"auroc": [auroc(p, n), *interval], "sign": sign}
     return {"num_damaged": len(p), "num_clean": len(n), **result}
 
 
 def damage_study(
-    clean: Trace,
-    damaged: dict[str, Trace],
-    c: int,
-    docs: np.ndarray,
-    calibration: np.ndarray,
-    rng: np.random.Generator,
-) -> dict[str, Any]:
-    """{damage: {d: comparison}}: both windows read up to the same token."""
+    clean: Trace, damaged: dict[str, Trace], c: int, docs: np.ndarray, calibration: np.ndarray,
+    rng: np.random.Generator, resamples: int,
+) -> dict[str, Any]:  # fmt: skip
+    """{damage: comparisons}, one for each d = "read": both windows read up to the same token."""
     rows = np.arange(len(docs))
-    study = {}
+    found: dict[str, Any] = {}
     for name, trace_ in damaged.items():
-        for d in READ:
+        found[name] = []
+        for d in (d for d in READ if c + d <= clean.ids.shape[1]):
             at = (rows, np.full(len(rows), c + d - 1))
             cases = Cases(trace_, clean, at, at, (docs, docs))
-            study.setdefault(name, {})[d] = compare(cases, calibration, rng)
-    return study
+            found[name].append({"read": d, **compare(cases, calibration, rng, resamples)})
+    return found
 
 
 def own_loop_study(
-    texts: Trace, start: int, docs: np.ndarray, calibration: np.ndarray, rng: np.random.Generator
-) -> dict[str, Any]:
-    """{d: comparison}: texts that fall into a loop at c, d tokens on, with those that never do.
+    texts: Trace, start: int, docs: np.ndarray, calibration: np.ndarray, rng: np.random.Generator,
+    resamples: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Comparisons by d = "read": texts that fall into a loop at c, with those that never do.
 
     Each looping text is compared at its own token c + d - 1, every clean text at all these tokens.
     """
@@ -226,15 +243,13 @@ def own_loop_study(
     width = texts.ids.shape[1] - max(AHEAD)
     looping = np.array([i for i, c in enumerate(onsets) if c is not None and room <= c <= width])
     never = np.array([i for i, c in enumerate(onsets) if c is None])
-    study: dict[str, Any] = {"num_looping": len(looping), "num_never": len(never)}
-    if not len(looping) or not len(never):
-        return study
-    for d in AHEAD:
+    found: list[dict[str, Any]] = []
+    for d in AHEAD if len(looping) and len(never) else ():
         tokens = np.array([onsets[i] + d - 1 for i in looping])
         rows, at = np.repeat(never, len(tokens)), np.tile(tokens, len(never))
         cases = Cases(texts, texts, (looping, tokens), (rows, at), (docs[looping], docs[rows]))
-        study[d] = compare(cases, calibration, rng)
-    return study
+        found.append({"read": d, **compare(cases, calibration, rng, resamples)})
+    return {"num_looping": len(looping), "num_never": len(never), "own loop": found}
 
 
 def false_alarms(clean: Trace, report: np.ndarray) -> dict[str, Any]:
@@ -260,9 +275,8 @@ def calibration_values(clean: Trace, rows: np.ndarray, horizon: int) -> dict[str
     }
 
 
-def windows(engine: ResoLLMInference, spec: str, max_windows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Windows (N, T) of max_seq_len tokens that do not overlap, and their documents (N,)."""
-    split, T = tokenise_all(spec, engine.tokenizer), engine.config.max_seq_len
+def windows(split: Split, T: int, max_windows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Windows (N, T) of T tokens that do not overlap, and their documents (N,)."""
     bounds = np.append(split.doc_starts, len(split.tokens))
     found = [
         (doc, np.asarray(split.tokens[t : t + T], dtype=np.int64))
@@ -270,82 +284,156 @@ def windows(engine: ResoLLMInference, spec: str, max_windows: int) -> tuple[np.n
         for t in range(a, b - T + 1, T)
     ][:max_windows]
     docs = np.array([doc for doc, _ in found], dtype=np.int64)
-    if len(np.unique(docs)) < 4:
-        raise SystemExit(f"{spec}: needs at least 4 documents of {T} tokens or more")
+    if len(np.unique(docs)) < MIN_DOCUMENTS:
+        raise ValueError(
+            f"{len(np.unique(docs))} documents of {T} tokens or more; expected at least "
+            f"{MIN_DOCUMENTS}"
+        )
     return np.stack([ids for _, ids in found]), docs
 
 
-def study(options: argparse.Namespace) -> dict[str, Any]:
-    """The whole measurement, as plain values."""
-    engine = ResoLLMInference.from_pretrained(options.checkpoint)
-    rng = np.random.default_rng(options.seed)
-    config = StabilityConfig(enabled=True, predictive_horizon=options.horizon)
-    ids, docs = windows(engine, options.data, options.max_windows)
-    c = ids.shape[1] * 5 // 8
-    calibration = rng.permutation(np.unique(docs))[: len(np.unique(docs)) // 2]
-    damaged_ids = {
-        "corrupt": corrupted(ids, c, options.share, rng),
-        "loop": looped(ids, c, rng),
-    }
-    clean = trace(engine.model, ids, config)
-    damaged = {name: trace(engine.model, rows, config) for name, rows in damaged_ids.items()}
-    generator = torch.Generator().manual_seed(options.seed)
-    start = ids.shape[1] // 8
-    own = sampled(engine.model, ids[:, :start], options.temperature, generator)
-    texts = trace(engine.model, own, config)
-    report = ~np.isin(docs, calibration)
-    return {
-        **{key: value for key, value in vars(options).items() if key != "json"},
-        "num_windows": len(ids), "num_documents": len(np.unique(docs)), "change_at": c,
-        "calibration": calibration_values(clean, ~report, options.horizon),
-        "false_alarms": false_alarms(clean, report),
-        "classes": {"clean": clean.classes, "own": texts.classes}
-        | {name: trace_.classes for name, trace_ in damaged.items()},
-        **damage_study(clean, damaged, c, docs, calibration, rng),
-        "own_loop": own_loop_study(texts, start, docs, calibration, rng),
-    }  # fmt: skip
+# --- the task
 
 
-def table(result: dict[str, Any]) -> str:
-    """AUROC by damage and d, one column for each score."""
-    names = None
-    lines = []
-    for kind in ("corrupt", "loop", "own_loop"):
-        for d, comparison in result[kind].items():
-            if not isinstance(comparison, dict) or "warning" not in comparison:
-                continue
-            if names is None:
-                names = [name for name in comparison if not name.startswith("num_")]
-                lines = [f"| damage | d | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
-            cells = [
-                "{:.3f} [{:.3f}, {:.3f}]".format(v["auroc"], *v["interval"])
-                for v in (comparison[name] for name in names)
-            ]
-            lines.append(f"| {kind} | {d} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", required=True, help="run or checkpoint directory")
-    parser.add_argument("--data", required=True, help="text the model was not trained on")
-    parser.add_argument("--json", help="write the result here, not to results/stability.jsonl")
+def add_options(parser: Any) -> None:
+    add_checkpoint_option(parser)
+    add_data_option(parser)
     parser.add_argument("--horizon", type=int, default=StabilityConfig().predictive_horizon)
     parser.add_argument("--share", type=float, default=0.5, help="of tokens replaced in corrupt")
     parser.add_argument("--temperature", type=float, default=0.15, help="of the model's own text")
     parser.add_argument("--max_windows", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    result = study(options)
-    print(table(result))
-    print({key: result[key] for key in ("calibration", "false_alarms", "classes")})
-    if options.json:
-        Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
-        return
-    from benchmarks.common import write_row  # here, as it imports transformers
-
-    write_row("stability", result)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
 
 
-if __name__ == "__main__":
-    main()
+def run(options: Any) -> list[dict[str, Any]]:
+    """One row for each seed. ValueError where too few documents fill the model's context."""
+    engine, spec = ResoLLMInference.from_pretrained(options.checkpoint), data_of(options)
+    quick = options.quick
+    split, _ = held_out(spec, engine.tokenizer, QUICK_DOCUMENTS if quick else None)
+    most = QUICK_WINDOWS if quick else options.max_windows
+    cut = windows(split, engine.config.max_seq_len, most)
+    config = StabilityConfig(enabled=True, predictive_horizon=options.horizon)
+    resamples = QUICK_RESAMPLES if quick else RESAMPLES
+    about = {"checkpoint": checkpoint_name(options.checkpoint), "data": data_name(spec),
+             "horizon": options.horizon, "share": options.share,
+             "temperature": options.temperature, "max_windows": most}  # fmt: skip
+    records = Records("stability", options.record)
+    rows = []
+    for seed in tqdm(options.seeds[:1] if quick else options.seeds, desc="seeds", leave=False):
+        rows.append(recorded(records, {**about, "seed": seed}, lambda seed=seed: study(
+            engine.model, *cut, config, options.share, options.temperature, seed, resamples
+        )))  # fmt: skip
+    return rows
+
+
+def study(
+    model: ResoLLMModel, ids: np.ndarray, docs: np.ndarray, config: StabilityConfig, share: float,
+    temperature: float, seed: int, resamples: int,
+) -> dict[str, Any]:  # fmt: skip
+    """The whole measurement of one seed on windows (N, T) of documents (N,), as plain values."""
+    rng = np.random.default_rng(seed)
+    c, start = ids.shape[1] * 5 // 8, ids.shape[1] // 8
+    calibration = rng.permutation(np.unique(docs))[: len(np.unique(docs)) // 2]
+    damaged_ids = {"corrupt": corrupted(ids, c, share, rng), "loop": looped(ids, c, rng)}
+    clean = trace(model, ids, config)
+    damaged = {name: trace(model, rows, config) for name, rows in damaged_ids.items()}
+    generator = torch.Generator().manual_seed(seed)
+    own = sampled(model, ids[:, :start], temperature, generator)
+    texts = trace(model, own, config)
+    report = ~np.isin(docs, calibration)
+    return {
+        "num_windows": len(ids), "num_documents": len(np.unique(docs)), "change_at": c,
+        "calibration": calibration_values(clean, ~report, config.predictive_horizon),
+        "false_alarms": false_alarms(clean, report),
+        "classes": {"clean": clean.classes, "own": texts.classes}
+        | {name: trace_.classes for name, trace_ in damaged.items()},
+        **damage_study(clean, damaged, c, docs, calibration, rng, resamples),
+        **own_loop_study(texts, start, docs, calibration, rng, resamples),
+    }  # fmt: skip
+
+
+# --- what is shown
+
+
+KINDS = ("corrupt", "loop", "own loop")
+TITLES = ("a share of the tokens replaced", "a span repeated", "the model's own loop")
+STYLES = {
+    "warning": ("#0072B2", "o-", "monitor's warning"),
+    "surprise_ema": ("#E69F00", "s--", "surprise, averaged"),
+    "entropy": ("#009E73", "^:", "entropy"),
+    "max_prob": ("#CC79A7", "v-.", "largest probability"),
+}
+
+
+def groups(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The seeds of each checkpoint, data set and setting."""
+    found: dict[tuple, list[dict[str, Any]]] = {}
+    names = ("checkpoint", "data", "horizon", "share", "temperature", "max_windows")
+    for row in rows:
+        found.setdefault(tuple(row[name] for name in names), []).append(row)
+    return list(found.values())
+
+
+def over_seeds(rows: Sequence[dict[str, Any]], kind: str) -> dict[int, dict[str, list[float]]]:
+    """{d: {score: value, low, high}}, means over the seeds that could be compared there."""
+    found: dict[int, dict[str, list[list[float]]]] = {}
+    for comparison in (c for row in rows for c in row[kind] if "warning" in c):
+        for name in (n for n in comparison if n != "read" and not n.startswith("num_")):
+            scores = found.setdefault(comparison["read"], {})
+            scores.setdefault(name, []).append(comparison[name]["auroc"])
+    return {d: {n: mean_interval(v) for n, v in scores.items()} for d, scores in found.items()}
+
+
+def text(rows: Sequence[dict[str, Any]]) -> str:
+    """AUROC by damage and d, and the false alarms, for each checkpoint."""
+    return "\n\n".join(_table(some) for some in groups(rows))
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    head, lines = rows[0], []
+    seeds = ", ".join(str(row["seed"]) for row in rows)
+    for kind in KINDS:
+        for d, scores in over_seeds(rows, kind).items():
+            lines = lines or [
+                f"| damage | d | {' | '.join(scores)} |", "|---" * (len(scores) + 2) + "|"
+            ]  # fmt: skip
+            lines.append(f"| {kind} | {d} | {' | '.join(shown(v, 3) for v in scores.values())} |")
+    alarms = {k: np.mean([row["false_alarms"][k] for row in rows]) for k in head["false_alarms"]}
+    clean = [row["classes"]["clean"] for row in rows]
+    unknown = sum(c.get("unknown", 0) for c in clean) / sum(sum(c.values()) for c in clean)
+    return "\n".join([
+        f"**{head['checkpoint']}**, {head['num_windows']} windows of {head['num_documents']} "
+        f"documents of {head['data']}, seeds {seeds}; texts that looped "
+        f"{sum(row['num_looping'] for row in rows)}, that never did "
+        f"{sum(row['num_never'] for row in rows)}", "", *lines, "",
+        f"False alarms on clean text: {alarms['share_of_tokens']:.2%} of tokens, "
+        f"{alarms['warnings_per_100_tokens']:.2f} warnings per 100 tokens, "
+        f"{alarms['share_of_windows']:.0%} of the windows have one. "
+        f"Class unknown: {unknown:.1%} of clean tokens.",
+    ])  # fmt: skip
+
+
+def figure(rows: Sequence[dict[str, Any]]) -> Any:
+    """AUROC over damaged tokens read, the monitor beside baselines; one line of panels a group."""
+    from matplotlib.figure import Figure
+
+    some = groups(rows)
+    drawn = Figure(figsize=(13.5, 4.3 * len(some)), layout="constrained")
+    panels = drawn.subplots(len(some), len(KINDS), squeeze=False, sharey=True)
+    for line, group in zip(panels, some, strict=True):
+        for axes, kind, title in zip(line, KINDS, TITLES, strict=True):
+            _curves(axes, over_seeds(group, kind))
+            axes.set(title=title, xlabel="damaged tokens read", ylim=(0, 1.04))
+        line[0].set_ylabel(f"AUROC, {group[0]['checkpoint']} on {group[0]['data']}")
+        line[1].legend(loc="lower right")
+    return drawn
+
+
+def _curves(axes: Any, by_read: dict[int, dict[str, list[float]]]) -> None:
+    places = np.arange(len(by_read))
+    for i, (name, (color, style, label)) in enumerate(STYLES.items() if by_read else ()):
+        middle, bars = error_bars([scores[name] for scores in by_read.values()])
+        axes.errorbar(places + 0.06 * (i - 1.5), middle, bars, fmt=style, color=color, capsize=2,
+                      ms=5, label=label)  # fmt: skip
+    axes.axhline(0.5, color="#555555", lw=0.8)
+    axes.set_xticks(places, [str(d) for d in by_read])
