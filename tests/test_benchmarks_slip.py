@@ -1,22 +1,46 @@
 """The studies of Phase-Slip and of consensus: measures, scorers and mixtures against slow twins."""
 
-import argparse
+import hashlib
+import json
 import math
+import sys
 
 import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("transformers")  # the peer model of benchmarks.common
+pytest.importorskip("transformers")  # one of the two kinds of writers
 
-from benchmarks import consensus, heldout, phase_slip
+import evaluate
+from benchmarks import common, consensus, heldout, phase_slip
+from benchmarks.phase_slip import arms, measures, pretrained, protocols, statistics, texts
+from benchmarks.phase_slip.texts import Text
+from entropy_core.information import entropy_nats
+from reso_llm.checkpoint import save_directory
 from reso_llm.data import tokenise_all
+from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.entanglement import consensus_logits
-from reso_llm.generation import GenerationOptions
 from reso_llm.inference import ResoLLMInference
 from reso_llm.tokenizer import SPECIAL_TOKENS
 
 STAGES = ("kuramoto", "temporal_smf")
+GREEDY = arms.ARMS[arms.GREEDY]
+WORDS = ["the", "method", "is", "a", "process", "that", "lab", "door", "hello", "and", "secret"]
+    *[
+        "the",
+        "scientific",
+        "method",
+        "is",
+        "a",
+        "process",
+        "that",
+        "lab",
+        "door",
+        "hello",
+        "and",
+        "secret",
+    ]
+]
 
 
 @pytest.fixture
@@ -25,8 +49,48 @@ def engine(tiny_model, byte_tokenizer):
     return ResoLLMInference(model, byte_tokenizer, model.config)
 
 
+@pytest.fixture
+def checkpoint(engine, byte_tokenizer, tmp_path):
+    """A directory that `Ours` can load."""
+    documents = {
+        "config.json": engine.config.to_dict(),
+        "tokenizer.json": byte_tokenizer.to_json(),
+        "training.json": {"tokenizer_fingerprint": byte_tokenizer.fingerprint},
+    }
+    path = tmp_path / "tiny"
+    save_directory(path, tensors={"model": engine.model.state_dict()}, documents=documents)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    """A directory that `Pretrained` can load: tiny, random, of words, without a chat template."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    path = tmp_path_factory.mktemp("models") / "tiny-llama"
+    raw = Tokenizer(
+        models.WordLevel(
+            {w: i for i, w in enumerate(["<end>", "<unk>", *WORDS])}, unk_token="<unk>"
+        )
+    )
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=raw, eos_token="<end>", unk_token="<unk>"
+    ).save_pretrained(path)
+    config = LlamaConfig(
+        vocab_size=len(WORDS) + 2, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=128,
+        bos_token_id=0, eos_token_id=0, initializer_range=0.5,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        LlamaForCausalLM(config).save_pretrained(path)
+    return str(path)
+
+
 def text_of(ids, slips=()):
-    return phase_slip.Text(tuple(ids), "", dict(slips))
+    return Text(tuple(ids), "", tuple(slips))
 
 
 # --- measures of a text
@@ -40,46 +104,74 @@ def test_repeated_grams_are_those_seen_before():
             again += ids[i : i + n] in seen
             seen.append(ids[i : i + n])
         assert 0 < again < 60 - n + 1
-        assert phase_slip.repeated_grams(ids, n) == (again, 60 - n + 1)
-    assert phase_slip.repeated_grams([1, 2, 3], 4) == (0, 0)
+        assert measures.repeated_grams(ids, n) == (again, 60 - n + 1)
+    assert measures.repeated_grams([1, 2, 3], 4) == (0, 0)
 
 
 def test_looping_waits_for_a_window_that_repeats_itself():
     """40 new tokens, then a period of 5: true once 12 tokens equal those 5 before them."""
     loop = [*range(40), *[100, 101, 102, 103, 104] * 5]
     expected = [t >= 40 + 5 + 12 - 1 for t in range(65)]
-    assert phase_slip.looping(loop) == expected
-    assert not any(phase_slip.looping(range(200)))
-    assert sum(phase_slip.looping([*range(64), *range(64)])) == 64 - 11
-    assert not any(phase_slip.looping([*range(65), *range(65)]))
+    assert measures.looping(loop) == expected
+    assert not any(measures.looping(range(200)))
+    assert sum(measures.looping([*range(64), *range(64)])) == 64 - 11
+    assert not any(measures.looping([*range(65), *range(65)]))
 
 
 def test_published_diversity():
-    assert phase_slip.published_diversity("The cat. the cat, THE dog 3.5") == 4 / 7
-    assert phase_slip.published_diversity("") == 0
+    assert measures.published_diversity("The cat. the cat, THE dog 3.5") == 4 / 7
+    assert measures.published_diversity("") == 0
 
 
 def test_measures_of_an_escape():
-    stuck, free = text_of([7] * 20), text_of(range(20), {"spike": 3, "loop": 1})
-    found = phase_slip.measures_of(free, "a prompt", stuck)
+    stuck, free = (
+        text_of([7] * 20),
+        text_of(range(20), [(2, "spike"), (7, "loop"), (12, "spike"), (18, "spike")]),
+    )
+    found = measures.measures_of(free, "a prompt", stuck)
     assert found["escaped"] == (True, True)
     assert found["ends"] == (False, 1)
     assert found["distinct-2"] == (19, 19)
     assert found["rep-4"] == (0, 17)
     assert found["as greedy"] == (False, 1)
     assert found["diversity"] == (1, 1)
-    assert [found[c][0] for c in phase_slip.CAUSES] == [3, 0, 1]
-    found = phase_slip.measures_of(stuck, "", stuck)
+    assert [found[c] for c in arms.CAUSES] == [(3, 20), (0, 20), (1, 20)]
+    found = measures.measures_of(stuck, "", stuck)
     assert found["escaped"] == (False, True)
     assert found["looping"] == (8, 20)
     assert found["as greedy"] == (True, 1)
     for text in (stuck, free):  # where greedy decoding is free there is nothing to escape
-        assert phase_slip.measures_of(text, "", free)["escaped"] == (False, False)
-    out_again = phase_slip.measures_of(text_of([7] * 20 + [8]), "", stuck)
+        assert measures.measures_of(text, "", free)["escaped"] == (False, False)
+    out_again = measures.measures_of(text_of([7] * 20 + [8]), "", stuck)
     assert out_again["ends"] == (False, 1)
     assert out_again["looping"] == (8, 21)
     assert out_again["escaped"] == (True, True)
-    assert phase_slip.measures_of(text_of([]), "", free)["ends"] == (False, 1)
+    assert measures.measures_of(text_of([]), "", free)["ends"] == (False, 1)
+
+
+def test_entropies_inside_loops():
+    """Each token again by hand: in a loop if 12 tokens equal those of one period before."""
+    generator = torch.Generator().manual_seed(1)
+    rows = [[*range(9), *[3, 1, 4] * 9], [*range(30)], [*[8, 9] * 20, 1, 2]]
+    entropies = [(5 * torch.rand(len(row), generator=generator)).tolist() for row in rows]
+    expected = {True: [], False: []}
+    for row, values in zip(rows, entropies, strict=True):
+        for i, value in enumerate(values):
+            looped = any(
+                i + 1 >= 12 + p and row[i - 11 : i + 1] == row[i - 11 - p : i + 1 - p]
+                for p in range(1, 65)
+            )
+            expected[looped].append(value)
+    found = measures.loop_entropies(
+        [Text(tuple(r), "", (), tuple(e)) for r, e in zip(rows, entropies, strict=True)]
+    )
+    for name, values in (("inside", expected[True]), ("outside", expected[False])):
+        assert found[name]["tokens"] == len(values) > 10
+        assert found[name]["mean_nats"] == pytest.approx(sum(values) / len(values), abs=1e-4)
+        assert found[name]["spike"] == sum(v > 3.5 for v in values) / len(values) > 0
+        assert found[name]["unsure"] == sum(v >= 0.05 for v in values) / len(values)
+        assert found[name]["quartiles_nats"][1] == pytest.approx(np.median(values), abs=1e-4)
+    assert measures.loop_entropies([Text((1, 2), "", (), (0.5, 0.5))])["inside"] == {"tokens": 0}
 
 
 # --- scorers
@@ -104,41 +196,33 @@ def test_continuation_nats_of_padded_rows(tiny_model):
         return model(ids).logits
 
     pairs = [([5, 9], [10, 11, 12]), ([5], [6]), ([5, 9], [10, 11, 12]), ([7, 8, 9], [])]
-    found = phase_slip.continuation_nats(logits, pairs, batch_size=2)
+    found = measures.continuation_nats(logits, pairs, batch_size=2)
     assert found == pytest.approx([slow_nats(model, *pair) for pair in pairs], rel=1e-5)
     assert rows == [2, 1]
 
 
-def test_outside_reads_a_directory_of_transformers(tmp_path):
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
-
-    words = {w: i for i, w in enumerate(["a", "b", "c", "d"])}
-    raw = Tokenizer(models.WordLevel(words, unk_token="a"))
-    raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=raw).save_pretrained(tmp_path)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = GPT2LMHeadModel(
-            GPT2Config(
-                vocab_size=4, n_positions=16, n_embd=8, n_layer=1, n_head=2,
-                bos_token_id=0, eos_token_id=None,
-            )
-        ).eval()  # fmt: skip
-    model.save_pretrained(tmp_path)
-    encode, logits = phase_slip.outside(str(tmp_path))
-    assert encode("b d a") == [1, 3, 0]
-    (found,) = phase_slip.continuation_nats(logits, [([1, 2], [3, 0])], 4)
-    assert found == pytest.approx(slow_nats(model, [1, 2], [3, 0]), rel=1e-5)
+def test_a_scorer_reads_a_directory_of_transformers(llama):
+    scorer = pretrained.Pretrained(llama)
+    assert scorer.encode("door the what") == [9, 2, 1]
+    (found,) = measures.continuation_nats(scorer.logits, [([3, 2], [5, 4])], 4)
+    assert found == pytest.approx(slow_nats(scorer.model, [3, 2], [5, 4]), rel=1e-5)
 
 
-def test_scored_are_the_first_seeds_and_their_bytes():
-    texts = {"arm": [[phase_slip.Text((5,), "é", {}), phase_slip.Text((6,), "ab", {})]] * 2}
-    found = phase_slip.scored(
-        texts, lambda p, t: ([p], t.ids), lambda ids: torch.zeros(*ids.shape, 8), 1, 4
-    )
-    assert found["arm"][0].tolist() == pytest.approx(np.array([[math.log(8), 0]] * 2))
-    assert found["arm"][1].tolist() == [[2, 0], [2, 0]]
+class Flat:
+    """A scorer to whom all 8 tokens are alike."""
+
+    score_rows = 2
+
+    def logits(self, ids):
+        return torch.zeros(*ids.shape, 8)
+
+
+def test_scored_are_nats_and_bytes():
+    rows = [[Text((5,), "\u00e9"), Text((6, 7), "ab")], [Text((), ""), Text((5,), "abc")]]
+    pairs = [[([1], text.ids) for text in row] for row in rows]
+    found = protocols.scored(rows, pairs, Flat())
+    assert found[0] == pytest.approx(np.array([[1, 2], [0, 1]]) * math.log(8))
+    assert found[1].tolist() == [[2, 2], [0, 3]]
 
 
 # --- intervals and the curve
@@ -147,20 +231,20 @@ def test_scored_are_the_first_seeds_and_their_bytes():
 def test_ratios_resample_prompts_and_seeds_within_them():
     """Prompts that differ, seeds that do not: draws are means of 2 of 2 prompts' values."""
     pairs = torch.tensor([[[2.0] * 3, [6.0] * 3], [[2.0] * 3, [2.0] * 3]])
-    values = phase_slip.ratios(pairs, phase_slip.draw_picks(2, 3))
+    values = statistics.ratios(pairs, statistics.draw_picks(2, 3))
     assert values[0] == 2
     assert set(values[1:].tolist()) == {1.0, 2.0, 3.0}
     assert np.mean(values[1:] == 2) == pytest.approx(0.5, abs=0.05)
     seeds = torch.stack((torch.tensor([[0.0, 1.0]]), torch.ones(1, 2)))
-    assert set(phase_slip.ratios(seeds, phase_slip.draw_picks(1, 2)).tolist()) == {0.0, 0.5, 1.0}
-    assert phase_slip.summary(np.array([math.nan, 1.0])) is None
-    assert phase_slip.summary(np.array([5.0, *range(101)])) == [5.0, 2.5, 97.5]
+    assert set(statistics.ratios(seeds, statistics.draw_picks(1, 2)).tolist()) == {0.0, 0.5, 1.0}
+    assert statistics.summary(np.array([math.nan, 1.0])) is None
+    assert statistics.summary(np.array([5.0, *range(101)])) == [5.0, 2.5, 97.5]
 
 
 def test_on_curve_is_linear_between_points_in_any_order():
     x = np.array([1.5, 0.5, 3.1, 2.0])
     points = np.tile([2.0, 1.0, 3.0], (4, 1))
-    found = phase_slip.on_curve(x, points, np.tile([10.0, 0.0, 40.0], (4, 1)))
+    found = statistics.on_curve(x, points, np.tile([10.0, 0.0, 40.0], (4, 1)))
     assert found[[0, 3]].tolist() == [5.0, 10.0]
     assert np.isnan(found[1:3]).all()
 
@@ -169,60 +253,231 @@ def test_matched_takes_the_curve_at_the_arms_own_nats():
     def arm(nats, repetition):
         return {"own": np.full(3, nats), "rep-4": np.full(3, repetition)}
 
-    drawn = {"greedy": arm(0.5, 0.4), phase_slip.CURVE[0.2]: arm(0.7, 0.2), "x": arm(0.6, 0.1)}
-    found = phase_slip.matched(drawn, "x", "own")
+    drawn = {"greedy": arm(0.5, 0.4), arms.CURVE[0.2]: arm(0.7, 0.2), "x": arm(0.6, 0.1)}
+    found = statistics.matched(drawn, "x", "own")
     assert found["rep-4 - curve"] == pytest.approx([-0.2] * 3)
     assert found["temperature"] == pytest.approx([0.1] * 3)
     assert found["inside"] == 1
-    far = phase_slip.matched({**drawn, "x": arm(0.9, 0.1)}, "x", "own")
+    far = statistics.matched({**drawn, "x": arm(0.9, 0.1)}, "x", "own")
     assert far == {"rep-4 - curve": None, "temperature": None, "inside": 0}
 
 
 # --- texts
 
 
-def options_of(how, tokens=12):
-    return GenerationOptions(max_length=tokens, metrics=False, **how)
+def slow_greedy(model, ids, length, forbidden):
+    """Greedy ids and entropies, each from the whole text read again."""
+    row, entropies = list(ids), []
+    with torch.inference_mode():
+        for _ in range(length):
+            scores = model(torch.tensor([row])).logits[0, -1].clone()
+            scores[list(forbidden)] = -torch.inf
+            entropies.append(entropy_nats(scores).item())
+            row.append(scores.argmax().item())
+    return tuple(row[len(ids) :]), entropies
 
 
-def test_texts_of_an_arm_are_the_engines(engine):
-    """With endings allowed as `generate` has them; without, all of full length."""
-    prompt, greedy = phase_slip.PROMPTS[0], {"temperature": 0.0}
-    for how in ({"temperature": 1.5}, phase_slip.slip(stale_steps=1, cooldown_steps=0)):
-        texts = phase_slip.arm_texts(engine, prompt, [3, 4], options_of(how), True)
-        for seed, text in zip((3, 4), texts, strict=True):
-            result = engine.generate(prompt, 12, seed=seed, **how)
-            assert text.text == result.text
-            assert sum(text.slips.values()) == len(result.events)
-    hot = options_of({"temperature": 1e4}, 80)  # 2 of 258 tokens end a text
-    free, held = (phase_slip.arm_texts(engine, prompt, range(8), hot, e) for e in (True, False))
-    assert min(len(t.ids) for t in free) < 80
-    assert {len(t.ids) for t in held} == {80}
-    assert min(i for t in (*free, *held) for i in t.ids) >= len(SPECIAL_TOKENS)
-    calm = phase_slip.arm_texts(engine, prompt, range(3), options_of(greedy), False)
-    assert calm == [calm[0]] * 3
-    neither = phase_slip.slip(
-        slip_temperature=None, noise=phase_slip.CacheNoise(scale=0.0), stale_steps=1
+def test_our_greedy_text_is_the_models(checkpoint):
+    writer = texts.Ours(checkpoint)
+    prompts = arms.PROMPTS[:3]
+    found = writer.write(prompts, range(3), GREEDY, 12)
+    forbidden = range(len(SPECIAL_TOKENS))
+    for prompt, text in zip(prompts, found, strict=True):
+        ids, entropies = slow_greedy(writer.engine.model, writer.ids(prompt), 12, forbidden)
+        assert text.ids == ids
+        assert text.entropies == pytest.approx(entropies, abs=1e-4)
+        assert text.text == writer.engine.tokenizer.decode(list(ids))
+        assert text.slips == ()
+    with pytest.raises(ValueError, match="exceed the context 128"):
+        writer.write(prompts, range(3), GREEDY, 128)
+
+
+def test_pretrained_greedy_text_is_the_models(llama):
+    """Prompts of three lengths in one batch, padded; no special token, although some are likely."""
+    writer = pretrained.Pretrained(llama)
+    assert writer.ends == [0, 1]
+    prompts = ("the secret", "hello", (("user", "is that the door and the lab?"),))
+    found = writer.write(prompts, range(3), GREEDY, 12)
+    for prompt, text in zip(prompts, found, strict=True):
+        ids, entropies = slow_greedy(writer.model, writer.ids(prompt), 12, writer.ends)
+        assert text.ids == ids
+        assert text.entropies == pytest.approx(entropies, abs=1e-4)
+        assert text.text.split() == [WORDS[i - 2] for i in ids]
+    hot = writer.write(["the"] * 20, range(20), {"temperature": 1e4}, 20)
+    assert len(hot) == 20
+    assert {len(text.ids) for text in hot} == {20}
+    assert {i for text in hot for i in text.ids} == set(range(2, len(WORDS) + 2))
+    few = writer.write(["the"] * 8, range(8), {"temperature": 1e4, "top_k": 1}, 12)
+    assert {text.ids for text in few} == {writer.write(["the"], [0], GREEDY, 12)[0].ids}
+    assert "generate" not in vars(writer.model)
+    with torch.inference_mode():
+        assert writer.logits(torch.tensor([[2, 3]])).isfinite().all()  # all is put back
+
+
+@pytest.mark.parametrize("kind", ["ours", "pretrained"])
+def test_slips_are_of_the_seed(kind, checkpoint, llama):
+    """A row's text is that of its seed, in any batch; without effect it is the greedy one."""
+    writer = texts.Ours(checkpoint) if kind == "ours" else pretrained.Pretrained(llama)
+    arm = arms.slip(stale_steps=1, cooldown_steps=0, confident_nats=0.0)
+    prompt = "the door"
+    before = torch.random.get_rng_state()
+    some = writer.write([prompt] * 4, [7, 3, 4, 5], arm, 24)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert len({text.ids for text in some}) > 1
+    for seed, text in zip([7, 3, 4, 5], some, strict=True):
+        assert writer.write([prompt], [seed], arm, 24)[0].ids == text.ids
+        assert {cause for _, cause in text.slips} <= {"spike", "stale"}
+        steps = [step for step, _ in text.slips]
+        assert steps == sorted(set(steps))
+        assert steps[0] <= 1
+        assert steps[-1] >= 22
+    inert = arms.slip(slip_temperature=None, noise=CacheNoise(scale=0.0), stale_steps=1)
+    (still,) = writer.write([prompt], [3], inert, 24)
+    assert still.ids == writer.write([prompt], [0], GREEDY, 24)[0].ids
+    assert still.slips
+    noisy = writer.write([prompt], [3], arms.noise_only(3.0), 24)[0]
+    assert noisy.ids != still.ids
+
+
+def test_sampling_repeats_with_its_seeds(llama):
+    writer, arm = pretrained.Pretrained(llama), {"temperature": 1.0}
+    first, second = (writer.write(["the"] * 3, [4, 5, 6], arm, 12) for _ in range(2))
+    assert first == second
+    assert first != writer.write(["the"] * 3, [5, 6, 7], arm, 12)
+
+
+def test_a_chat_template_is_used_where_there_is_one(llama):
+    writer, turn = pretrained.Pretrained(llama), (("user", "hello lab"),)
+    assert writer.ids(turn) == writer.encode("hello lab")
+    writer.tokenizer.chat_template = "{% for m in messages %}{{ m.content }} door{% endfor %} the"
+    assert writer.ids(turn) == writer.encode("hello lab door the")
+    assert writer.ids("hello") == writer.encode("hello")
+
+
+def test_weights_are_named_by_their_hash(tmp_path, llama):
+    for name, body in (("model-2.safetensors", b"b" * 2_000_000), ("model-1.safetensors", b"a")):
+        (tmp_path / name).write_bytes(body)
+    (tmp_path / "optimizer.safetensors").write_bytes(b"c")
+    expected = hashlib.sha256(b"a" + b"b" * 2_000_000).hexdigest()[:16]
+    assert texts.weights_hash(tmp_path) == expected
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="expected model"):
+        texts.weights_hash(tmp_path / "empty")
+    for name, why in (("nobody/nothing-here", "hf download"), ("a b", "neither a directory")):
+        with pytest.raises(ValueError, match=why):
+            pretrained.Pretrained(name)
+
+
+# --- the task
+
+
+def call(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "phase-slip", *arguments])
+    evaluate.main()
+    return capsys.readouterr().out
+
+
+def test_quick_study_of_our_checkpoint(checkpoint, llama, monkeypatch, capsys, tmp_path):
+    """Every protocol, JSON alone on stdout, a figure; the text is of the rows as they are read."""
+    png = tmp_path / "slip.png"
+    asked = ["--checkpoint", checkpoint, "--scorer", llama, "--quick"]
+    out = call(monkeypatch, capsys, *asked, "--json", "-", "--plot", str(png))
+    rows = json.loads(out)
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert [row["protocol"] for row in rows] == [
+        *["published"] * 3, *["breaker"] * 3, "loops", *["strict"] * 3
+    ]  # fmt: skip
+    assert {(row["model"], row["weights"]) for row in rows} == {
+        ("tiny", texts.weights_hash(checkpoint))
+    }
+    assert str(tmp_path) not in out
+    strict = [row for row in rows if row["protocol"] == "strict"]
+    assert [row["arm"] for row in strict] == [*arms.QUICK]
+    assert strict[0]["values"]["as greedy"] == 1
+    assert strict[0]["values"]["spike"] == 0
+    assert strict[2]["values"]["spike"] + strict[2]["values"]["stale"] > 0
+    assert np.shape(strict[1]["pairs"]["rep-4"]) == (2, 2, 2)
+    outside = np.array(strict[1]["pairs"]["outside"])
+    assert (outside[:, :, 0] > 0).all()
+    assert not outside[:, :, 1].any()
+    for row in strict:
+        nats, size = np.array(row["pairs"]["own"]).sum((1, 2))
+        assert row["values"]["own"] == pytest.approx(nats / size, rel=1e-3)
+    table = phase_slip.text(rows)
+    assert "Outside: tiny-llama, 1 seeds." in table
+    for row in strict:
+        assert f"| {row['arm']} | " in table
+    assert f"{rows[0]['diversity'][0]:.2f}" in table
+
+
+def test_quick_study_of_a_pretrained_model(llama, monkeypatch, capsys):
+    out = call(monkeypatch, capsys, "--model", llama, "--quick", "--seeds", "4", "5")
+    assert "### tiny-llama (weights" in out
+    for words in ("Published protocol", "Strict protocol", "Greedy texts", "secret lab"):
+        assert words in out
+    for wrong in (["--model", llama, "--checkpoint", "x"], ["--scored-seeds", "0"]):
+        with pytest.raises(ValueError, match="expected"):
+            call(monkeypatch, capsys, *wrong, "--quick")
+
+
+def test_a_study_goes_on_where_it_was(checkpoint, monkeypatch, capsys, tmp_path):
+    """Rows are written as they come; none is measured twice; a missing one comes out the same."""
+    quick = phase_slip._plan
+    monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(
+        phase_slip, "_plan", lambda options: quick(type(options)(**vars(options) | {"quick": True}))
     )
-    inert = phase_slip.arm_texts(engine, prompt, [5], options_of(neither), False)
-    assert inert[0].ids == calm[0].ids
-    assert sum(inert[0].slips.values()) > 0
+    asked = ["--checkpoint", checkpoint, "--record"]
+    first = call(monkeypatch, capsys, *asked)
+    file = tmp_path / "results" / "phase_slip.jsonl"
+    lines = file.read_text().splitlines()
+    assert len(lines) == 10
+    missing = [json.loads(lines[i]) for i in (1, 9)]
+    file.write_text("\n".join([lines[0], *lines[2:9]]) + "\n")
+    assert call(monkeypatch, capsys, *asked) == first
+    again = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(again) == 10
+    for row in (*missing, *again):
+        assert row.pop("environment")["command"].endswith("--record")
+    assert again[8:] == missing
+    monkeypatch.setattr(texts.Ours, "write", None)
+    assert call(monkeypatch, capsys, *asked) == first
+    for kept in range(10):  # the report renders what there is
+        one = [json.loads(lines[kept])]
+        assert phase_slip.text(one)
+        phase_slip.figure(one)
+    assert phase_slip.text([]) == ""
+    phase_slip.figure([])
 
 
-def test_study_makes_a_row_of_every_arm(engine, monkeypatch, tmp_path):
-    arms = ("greedy", phase_slip.CURVE[0.8], "slip, published")
-    monkeypatch.setattr(phase_slip, "ARMS", {arm: phase_slip.ARMS[arm] for arm in arms})
-    monkeypatch.setattr(phase_slip, "DRAWS", 20)
-    rows = phase_slip.study(engine, argparse.Namespace(
-        checkpoint="runs/x", scorer=None, seeds=2, scored_seeds=1, tokens=16, may_end=False,
-    ))  # fmt: skip
-    assert [row["arm"] for row in rows] == list(arms)
-    assert rows[0]["as greedy"] == [1, 1, 1]
-    assert rows[0]["matched"]["own"]["rep-4 - curve"][0] == pytest.approx(0)
-    assert rows[2]["stale"][0] + rows[2]["spike"][0] >= 1
-    table = phase_slip.table(rows)
-    assert table.count("| slip, published |") == 2
-    assert table.count("| greedy |") == 1  # a point of the curve is not compared with it
+def test_tables_of_given_rows():
+    """Sums by hand: the square, the distance to the curve, slips for 100 tokens."""
+
+    def row(arm, repeats, nats, spikes=0.0):
+        values = {"rep-4": repeats / 10, "own": nats / 5, "escaped": None}
+        values |= {
+            name: 0.5 for name in ("distinct-2", "looping", "ends", "as greedy", "diversity")
+        }
+        pairs = {"rep-4": [[[repeats]], [[10]]], "own": [[[nats]], [[5]]]}
+        return {
+            "model": "m", "weights": "w", "protocol": "strict", "arm": arm, "tokens": 100,
+            "seeds": [0], "scorer": None, "scored_seeds": None, "pairs": pairs,
+            "values": values | {"spike": spikes, "stale": 0.013, "loop": 0.0},
+        }  # fmt: skip
+
+    rows = [
+        row(arms.GREEDY, 8, 1), row(arms.CURVE[1.0], 0, 5), row(arms.PUBLISHED, 5, 3, 0.055),
+        row(arms.HEAT, 6, 3), row(arms.NOISE, 7, 1),
+    ]  # fmt: skip
+    table = phase_slip.text(rows)
+    assert "| 5.5, 1.3, 0.0 |" in table
+    assert "| greedy | 0.800, - | 0.700, - |" in table
+    assert "| T 1.5 at slips | 0.600, - | 0.500, - |" in table
+    expected = "| slip, published | 0.500 [0.500, 0.500] | 0.100 [0.100, 0.100] | 100% |"
+    assert expected in table
+    assert "T 1.5 at slips" not in phase_slip.text(rows[:4])
+    for axes in phase_slip.figure(rows).axes:
+        assert axes.get_xlabel()
 
 
 # --- agents
