@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import statistics
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import evaluate
+from benchmarks import mirror as mirror_task
 from cer import ablation, figures
 from cer.ablation import BASELINE, ENCODER, ablate, ablation_table, bootstrap_interval
 from cer.mirror import CONDITIONS, build_reactor, condition_input, mirror_table, mirror_test
@@ -289,17 +291,45 @@ def test_the_command_writes_json_and_figure(monkeypatch, capsys, tmp_path, two_s
     pytest.importorskip("matplotlib")
     out, plot = tmp_path / "mirror.json", tmp_path / "mirror.png"
     run(monkeypatch, "mirror", "--seeds", 0, 1, "--json", out, "--plot", plot)
-    assert json.loads(out.read_text()) == json.loads(json.dumps(two_seeds))
+    (row,) = json.loads(out.read_text())
+    assert {name: row[name] for name in two_seeds} == json.loads(json.dumps(two_seeds))
+    assert (row["mode"], row["seeds"]) == ("published", [0, 1])
     assert plot.read_bytes().startswith(b"\x89PNG")
-    assert capsys.readouterr().out == mirror_table(two_seeds) + "\n"
+    title = "**mirror test, published mode, 2 seeds**\n\n"
+    assert capsys.readouterr().out == title + mirror_table(two_seeds) + "\n"
 
 
 def test_the_command_of_the_ablation_and_the_set_point(monkeypatch, capsys):
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate.ablation, "ablate", lambda seeds, build, progress: [seeds])
-        run(patch, "mirror", "--ablation", "true", "--seeds", 3, 4, "--json", "-")
-    assert json.loads(capsys.readouterr().out) == {"mode": "published", "ablation": [[3, 4]]}
+        patch.setattr(ablation, "ablate", lambda seeds, build, progress: [seeds])
+        run(patch, "mirror", "--ablation", "--seeds", 3, 4, "--json", "-")
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["mode"], row["seeds"], row["variants"]) == ("published", [3, 4], [[3, 4]])
     run(monkeypatch, "setpoint", "--seeds", 0, "--targets", 3)
-    assert capsys.readouterr().out.splitlines()[2].startswith("| 3 |")
-    with pytest.raises(ValueError, match="prints a table"):
-        run(monkeypatch, "mirror", "--ablation", "true", "--plot", "x.png")
+    assert capsys.readouterr().out.splitlines()[4].startswith("| 3 |")
+
+
+def test_the_ablation_is_drawn_with_its_intervals():
+    """A line from the low to the high end of every variant's interval, baseline left out."""
+    pytest.importorskip("matplotlib")
+    names = [BASELINE, "FFN := 0", "attention output := 0"]
+    row = {"kind": "ablate", "mode": "published", "seeds": [0, 1],
+           "variants": ablate([0, 1], variants=names)}  # fmt: skip
+    drawn = mirror_task.figure([row]).subfigs[0].axes
+    for axes, condition in zip(drawn, ("PEAKED", "UNIFORM", "RANDOM"), strict=True):
+        intervals = [list(line.get_xdata()) for line in axes.lines[:4:2]]
+        assert intervals == [
+            list(v["conditions"][condition]["difference_interval"]) for v in row["variants"][1:]
+        ]
+    assert [t.get_text() for t in drawn[0].get_yticklabels()] == names[1:]
+
+
+@pytest.mark.parametrize("mode", ["published", "corrected"])
+def test_arrows_of_the_set_point_start_where_the_control_found_the_state(mode):
+    """Guards arrows that came from above the largest entropy there is."""
+    pytest.importorskip("matplotlib")
+    drawn = figures.setpoint_figure(setpoint_curve([0], [3.0], mode)).axes[1]
+    arrows = [line.get_ydata() for line in drawn.lines if len(set(line.get_xdata())) == 1]
+    arrows = [ends for ends in arrows if len(ends) == 2]
+    assert len(arrows) == 6
+    assert all(0 <= y <= math.log(256) for ends in arrows for y in ends)

@@ -9,7 +9,7 @@ import torch
 from conftest import FULL
 
 from reso_llm.data import Split
-from reso_llm.evaluation import LanguageModelScore, head_of, score_split
+from reso_llm.evaluation import LanguageModelScore, head_of, nats_by_position, score_split
 
 VOCABULARY = 61
 
@@ -129,6 +129,40 @@ def test_the_mode_is_left_when_scoring_is_interrupted(tiny_model):
     with pytest.raises(KeyboardInterrupt):
         score_split(model, make_split([12]), progress=interrupt)
     assert model.training
+
+
+# --- nats_by_position ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stride", [None, 1, 12])
+def test_the_sum_over_places_is_the_score(tiny_model, stride):
+    model, split = tiny_model(stages=FULL), make_split([40, 2, 13, 14, 25])
+    told = []
+    nats, tokens = nats_by_position(model, split, stride=stride, progress=told.append)
+    score = score_split(model, split, stride=stride)
+    assert nats.shape == tokens.shape == (12,)
+    assert nats.sum() == pytest.approx(score.nats, rel=1e-5)
+    assert tokens.sum() == sum(told) == score.tokens
+
+
+def test_a_place_counts_the_tokens_its_window_shows(tiny_model):
+    """Place t of a document that fits is what the model says after reading t + 1 tokens of it."""
+    model, split = tiny_model(stages=FULL), make_split([12, 3])
+    nats, tokens = nats_by_position(model, split)
+    assert tokens.tolist() == [2, 2] + [1] * 9 + [0]
+    document = documents_of(split)[0]
+    for t in range(2, 11):
+        with torch.no_grad():
+            logits = model(torch.tensor(document[None, : t + 1])).logits[0, -1].double()
+        expected = -logits.log_softmax(-1)[document[t + 1]].item()
+        assert nats[t] == pytest.approx(expected, rel=1e-4)
+
+
+def test_scoring_by_place_leaves_the_mode(tiny_model):
+    model, split = tiny_model(stages=FULL, dropout=0.5).train(), make_split([12] * 3)
+    nats, _ = nats_by_position(model, split)
+    assert model.training
+    assert nats.sum() == pytest.approx(score_split(model, split).nats, rel=1e-5)
 
 
 # --- arithmetic ---------------------------------------------------------------------------------

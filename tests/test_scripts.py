@@ -48,7 +48,7 @@ def test_evaluate_counts_every_byte_of_the_file(run, monkeypatch, capsys):
     directory, data = run
     status = call(evaluate, monkeypatch, "lm", "--checkpoint", directory, "--data", data,
                   "--json", "-")  # fmt: skip
-    result = json.loads(capsys.readouterr().out)
+    (result,) = json.loads(capsys.readouterr().out)
     assert status == 0
     assert result["bytes"] == sum(len(text.encode()) for text in ROWS)
     assert result["documents"] == len(ROWS)
@@ -61,8 +61,8 @@ def test_evaluate_writes_its_json(run, monkeypatch, capsys, tmp_path):
     directory, data = run
     out = tmp_path / "score.json"
     call(evaluate, monkeypatch, "lm", "--checkpoint", directory, "--data", data, "--json", out)
-    bits = json.loads(out.read_text())["bits_per_byte"]
-    assert f"{bits:.4f} bits/byte" in capsys.readouterr().out
+    bits = json.loads(out.read_text())[0]["bits_per_byte"]
+    assert f"| {bits:.4f} |" in capsys.readouterr().out
 
 
 def test_evaluate_skips_bad_rows_only_when_asked(run, monkeypatch, capsys, tmp_path):
