@@ -13,13 +13,17 @@ draws what the static run draws, so its reply is a prefix of the static one, whi
 every run: so one scoring of the static reply serves all arms. The static run comes first, as
 end_rule needs it; the others take turns.
 
-Replies are written to replies.jsonl as they come and are not written again, so a study that was
-stopped goes on. Numbers are kept to six digits, and the rule is made from what is kept.
+Replies are written to replies.jsonl.gz as they come, each packed by itself, and are not written
+again, so a study that was stopped goes on. Numbers are kept to six digits, and the rule is made
+from what is kept. The signals of a prefix are those of the static reply.
 """
 
+import gzip
 import json
 import math
+import os
 import random
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,27 +55,48 @@ class Protocol:
 
 
 class Replies:
-    """The rows of a study, read from a file and appended to it; without a file, in memory."""
+    """The rows of a study, read from a file and appended to it; without a file, in memory.
+
+    A row that was being written when the machine stopped is cut off and written anew.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        lines = path.read_text(encoding="utf-8").splitlines() if path and path.exists() else []
-        self.rows = {self._key(row): row for row in map(json.loads, lines)}
+        self.rows: dict[tuple, Row] = {}
+        if path is not None and path.exists():
+            self._read(path)
+
+    def of(self, half: int, arm: str) -> list[Row]:
+        """The rows of one arm, in the order in which they were written."""
+        return [r for r in self.rows.values() if (r["half"], r["strategy"]) == (half, arm)]
 
     def find(self, half: int, prompt: Prompt, seed: int, arm: str) -> Row | None:
         return self.rows.get((half, prompt.name, seed, arm))
 
     def add(self, row: Row) -> Row:
-        self.rows[self._key(row)] = row
+        self.rows[_key(row)] = row
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            with self.path.open("ab") as file:
+                file.write(gzip.compress(f"{json.dumps(row)}\n".encode(), mtime=0))
         return row
 
-    @staticmethod
-    def _key(row: Row) -> tuple:
-        return row["half"], row["name"], row["seed"], row["strategy"]
+    def _read(self, path: Path) -> None:
+        packed, done = path.read_bytes(), 0
+        while done < len(packed):
+            member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # 16: with a header of gzip
+            line = member.decompress(packed[done:])
+            if not member.eof:
+                break
+            row = json.loads(line)
+            self.rows[_key(row)] = row
+            done = len(packed) - len(member.unused_data)
+        if done < len(packed):
+            os.truncate(path, done)
+
+
+def _key(row: Row) -> tuple:
+    return row["half"], row["name"], row["seed"], row["strategy"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +138,7 @@ def static(writer: Writer, replies: Replies, half: int, prompt: Prompt, seed: in
     row = record(half, prompt, seed, "static", reply)
     row |= {
         "ids": reply.ids,
+        "entropy_nats": _kept(reply.entropy_nats),
         "ema_nats": _kept(reply.ema_nats),
         "coherence": _kept(reply.coherence),
         "surprise_nats": _kept(surprise),
@@ -155,7 +181,6 @@ def record(half: int, prompt: Prompt, seed: int, arm: str, reply: Reply) -> Row:
         "half": half, "bucket": prompt.bucket, "name": prompt.name, "seed": seed, "strategy": arm,
         "tokens": len(reply.ids), "seconds": round(reply.seconds, DIGITS),
         "stop_reason": reply.stop_reason, "text": reply.text,
-        "entropy_nats": _kept(reply.entropy_nats),
     }  # fmt: skip
 
 
@@ -165,7 +190,7 @@ def _kept(values: np.ndarray) -> list[float | None]:
 
 def calibration(replies: Replies, target: float) -> Calibration:
     """From the static replies of half 0."""
-    rows = [row for row in replies.rows.values() if row["half"] == 0]
+    rows = replies.of(0, "static")
     traces, ends = [signals(row) for row in rows], [np.array(row["end_nats"]) for row in rows]
     rule = rules.calibrated(traces, ends, target)
     stops = np.array([rules.exit_after(t, rule) for t in traces])

@@ -2,6 +2,7 @@
 
     write(question, seed, cap, controllers)   a timed reply of at most `cap` tokens, batch 1
     own(question, ids)                        what the model itself says of it, without control
+    coded(text)                               the ids of another's reply, for `own` to judge
 
 Both measure the signals of every token in every arm, so that one clock serves all of them, and draw
 with the same sampler; the same seed draws the same tokens while no controller acts on the draw.
@@ -9,6 +10,7 @@ with the same sampler; the same seed draws the same tokens while no controller a
 Shapes: n tokens of a reply, V vocabulary.
 """
 
+import itertools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +21,8 @@ import torch
 from torch import Tensor
 
 from reso_llm.decoding.controllers import Controller
-from reso_llm.inference import ResoLLMInference
+from reso_llm.inference import SHIPPED, ResoLLMInference
+from reso_llm.windows import eval_windows
 
 SAMPLER = {"temperature": 0.8, "top_p": 0.95}
 
@@ -51,6 +54,8 @@ class Writer(Protocol):
 
     def spell(self, ids: Sequence[int]) -> str: ...
 
+    def coded(self, text: str) -> tuple[list[int], list[tuple[int, int]]]: ...
+
 
 class ResoWriter:
     """Our engine, from a run directory or, without one, the checkpoint of the package."""
@@ -58,8 +63,6 @@ class ResoWriter:
     backend = "reso_llm"
 
     def __init__(self, directory: str | None) -> None:
-        from reso_llm.inference import SHIPPED
-
         self.engine = ResoLLMInference.from_pretrained(directory or SHIPPED)
         self.files = Path(directory or SHIPPED)
         self.model_id = self.files.resolve().name
@@ -83,13 +86,26 @@ class ResoWriter:
 
     @torch.inference_mode()
     def own(self, question: str, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Nats of each token (n,), and of ending the turn after the first 0..n of them (n+1,)."""
-        prompt = self.engine.prompt_ids([("user", question)])
-        logits = self.engine.model(torch.tensor([[*prompt, *ids]])).logits[0]
-        return nats(logits[len(prompt) - 1 :], ids, self.engine.tokenizer.end_id)
+        """Nats of each token (n,), and of ending the turn after the first 0..n of them (n+1,).
+
+        What is longer than the context is read in windows half a context apart.
+        """
+        prompt, end = self.engine.prompt_ids([("user", question)]), self.engine.tokenizer.end_id
+        tokens, context = np.array([*prompt, *ids, end]), self.engine.config.max_seq_len
+        windows = eval_windows(tokens, np.zeros(1, dtype=np.int64), context, context // 2)
+        logits = [
+            self.engine.model(torch.tensor(w.inputs)[None]).logits[0][w.scored] for w in windows
+        ]
+        return nats(torch.cat(logits)[len(prompt) - 1 :], ids, end)
 
     def spell(self, ids: Sequence[int]) -> str:
         return self.engine.tokenizer.decode(ids)
+
+    def coded(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids of a text, and the characters of each."""
+        ids = self.engine.tokenizer.encode(text)
+        places = breaks([self.spell(ids[:k]) for k in range(len(ids) + 1)], text)
+        return ids, list(itertools.pairwise(places.tolist()))
 
 
 class HFWriter:
@@ -139,6 +155,11 @@ class HFWriter:
     def spell(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
+    def coded(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids of a text, and the characters of each."""
+        coded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return coded.input_ids, coded.offset_mapping
+
     def _prompt(self, question: str) -> list[int]:
         text = f"{question}\n\n"
         if self.tokenizer.chat_template is not None:
@@ -147,6 +168,16 @@ class HFWriter:
                 turn, add_generation_prompt=True, tokenize=False
             )
         return self.tokenizer(text, add_special_tokens=False).input_ids
+
+
+def breaks(heads: Sequence[str], text: str) -> np.ndarray:
+    """Characters of `text` that each head begins with; half a character is none of them."""
+    return np.array([_common(head, text) for head in heads])
+
+
+def _common(a: str, b: str) -> int:
+    size = min(len(a), len(b))
+    return next((i for i in range(size) if a[i] != b[i]), size)
 
 
 def nats(logits: Tensor, ids: Sequence[int], end: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,201 @@
+"""What the replies of a study say: every arm's measures, and SRB against each of the others.
+
+    arms       the runs as they were: tokens, seconds, quality at the place of their end
+    srb_minus  paired differences, SRB minus another arm, by prompt and seed
+    matched    the same against cuts of the static replies that keep exactly as many tokens as SRB:
+                 random     SRB's lengths dealt to the replies by chance
+                 elsewhere  the replies that SRB cut, each at the length of another of them
+                 fixed      all cut at one length, end_rule at one p(end), the mean being SRB's
+
+The arms were matched on the calibration half, so on this half they keep as many tokens only
+roughly; a cut text has other mean nats by its length alone, so `matched` is the fairer word on
+quality. `elsewhere` cuts the same replies as SRB, so it is the fairest. random and elsewhere are
+means over 200 deals. Intervals are 95 % bootstrap percentiles over prompts, paired (Efron 1979).
+
+Shapes: N replies, P prompts, R deals.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.heldout import DRAWS
+from benchmarks.srb import rules
+from benchmarks.srb.prompts import prompts
+from benchmarks.srb.quality import Measures, cut, measures
+from benchmarks.srb.study import ARMS, OTHERS, Replies, Row, draws
+from benchmarks.srb.writers import Writer
+
+SETTLED = ("settled_nats", "settled_delta_nats", "settled_coherence", "patience")
+REASONS = {"end": "eos_token", "length": "max_tokens", "fixed": "fixed_length",
+           "random": "random_stop"}  # fmt: skip
+QUALITY = (
+    "own_nats_per_token", "own_nats_per_byte", "own_end_nats", "outside_nats_per_byte",
+    "outside_end_nats", "rep4", "distinct2", "finished", "code_parses", "steps_met",
+)  # fmt: skip
+Table = dict[str, np.ndarray]
+"""Each measure of N replies: (N,2), numerator and denominator of a mean."""
+
+
+def tables_of(
+    replies: Replies, writer: Writer, judge: Writer | None, progress: Callable[[list], Iterable]
+) -> dict[tuple[str, int], Measures]:
+    """Measures at every cut of the reported static replies, by prompt's name and seed."""
+    by_name = {prompt.name: prompt for prompt in prompts(1)}
+    return {
+        (row["name"], row["seed"]): measures(row, by_name[row["name"]], writer, judge)
+        for row in progress(replies.of(1, "static"))
+    }
+
+
+def compared(
+    replies: Replies, tables: Mapping[tuple[str, int], Measures], seeds: Sequence[int]
+) -> dict[str, Any]:
+    """arms, srb_minus and matched of these seeds; replies that lack an arm are left out."""
+    found = complete(replies, seeds)
+    names = np.array([row["name"] for row in found["static"]])
+    static = [tables[row["name"], row["seed"]] for row in found["static"]]
+    lengths = _tokens(found["static"])
+    runs = {arm: real_run(static, found[arm], lengths) for arm in ARMS}
+    cuts = matched_cuts(static, lengths, _tokens(found["srb"]))
+    ours = runs["srb"]
+    return {
+        "replies": len(names),
+        "arms": {arm: summary(table, names) for arm, table in runs.items()},
+        "srb_minus": {arm: summary(ours, names, runs[arm]) for arm in ("static", *OTHERS[1:])},
+        "matched": {arm: summary(ours, names, table) for arm, table in cuts.items()},
+        "by_bucket": by_bucket(runs, names),
+    }
+
+
+def public_runs(
+    replies: Replies, tables: Mapping[tuple[str, int], Measures], writer: Writer,
+    seeds: Sequence[int],
+) -> list[dict[str, Any]]:  # fmt: skip
+    """All runs as rows of runs_longform.csv, with their seed and quality as further columns."""
+    by_name = {prompt.name: prompt for prompt in prompts(1)}
+    rows = [row for some in complete(replies, seeds).values() for row in some]
+    statics = {(row["name"], row["seed"]): row for row in replies.of(1, "static")}
+    found = []
+    for row in rows:
+        key, k = (row["name"], row["seed"]), row["tokens"]
+        prompt, entropy = by_name[row["name"]], statics[key]["entropy_nats"][:k]
+        found.append({
+            "backend": writer.backend, "model_id": writer.model_id, "bucket": row["bucket"],
+            "name": row["name"], "prompt_ix": prompt.index, "prompt": prompt.text,
+            "strategy": row["strategy"], "tokens_emitted": k, "wall_time_s": row["seconds"],
+            "avg_entropy": sum(entropy) / k, "final_entropy": entropy[-1],
+            "stop_reason": REASONS.get(row["stop_reason"], row["stop_reason"]),
+            "response_text": row["text"], "seed": row["seed"], "draw_seed": draws(prompt, key[1]),
+            **{name: _value(tables[key][name][k]) for name in QUALITY if name in tables[key]},
+        })  # fmt: skip
+    return found
+
+
+def _value(pair: np.ndarray) -> float | None:
+    return round(pair[0] / pair[1], 6) if pair[1] else None
+
+
+def complete(replies: Replies, seeds: Sequence[int]) -> dict[str, list[Row]]:
+    """The rows of each arm, in the same order, of prompts and seeds that have all arms."""
+    keys = [(p, seed) for seed in seeds for p in prompts(1)]
+    rows = [[replies.find(1, prompt, seed, arm) for arm in ARMS] for prompt, seed in keys]
+    whole = [found for found in rows if all(found)]
+    if not whole:
+        raise ValueError("no prompt has replies of all arms: let the study run first")
+    return {arm: list(column) for arm, column in zip(ARMS, zip(*whole, strict=True), strict=True)}
+
+
+def real_run(static: Sequence[Measures], rows: Sequence[Row], lengths: np.ndarray) -> Table:
+    """Measures (N,2) of an arm's runs: of what they kept, and of the runs themselves."""
+    tokens, one = _tokens(rows), np.ones(len(rows))
+    pairs = {
+        "exits": ([row["stop_reason"] == "srb_settled" for row in rows], one),
+        "cut": (tokens < lengths, one),
+        "saved": (lengths - tokens, lengths),
+        "seconds": ([row["seconds"] for row in rows], one),
+    }
+    return cut(static, tokens) | {k: np.stack(v, -1).astype(float) for k, v in pairs.items()}
+
+
+def matched_cuts(
+    static: Sequence[Measures], lengths: np.ndarray, stops: np.ndarray
+) -> dict[str, Table]:
+    """The static replies cut elsewhere, with as many tokens in all as with `stops` (N,)."""
+    rng = np.random.default_rng(0)
+    cuts = stops < lengths
+    elsewhere = np.tile(stops, (rules.DEALS, 1))
+    if cuts.any():
+        elsewhere[:, cuts] = rules.dealt(stops[cuts], lengths[cuts], rng)
+    ends = [table["own_end_nats"][:, 0] for table in static]
+    threshold = rules.end_threshold(ends, stops.mean())
+    return {
+        "random": cut(static, rules.dealt(stops, lengths, rng)),
+        "elsewhere": cut(static, elsewhere),
+        "fixed": cut(static, rules.fixed_stop(lengths, stops.mean())),
+        "end_rule": cut(static, rules.end_stops(ends, threshold)),
+    }
+
+
+def by_bucket(runs: Mapping[str, Table], names: np.ndarray) -> dict[str, Any]:
+    """srb minus static of each bucket."""
+    buckets = np.array([name.rsplit("_", 1)[0] for name in names])
+    found = {}
+    for bucket in dict.fromkeys(buckets.tolist()):
+        inside = buckets == bucket
+        ours, theirs = (
+            {name: pairs[inside] for name, pairs in runs[arm].items()} for arm in ("srb", "static")
+        )
+        found[bucket] = summary(ours, names[inside], theirs)
+    return found
+
+
+def _tokens(rows: Sequence[Row]) -> np.ndarray:
+    return np.array([row["tokens"] for row in rows])
+
+
+# --- means and intervals
+
+
+def summary(
+    table: Mapping[str, np.ndarray],
+    names: np.ndarray,
+    other: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, tuple[float, float, float] | None]:
+    """Each measure's mean with its interval over prompts, or its difference from another arm's.
+
+    None where there is nothing to measure, such as code in a bucket of essays.
+    """
+    found = {}
+    for name in sorted(table if other is None else table.keys() & other.keys()):
+        ours = _by_prompt(table[name], names)
+        theirs = None if other is None else _by_prompt(other[name], names)
+        empty = any(sums is not None and not sums[:, 1].any() for sums in (ours, theirs))
+        found[name] = None if empty else interval(ours, theirs)
+    return found
+
+
+def _by_prompt(pairs: np.ndarray, names: np.ndarray) -> Tensor:
+    sums = [pairs[names == name].sum(0) for name in np.unique(names)]
+    return torch.from_numpy(np.stack(sums))  # (P,2)
+
+
+def interval(ours: Tensor, theirs: Tensor | None = None) -> tuple[float, float, float]:
+    """Sums over counts (P,2), or the difference of two such means, and its paired 95 % interval.
+
+    Draws without a count are left out.
+    """
+    generator = torch.Generator().manual_seed(0)
+    picks = torch.randint(len(ours), (DRAWS, len(ours)), generator=generator)
+    picks = torch.cat([torch.arange(len(ours))[None], picks])  # the value itself comes first
+    means = _mean(ours[picks]) - (0 if theirs is None else _mean(theirs[picks]))
+    edges = means[1:].nanquantile(torch.tensor([0.025, 0.975], dtype=means.dtype))
+    return (means[0].item(), *edges.tolist())
+
+
+def _mean(pairs: Tensor) -> Tensor:
+    sums, counts = pairs.sum(1).unbind(-1)  # (R,)
+    return torch.where(counts > 0, sums / counts, torch.nan)

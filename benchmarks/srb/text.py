@@ -1,0 +1,99 @@
+"""The study of one model in markdown: all arms, SRB minus the others, and the questions."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.heldout import shown
+
+DIGITS = {
+    "exits": 2, "cut": 2, "tokens": 1, "saved": 3, "seconds": 2, "finished": 3, "mid_word": 3,
+    "rep4": 3, "distinct2": 3, "code_parses": 3, "steps_met": 3, "own_entropy_nats": 3,
+    "own_nats_per_token": 3, "own_end_nats": 2, "outside_nats_per_byte": 3, "outside_end_nats": 2,
+}  # fmt: skip
+REPEATED = ("tokens", "seconds", "finished", "own_nats_per_token", "own_end_nats")
+Summary = Mapping[str, Sequence[float] | None]
+
+
+def study_text(row: Mapping[str, Any]) -> str:
+    """A recorded row as text."""
+    parts = [
+        _head(row),
+        _measures("all arms", row["arms"]),
+        _measures("srb minus (runs)", row["srb_minus"]),
+        _measures("srb minus (cuts of equal tokens)", row["matched"]),
+        _measures("srb minus static, by bucket", row["by_bucket"]),
+        _reruns(row["by_seed"]),
+        _questions(row["questions"]),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _head(row: Mapping[str, Any]) -> str:
+    rule = ", ".join(f"{name} {value:g}" for name, value in row["rule"].items())
+    seeds = ", ".join(map(str, row["seeds"]))
+    return (
+        f"**{row['model']}** (weights {row['weights_sha256']}), judge {row['judge'] or 'none'}: "
+        f"{row['replies']} replies an arm, seeds {seeds}, cap {row['cap']} tokens. Rule: {rule}. "
+        f"On the calibration half it ends {row['exits']:.0%} of the replies (SRB's defaults "
+        f"{row['default_exits']:.0%}); there, equal mean tokens are {row['fixed_tokens']} for "
+        f"fixed and {row['end_nats']:.2f} nats of p(end) for end_rule."
+    )
+
+
+def _measures(title: str, arms: Mapping[str, Summary]) -> str:
+    """A line for each measure, a column for each arm."""
+    known = set().union(*arms.values())
+    lines = [
+        [name, *(_cell(arm.get(name), digits) for arm in arms.values())]
+        for name, digits in DIGITS.items()
+        if name in known
+    ]
+    return table([title, *arms], lines)
+
+
+def _reruns(by_seed: Mapping[str, Any]) -> str:
+    """SRB minus static of each seed alone, if there are several: a rerun of the study."""
+    if len(by_seed) < 2:
+        return ""
+    title = ["srb minus static", *(f"seed {seed}" for seed in by_seed), "means in all intervals"]
+    lines = []
+    for name in REPEATED:
+        found = [some["srb_minus"]["static"][name] for some in by_seed.values()]
+        cells = [_cell(values, DIGITS[name]) for values in found]
+        lines.append([name, *cells, "yes" if agree(found) else "no"])
+    return table(title, lines)
+
+
+def agree(found: Sequence[Sequence[float]]) -> bool:
+    """Does every interval hold the means of all?"""
+    return all(low <= mean <= high for _, low, high in found for mean, *_ in found)
+
+
+def _questions(answers: Mapping[str, Any]) -> str:
+    lines = [[name, _cell(rho, 2)] for name, rho in answers["replies"].items() if rho]
+    parts = [
+        table(["1. replies: mean signal, and outcome", "Spearman's rho"], lines),
+        table(
+            ["1. places: signal against nats of ending there", "rho within replies"],
+            [[name, _cell(rho, 3)] for name, rho in answers["places"].items()],
+        ),
+    ]
+    if curves := answers["curves"]:
+        parts.append(
+            f"3. Collapse curves of {curves['replies']} replies: buckets explain "
+            f"{curves['between']:.3f} of their variance ({curves['between_by_chance']:.3f} by "
+            f"chance, p = {curves['p']:.3f}); first tenth minus last "
+            f"{shown(curves['fall'], 2)} of the mean entropy."
+        )
+    return "\n\n".join(parts)
+
+
+def _cell(values: Sequence[float] | None, digits: int) -> str:
+    return "-" if values is None else shown(values, digits)
+
+
+def table(head: Iterable[str], lines: Iterable[Sequence[str]]) -> str:
+    """Markdown."""
+    rows = [[*head], *lines]
+    rows.insert(1, ["---"] * len(rows[0]))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
