@@ -26,21 +26,6 @@ from reso_llm.tokenizer import SPECIAL_TOKENS
 STAGES = ("kuramoto", "temporal_smf")
 GREEDY = arms.ARMS[arms.GREEDY]
 WORDS = ["the", "method", "is", "a", "process", "that", "lab", "door", "hello", "and", "secret"]
-    *[
-        "the",
-        "scientific",
-        "method",
-        "is",
-        "a",
-        "process",
-        "that",
-        "lab",
-        "door",
-        "hello",
-        "and",
-        "secret",
-    ]
-]
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from benchmarks.heldout import shown
-from benchmarks.phase_slip.arms import CAUSES, CURVE, PUBLISHED_DIVERSITY, SQUARE
+from benchmarks.phase_slip.arms import ARMS, CAUSES, CURVE, PUBLISHED_DIVERSITY, SQUARE
 from benchmarks.phase_slip.measures import TRIGGER
 from benchmarks.phase_slip.statistics import drawn_measures, matched, summary
 
@@ -83,6 +83,7 @@ def _published(rows: Rows) -> str:
 
 
 def _strict(rows: Rows) -> str:
+    rows = sorted(rows, key=lambda row: [*ARMS].index(row["arm"]))
     drawn = strict_draws(rows)
     scorers = [s for s in SCORERS if s in rows[0]["pairs"]]
     prompts = len(rows[0]["pairs"]["rep-4"][0])
