@@ -181,7 +181,7 @@ def _csv(kind: str, rows: list[Row]) -> str:
     columns = [*KINDS[kind], *(["seed"] if kind == "runs" else [])]
     columns = dict.fromkeys([*columns, *(c for row in rows for c in row)])
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, [*columns], lineterminator="\n")
+    writer = csv.DictWriter(text, [*columns])
     writer.writeheader()
     for row in rows:
         if missing := [c for c in KINDS[kind] if c not in row]:

@@ -1,0 +1,176 @@
+"""SRB's long-form files as rows and a figure: any of the four kinds, alone or together.
+
+A row is either the comparison of two arms over the runs of one model, or a bucket summary as its
+file has it, with where it differs from the comparison. Of several kinds the most detailed is
+computed on (runs, else summary, else pairs); the others are checked against it. Rows are
+JSON-serialisable and hold all that `figure` and srb_text need. Statistics: srb_statistics.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks import srb_figures
+from benchmarks.srb_schema import FILES, RUNS, Row, Table, read
+from benchmarks.srb_statistics import (
+    DRAWS,
+    Run,
+    by_bucket,
+    decomposition,
+    pair_up,
+    paired,
+    stalls,
+)
+from benchmarks.srb_tables import bucket_table, runs_of, summary_rows
+from benchmarks.srb_text import MEASURES
+
+DETAIL = ("runs", "summary", "paired")  # the most detailed first
+ROUNDING = 0.0011  # by which bucket means of 3 decimals may differ
+
+
+def from_csv(
+    files: Sequence[str | Path], baseline: str = "static", treated: str = "srb",
+    draws: int = DRAWS,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Rows of the files; several of a kind are joined.
+
+    Raises OSError, and ValueError for a file that is none of the four, an arm without runs, a
+    prompt and seed that occurs twice, and files that do not tell of the same runs.
+    """
+    tables = [(Path(file).name, read(file)) for file in files]
+    joined = {
+        kind: [run for _, table in tables if table.kind == kind
+               for run in runs_of(table, baseline, treated)]
+        for kind in DETAIL
+    }  # fmt: skip
+    given = [kind for kind in DETAIL if joined[kind]]
+    for kind in given[1:]:
+        _check_same(given[0], joined[given[0]], kind, joined[kind])
+    runs = joined[given[0]] if given else []
+    found: list[dict[str, Any]] = []
+    for model in dict.fromkeys((run.get("backend"), run.get("model_id")) for run in runs):
+        mine = [r for r in runs if (r.get("backend"), r.get("model_id")) == model]
+        found.append(comparison(mine, baseline, treated, draws))
+        found[-1]["files"] = [name for name, table in tables if table.kind == given[0]]
+    computed = found[0]["bucket_table"] if len(found) == 1 else None
+    return found + [
+        {"kind": "buckets", "files": [name], "bucket_table": table.rows,
+         "differs": None if computed is None else differences(table, computed)}
+        for name, table in tables
+        if table.kind == "buckets"
+    ]  # fmt: skip
+
+
+def comparison(
+    runs: Iterable[Row], baseline: str = "static", treated: str = "srb", draws: int = DRAWS
+) -> dict[str, Any]:
+    """Two arms of one model in every measure, as one JSON-serialisable row.
+
+    Measures are time, tokens and entropy, and any further numeric column of the runs. Raises
+    ValueError for an arm without runs, a prompt and seed with one arm only, and several models.
+    """
+    runs, arms = list(runs), (treated, baseline)
+    every = pair_up(runs, "tokens_emitted", *arms)
+    runs = [run for run in runs if run["strategy"] in arms]
+    slow = stalls(runs)
+    calm = [run for run in runs if (run["name"], run.get("seed", 0)) not in slow]
+    measures = [*MEASURES, *further_measures(runs)]
+    measures = [m for m in measures if m == "seconds_per_token" or _known(runs, m)]
+    clock = ("wall_time_s", "seconds_per_token")
+    return {
+        "kind": "comparison",
+        "backend": runs[0].get("backend"),
+        "model_id": runs[0].get("model_id"),
+        "baseline": baseline,
+        "treated": treated,
+        "seeds": len({seed for _, seed in every.keys}),
+        "bucket_table": bucket_table(summary_rows(runs, baseline, treated)),
+        "overall": {m: asdict(paired(runs, m, *arms, draws)) for m in measures},
+        "stalls": [list(key) for key in slow],
+        "without_stalls": {m: asdict(paired(calm, m, *arms, draws)) for m in clock if slow},
+        "by_bucket": {
+            m: {b: asdict(one) for b, one in by_bucket(runs, m, *arms, draws).items()}
+            for m in measures
+        },
+        "decomposition": decomposition(runs, *arms, draws),
+        "runs": [_compact(run, measures) for run in runs],
+    }
+
+
+def further_measures(runs: Iterable[Run]) -> list[str]:
+    """Columns of the runs that are not in the public schema and hold numbers only."""
+    runs = list(runs)
+    columns = dict.fromkeys(c for run in runs for c in run if c not in RUNS and c != "seed")
+    return [
+        c
+        for c in columns
+        if _known(runs, c) and all(isinstance(r.get(c), int | float | None) for r in runs)
+    ]
+
+
+def differences(published: Table, computed: Iterable[Row]) -> list[str]:
+    """Cells of a bucket summary that are not those computed, as sentences."""
+    theirs, ours = ({r["bucket"]: r for r in rows} for rows in (published.rows, computed))
+    found = [
+        f"{bucket} is in one of the two only" for bucket in sorted(theirs.keys() ^ ours.keys())
+    ]
+    for bucket in theirs.keys() & ours.keys():
+        for column, cell in theirs[bucket].items():
+            own = ours[bucket].get(column, cell)
+            if (cell is None) != (own is None) or (
+                isinstance(cell, int | float) and abs(cell - own) > ROUNDING
+            ):
+                found.append(f"{bucket}: {column} is {cell}, computed {own}")
+    return sorted(found)
+
+
+def _check_same(kind: str, runs: Iterable[Run], other: str, others: Iterable[Run]) -> None:
+    known: dict[tuple, set[int]] = {}
+    for run in runs:
+        known.setdefault(_key(run), set()).add(run["tokens_emitted"])
+    for run in others:
+        name, seed, arm = key = _key(run)
+        if run["tokens_emitted"] not in known.get(key, ()):
+            ours = " or ".join(map(str, known.get(key, ["none"])))
+            raise ValueError(
+                f"{name}, seed {seed}, {arm!r}: {run['tokens_emitted']} tokens in {FILES[other]}, "
+                f"{ours} in {FILES[kind]}; expected files of one study"
+            )
+
+
+def _key(run: Run) -> tuple[str, int, str]:
+    return run["name"], run.get("seed", 0), run["strategy"]
+
+
+def _known(runs: Iterable[Run], measure: str) -> bool:
+    return any(run.get(measure) is not None for run in runs)
+
+
+def _compact(run: Row, measures: Iterable[str]) -> Row:
+    kept = ("name", "bucket", "seed", "strategy", *measures)
+    return {k: run[k] for k in kept if k in run}
+
+
+def figure(rows: Iterable[Mapping[str, Any]]) -> Any:
+    """The three figures of each comparison, or the changes by bucket of a summary without one."""
+    from matplotlib.figure import Figure
+
+    rows = list(rows)
+    compared = [row for row in rows if row["kind"] == "comparison"]
+    if not compared:
+        tables = [row["bucket_table"] for row in rows]
+        whole = Figure(figsize=(8, 4.5 * len(tables)), dpi=120, layout="constrained")
+        parts = whole.subfigures(len(tables), 1, squeeze=False)[:, 0]
+        for table, part in zip(tables, parts, strict=True):
+            srb_figures.bucket_changes(table, part)
+        return whole
+    whole = Figure(figsize=(12, 14 * len(compared)), dpi=120, layout="constrained")
+    parts = whole.subfigures(len(compared), 1, squeeze=False)[:, 0]
+    draws = (srb_figures.entropy_overlay, srb_figures.efficiency_heatmap, srb_figures.time_quality)
+    for row, part in zip(compared, parts, strict=True):
+        if len(compared) > 1:
+            part.suptitle(row["model_id"])
+        for draw, panel in zip(draws, part.subfigures(3, 1), strict=True):
+            draw(row["runs"], row["baseline"], row["treated"], on=panel)
+    return whole
