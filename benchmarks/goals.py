@@ -166,16 +166,19 @@ def scored(nats: Sequence[Tensor], rows: Sequence[Row], part: str) -> Tensor:
 
 
 def compare(
-    model: ResoLLMModel, rows: Sequence[Row], none: Sequence[Tensor], case: str,
-    weights: Tensor | None, seed: int,
+    model: ResoLLMModel, rows: Sequence[Row], none: Sequence[Tensor], matching: Sequence[Tensor],
+    case: str, weights: Tensor | None, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Nats per token of a case with the matching goal, none, and another row's; differences."""
+    """Nats per token of a case with the matching goal, none, and another row's; differences.
+
+    `none` and `matching` are their `token_nats`, which are the same for every seed.
+    """
     source, part = CASES[case]
     goals = goal_vectors(model.embedding.weight.detach(), rows, source, weights)
     partner = others(len(rows), torch.Generator().manual_seed(seed))
     counts = torch.stack([getattr(row, part).sum() for row in rows]).double()
     sums = {
-        "matching": scored(token_nats(model, rows, goals), rows, part),
+        "matching": scored(matching, rows, part),
         "none": scored(none, rows, part),
         "shuffled": scored(token_nats(model, rows, goals[partner]), rows, part),
     }
@@ -300,43 +303,53 @@ def run(options: Any) -> list[dict[str, Any]]:
     weights = weightings(table, options.train, engine.tokenizer)
     length = (QUICK_PROMPTS, QUICK_NEW_TOKENS) if options.quick else (PROMPTS, NEW_TOKENS)
     seeds = options.seeds[:1] if options.quick else options.seeds
-    found = [unit for seed in seeds for unit in units(engine.model, rows, weights, seed, *length)]
     about = {"checkpoint": checkpoint_name(options.checkpoint), "data": data_name(spec)}
     records = Records("goals", options.record)
-    bar = tqdm(found, desc="measurements", leave=False)
+    todo = units(engine.model, rows, weights, seeds, *length)
+    bar = tqdm(todo, desc="measurements", leave=False)
     return [recorded(records, {**about, **key}, measure) for key, measure in bar]
 
 
 def units(
-    model: ResoLLMModel, rows: Sequence[Row], weights: dict[str, Tensor | None], seed: int,
-    prompts: int, new_tokens: int,
+    model: ResoLLMModel, rows: Sequence[Row], weights: dict[str, Tensor | None],
+    seeds: Sequence[int], prompts: int, new_tokens: int,
 ) -> list[Unit]:  # fmt: skip
-    """Every measurement of a seed, in the order of the module's docstring; none is made yet."""
-    none = functools.cache(lambda: token_nats(model, rows, None))
-    texts = functools.cache(lambda: generated(model, rows, seed, prompts, new_tokens))
+    """Every measurement of every seed, in the order of the docstring; none is made yet."""
     table = model.embedding.weight.detach()
+    none = functools.cache(lambda: token_nats(model, rows, None))
+    texts = functools.cache(lambda seed: generated(model, rows, seed, prompts, new_tokens))
 
-    def loss(case: str, weight: Tensor | None) -> dict[str, Any]:
-        return compare(model, rows, none(), case, weight, seed)
+    @functools.cache
+    def matching(case: str, name: str) -> list[Tensor]:
+        vectors = goal_vectors(table, rows, CASES[case][0], weights[name])
+        return token_nats(model, rows, vectors)
 
-    def achieved(weight: Tensor | None, centred: bool) -> dict[str, Any]:
-        halves = [goal_vectors(table, rows, part, weight) for part in ("first", "second")]
+    def loss(case: str, name: str, seed: int) -> dict[str, Any]:
+        return compare(model, rows, none(), matching(case, name), case, weights[name], seed)
+
+    def achieved(name: str, centred: bool, seed: int) -> dict[str, Any]:
+        halves = [goal_vectors(table, rows, part, weights[name]) for part in ("first", "second")]
         return {"rows": len(rows), **achievement(*halves, centred, seed)}
 
-    found: list[Unit] = [
-        ({"measure": "loss", "case": case}, functools.partial(loss, case, None)) for case in CASES
+    keys: list[dict[str, Any]] = [{"measure": "loss", "case": case} for case in CASES]
+    measures: list[Callable[[int], Mapping[str, Any]]] = [
+        functools.partial(loss, case, "equal") for case in CASES
     ]
     for name, weight in weights.items():
         for case in list(CASES)[:2] if weight is not None else ():
-            key = {"measure": "weighting", "weighting": name, "case": case}
-            found.append((key, functools.partial(loss, case, weight)))
+            keys.append({"measure": "weighting", "weighting": name, "case": case})
+            measures.append(functools.partial(loss, case, name))
         for centred in (False, True):
-            key = {"measure": "achieved", "weighting": name, "centred": centred}
-            found.append((key, functools.partial(achieved, weight, centred)))
+            keys.append({"measure": "achieved", "weighting": name, "centred": centred})
+            measures.append(functools.partial(achieved, name, centred))
     for goal in ("own", "another's"):
-        key = {"measure": "generated", "goal": goal}
-        found.append((key, lambda goal=goal: texts()[goal]))
-    return [({"seed": seed, **key}, measure) for key, measure in found]
+        keys.append({"measure": "generated", "goal": goal})
+        measures.append(lambda seed, goal=goal: texts(seed)[goal])
+    return [
+        ({"seed": seed, **key}, functools.partial(measure, seed=seed))
+        for seed in seeds
+        for key, measure in zip(keys, measures, strict=True)
+    ]
 
 
 COLUMNS = {
