@@ -353,11 +353,34 @@ def test_weights_are_named_by_their_hash(tmp_path, llama):
             pretrained.Pretrained(name)
 
 
+def test_texts_of_an_arm_come_back_by_prompt_and_seed():
+    """Every row has a seed of its own; the greedy text is written once for all."""
+    asked = []
+
+    class Writer:
+        def write(self, prompts, seeds, arm, length):
+            asked.extend(seeds)
+            return [Text((seed,), prompt) for prompt, seed in zip(prompts, seeds, strict=True)]
+
+    plan = protocols.Plan(["greedy"], [2, 5], 1, prompts=("a", "b", "c"))
+    found = protocols.arm_texts(Writer(), arms.PUBLISHED, plan)
+    assert found == [
+        [Text((6,), "a"), Text((15,), "a")],
+        [Text((7,), "b"), Text((16,), "b")],
+        [Text((8,), "c"), Text((17,), "c")],
+    ]  # fmt: skip
+    assert asked == [6, 7, 8, 15, 16, 17]  # in step, and consecutive where seeds are
+    greedy = protocols.arm_texts(Writer(), arms.GREEDY, plan)
+    assert [[text.text for text in row] for row in greedy] == [["a"] * 2, ["b"] * 2, ["c"] * 2]
+    assert len(asked) == 9
+
+
 # --- the task
 
 
 def call(monkeypatch, capsys, *arguments):
     monkeypatch.setattr(sys, "argv", ["evaluate.py", "phase-slip", *arguments])
+    monkeypatch.setattr(statistics, "DRAWS", 50)
     evaluate.main()
     return capsys.readouterr().out
 

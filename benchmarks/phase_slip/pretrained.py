@@ -20,7 +20,7 @@ from benchmarks.phase_slip.arms import Arm
 from benchmarks.phase_slip.texts import Text, spoken, weights_hash
 from reso_llm.inference import Prompt
 
-ROWS = 16  # of a batch
+ROWS = 32  # of a batch: weights are read once for all
 
 
 class Pretrained:

@@ -123,12 +123,17 @@ def loops(writer: Writer, plan: Plan) -> dict[str, Any]:
 
 
 def arm_texts(writer: Writer, arm: str, plan: Plan) -> list[list[Text]]:
-    """Texts (P,S) of an arm; greedy ones are written once for each prompt."""
-    prompts, seeds = plan.prompts, plan.seeds
+    """Texts (P,S) of an arm; greedy ones are written once for each prompt.
+
+    Prompt p of seed s draws from s P + p, so that all of an arm are rows of a few batches.
+    """
+    prompts, num = plan.prompts, len(plan.prompts)
     if arm == GREEDY:
-        once = writer.write(prompts, range(len(prompts)), ARMS[arm], plan.tokens)
-        return [[text] * len(seeds) for text in once]
-    return [writer.write([p] * len(seeds), seeds, ARMS[arm], plan.tokens) for p in prompts]
+        once = writer.write(prompts, range(num), ARMS[arm], plan.tokens)
+        return [[text] * len(plan.seeds) for text in once]
+    draws = [seed * num + p for seed in plan.seeds for p in range(num)]
+    texts = writer.write([*prompts] * len(plan.seeds), draws, ARMS[arm], plan.tokens)
+    return [texts[p::num] for p in range(num)]
 
 
 def strict(
