@@ -455,4 +455,4 @@ def _logistic(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
     axes.axhline(0, color=ORANGE, ls=":", lw=0.8)
     axes.set(xlabel="r of the logistic map", ylabel="exponent, nats per step", ylim=(-2.2, 1))
     axes.set_title("Lyapunov exponent of x to r x (1 - x)")
-    axes.legend(loc="lower left")
+    axes.legend(loc="lower right")

@@ -240,11 +240,17 @@ def figure(rows: Sequence[dict[str, Any]]) -> Any:
 
 
 def _name_cuts(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
-    """Each place on the curve with the cuts that lead there."""
-    places: dict[tuple[float, float], list[str]] = {}
+    """Each place on the curve with the cuts that lead there; close ones share a name."""
+    close = 0.03 * (max(row["layers"][0] for row in rows) - min(row["layers"][0] for row in rows))
+    places: list[list[dict[str, Any]]] = []
     for row in rows:
-        place = round(row["layers"][0], 2), round(row["bits_per_byte"][0], 3)
-        places.setdefault(place, []).append(f"{row['skip_below']:g}")
-    for place, cuts in places.items():
-        several = f"{cuts[0]} to {cuts[-1]}" if len(cuts) > 1 else cuts[0]
-        axes.annotate(several, place, textcoords="offset points", xytext=(9, 6), fontsize=9)
+        if places and abs(places[-1][0]["layers"][0] - row["layers"][0]) <= close:
+            places[-1].append(row)
+        else:
+            places.append([row])
+    for place in places:
+        first, last = place[0], place[-1]
+        name = f"{first['skip_below']:g}"
+        name += f" to {last['skip_below']:g}" if last is not first else ""
+        at = first["layers"][0], first["bits_per_byte"][0]
+        axes.annotate(name, at, textcoords="offset points", xytext=(9, 6), fontsize=9)

@@ -243,14 +243,26 @@ def continuation(
         output = model(ids[-1], output.state, goal)
 
 
+Asked = tuple[Row, int]  # a conversation, and how many tokens its prompt has
+
+
+def asked_rows(rows: Sequence[Row], context: int, prompts: int, new_tokens: int) -> list[Asked]:
+    """The first conversations that leave room for the text. ValueError for fewer than two."""
+    ends = [(row, int(row.reply.int().argmax()) + 1) for row in rows]
+    asked = [(row, end) for row, end in ends if end + new_tokens <= context][:prompts]
+    if len(asked) < 2:
+        raise ValueError(
+            f"{len(asked)} prompts leave room for {new_tokens} of the {context} tokens the model "
+            "reads; expected at least 2"
+        )
+    return asked
+
+
 def generated(
-    model: ResoLLMModel, rows: Sequence[Row], seed: int, prompts: int, new_tokens: int
+    model: ResoLLMModel, asked: Sequence[Asked], seed: int, new_tokens: int
 ) -> dict[str, dict[str, Any]]:
     """Cosine with the row's own goal, and with another's, of texts with and without it."""
-    room = model.config.max_seq_len - new_tokens
     table = model.embedding.weight.detach()
-    asked = [(row, int(row.reply.int().argmax()) + 1) for row in rows]
-    asked = [(row, end) for row, end in asked if end <= room][:prompts]
     own = goal_vectors(table, [row for row, _ in asked], "reply")
     partner = others(len(asked), torch.Generator().manual_seed(seed))
 
@@ -301,23 +313,26 @@ def run(options: Any) -> list[dict[str, Any]]:
         )
     table = engine.model.embedding.weight.detach()
     weights = weightings(table, options.train, engine.tokenizer)
-    length = (QUICK_PROMPTS, QUICK_NEW_TOKENS) if options.quick else (PROMPTS, NEW_TOKENS)
+    prompts, new_tokens = (
+        (QUICK_PROMPTS, QUICK_NEW_TOKENS) if options.quick else (PROMPTS, NEW_TOKENS)
+    )
+    asked = asked_rows(rows, engine.config.max_seq_len, prompts, new_tokens)
     seeds = options.seeds[:1] if options.quick else options.seeds
     about = {"checkpoint": checkpoint_name(options.checkpoint), "data": data_name(spec)}
     records = Records("goals", options.record)
-    todo = units(engine.model, rows, weights, seeds, *length)
+    todo = units(engine.model, rows, weights, seeds, asked, new_tokens)
     bar = tqdm(todo, desc="measurements", leave=False)
     return [recorded(records, {**about, **key}, measure) for key, measure in bar]
 
 
 def units(
     model: ResoLLMModel, rows: Sequence[Row], weights: dict[str, Tensor | None],
-    seeds: Sequence[int], prompts: int, new_tokens: int,
+    seeds: Sequence[int], asked: Sequence[Asked], new_tokens: int,
 ) -> list[Unit]:  # fmt: skip
     """Every measurement of every seed, in the order of the docstring; none is made yet."""
     table = model.embedding.weight.detach()
     none = functools.cache(lambda: token_nats(model, rows, None))
-    texts = functools.cache(lambda seed: generated(model, rows, seed, prompts, new_tokens))
+    texts = functools.cache(lambda seed: generated(model, asked, seed, new_tokens))
 
     @functools.cache
     def matching(case: str, name: str) -> list[Tensor]:

@@ -7,8 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-pytest.importorskip("transformers")  # the peer model of benchmarks.common
-
 from benchmarks import gating, goals, heldout, long_context
 from reso_llm.config import (
     CoherenceGateConfig,
@@ -256,11 +254,12 @@ def test_continuation_is_sampling_from_whole_passes_with_the_goal():
 
 
 @torch.no_grad()
-def test_generated_compares_texts_with_their_own_goals(monkeypatch):
+def test_generated_compares_texts_with_their_own_goals():
     """The rise of each prompt's own goal, by hand; the loop is the same for another's."""
-    monkeypatch.setattr(goals, "NEW_TOKENS", 6)
     model, rows = make_model("agency"), make_rows(9, 10, 11)
-    own, another = goals.generated(model, rows, seed=3)
+    asked = goals.asked_rows(rows, model.config.max_seq_len, 20, 6)
+    found = goals.generated(model, asked, 3, 6)
+    own, another = found["own"], found["another's"]
     vectors = goals.goal_vectors(model.embedding.weight, rows, "reply")
     partner = goals.others(3, torch.Generator().manual_seed(3))
     for found, wanted in ((own, vectors), (another, vectors[partner])):
