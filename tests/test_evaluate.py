@@ -15,7 +15,6 @@ from benchmarks import ablation, ablation_report, common, lm
 from benchmarks.common import Records
 from reso_llm import cli
 from reso_llm.config import KuramotoConfig, ResoLLMConfig
-from reso_llm.inference import ResoLLMInference
 from reso_llm.train_config import TrainConfig
 from reso_llm.training import train
 
@@ -247,14 +246,12 @@ def test_quick_scores_the_first_documents_of_each_checkpoint(call, capsys, files
     first, second = json.loads(capsys.readouterr().out)
     assert first == second
     assert first["documents"] == 8
-    tokenizer = ResoLLMInference.from_pretrained(files["RUN"]).tokenizer
     lines = Path(files["DATA"]).read_text().splitlines()[:8]
     texts = [json.loads(line)["text"] for line in lines]
     assert first["bytes"] == pytest.approx(sum(len(text) for text in texts), rel=0.05)
     assert sum(p["tokens"] for p in first["positions"]) == first["tokens"]
     total = sum(p["tokens"] * p["nats_per_token"] for p in first["positions"])
     assert total == pytest.approx(first["nats"])
-    assert tokenizer.vocab_size == 261, "bytes: each costs a token"
 
 
 # --- ablation -----------------------------------------------------------------------------------
