@@ -4,7 +4,7 @@
 
 "Without" is a copy of the model in which the stage's own output weights are zero, so it adds
 exactly nothing (of the gate: one that cuts nothing off). All other weights are the same, and were
-trained beside the stage: what it is worth to a model that never had it, benchmarks/ablate.py
+trained beside the stage: what it is worth to a model that never had it, benchmarks/ablation.py
 measures.
 
 Shapes: T tokens, D width, V vocabulary.
