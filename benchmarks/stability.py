@@ -377,7 +377,7 @@ def groups(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 def over_seeds(rows: Sequence[dict[str, Any]], kind: str) -> dict[int, dict[str, list[float]]]:
     """{d: {score: value, low, high}}, means over the seeds that could be compared there."""
     found: dict[int, dict[str, list[list[float]]]] = {}
-    for comparison in (c for row in rows for c in row[kind] if "warning" in c):
+    for comparison in (c for row in rows for c in row[kind]):
         for name in (n for n in comparison if n != "read" and not n.startswith("num_")):
             scores = found.setdefault(comparison["read"], {})
             scores.setdefault(name, []).append(comparison[name]["auroc"])
