@@ -1,9 +1,10 @@
-"""What the benchmarks share: the record of a row, finding it again, interleaved timing.
+"""What the benchmarks share: the record of a row, names of weights, interleaved timing.
 
 A record is one line of results/NAME.jsonl: what was measured, and under "environment" the command
 line, commit, versions and machine.
 """
 
+import hashlib
 import json
 import statistics
 from collections.abc import Callable, Mapping
@@ -19,6 +20,22 @@ RESULTS = Path(__file__).parent / "results"
 
 def num_parameters(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
+
+
+def weights_hash(directory: str | Path) -> str:
+    """First 16 hex digits of the sha256 of model*.safetensors, in the order of their names.
+
+    Raises ValueError where there is none.
+    """
+    files = sorted(Path(directory).glob("model*.safetensors"))
+    if not files:
+        raise ValueError(f"{directory}: expected model*.safetensors, the weights, in it")
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:16]
 
 
 def write_row(name: str, row: Mapping[str, Any]) -> None:

@@ -344,10 +344,10 @@ def test_weights_are_named_by_their_hash(tmp_path, llama):
         (tmp_path / name).write_bytes(body)
     (tmp_path / "optimizer.safetensors").write_bytes(b"c")
     expected = hashlib.sha256(b"a" + b"b" * 2_000_000).hexdigest()[:16]
-    assert texts.weights_hash(tmp_path) == expected
+    assert common.weights_hash(tmp_path) == expected
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="expected model"):
-        texts.weights_hash(tmp_path / "empty")
+        common.weights_hash(tmp_path / "empty")
     for name, why in (("nobody/nothing-here", "hf download"), ("a b", "neither a directory")):
         with pytest.raises(ValueError, match=why):
             pretrained.Pretrained(name)
@@ -396,7 +396,7 @@ def test_quick_study_of_our_checkpoint(checkpoint, llama, monkeypatch, capsys, t
         *["published"] * 3, *["breaker"] * 3, "loops", *["strict"] * 3
     ]  # fmt: skip
     assert {(row["model"], row["weights"]) for row in rows} == {
-        ("tiny", texts.weights_hash(checkpoint))
+        ("tiny", common.weights_hash(checkpoint))
     }
     assert str(tmp_path) not in out
     strict = [row for row in rows if row["protocol"] == "strict"]

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.common import weights_hash
 from benchmarks.phase_slip.arms import Arm
-from benchmarks.phase_slip.texts import Text, spoken, weights_hash
+from benchmarks.phase_slip.texts import Text, spoken
 from reso_llm.inference import Prompt
 
 ROWS = 32  # of a batch: weights are read once for all

@@ -9,7 +9,6 @@ never see it. `pretrained.py` has the writer for models of transformers.
 Shapes: B rows, T tokens, V vocabulary.
 """
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -17,6 +16,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from benchmarks.common import weights_hash
 from benchmarks.phase_slip.arms import WATCH, Arm
 from reso_llm.checkpoint import resolve
 from reso_llm.generation import GenerationOptions, RowRun, finish
@@ -54,22 +54,6 @@ class Writer(Protocol):
     def logits(self, ids: Tensor) -> Tensor:
         """(B,T) -> (B,T,V), rows padded on the right."""
         ...
-
-
-def weights_hash(directory: str | Path) -> str:
-    """First 16 hex digits of the sha256 of model*.safetensors, in the order of their names.
-
-    Raises ValueError where there is none.
-    """
-    files = sorted(Path(directory).glob("model*.safetensors"))
-    if not files:
-        raise ValueError(f"{directory}: expected model*.safetensors, the weights, in it")
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()[:16]
 
 
 def spoken(prompt: Prompt) -> str:
