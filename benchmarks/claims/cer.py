@@ -43,7 +43,7 @@ def mirror_row(name: str) -> Callable[[Evidence], Finding]:
             actions["brake"],
             actions["escape"],
         )
-        words = "{} ± {} nats; {} BRAKE, {} ESCAPE".format(*ours)
+        words = "{:.2f} ± {:.2f} nats; {} BRAKE, {} ESCAPE".format(*ours)
         return Finding(f"{words}, {len(row['seeds'])} seeds", decided(ours == TABLE[name]), MIRROR)
 
     return decide
@@ -187,7 +187,7 @@ def _spread(values: list[float]) -> str:
 
 CLAIMS = (
     *(
-        Claim(f"Mirror test, {name}: {mean} ± {std} nats, {brake} BRAKE, {escape} ESCAPE",
+        Claim(f"Mirror test, {name}: {mean:.2f} ± {std} nats, {brake} BRAKE, {escape} ESCAPE",
               f"{README}, mirror test", mirror_row(name))
         for name, (mean, std, brake, escape) in TABLE.items()
     ),

@@ -68,11 +68,11 @@ def overhead(evidence: Evidence) -> Finding:
 def better_model(evidence: Evidence) -> Finding:
     """The full stack against our control and GPT-2 at equal time, on both texts."""
     verdicts, words = [], []
-    for task, seconds in (("shakespeare", 130.0), ("guanaco", 180.0)):
+    for task, seconds in (("shakespeare", 130), ("guanaco", 180)):
         bits = {}
         for model in ("full", "control"):
-            rows = evidence.rows("quality", task=task, model=model, seconds=seconds)
-            bits[model] = [r["bits_per_byte"] for r in rows]
+            rows = evidence.rows("quality", task=task, model=model)
+            bits[model] = [r["bits_per_byte"] for r in rows if round(r["seconds"], -1) == seconds]
         means = {model: statistics.fmean(values) for model, values in bits.items()}
         verdicts.append(decided(max(bits["full"]) < min(bits["control"])))
         words.append(f"{task} {means['full']:.3f} against {means['control']:.3f}")
@@ -169,13 +169,11 @@ def lightweight(evidence: Evidence) -> Finding:
 
 
 def share_state(evidence: Evidence) -> Finding:
-    rows = [r for r in evidence.rows("consensus", measure="memory") if r["listener"] != r["teller"]]
-    told = [r for r in rows if r["state"].startswith("F 1") or r["state"] == "F 1.0"]
-    row = (told or rows)[-1]
+    row = evidence.row("consensus", measure="memory", state="F 1")
     return Finding(
-        f"what one agent is told changes another by {shown(row['fact'])} nats/token, a fact nobody "
-        f"was told by {shown(row['control'])}: the field is shared, nothing specific in it",
-        decided(row["fact"][1] > row["control"][2]), "python -m benchmarks.consensus",
+        f"at fidelity 1, what one agent was told costs another {shown(row['fact'])} nats/token "
+        f"more than before, a fact that nobody was told {shown(row['control'])}",
+        decided(row["fact"][2] < row["control"][1]), "python -m benchmarks.consensus",
     )  # fmt: skip
 
 
@@ -240,7 +238,7 @@ def autograd(evidence: Evidence) -> Finding:
     torch.manual_seed(0)
     model = ResoLLMModel(config)
     ids = torch.randint(64, (2, 33))
-    model.loss(ids[:, :-1], ids[:, 1:], torch.ones(2, 32, dtype=torch.bool)).backward()
+    model.loss(ids[:, :-1], ids[:, 1:], goal=torch.randn(2, 64)).backward()
     gradients = [p.grad for p in model.parameters() if p.requires_grad]
     got = [g for g in gradients if g is not None and g.isfinite().all()]
     return Finding(f"{len(got)} of {len(gradients)} parameters get a finite gradient",
