@@ -141,6 +141,8 @@ def test_the_published_files_together_and_alone():
     rows = json.loads(json.dumps(srb_csv.from_csv([*files.values()], draws=100)))
     assert [row["kind"] for row in rows] == ["comparison", "buckets"]
     assert rows[1]["differs"] == []
+    calm = rows[0]["without_stalls"]["wall_time_s"]
+    assert (calm["prompts"], calm["mean"]) == (83, pytest.approx(-8.1, abs=0.05))
     text = srb_text.text(rows)
     assert "| procedures | 665.733 | 701.400 | 95.106 | 92.458 | 0.004 | 15 | 5.358 |" in text
     assert "essays_002, essays_005" in text
@@ -187,7 +189,7 @@ def test_missing_values_are_dropped_and_counted():
 
 
 def test_ratios_need_positive_values():
-    found = srb_statistics.paired(study([1, 2], base=-1), "quality", "srb", "static", draws=10)
+    found = srb_statistics.paired(study([1, 2], base=-5), "quality", "srb", "static", draws=10)
     assert (found.mean, found.ratio, found.ratio_interval) == (1.5, None, None)
 
 
@@ -365,6 +367,7 @@ def test_what_is_written_is_read_again(tmp_path):
     assert tables["paired"].rows == srb_tables.paired_rows(runs)
     assert tables["buckets"].rows == srb_tables.bucket_table(tables["summary"].rows)
     assert [r["name"] for r in tables["paired"].rows] == ["a_0", "b_0", "b_0"]
+    assert {r["bucket"]: r["num_prompts"] for r in tables["buckets"].rows} == {"a": 1, "b": 1}
     assert [*tables["summary"].rows[0]][-2:] == ["signed_efficiency", "seed"]
     assert srb_tables.runs_of(tables["summary"])[1]["seed"] == 4
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(srb_schema.FILES.values())
@@ -440,7 +443,7 @@ ROW = "code,1,2,3,4,0.5,6,7,8"
         (f"{HEADER}\ncode,1,inf,3,4,5,6,7,8", "'inf' is not a number"),
         (f"{HEADER}\ncode,1,2,3,4,5,6.5,7,8", "'6.5' is not an integer"),
         (f"{HEADER}\ncode,1,2,3,4,some,6,7,8", "'some' is not a number or nothing"),
-        (f"{HEADER}\n\"code,1,2,3,4,5,6,7,8\n", "line 2: "),
+        (f"{HEADER}\n\"code,1,2,3,4,5,6,7,8\n", "line 2: unexpected end of data"),
         (f"{HEADER},seed\n{ROW},-1", "column 'seed': '-1' is not an integer"),
     ],
 )  # fmt: skip
@@ -454,9 +457,11 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path, content, what):
 
 def test_columns_of_our_own_are_numbers_or_text(tmp_path):
     path = tmp_path / "t.csv"
-    path.write_bytes(f"\ufeff{HEADER},a,b\r\n{ROW},1.5,1\r\n\r\n{ROW},,x\r\n".encode())
+    path.write_bytes(
+        f"\ufeff{HEADER},a,b\r\n{ROW},1.5,1\r\n\r\n{ROW},nan,x\r\n{ROW},,\r\n".encode()
+    )
     rows = srb_schema.read(path).rows
-    assert [(r["a"], r["b"]) for r in rows] == [(1.5, "1"), (None, "x")]
+    assert [(r["a"], r["b"]) for r in rows] == [(1.5, "1"), (None, "x"), (None, "")]
     path.write_bytes(b"bucket\xff")
     with pytest.raises(ValueError, match=r"t\.csv, line 1"):
         srb_schema.read(path)
