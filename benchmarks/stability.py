@@ -21,6 +21,7 @@ documents; of several seeds the table gives the means of values and ends. The st
 ratio of sums of `heldout.interval`: it ranks all pairs of two samples that share their documents.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -135,13 +136,14 @@ def trace(model: ResoLLMModel, ids: np.ndarray, config: StabilityConfig) -> Trac
     num_warnings, classes = np.zeros(len(ids), dtype=np.int64), {}
     for row, tokens in enumerate(tqdm(ids, desc="reading", leave=False)):
         inputs = torch.from_numpy(tokens)[None]
-        logits = model(inputs).logits[0, :-1].double()
+        output = model(inputs)
+        logits = output.logits[0, :-1].double()
         log_probs = logits.log_softmax(-1)
         chosen = log_probs.gather(-1, inputs[0, 1:, None])[:, 0]
         scores["entropy"][row, 1:] = entropy_nats(logits).numpy()
         scores["max_prob"][row, 1:] = log_probs.amax(-1).exp().numpy()
         scores["surprise"][row, 1:] = -chosen.numpy()
-        hidden = model.trunk(inputs)[0][0].numpy()
+        hidden = output.diagnostics["hidden"][0].numpy()
         monitor = StabilityMonitor(config)
         for t in range(1, len(tokens)):
             reading = monitor.observe(
@@ -311,8 +313,9 @@ def run(options: Any) -> list[dict[str, Any]]:
     quick = options.quick
     split, _ = held_out(spec, engine.tokenizer, QUICK_DOCUMENTS if quick else None)
     most = QUICK_WINDOWS if quick else options.max_windows
-    cut = windows(split, engine.config.max_seq_len, most)
+    ids, docs = windows(split, engine.config.max_seq_len, most)
     config = StabilityConfig(enabled=True, predictive_horizon=options.horizon)
+    clean = functools.cache(lambda: trace(engine.model, ids, config))  # the same for every seed
     resamples = QUICK_RESAMPLES if quick else RESAMPLES
     about = {"checkpoint": checkpoint_name(options.checkpoint), "data": data_name(spec),
              "horizon": options.horizon, "share": options.share,
@@ -321,21 +324,20 @@ def run(options: Any) -> list[dict[str, Any]]:
     rows = []
     for seed in tqdm(options.seeds[:1] if quick else options.seeds, desc="seeds", leave=False):
         rows.append(recorded(records, {**about, "seed": seed}, lambda seed=seed: study(
-            engine.model, *cut, config, options.share, options.temperature, seed, resamples
+            engine.model, clean(), docs, config, options.share, options.temperature, seed, resamples
         )))  # fmt: skip
     return rows
 
 
 def study(
-    model: ResoLLMModel, ids: np.ndarray, docs: np.ndarray, config: StabilityConfig, share: float,
+    model: ResoLLMModel, clean: Trace, docs: np.ndarray, config: StabilityConfig, share: float,
     temperature: float, seed: int, resamples: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """The whole measurement of one seed on windows (N, T) of documents (N,), as plain values."""
-    rng = np.random.default_rng(seed)
+    """The measurement of one seed on clean windows (N, T) of documents (N,), as plain values."""
+    rng, ids = np.random.default_rng(seed), clean.ids
     c, start = ids.shape[1] * 5 // 8, ids.shape[1] // 8
     calibration = rng.permutation(np.unique(docs))[: len(np.unique(docs)) // 2]
     damaged_ids = {"corrupt": corrupted(ids, c, share, rng), "loop": looped(ids, c, rng)}
-    clean = trace(model, ids, config)
     damaged = {name: trace(model, rows, config) for name, rows in damaged_ids.items()}
     generator = torch.Generator().manual_seed(seed)
     own = sampled(model, ids[:, :start], temperature, generator)
