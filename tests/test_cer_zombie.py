@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 import evaluate
-from cer import zombie_hub, zombie_pair
+from cer import pretrained, zombie_hub, zombie_pair
 from cer.zombie import (
     Deviations,
     NoiseConfig,
@@ -562,8 +562,8 @@ def test_a_hub_that_accepts_and_never_answers(monkeypatch):
 
 def test_a_download_that_hangs_is_ended(monkeypatch):
     pytest.importorskip("huggingface_hub")
-    monkeypatch.setattr(zombie_hub, "CHILD", "import time; time.sleep(60)")
-    monkeypatch.setattr(zombie_hub, "_probe", lambda *_: "")
+    monkeypatch.setattr(pretrained, "CHILD", "import time; time.sleep(60)")
+    monkeypatch.setattr(pretrained, "_probe", lambda *_: "")
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     with pytest.raises(ValueError, match=r"did not end within 0\.3 seconds"):
         zombie_hub.load_subject("nobody/nothing", TEXT, T, 2, deadline=0.3)
