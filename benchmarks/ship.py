@@ -3,8 +3,9 @@
     head -n 810 guanaco_900.jsonl > train.jsonl; tail -n 90 guanaco_900.jsonl > heldout.jsonl
     python train.py --config configs/shipped.yaml --out runs/shipped
     python -m benchmarks.ship --run runs/shipped --heldout heldout.jsonl
-    python -m benchmarks.srb --data heldout.jsonl --scorer SMOLLM2
-    python -m benchmarks.ship --run runs/shipped --heldout heldout.jsonl --srb results/srb.jsonl
+    python evaluate.py srb --record
+    python -m benchmarks.ship --run runs/shipped --heldout heldout.jsonl \\
+        --srb benchmarks/results/srb.jsonl
 
 Weights and tables are stored in half precision, and scored as stored; the optimizer stays behind.
 The model card is made here too, so that its numbers are those of this very file.
@@ -17,7 +18,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import num_parameters
-from benchmarks.srb_old import SETTLED
+from benchmarks.srb.analysis import SETTLED
 from reso_llm.checkpoint import load_checkpoint, resolve, save_directory
 from reso_llm.data import tokenise_all
 from reso_llm.evaluation import LanguageModelScore, score_split
@@ -31,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", required=True, help="run directory of train.py")
     parser.add_argument("--heldout", required=True, help="conversations that were not trained on")
-    parser.add_argument("--srb", type=Path, help="rows of benchmarks/srb.py: keep the last rule")
+    parser.add_argument("--srb", type=Path, help="rows of evaluate.py srb: keep its rule")
     parser.add_argument("--out", type=Path, default=SHIPPED)
     args = parser.parse_args()
     tensors, documents = load_checkpoint(resolve(args.run))
@@ -43,7 +44,7 @@ def main() -> None:
         "training.json": {
             "tokenizer_fingerprint": training["tokenizer_fingerprint"],
             "goal_calibration": training["goal_calibration"],
-            "srb": rule_of(args.srb) if args.srb else {},
+            "srb": rule_of(args.srb, args.out.name) if args.srb else {},
         },
     }
     half = {name: t.half() if t.is_floating_point() else t for name, t in tensors["model"].items()}
@@ -70,10 +71,13 @@ def main() -> None:
     print(f"{args.out}: {size / 1e6:.2f} MB\n\n{card}")
 
 
-def rule_of(rows: Path) -> dict[str, float]:
-    """Thresholds of SRB in the newest row."""
-    rule = json.loads(rows.read_text().splitlines()[-1])["rule"]
-    return {name: rule[name] for name in SETTLED}
+def rule_of(path: Path, model: str) -> dict[str, float]:
+    """Thresholds of SRB in the newest study of a model. ValueError where there is none."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rules = [r["rule"] for r in rows if r.get("kind") == "study" and r["model"] == model]
+    if not rules:
+        raise ValueError(f"{path}: expected a row of the study of {model}: run evaluate.py srb")
+    return {name: rules[-1][name] for name in SETTLED}
 
 
 def score(engine: ResoLLMInference, path: str) -> LanguageModelScore:

@@ -101,7 +101,7 @@ def _closure(name, inside):
 def _project():
     files = [path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py")]
     files += [path for name in SCRIPTS if (path := REPOSITORY / f"{name}.py").exists()]
-    files += (REPOSITORY / "benchmarks").glob("*.py")
+    files += (REPOSITORY / "benchmarks").rglob("*.py")
     return {_dotted(path): path.read_text(encoding="utf-8") for path in files}
 
 
@@ -113,6 +113,7 @@ def _dotted(path):
 def test_the_project_keeps_the_rules():
     sources = _project()
     assert {MODEL, "reso_llm.block", "reso_llm.decoding.sampling"} <= set(sources)
+    assert {"benchmarks.srb", "benchmarks.srb.study"} <= set(sources)
     assert violations(sources) == []
     found = set(imports_of(sources, MODEL)) | set(imports_of(sources, "reso_llm.block"))
     assert {f"reso_llm.{name}" for name in STAGE_FILES} <= found

@@ -4,8 +4,10 @@ The published files in ../shared are the oracle where they exist; they are no pa
 """
 
 import csv
+import hashlib
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +15,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from benchmarks import (
-    srb_csv,
-    srb_figures,
-    srb_schema,
-    srb_statistics,
-    srb_tables,
-    srb_text,
-    srb_traces,
+import evaluate
+from benchmarks import common, srb
+from benchmarks.srb import (
+    comparison,
+    comparison_text,
+    figures,
+    panels,
+    schema,
+    statistics,
+    tables,
+    traces,
 )
 
 wilcoxon = pytest.importorskip("scipy.stats").wilcoxon
@@ -55,12 +60,12 @@ def study(differences, measure="quality", seeds=1, base=10.0):
 
 @pytest.fixture(scope="module")
 def reference():
-    return {kind: srb_schema.read(SHARED / name) for kind, name in NAMES.items()}
+    return {kind: schema.read(SHARED / name) for kind, name in NAMES.items()}
 
 
 @pytest.fixture(scope="module")
 def public_runs(reference):
-    return srb_tables.runs_of(reference["summary"])
+    return tables.runs_of(reference["summary"])
 
 
 # --- the published numbers
@@ -68,7 +73,7 @@ def public_runs(reference):
 
 @published
 def test_the_published_bucket_summary_is_reproduced_to_the_last_decimal(reference):
-    table = srb_tables.bucket_table(reference["summary"].rows)
+    table = tables.bucket_table(reference["summary"].rows)
     assert [len(row) for row in table] == [10] * 5
     signed = {row["bucket"]: row.pop("signed_efficiency") for row in table}
     assert table == reference["buckets"].rows  # the order of the rows included
@@ -77,7 +82,7 @@ def test_the_published_bucket_summary_is_reproduced_to_the_last_decimal(referenc
 
 @published
 def test_published_efficiency_is_cut_off_at_zero(reference, public_runs):
-    derived = srb_tables.summary_rows(public_runs)
+    derived = tables.summary_rows(public_runs)
     assert [r["resonance_efficiency"] for r in derived] == [
         r["resonance_efficiency"] for r in reference["summary"].rows
     ]
@@ -87,8 +92,8 @@ def test_published_efficiency_is_cut_off_at_zero(reference, public_runs):
 
 @published
 def test_the_published_pairs_are_reproduced(reference):
-    runs = srb_tables.runs_of(reference["paired"])
-    assert srb_tables.paired_rows(runs) == reference["paired"].rows
+    runs = tables.runs_of(reference["paired"])
+    assert tables.paired_rows(runs) == reference["paired"].rows
 
 
 @published
@@ -101,7 +106,7 @@ def test_the_published_pairs_are_reproduced(reference):
     ],
 )
 def test_published_differences(public_runs, measure, mean, edges, p, noise):
-    found = srb_statistics.paired(public_runs, measure, "srb", "static")
+    found = statistics.paired(public_runs, measure, "srb", "static")
     assert (found.prompts, found.pairs, found.dropped) == (85, 85, 0)
     assert found.mean == pytest.approx(mean, abs=0.06 if abs(mean) > 1 else 6e-5)
     assert found.mean_interval == pytest.approx(edges, abs=noise)
@@ -110,26 +115,26 @@ def test_published_differences(public_runs, measure, mean, edges, p, noise):
 
 @published
 def test_published_time_without_the_two_stalls(public_runs):
-    stalls = srb_statistics.stalls(public_runs)
+    stalls = statistics.stalls(public_runs)
     assert stalls == [("essays_002", 0), ("essays_005", 0)]
-    whole = srb_statistics.paired(public_runs, "wall_time_s", "srb", "static")
+    whole = statistics.paired(public_runs, "wall_time_s", "srb", "static")
     assert whole.median == pytest.approx(-8.0, abs=0.05)
     calm = [r for r in public_runs if (r["name"], 0) not in stalls]
-    found = srb_statistics.paired(calm, "wall_time_s", "srb", "static")
+    found = statistics.paired(calm, "wall_time_s", "srb", "static")
     assert found.mean == pytest.approx(-8.1, abs=0.05)
     assert found.mean_interval == pytest.approx((-11.2, -5.0), abs=0.15)
 
 
 @published
 def test_published_tokens_by_bucket_and_factors_of_time(public_runs):
-    found = srb_statistics.by_bucket(public_runs, "tokens_emitted", "srb", "static", draws=100)
+    found = statistics.by_bucket(public_runs, "tokens_emitted", "srb", "static", draws=100)
     means = {bucket: one.mean for bucket, one in found.items()}
     expected = dict(code=-35.7, creative=-2.6, essays=-26.1, procedures=35.7, summaries=3.2)
     assert means == pytest.approx(expected, abs=0.051)
     assert found["essays"].p == pytest.approx(0.049, abs=5e-4)
     assert found["procedures"].p == pytest.approx(0.012, abs=5e-4)
     assert found["procedures"].p_holm == pytest.approx(5 * found["procedures"].p)
-    parts = srb_statistics.decomposition(public_runs, "srb", "static", draws=100)
+    parts = statistics.decomposition(public_runs, "srb", "static", draws=100)
     ratios = [parts[m][0] for m in ("wall_time_s", "seconds_per_token", "tokens_emitted")]
     assert ratios == pytest.approx([0.917, 0.924, 0.992], abs=5e-4)
     assert parts["tokens_share"] == pytest.approx(math.log(0.99185) / math.log(0.91685), abs=1e-3)
@@ -138,17 +143,16 @@ def test_published_tokens_by_bucket_and_factors_of_time(public_runs):
 @published
 def test_the_published_files_together_and_alone():
     files = {kind: SHARED / name for kind, name in NAMES.items()}
-    rows = json.loads(json.dumps(srb_csv.from_csv([*files.values()], draws=100)))
-    assert [row["kind"] for row in rows] == ["comparison", "buckets"]
-    assert rows[1]["differs"] == []
+    rows = json.loads(json.dumps(comparison.from_csv([*files.values()], draws=100)))
+    assert [("overall" in row, row.get("differs")) for row in rows] == [(True, None), (False, [])]
     calm = rows[0]["without_stalls"]["wall_time_s"]
     assert (calm["prompts"], calm["mean"]) == (83, pytest.approx(-8.1, abs=0.05))
-    text = srb_text.text(rows)
+    text = srb.text(rows)
     assert "| procedures | 665.733 | 701.400 | 95.106 | 92.458 | 0.004 | 15 | 5.358 |" in text
     assert "essays_002, essays_005" in text
-    (alone,) = srb_csv.from_csv([files["buckets"]])
-    assert "| creative | 531.933 | 529.333 |" in srb_text.text([alone])
-    (pairs,) = srb_csv.from_csv([files["paired"]], draws=100)
+    (alone,) = comparison.from_csv([files["buckets"]])
+    assert "| creative | 531.933 | 529.333 |" in srb.text([alone])
+    (pairs,) = comparison.from_csv([files["paired"]], draws=100)
     assert pairs["overall"]["avg_entropy"]["mean"] == pytest.approx(-0.0085, abs=6e-5)
 
 
@@ -156,13 +160,13 @@ def test_the_published_files_together_and_alone():
 
 
 def test_a_known_difference_of_hand_made_numbers():
-    found = srb_statistics.paired(study([1, 2, 3, 10]), "quality", "srb", "static", draws=2000)
+    found = statistics.paired(study([1, 2, 3, 10]), "quality", "srb", "static", draws=2000)
     assert (found.mean, found.median, found.p) == (4.0, 2.5, 0.125)  # p = 2 / 2^4
     assert found.ratio == pytest.approx((1.1 * 1.2 * 1.3 * 2.0) ** 0.25)
     assert 1 <= found.mean_interval[0] < 4 < found.mean_interval[1] <= 10
     assert 1 <= found.median_interval[0] <= 2.5 <= found.median_interval[1] <= 10
     assert 1.1 <= found.ratio_interval[0] < found.ratio < found.ratio_interval[1] <= 2.0
-    swapped = srb_statistics.paired(study([1, 2, 3, 10]), "quality", "static", "srb", draws=2000)
+    swapped = statistics.paired(study([1, 2, 3, 10]), "quality", "static", "srb", draws=2000)
     assert swapped.mean == -4.0
     assert swapped.ratio == pytest.approx(1 / found.ratio)
 
@@ -170,7 +174,7 @@ def test_a_known_difference_of_hand_made_numbers():
 @given(st.lists(st.integers(-9, 9), min_size=1, max_size=7))
 @settings(max_examples=12, deadline=None)
 def test_wilcoxon_is_scipys_and_one_where_nothing_differs(differences):
-    found = srb_statistics.paired(study(differences), "quality", "srb", "static", draws=1)
+    found = statistics.paired(study(differences), "quality", "srb", "static", draws=1)
     expected = wilcoxon(np.array(differences, float)).pvalue if any(differences) else 1.0
     assert found.p == pytest.approx(expected)
 
@@ -180,16 +184,16 @@ def test_missing_values_are_dropped_and_counted():
     runs[0]["quality"] = math.nan
     runs[3]["quality"] = None
     del runs[4]["quality"]
-    found = srb_statistics.paired(runs[:-1], "quality", "srb", "static", draws=10)
+    found = statistics.paired(runs[:-1], "quality", "srb", "static", draws=10)
     assert (found.pairs, found.dropped, found.mean) == (1, 4, 4.0)
     assert found.mean_interval is None
     half = [r | {"quality": r["quality"] if r["strategy"] == "srb" else None} for r in study([1])]
-    none = srb_statistics.paired(half, "quality", "srb", "static")
+    none = statistics.paired(half, "quality", "srb", "static")
     assert (none.pairs, none.dropped, none.mean, none.p, none.ratio) == (0, 1, None, None, None)
 
 
 def test_ratios_need_positive_values():
-    found = srb_statistics.paired(study([1, 2], base=-5), "quality", "srb", "static", draws=10)
+    found = statistics.paired(study([1, 2], base=-5), "quality", "srb", "static", draws=10)
     assert (found.mean, found.ratio, found.ratio_interval) == (1.5, None, None)
 
 
@@ -204,15 +208,15 @@ def test_ratios_need_positive_values():
 )
 def test_wrong_runs_are_named(runs, measure, what):
     with pytest.raises(ValueError, match=what):
-        srb_statistics.paired(runs, measure, "srb", "static")
+        statistics.paired(runs, measure, "srb", "static")
 
 
 def test_seeds_of_a_prompt_are_one_observation():
     """Guards an interval that shrinks when the same prompts are only asked more often."""
     rng = np.random.default_rng(0)
     d = rng.normal(size=20)
-    once = srb_statistics.paired(study(d), "quality", "srb", "static")
-    often = srb_statistics.paired(study(d, seeds=5), "quality", "srb", "static")
+    once = statistics.paired(study(d), "quality", "srb", "static")
+    often = statistics.paired(study(d, seeds=5), "quality", "srb", "static")
     assert (often.prompts, often.pairs) == (20, 100)
     assert often.mean_interval == pytest.approx(once.mean_interval)
     assert often.p == once.p
@@ -221,7 +225,7 @@ def test_seeds_of_a_prompt_are_one_observation():
 def test_prompts_count_alike_however_many_seeds_they_have():
     runs = study([3.0, 0.0], seeds=1) + [r for r in study([0.0, 0.0], seeds=4) if r["seed"]]
     runs = [r for r in runs if r["name"] == "p_001" or r["seed"] == 0]
-    found = srb_statistics.paired(runs, "quality", "srb", "static", draws=10)
+    found = statistics.paired(runs, "quality", "srb", "static", draws=10)
     assert (found.pairs, found.prompts, found.mean) == (5, 2, 1.5)
 
 
@@ -233,10 +237,10 @@ def test_cluster_intervals_cover():
         effects = 1.0 + rng.normal(size=25)
         pairs = effects[:, None] + 0.2 * rng.normal(size=(25, 4))  # (P,S)
         names = [str(p) for p in range(25) for _ in range(4)]
-        clusters = srb_statistics.by_prompt(pairs.ravel(), names)
-        low, high = srb_statistics.interval(clusters, draws=300)
+        clusters = statistics.by_prompt(pairs.ravel(), names)
+        low, high = statistics.interval(clusters, draws=300)
         hits += low <= 1.0 <= high
-        low, high = srb_statistics.interval(pairs.ravel(), draws=300)
+        low, high = statistics.interval(pairs.ravel(), draws=300)
         singles += low <= 1.0 <= high
     assert 0.87 < hits / 150 < 0.99
     assert singles / 150 < 0.8
@@ -244,16 +248,16 @@ def test_cluster_intervals_cover():
 
 def test_the_interval_of_a_mean_is_near_the_normal_one():
     d = np.random.default_rng(2).normal(3, 2, size=400)
-    low, high = srb_statistics.interval(d)
+    low, high = statistics.interval(d)
     half = 1.96 * d.std() / 20
     assert (low, high) == pytest.approx((d.mean() - half, d.mean() + half), abs=0.02)
-    assert srb_statistics.interval(d, seed=1) != (low, high)
-    assert srb_statistics.interval(d) == (low, high)
+    assert statistics.interval(d, seed=1) != (low, high)
+    assert statistics.interval(d) == (low, high)
 
 
 def test_holm_by_hand():
-    assert srb_statistics.holm([0.04, None, 0.01, 0.03]) == pytest.approx([0.06, None, 0.03, 0.06])
-    assert srb_statistics.holm([0.9, 0.8]) == [1.0, 1.0]
+    assert statistics.holm([0.04, None, 0.01, 0.03]) == pytest.approx([0.06, None, 0.03, 0.06])
+    assert statistics.holm([0.9, 0.8]) == [1.0, 1.0]
 
 
 @given(st.lists(st.floats(0, 1), max_size=8))
@@ -265,7 +269,7 @@ def test_holm_rejects_as_the_step_down_procedure_does(ps):
             break
         rejected.add(i)
         left -= 1
-    assert {i for i, p in enumerate(srb_statistics.holm(ps)) if p <= 0.05} == rejected
+    assert {i for i, p in enumerate(statistics.holm(ps)) if p <= 0.05} == rejected
 
 
 def test_buckets_are_apart_and_adjusted_together():
@@ -274,7 +278,7 @@ def test_buckets_are_apart_and_adjusted_together():
         one["bucket"] = "odd" if int(one["name"][-1]) % 2 else "even"
     for one in study([7]):
         runs.append(one | {"name": "empty_0", "bucket": "empty", "quality": None})
-    found = srb_statistics.by_bucket(runs, "quality", "srb", "static", draws=10)
+    found = statistics.by_bucket(runs, "quality", "srb", "static", draws=10)
     assert {b: x.mean for b, x in found.items()} == {"even": 3.0, "odd": 4.0, "empty": None}
     assert [x.p_holm for x in found.values()] == [0.5, 0.5, None]  # twice 2 / 2^3
 
@@ -287,12 +291,12 @@ def test_stalls_are_found_by_arm_and_seed():
         for seed in range(2)
         for arm, seconds in (("static", 1.0), ("srb", 9.0))
     ]
-    assert srb_statistics.stalls(runs) == []
+    assert statistics.stalls(runs) == []
     runs[2]["wall_time_s"] = 3.1  # static, seed 1 of p_0
-    assert srb_statistics.stalls(runs) == [("p_0", 1)]
-    assert srb_statistics.stalls(runs, factor=3.2) == []
+    assert statistics.stalls(runs) == [("p_0", 1)]
+    assert statistics.stalls(runs, factor=3.2) == []
     runs[0]["tokens_emitted"] = 0
-    assert srb_statistics.stalls(runs) == [("p_0", 1)]
+    assert statistics.stalls(runs) == [("p_0", 1)]
 
 
 @given(st.lists(st.tuples(*[st.floats(0.1, 10)] * 4), min_size=1, max_size=6))
@@ -301,7 +305,7 @@ def test_factors_of_time_multiply_to_its_ratio(values):
     runs = []
     for i, (a, b, clock, other) in enumerate(values):
         runs += [run(f"p_{i}", "static", a, a * clock), run(f"p_{i}", "srb", b, b * other)]
-    found = srb_statistics.decomposition(runs, "srb", "static", draws=10)
+    found = statistics.decomposition(runs, "srb", "static", draws=10)
     tokens, clock = (found[m][0] for m in ("tokens_emitted", "seconds_per_token"))
     assert tokens * clock == pytest.approx(found["wall_time_s"][0])
     assert tokens == pytest.approx(math.prod(b / a for a, b, _, _ in values) ** (1 / len(values)))
@@ -310,13 +314,13 @@ def test_factors_of_time_multiply_to_its_ratio(values):
 def test_time_saved_by_the_clock_alone_is_not_the_tokens():
     slow = [run(f"p_{i}", "static", 10, 2.0) for i in range(3)]
     clock = slow + [run(f"p_{i}", "srb", 10, 1.0) for i in range(3)]
-    found = srb_statistics.decomposition(clock, "srb", "static")
+    found = statistics.decomposition(clock, "srb", "static")
     assert found["tokens_share"] == 0.0
     assert found["seconds_per_token"] == pytest.approx((0.5, 0.5, 0.5))
     tokens = slow + [run(f"p_{i}", "srb", 5, 1.0) for i in range(3)]
-    assert srb_statistics.decomposition(tokens, "srb", "static")["tokens_share"] == 1.0
+    assert statistics.decomposition(tokens, "srb", "static")["tokens_share"] == 1.0
     with pytest.raises(ValueError, match="no prompt has wall time and tokens"):
-        srb_statistics.decomposition([r | {"tokens_emitted": 0} for r in slow + tokens[3:]],
+        statistics.decomposition([r | {"tokens_emitted": 0} for r in slow + tokens[3:]],
                                      "srb", "static")  # fmt: skip
 
 
@@ -329,7 +333,7 @@ def both(name, static, srb, **further):
 
 def test_a_bucket_table_by_hand():
     runs = both("b_0", 100, 90) + both("b_1", 50, 75) + both("a_0", 10, 4)
-    a, b = srb_tables.bucket_table(srb_tables.summary_rows(runs))  # the best first
+    a, b = tables.bucket_table(tables.summary_rows(runs))  # the best first
     assert a == {
         "bucket": "a", "tokens_baseline": 10.0, "tokens_srb": 4.0, "wall_time_baseline_s": 1.0,
         "wall_time_srb_s": 0.4, "resonance_efficiency": 0.6, "num_prompts": 1,
@@ -341,12 +345,12 @@ def test_a_bucket_table_by_hand():
 
 def test_a_baseline_without_tokens_has_no_efficiency():
     runs = both("b_0", 0, 5) + both("b_1", 100, 50)
-    rows = srb_tables.summary_rows(runs)
+    rows = tables.summary_rows(runs)
     assert [r["signed_efficiency"] for r in rows] == [None, 0.5]
-    assert srb_tables.paired_rows(runs)[0]["tokens_emitted_pct"] is None
-    (row,) = srb_tables.bucket_table(rows)
+    assert tables.paired_rows(runs)[0]["tokens_emitted_pct"] is None
+    (row,) = tables.bucket_table(rows)
     assert (row["resonance_efficiency"], row["num_prompts"]) == (0.5, 2)
-    (none,) = srb_tables.bucket_table(rows[:1])
+    (none,) = tables.bucket_table(rows[:1])
     assert (none["resonance_efficiency"], none["tokens_pct_change"]) == (None, None)
 
 
@@ -359,36 +363,36 @@ def test_what_is_written_is_read_again(tmp_path):
     ]
     runs[0]["avg_entropy"] = None
     extra = [run("b_0", "third", 3, seed=4)]
-    srb_tables.write_all(tmp_path, runs + extra)
-    tables = {k: srb_schema.read(tmp_path / name) for k, name in srb_schema.FILES.items()}
-    assert {kind: table.kind for kind, table in tables.items()} == {k: k for k in tables}
-    assert tables["runs"].rows[:-1] == runs
-    assert tables["summary"].rows == srb_tables.summary_rows(runs)
-    assert tables["paired"].rows == srb_tables.paired_rows(runs)
-    assert tables["buckets"].rows == srb_tables.bucket_table(tables["summary"].rows)
-    assert [r["name"] for r in tables["paired"].rows] == ["a_0", "b_0", "b_0"]
-    assert {r["bucket"]: r["num_prompts"] for r in tables["buckets"].rows} == {"a": 1, "b": 1}
-    assert [*tables["summary"].rows[0]][-2:] == ["signed_efficiency", "seed"]
-    assert srb_tables.runs_of(tables["summary"])[1]["seed"] == 4
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(srb_schema.FILES.values())
+    tables.write_all(tmp_path, runs + extra)
+    found = {k: schema.read(tmp_path / name) for k, name in schema.FILES.items()}
+    assert {kind: table.kind for kind, table in found.items()} == {k: k for k in found}
+    assert found["runs"].rows[:-1] == runs
+    assert found["summary"].rows == tables.summary_rows(runs)
+    assert found["paired"].rows == tables.paired_rows(runs)
+    assert found["buckets"].rows == tables.bucket_table(found["summary"].rows)
+    assert [r["name"] for r in found["paired"].rows] == ["a_0", "b_0", "b_0"]
+    assert {r["bucket"]: r["num_prompts"] for r in found["buckets"].rows} == {"a": 1, "b": 1}
+    assert [*found["summary"].rows[0]][-2:] == ["signed_efficiency", "seed"]
+    assert tables.runs_of(found["summary"])[1]["seed"] == 4
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(schema.FILES.values())
 
 
 def test_the_columns_are_the_published_ones_and_ours_last(tmp_path):
-    srb_tables.write_all(tmp_path, both("a_0", 5, 3), "static", "srb")
+    tables.write_all(tmp_path, both("a_0", 5, 3), "static", "srb")
     headers = {
         kind: (tmp_path / name).read_text().split("\n")[0].strip().split(",")
-        for kind, name in srb_schema.FILES.items()
+        for kind, name in schema.FILES.items()
     }
     ours = {"runs": ["seed"], "summary": ["signed_efficiency"], "buckets": ["signed_efficiency"]}
     for kind, header in headers.items():
-        assert header == [*srb_schema.KINDS[kind], *ours.get(kind, [])]
+        assert header == [*schema.KINDS[kind], *ours.get(kind, [])]
 
 
 @published
 def test_the_known_columns_are_those_of_the_published_files():
     for kind, name in NAMES.items():
         with (SHARED / name).open(newline="", encoding="utf-8") as file:
-            assert next(csv.reader(file)) == [*srb_schema.KINDS[kind]]
+            assert next(csv.reader(file)) == [*schema.KINDS[kind]]
 
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=12)
@@ -403,8 +407,8 @@ def test_any_text_survives(tmp_path_factory, texts):
     runs = []
     for i, (prompt, reply) in enumerate(texts):
         runs += both(f"a_{i}", 5, 3, prompt=prompt, response_text=reply)
-    srb_tables.write_all(path, runs)
-    assert srb_schema.read(path / "runs_longform.csv").rows == runs
+    tables.write_all(path, runs)
+    assert schema.read(path / "runs_longform.csv").rows == runs
 
 
 @pytest.mark.parametrize(
@@ -420,11 +424,11 @@ def test_runs_that_make_no_study_are_not_written(tmp_path, change, what):
     runs = both("b_0", 9, 7)
     runs[1] = {k: v for k, v in (runs[1] | change).items() if v is not ...}
     with pytest.raises(ValueError, match=what):
-        srb_tables.write_all(tmp_path / "new", runs)
+        tables.write_all(tmp_path / "new", runs)
     assert not (tmp_path / "new").exists()
 
 
-HEADER = ",".join(srb_schema.BUCKETS)
+HEADER = ",".join(schema.BUCKETS)
 ROW = "code,1,2,3,4,0.5,6,7,8"
 
 
@@ -451,7 +455,7 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path, content, what):
     path = tmp_path / "t.csv"
     path.write_text(content)
     with pytest.raises(ValueError, match=what) as error:
-        srb_schema.read(path)
+        schema.read(path)
     assert str(error.value).startswith(str(path))
 
 
@@ -460,11 +464,11 @@ def test_columns_of_our_own_are_numbers_or_text(tmp_path):
     path.write_bytes(
         f"\ufeff{HEADER},a,b\r\n{ROW},1.5,1\r\n\r\n{ROW},nan,x\r\n{ROW},,\r\n".encode()
     )
-    rows = srb_schema.read(path).rows
+    rows = schema.read(path).rows
     assert [(r["a"], r["b"]) for r in rows] == [(1.5, "1"), (None, "x"), (None, "")]
     path.write_bytes(b"bucket\xff")
     with pytest.raises(ValueError, match=r"t\.csv, line 1"):
-        srb_schema.read(path)
+        schema.read(path)
 
 
 # --- rows, text and figures
@@ -483,69 +487,126 @@ def files(tmp_path):
         one |= {"wall_time_s": one["tokens_emitted"] * rng.uniform(0.1, 0.2),
                 "avg_entropy": rng.uniform(1, 2), "own_nats_per_byte": rng.uniform(1, 2),
                 "writer": "w"}  # fmt: skip
-    srb_tables.write_all(tmp_path, runs)
-    return {kind: tmp_path / name for kind, name in srb_schema.FILES.items()}
+    tables.write_all(tmp_path, runs)
+    return {kind: tmp_path / name for kind, name in schema.FILES.items()}
 
 
 def test_all_kinds_together_are_one_comparison(files):
-    rows = json.loads(json.dumps(srb_csv.from_csv([*files.values()], draws=50)))
-    assert [row["kind"] for row in rows] == ["comparison", "buckets"]
+    rows = json.loads(json.dumps(comparison.from_csv([*files.values()], draws=50)))
+    assert [row["kind"] for row in rows] == ["csv", "csv"]
     found, table = rows
     assert (found["model_id"], found["seeds"], table["differs"]) == ("tiny", 2, [])
-    assert [*found["overall"]] == [*srb_text.MEASURES, "own_nats_per_byte"]
+    assert found["files"] == ["runs_longform.csv"]
+    digest = hashlib.sha256(files["buckets"].read_bytes()).hexdigest()
+    assert table["sha256"] == [digest[:16]]
+    assert [*found["overall"]] == [*comparison_text.MEASURES, "own_nats_per_byte"]
     assert found["overall"]["own_nats_per_byte"]["prompts"] == 5
-    runs = srb_schema.read(files["runs"]).rows
-    one = srb_statistics.paired(runs, "wall_time_s", "srb", "static", 50)
+    runs = schema.read(files["runs"]).rows
+    one = statistics.paired(runs, "wall_time_s", "srb", "static", 50)
     assert found["overall"]["wall_time_s"]["mean"] == one.mean
-    text = srb_text.text(rows)
+    text = srb.text(rows)
     assert f"| wall time, s | 5 | 0 | {one.mean:.1f} [" in text
     assert "| own_nats_per_byte | 5 |" in text
+
+
+def test_rows_hold_no_data_and_no_path(files, tmp_path):
+    """What is published of somebody's files is their statistics: no text, no value of a prompt."""
+    written = json.dumps(comparison.from_csv([*files.values()], draws=20))
+    assert str(tmp_path) not in written
+    assert not {name for name in ("code_000", "Write", "srb_settled") if name in written}
 
 
 def test_a_prompt_of_another_study_is_refused(files):
     text = files["summary"].read_text().replace("code_000", "code_009")
     files["summary"].write_text(text)
     with pytest.raises(ValueError, match=r"code_009, seed 0, 'static': .* none in runs_"):
-        srb_csv.from_csv([*files.values()], draws=1)
+        comparison.from_csv([*files.values()], draws=1)
     with pytest.raises(ValueError, match="no runs of strategy 'base'; there are: srb, static"):
-        srb_csv.from_csv([files["runs"]], baseline="base", draws=1)
+        comparison.from_csv([files["runs"]], baseline="base", draws=1)
     with pytest.raises(ValueError, match="two runs of"):
-        srb_csv.from_csv([files["runs"]] * 2, draws=1)
+        comparison.from_csv([files["runs"]] * 2, draws=1)
 
 
 def test_a_bucket_summary_that_disagrees_is_told(files):
-    rows = srb_schema.read(files["buckets"]).rows
+    rows = schema.read(files["buckets"]).rows
     wrong = files["buckets"].read_text().replace(f",{rows[0]['tokens_srb']},", ",1.0,")
     files["buckets"].write_text(wrong)
-    *_, found = srb_csv.from_csv([*files.values()], draws=1)
+    *_, found = comparison.from_csv([*files.values()], draws=1)
     (sentence,) = found["differs"]
     expected = f"{rows[0]['bucket']}: tokens_srb is 1.0, computed {rows[0]['tokens_srb']}"
     assert sentence == expected
-    assert expected in srb_text.text([found])
+    assert expected in srb.text([found])
 
 
 def test_files_of_one_kind_are_joined_and_models_kept_apart(files, tmp_path):
     other = tmp_path / "other"
-    runs = [r | {"model_id": "large"} for r in srb_schema.read(files["runs"]).rows]
-    srb_tables.write_all(other, runs)
-    rows = srb_csv.from_csv([files["runs"], other / "runs_longform.csv"], draws=20)
+    runs = [r | {"model_id": "large"} for r in schema.read(files["runs"]).rows]
+    tables.write_all(other, runs)
+    rows = comparison.from_csv([files["runs"], other / "runs_longform.csv"], draws=20)
     assert [row["model_id"] for row in rows] == ["tiny", "large"]
     assert rows[0]["overall"] == rows[1]["overall"]
+    assert rows[0]["files"] == ["runs_longform.csv"] * 2
     pytest.importorskip("matplotlib")
-    assert len(srb_csv.figure(rows).subfigs) == 2
+    assert len(panels.figure(rows).subfigs) == 2
 
 
-def test_the_figure_of_the_rows_and_of_a_bucket_summary_alone(files):
+def test_the_figure_of_a_comparison_and_of_a_bucket_summary_alone(files):
     pytest.importorskip("matplotlib")
-    rows = json.loads(json.dumps(srb_csv.from_csv([files["runs"]], draws=20)))
-    (part,) = srb_csv.figure(rows).subfigs
-    assert len(part.subfigs) == 3
-    assert "own nats per byte" in part.subfigs[2].axes[0].get_ylabel()
-    alone = srb_csv.from_csv([files["buckets"]])
-    (axes,) = srb_csv.figure(alone).subfigs[0].axes
+    rows = json.loads(json.dumps(comparison.from_csv([*files.values()], draws=20)))
+    (part,) = panels.figure([{"of": "an earlier study"}, *rows]).subfigs
+    tokens, wall, entropy, ratio = part.axes
+    one = rows[0]["by_bucket"]["tokens_emitted"]["essays"]
+    assert [t.get_text() for t in tokens.get_yticklabels()] == [
+        "all (5)", "code (2)", "essays (2)", "lists (1)"
+    ]  # fmt: skip
+    point, _, (bar,) = tokens.containers[2].lines
+    assert point.get_xdata().tolist() == [one["mean"]]
+    assert bar.get_segments()[0][:, 0].tolist() == pytest.approx(one["mean_interval"])
+    assert len(tokens.containers) == len(wall.containers) == len(entropy.containers) == 4
+    assert tokens.get_xlabel() == "tokens: srb − static"
+    assert ratio.containers[0].lines[0].get_xdata()[0] == rows[0]["decomposition"]["wall_time_s"][0]
+    alone = comparison.from_csv([files["buckets"]])
+    (axes,) = panels.figure(alone).subfigs[0].axes
     widths = [bar.get_width() for bar in axes.patches]
     table = alone[0]["bucket_table"]
     assert widths[: len(table)] == [row["tokens_pct_change"] for row in table]
+    assert not panels.figure([]).subfigs
+
+
+def test_measures_that_the_files_lack_have_no_panel(files):
+    pytest.importorskip("matplotlib")
+    runs = [r | {"avg_entropy": None} for r in schema.read(files["runs"]).rows]
+    row = {"kind": "csv", "files": ["x.csv"], **comparison.comparison(runs, draws=20)}
+    (part,) = panels.figure([row]).subfigs
+    assert [axes.axison for axes in part.axes] == [True, True, False, True]
+
+
+def test_the_task_reads_files_and_records_them_once(files, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(srb, "DRAWS", 20)
+
+    def call(*options):
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", "srb", *map(str, options)])
+        evaluate.main()
+        return capsys.readouterr().out
+
+    plot = tmp_path / "x.png"
+    quick = ["--from-csv", files["runs"], files["buckets"], "--quick"]
+    said = call(*quick, "--plot", plot, "--json", "-")
+    assert [row["kind"] for row in json.loads(said)] == ["csv", "csv"]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert common.read_rows("srb") == []
+    for _ in range(2):
+        said = call("--from-csv", files["runs"], "--record")
+        (row,) = common.read_rows("srb")
+        assert srb.text([row]) + "\n" == said
+    call("--from-csv", files["summary"], "--record")
+    assert [r["files"] for r in common.read_rows("srb")] == [
+        ["runs_longform.csv"], ["summary_longform.csv"]
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="--from-csv runs no model"):
+        call("--from-csv", files["runs"], "--model", "x")
 
 
 def test_figures_draw_the_means_over_seeds():
@@ -553,16 +614,16 @@ def test_figures_draw_the_means_over_seeds():
     runs = both("a_0", 10, 5, seed=0) + both("a_0", 10, 15, seed=1) + both("a_1", 10, 2)
     for one, nats in zip(runs, (1.0, 2.0, 3.0, 6.0, 1.5, 1.0), strict=True):
         one["avg_entropy"] = nats
-    assert srb_figures.saved_percent(runs)["a"] == pytest.approx([0.0, 80.0])
-    lines = {x.get_label(): x for x in srb_figures.entropy_overlay(runs).axes[0].get_lines()}
+    assert figures.saved_percent(runs)["a"] == pytest.approx([0.0, 80.0])
+    lines = {x.get_label(): x for x in figures.entropy_overlay(runs).axes[0].get_lines()}
     assert [*lines["static"].get_ydata()] == [2.0, 1.5]
     assert [*lines["srb"].get_ydata()] == [4.0, 1.0]
-    (axes, _) = srb_figures.efficiency_heatmap(runs).axes
+    (axes, _) = figures.efficiency_heatmap(runs).axes
     image = axes.get_images()[0]
     assert image.get_array().tolist() == [pytest.approx([80.0, 0.0])]
     assert image.norm.vmin == -image.norm.vmax
     assert axes.get_yticklabels()[0].get_text() == "a\nmean +40.0 %"
-    left, right = srb_figures.time_quality(runs, quality="tokens_emitted").axes
+    left, right = figures.time_quality(runs, quality="tokens_emitted").axes
     points = {c.get_label(): c.get_offsets().tolist() for c in left.collections}
     assert points["srb"] == [[1.0, 10.0], [pytest.approx(0.2), 2.0]]
     assert [t.get_text() for t in right.get_legend().get_texts()] == ["a"]
@@ -570,13 +631,13 @@ def test_figures_draw_the_means_over_seeds():
 
 def test_traces_are_averaged_in_windows_and_stops_marked():
     pytest.importorskip("matplotlib")
-    windows = srb_traces.windows([np.arange(5.0), np.ones(2)], 2)
+    windows = traces.windows([np.arange(5.0), np.ones(2)], 2)
     np.testing.assert_array_equal(windows, [[0.5, 2.5, 4.0], [1.0, math.nan, math.nan]])
     long = np.linspace(3, 1, 20)
-    traces = {("a_0", 0, "static"): long, ("a_0", 0, "srb"): long[:7],
-              ("a_1", 0, "static"): long, ("a_1", 0, "srb"): long}  # fmt: skip
-    assert srb_traces.stopped(traces) == [("a_0", 7)]
-    axes = srb_traces.token_entropy_overlay(traces, {"a_0": "a", "a_1": "a"}).axes[0]
+    nats = {("a_0", 0, "static"): long, ("a_0", 0, "srb"): long[:7],
+            ("a_1", 0, "static"): long, ("a_1", 0, "srb"): long}  # fmt: skip
+    assert traces.stopped(nats) == [("a_0", 7)]
+    axes = traces.token_entropy_overlay(nats, {"a_0": "a", "a_1": "a"}).axes[0]
     assert axes.get_title() == "a: 1 of 2 stopped earlier"
     static, srb, ticks = axes.get_lines()
     np.testing.assert_allclose(static.get_ydata(), long)

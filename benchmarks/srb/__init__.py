@@ -14,6 +14,8 @@ as asked for (quality.py). Research questions 1 to 3 of the derivation notes: qu
 Replies, and the four public files (schema.py), are kept in --out and found again: a study that was
 stopped goes on. With --record they are kept in benchmarks/results/srb/MODEL. A reply that is there
 is not written again, whatever else changed; other options need another --out.
+
+A row is of one `kind`: a study, or csv, the statistics of published files (comparison.py).
 """
 
 import functools
@@ -27,17 +29,25 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from benchmarks.common import RESULTS, Records
-from benchmarks.phase_slip.texts import weights_hash
+from benchmarks import common
+from benchmarks.common import Records, weights_hash
 from benchmarks.srb import analysis, questions, study
+from benchmarks.srb.comparison import from_csv
+from benchmarks.srb.comparison_text import csv_text
+from benchmarks.srb.panels import REPOSITORY, figure
+from benchmarks.srb.statistics import DRAWS
+from benchmarks.srb.tables import write_all
 from benchmarks.srb.text import study_text
 from benchmarks.srb.writers import SAMPLER, HFWriter, ResoWriter, Writer
-from benchmarks.srb_tables import write_all
 from reso_llm.cli import Parser
 from reso_llm.hardware import keep_freed_memory
 
-REPOSITORY = RESULTS.parent.parent
+__all__ = ["add_options", "figure", "run", "text"]
+
 QUICK = study.Protocol(cap=32, seeds=(0,), per_bucket=1)
+QUICK_DRAWS = 200
+TEXTS = {"study": study_text, "csv": csv_text}
+CSV_KEY = ("kind", "files", "sha256", "backend", "model_id")
 
 
 def add_options(parser: Parser) -> None:
@@ -48,59 +58,89 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--cap", type=int, default=512, help="tokens of a reply at most")
     parser.add_argument("--target", type=float, default=0.5, help="share of replies that SRB ends")
     parser.add_argument("--out", type=str, help="directory of replies and tables")
+    parser.add_argument(
+        "--from_csv", type=str, nargs="+", metavar="FILE",
+        help="no study: compare the arms in these files, of any of the four public kinds",
+    )  # fmt: skip
 
 
 def run(options: Any) -> list[dict[str, Any]]:
-    """One row for the study of one model."""
+    """One row for the study of one model, or the rows of published files."""
+    records = Records("srb", options.record)
+    if options.from_csv:
+        return of_files(options, records)
     torch.set_num_threads(1)
     keep_freed_memory()
-    if options.model and options.checkpoint:
-        raise ValueError("--model is not ours and --checkpoint is: expected one of them")
     protocol = study.Protocol(target=options.target, cap=options.cap, seeds=tuple(options.seeds))
-    protocol = QUICK if options.quick else protocol
-    writer = HFWriter(options.model) if options.model else ResoWriter(options.checkpoint)
-    judge = HFWriter(options.judge) if options.judge else None
-    if judge is None and options.model:
-        judge = ResoWriter(None)
-    directory = place(options, writer)
-    names = {
+    return [of_model(options, QUICK if options.quick else protocol, records)]
+
+
+def of_files(options: Any, records: Records) -> list[dict[str, Any]]:
+    """The statistics of files; those on record are not added again."""
+    if options.model or options.checkpoint:
+        raise ValueError("--from-csv runs no model: leave out --model and --checkpoint")
+    rows = from_csv(options.from_csv, draws=QUICK_DRAWS if options.quick else DRAWS)
+    for row in rows:
+        if records.find(**{name: row.get(name) for name in CSV_KEY}) is None:
+            records.add(row)
+    return rows
+
+
+def of_model(options: Any, protocol: study.Protocol, records: Records) -> dict[str, Any]:
+    """The study of one model, found or run."""
+    writer, judge = models(options)
+    made = {
         "model": writer.model_id, "weights_sha256": weights_hash(writer.files),
-        "judge": judge and judge.model_id, "sampler": SAMPLER,
-        "target": protocol.target, "cap": protocol.cap,
+        "sampler": SAMPLER, "target": protocol.target, "cap": protocol.cap,
     }  # fmt: skip
-    same_study(directory, names)
+    key = {"kind": "study", **made, "judge": judge and judge.model_id, "seeds": protocol.seeds}
+    if row := records.find(**key):
+        return row
+    directory = place(options, writer)
+    same_study(directory, made)
     replies = study.Replies(directory / "replies.jsonl.gz")
     found = study.run(writer, protocol, replies)
-    row = {**names, "files": _named(directory), **_plain(found)}
+    row = {**key, "files": _named(directory), **_plain(found)}
     row |= results(replies, writer, judge, protocol, directory)
-    Records("srb", options.record).add(row)
-    return [row]
+    records.add(row)
+    return row
+
+
+def models(options: Any) -> tuple[Writer, Writer | None]:
+    """Who writes, and who reads what was written."""
+    if options.model and options.checkpoint:
+        raise ValueError("--model is not ours and --checkpoint is: expected one of them")
+    writer = HFWriter(options.model) if options.model else ResoWriter(options.checkpoint)
+    if options.judge:
+        return writer, HFWriter(options.judge)
+    return writer, ResoWriter(None) if options.model else None
 
 
 def place(options: Any, writer: Writer) -> Path:
-    """Where replies and tables are kept."""
+    """Where replies and tables are kept. ValueError where a recorded row could not name it."""
     if options.out:
+        if options.record and not Path(options.out).resolve().is_relative_to(REPOSITORY):
+            raise ValueError(f"--out {options.out}: expected a directory of the repository, as the "
+                             "recorded row names it")  # fmt: skip
         return Path(options.out)
     if options.quick:
         return Path(tempfile.mkdtemp(prefix="srb-quick-"))
-    return (RESULTS if options.record else Path("runs")) / "srb" / writer.model_id
+    return (common.RESULTS if options.record else Path("runs")) / "srb" / writer.model_id
 
 
-def same_study(directory: Path, names: dict[str, Any]) -> None:
+def same_study(directory: Path, wanted: dict[str, Any]) -> None:
     """Write down what the replies of a directory are of; ValueError if they are of something else.
 
     The judge does not write, so another one may read the same replies.
     """
-    wanted = {key: value for key, value in names.items() if key != "judge"}
     file = directory / "study.json"
-    if file.exists():
-        known = json.loads(file.read_text(encoding="utf-8"))
-        for key, value in wanted.items():
-            if known.get(key) != value:
-                raise ValueError(
-                    f"{file}: its replies have {key} = {known.get(key)}, not {value}: "
-                    "expected the same, or another --out"
-                )
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else wanted
+    for key, value in wanted.items():
+        if known.get(key) != value:
+            raise ValueError(
+                f"{file}: its replies have {key} = {known.get(key)}, not {value}: "
+                "expected the same, or another --out"
+            )
     directory.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
 
@@ -115,7 +155,6 @@ def results(
     write_all(directory, analysis.public_runs(replies, tables, writer, protocol.seeds))
     statics = [row for row in replies.of(1, "static") if row["seed"] in protocol.seeds]
     return {
-        "seeds": protocol.seeds,
         **analysis.compared(replies, tables, protocol.seeds),
         "by_seed": {s: analysis.compared(replies, tables, [s]) for s in protocol.seeds},
         "questions": questions.answered(statics, tables),
@@ -123,7 +162,10 @@ def results(
 
 
 def text(rows: Sequence[dict[str, Any]]) -> str:
-    return "\n\n".join(study_text(row) for row in rows)
+    """Studies first, then files. Rows without a kind are of an earlier study and left out."""
+    return "\n\n".join(
+        told(row) for kind, told in TEXTS.items() for row in rows if row.get("kind") == kind
+    )
 
 
 def _plain(found: study.Calibration) -> dict[str, Any]:
@@ -138,7 +180,3 @@ def _named(directory: Path) -> str:
     """The path in the repository, if it is there."""
     whole = directory.resolve()
     return str(whole.relative_to(REPOSITORY) if whole.is_relative_to(REPOSITORY) else directory)
-
-
-def figure(rows):
-    raise NotImplementedError

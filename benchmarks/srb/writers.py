@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.phase_slip.pretrained import load_pretrained, local_directory
+from reso_llm.checkpoint import resolve
 from reso_llm.decoding.controllers import Controller
 from reso_llm.inference import SHIPPED, ResoLLMInference
 from reso_llm.windows import eval_windows
@@ -64,8 +66,8 @@ class ResoWriter:
 
     def __init__(self, directory: str | None) -> None:
         self.engine = ResoLLMInference.from_pretrained(directory or SHIPPED)
-        self.files = Path(directory or SHIPPED)
-        self.model_id = self.files.resolve().name
+        self.files = resolve(directory or SHIPPED)
+        self.model_id = Path(directory or SHIPPED).resolve().name
 
     def room(self, question: str) -> int:
         """New tokens that fit into the context after the question."""
@@ -109,17 +111,15 @@ class ResoWriter:
 
 
 class HFWriter:
-    """A model of transformers, asked as its chat template says; a directory or a hub id."""
+    """A model of transformers, asked as its chat template says: a directory, or a hub id's copy."""
 
     backend = "transformers"
 
     def __init__(self, name: str) -> None:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        self.tokenizer = AutoTokenizer.from_pretrained(name)
-        self.model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).eval()
+        directory = local_directory(name)
+        self.tokenizer, self.model = load_pretrained(directory)
         self.model.generation_config.max_length = None  # max_new_tokens says it
-        self.files, self.model_id = Path(name), Path(name).name
+        self.files, self.model_id = Path(directory), Path(name).absolute().name
 
     def room(self, question: str) -> int:
         """New tokens that fit into the context after the question."""

@@ -1,19 +1,20 @@
-"""SRB's long-form files as rows and a figure: any of the four kinds, alone or together.
+"""SRB's long-form files as rows of statistics: any of the four kinds, alone or together.
 
 A row is either the comparison of two arms over the runs of one model, or a bucket summary as its
 file has it, with where it differs from the comparison. Of several kinds the most detailed is
-computed on (runs, else summary, else pairs); the others are checked against it. Rows are
-JSON-serialisable and hold all that `figure` and srb_text need. Statistics: srb_statistics.
+computed on (runs, else summary, else pairs); the others are checked against it. Rows hold what is
+computed and the names and hashes of the files, not their data. Statistics: statistics.py.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmarks import srb_figures
-from benchmarks.srb_schema import FILES, RUNS, Row, Table, read
-from benchmarks.srb_statistics import (
+from benchmarks.srb.comparison_text import MEASURES
+from benchmarks.srb.schema import FILES, RUNS, Row, Table, read
+from benchmarks.srb.statistics import (
     DRAWS,
     Run,
     by_bucket,
@@ -22,8 +23,7 @@ from benchmarks.srb_statistics import (
     paired,
     stalls,
 )
-from benchmarks.srb_tables import bucket_table, runs_of, summary_rows
-from benchmarks.srb_text import MEASURES
+from benchmarks.srb.tables import bucket_table, runs_of, summary_rows
 
 DETAIL = ("runs", "summary", "paired")  # the most detailed first
 ROUNDING = 0.0011  # by which bucket means of 3 decimals may differ
@@ -38,28 +38,50 @@ def from_csv(
     Raises OSError, and ValueError for a file that is none of the four, an arm without runs, a
     prompt and seed that occurs twice, and files that do not tell of the same runs.
     """
-    tables = [(Path(file).name, read(file)) for file in files]
+    sources = [_source(Path(file)) for file in files]
     joined = {
-        kind: [run for _, table in tables if table.kind == kind
-               for run in runs_of(table, baseline, treated)]
+        kind: [run for source in sources if source.table.kind == kind
+               for run in runs_of(source.table, baseline, treated)]
         for kind in DETAIL
     }  # fmt: skip
     given = [kind for kind in DETAIL if joined[kind]]
     for kind in given[1:]:
         _check_same(given[0], joined[given[0]], kind, joined[kind])
     runs = joined[given[0]] if given else []
+    about = _about([source for source in sources if source.table.kind in given[:1]])
     found: list[dict[str, Any]] = []
     for model in dict.fromkeys((run.get("backend"), run.get("model_id")) for run in runs):
         mine = [r for r in runs if (r.get("backend"), r.get("model_id")) == model]
-        found.append(comparison(mine, baseline, treated, draws))
-        found[-1]["files"] = [name for name, table in tables if table.kind == given[0]]
+        found.append({"kind": "csv", **about, **comparison(mine, baseline, treated, draws)})
     computed = found[0]["bucket_table"] if len(found) == 1 else None
     return found + [
-        {"kind": "buckets", "files": [name], "bucket_table": table.rows,
-         "differs": None if computed is None else differences(table, computed)}
-        for name, table in tables
-        if table.kind == "buckets"
-    ]  # fmt: skip
+        _buckets(source, computed) for source in sources if source.table.kind == "buckets"
+    ]
+
+
+class Source(NamedTuple):
+    """A file: its name without directories, the first 16 digits of its hash, what is in it."""
+
+    name: str
+    sha256: str
+    table: Table
+
+
+def _source(path: Path) -> Source:
+    table = read(path)
+    return Source(path.name, hashlib.sha256(path.read_bytes()).hexdigest()[:16], table)
+
+
+def _about(sources: Iterable[Source]) -> dict[str, list[str]]:
+    sources = list(sources)
+    return {"files": [s.name for s in sources], "sha256": [s.sha256 for s in sources]}
+
+
+def _buckets(source: Source, computed: list[Row] | None) -> dict[str, Any]:
+    """The row of a bucket summary."""
+    differs = None if computed is None else differences(source.table, computed)
+    return {"kind": "csv", **_about([source]), "bucket_table": source.table.rows,
+            "differs": differs}  # fmt: skip
 
 
 def comparison(
@@ -79,7 +101,6 @@ def comparison(
     measures = [m for m in measures if m == "seconds_per_token" or _known(runs, m)]
     clock = ("wall_time_s", "seconds_per_token")
     return {
-        "kind": "comparison",
         "backend": runs[0].get("backend"),
         "model_id": runs[0].get("model_id"),
         "baseline": baseline,
@@ -94,7 +115,6 @@ def comparison(
             for m in measures
         },
         "decomposition": decomposition(runs, *arms, draws),
-        "runs": [_compact(run, measures) for run in runs],
     }
 
 
@@ -145,32 +165,3 @@ def _key(run: Run) -> tuple[str, int, str]:
 
 def _known(runs: Iterable[Run], measure: str) -> bool:
     return any(run.get(measure) is not None for run in runs)
-
-
-def _compact(run: Row, measures: Iterable[str]) -> Row:
-    kept = ("name", "bucket", "seed", "strategy", *measures)
-    return {k: run[k] for k in kept if k in run}
-
-
-def figure(rows: Iterable[Mapping[str, Any]]) -> Any:
-    """The three figures of each comparison, or the changes by bucket of a summary without one."""
-    from matplotlib.figure import Figure
-
-    rows = list(rows)
-    compared = [row for row in rows if row["kind"] == "comparison"]
-    if not compared:
-        tables = [row["bucket_table"] for row in rows]
-        whole = Figure(figsize=(8, 4.5 * len(tables)), dpi=120, layout="constrained")
-        parts = whole.subfigures(len(tables), 1, squeeze=False)[:, 0]
-        for table, part in zip(tables, parts, strict=True):
-            srb_figures.bucket_changes(table, part)
-        return whole
-    whole = Figure(figsize=(12, 14 * len(compared)), dpi=120, layout="constrained")
-    parts = whole.subfigures(len(compared), 1, squeeze=False)[:, 0]
-    draws = (srb_figures.entropy_overlay, srb_figures.efficiency_heatmap, srb_figures.time_quality)
-    for row, part in zip(compared, parts, strict=True):
-        if len(compared) > 1:
-            part.suptitle(row["model_id"])
-        for draw, panel in zip(draws, part.subfigures(3, 1), strict=True):
-            draw(row["runs"], row["baseline"], row["treated"], on=panel)
-    return whole

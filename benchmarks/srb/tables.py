@@ -3,7 +3,7 @@
     resonance_efficiency = max(0, signed_efficiency)
     signed_efficiency    = 1 - tokens_srb / tokens_baseline, 4 decimals
 
-The first is the published one, and cannot show where SRB took more tokens. Columns: srb_schema.
+The first is the published one, and cannot show where SRB took more tokens. Columns: schema.py.
 Source: semantic-resonance-budget-public, whose tables these functions reproduce digit by digit.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.srb_schema import FILES, KINDS, MEASURES, Row, Table
+from benchmarks.srb.schema import FILES, KINDS, MEASURES, Row, Table
 from reso_llm.checkpoint import write_file
 
 

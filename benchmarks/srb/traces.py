@@ -1,6 +1,6 @@
 """A figure of the SRB study: the entropy of every token by bucket, in both arms.
 
-Traces are nats (n,) by (name, seed, strategy): n tokens of one reply. Styles: srb_figures.
+Traces are nats (n,) by (name, seed, strategy): n tokens of one reply. Styles: figures.py.
 """
 
 import math
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.srb_figures import STYLES, Canvas, canvas
+from benchmarks.srb.figures import STYLES, Canvas, canvas
 
 MIN_REPLIES = 0.25  # of a bucket's replies, for a mean over them
 WINDOWS = 48  # of tokens, at most, along a trace

@@ -8,12 +8,12 @@ with the common forms of colour blindness; the arms also differ in marker and li
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from benchmarks.srb_statistics import Run, by_prompt, interval, pair_up
+from benchmarks.srb.statistics import Run, by_prompt, interval, pair_up
 
 Canvas = Any  # matplotlib's Figure or SubFigure
 STYLES = (
@@ -55,7 +55,7 @@ def entropy_overlay(
     axes.set(xlabel="prompts, by bucket", ylabel=UNITS["avg_entropy"])
     axes.set_title(f"Average entropy per prompt; above: mean of {treated} − {baseline}", pad=18)
     axes.set_ylim(0, 1.18 * np.nanmax(values))
-    _legend(axes, ncols=2, loc="upper left")
+    legend(axes, ncols=2, loc="upper left")
     return on
 
 
@@ -142,7 +142,7 @@ def time_quality(
     for axes in (left, right):
         axes.set(xlabel=UNITS["wall_time_s"], ylabel=UNITS.get(quality, quality))
         axes.grid(alpha=0.2, which="both", lw=0.5)
-        _legend(axes, loc="best")
+        legend(axes, loc="best")
     return on
 
 
@@ -170,26 +170,6 @@ def _bucket_means(
             bars[name] = [[max(0.0, mean - low)], [max(0.0, high - mean)]]
         axes.errorbar(x[column], y[column], **bars, color=style["color"], marker=marker,
                       ms=7, elinewidth=1, alpha=0.9)  # fmt: skip
-
-
-def bucket_changes(table: Iterable[Mapping[str, Any]], on: Canvas = None) -> Canvas:
-    """What a bucket summary alone can show: change of mean tokens and wall time, in percent."""
-    rows = list(table)
-    on = canvas(on, (8, 1.5 + 0.5 * len(rows)))
-    axes = on.subplots()
-    kinds = (("tokens_pct_change", "tokens"), ("wall_time_pct_change", "wall time"))
-    for i, ((column, label), style) in enumerate(zip(kinds, STYLES, strict=True)):
-        values = [math.nan if row[column] is None else row[column] for row in rows]
-        at = [n + 0.36 * (i - 0.5) for n in range(len(rows))]
-        bars = axes.barh(at, values, 0.34, color=style["color"], label=label)
-        axes.bar_label(bars, fmt="%+.1f", padding=3, fontsize=9)
-    axes.axvline(0, color="black", lw=0.8)
-    axes.set_yticks(range(len(rows)), [row["bucket"] for row in rows])
-    axes.invert_yaxis()
-    axes.margins(x=0.15)
-    axes.set(xlabel="SRB's mean against the baseline's, %", title="Change by bucket")
-    _legend(axes, loc="best")
-    return on
 
 
 def quality_column(runs: Iterable[Run]) -> str:
@@ -230,5 +210,5 @@ def canvas(on: Canvas, size: tuple[float, float]) -> Canvas:
     return Figure(figsize=size, dpi=120, layout="constrained") if on is None else on
 
 
-def _legend(axes: Any, **how: Any) -> None:
+def legend(axes: Any, **how: Any) -> None:
     axes.legend(fontsize=9, framealpha=0.9, **how)

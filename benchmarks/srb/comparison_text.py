@@ -1,10 +1,12 @@
-"""Comparisons of two SRB arms, and bucket summaries, in markdown. The rows are those of srb_csv.
+"""Comparisons of two SRB arms, and bucket summaries, in markdown: rows of comparison.py.
 
 Numbers are means, medians and geometric-mean ratios with their intervals; `-` where there is none.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from benchmarks.srb.text import table
 
 MEASURES = {  # title, decimals
     "wall_time_s": ("wall time, s", 1),
@@ -14,11 +16,9 @@ MEASURES = {  # title, decimals
 }
 
 
-def text(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Markdown of all rows: bucket tables to 3 decimals, and the paired statistics."""
-    return "\n\n".join(
-        _comparison_text(row) if row["kind"] == "comparison" else _buckets_text(row) for row in rows
-    )
+def csv_text(row: Mapping[str, Any]) -> str:
+    """Markdown of a row: its bucket table to 3 decimals, and its paired statistics if any."""
+    return _comparison_text(row) if "overall" in row else _buckets_text(row)
 
 
 def _buckets_text(row: Mapping[str, Any]) -> str:
@@ -31,18 +31,18 @@ def _buckets_text(row: Mapping[str, Any]) -> str:
 
 def _comparison_text(row: Mapping[str, Any]) -> str:
     about = " ".join(filter(None, (row["backend"], row["model_id"])))
-    source = ", ".join(row.get("files", []))
-    title = ": ".join(filter(None, (source, about))) or "runs"
+    source = ", ".join(row["files"])
+    title = ": ".join(filter(None, (source, about)))
     parts = [f"**{title}**", bucket_markdown(row["bucket_table"])]
     parts += [paired_markdown(row), *bucket_differences_markdown(row), _factors(row)]
     return "\n\n".join(parts)
 
 
-def bucket_markdown(table: Sequence[Mapping[str, Any]]) -> str:
+def bucket_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """A bucket summary, 3 decimals."""
-    columns = [*table[0]]
-    lines = [[_cell(row[c], 3) for c in columns] for row in table]
-    return _markdown(columns, lines)
+    columns = [*rows[0]]
+    lines = [[_cell(row[c], 3) for c in columns] for row in rows]
+    return table(columns, lines)
 
 
 def paired_markdown(row: Mapping[str, Any]) -> str:
@@ -62,7 +62,7 @@ def paired_markdown(row: Mapping[str, Any]) -> str:
     columns = [arms, "prompts", "dropped", "mean [95 %]", "median [95 %]", "p", "ratio [95 %]"]
     seeds = f"{row['seeds']} seed{'s' if row['seeds'] > 1 else ''} each"
     note = f"Over prompts, {seeds}; bootstrap intervals, Wilcoxon's p, geometric-mean ratio."
-    return f"{_markdown(columns, lines)}\n\n{note}"
+    return f"{table(columns, lines)}\n\n{note}"
 
 
 def bucket_differences_markdown(row: Mapping[str, Any]) -> list[str]:
@@ -78,7 +78,7 @@ def bucket_differences_markdown(row: Mapping[str, Any]) -> list[str]:
              _cell(one["p_holm"], 3, "g"), _cell(one["ratio"], 3)]
             for bucket, one in buckets.items()
         ]  # fmt: skip
-        found.append(_markdown(columns, lines))
+        found.append(table(columns, lines))
     return found
 
 
@@ -95,15 +95,6 @@ def _factors(row: Mapping[str, Any]) -> str:
         f"Wall time ratio {wall} = tokens {tokens} × seconds per token {clock}.{of_it} Stalls "
         f"(seconds per token above 3 times the arm's median): {slow or 'none'}."
     )
-
-
-def _markdown(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    rule = "|---" * len(columns) + "|"
-    return "\n".join([_line(columns), rule, *map(_line, lines)])
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _cell(value: Any, decimals: int, kind: str = "f") -> str:

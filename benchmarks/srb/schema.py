@@ -5,7 +5,7 @@
     summary   summary_longform.csv        a prompt in both arms, and resonance_efficiency
     buckets   bucket_summary.csv          means of the summary by buckets
 
-The header tells which file it is. Where we write them (srb_tables), the last two also hold
+The header tells which file it is. Where we write them (tables.py), the last two also hold
 signed_efficiency, and all the seed where there are several, as last columns. Times in seconds;
 entropies in nats in ours, the public files do not say. Source: semantic-resonance-budget-public.
 """
