@@ -8,7 +8,7 @@ EXTRAS = {
     "sample": ["chitchat-dataset>=0.9"],
     "plots": ["matplotlib>=3.8"],
     "hf": ["huggingface_hub>=1.0", "pyarrow>=15", "transformers>=5.0"],
-    "bench": ["transformers>=5.0"],
+    "bench": ["scipy>=1.11", "transformers>=5.0"],
     "test": [
         "pytest>=8",
         "hypothesis>=6.100",
