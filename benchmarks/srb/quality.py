@@ -122,7 +122,7 @@ def parses(text: str) -> bool:
     blocks = [block for block in BLOCK.findall(text) if block.strip()]
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SyntaxWarning)  # of the model's code, not of ours
+            warnings.simplefilter("ignore")  # of the model's code, not of ours
             for block in blocks:
                 ast.parse(block)
     except (SyntaxError, ValueError):  # ValueError: a null byte
