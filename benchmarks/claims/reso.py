@@ -14,6 +14,8 @@ from benchmarks.claims import (
     Claim,
     Evidence,
     Finding,
+    Interval,
+    Row,
     above,
     below,
     combined,
@@ -130,21 +132,26 @@ def beyond_window(evidence: Evidence) -> Finding:
 
 
 def warns(evidence: Evidence) -> Finding:
-    """Against the best baseline, after reading 8 damaged tokens, and 5 before an own loop."""
-    row = evidence.row("stability")
+    """Against the best baseline in every seed: 8 damaged tokens read, or 5 before an own loop."""
+    rows = evidence.rows("stability")
     verdicts, words = [], []
-    for damage, read in (("corrupt", "8"), ("loop", "8"), ("own_loop", "-5")):
-        scores = row[damage][read]
-        others = {k: v for k, v in scores.items() if isinstance(v, dict) and k != "warning"}
-        best = max(others, key=lambda name: others[name]["auroc"])
-        ours = scores["warning"]
-        words.append(
-            f"{damage}, {read} tokens read: {shown((ours['auroc'], *ours['interval']), 2)}, "
-            f"best baseline {others[best]['auroc']:.2f} ({best})"
-        )
-        verdicts.append(decided(ours["interval"][0] > max(0.5, others[best]["auroc"])))
-    return Finding(f"AUROC of the warning: {'; '.join(words)}", combined(*verdicts),
-                   "evaluate.py stability --data FILE")  # fmt: skip
+    for damage, read in (("corrupt", 8), ("loop", 8), ("own loop", -5)):
+        found = [_warning(row, damage, read) for row in rows]
+        ours, best = found[0]
+        words.append(f"{damage}, {read} tokens read: {shown(ours, 2)}, best baseline {best:.2f}")
+        verdicts.append(decided(all(low > max(0.5, rival) for (_, low, _), rival in found)))
+    return Finding(
+        f"AUROC of the warning, {len(rows)} seeds, the first shown: {'; '.join(words)}",
+        combined(*verdicts), "evaluate.py stability --data FILE",
+    )  # fmt: skip
+
+
+def _warning(row: Row, damage: str, read: int) -> tuple[Interval, float]:
+    """AUROC of the warning with its interval, and of the best baseline."""
+    scores = next(s for s in row[damage] if s["read"] == read)
+    others = [s["auroc"][0] for name, s in scores.items()
+              if isinstance(s, dict) and name != "warning"]  # fmt: skip
+    return scores["warning"]["auroc"], max(others)
 
 
 def chaotic(evidence: Evidence) -> Finding:
@@ -275,7 +282,7 @@ CLAIMS = (
     Claim("Tokens map to primes, with unique factorisation", f"{README}, key concepts", factorises),
     Claim("Kuramoto synchronisation modulates attention", f"{README}, architecture",
           brings("kuramoto")),
-    Claim("Phase oscillators synchronise", f"{README}, key concepts", oracles("Kuramoto")),
+    Claim("Phase oscillators synchronise", f"{README}, key concepts", oracles("kuramoto")),
     Claim("Golden-ratio-weighted resonant attention", f"{README}, architecture",
           brings("resonant_attention")),
     Claim("Coherence gating: adaptive computation", f"{README}, architecture", gate_saves),
