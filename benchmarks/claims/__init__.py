@@ -6,7 +6,8 @@ down in the function. No number stands here that was not read from a row; where 
 missing, the verdict is "untested". `evaluate.py report` makes the table.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -58,16 +59,44 @@ class Claim:
     decide: Callable[[Evidence], Finding]
 
     def finding(self, evidence: Evidence) -> Finding:
-        """What the records say; untested where they say nothing."""
+        """What the records say; untested where they say nothing.
+
+        Raises RuntimeError naming the claim where its rows cannot be read.
+        """
         try:
-            return self.decide(evidence)
+            with naming(f"the claim {self.text!r}"):
+                return self.decide(evidence)
         except Missing as missing:
             return Finding(str(missing), UNTESTED, "")
+
+
+class naming:
+    """Errors inside, but Missing, become a RuntimeError that says where they arose."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, Exception) and not isinstance(error, Missing):
+            raise RuntimeError(f"{self.where}: {type(error).__name__}: {error}") from error
 
 
 def untested(because: str) -> Callable[[Evidence], Finding]:
     """The decision about a claim that nothing here can test."""
     return lambda evidence: Finding(because, UNTESTED, "")
+
+
+def newest(rows: Iterable[Row], *fields: str) -> list[Row]:
+    """Of rows that are equal in these fields the last, in the order of the first."""
+    return list({tuple(str(row.get(field)) for field in fields): row for row in rows}.values())
+
+
+def averaged(intervals: Sequence[Interval]) -> list[float]:
+    """Means of the values and of the ends, over seeds that measured the same items."""
+    return [statistics.fmean(ends) for ends in zip(*intervals, strict=True)]
 
 
 def below(values: Interval, bound: float = 0.0) -> str:
@@ -81,6 +110,7 @@ def above(values: Interval, bound: float = 0.0) -> str:
 
 
 def decided(truth: bool) -> str:
+    """Of a yes or no."""
     return HOLDS if truth else NOT
 
 

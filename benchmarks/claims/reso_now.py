@@ -1,0 +1,193 @@
+"""Claims of the Reso-LLM v2 README that are decided at once, by the package itself: no rows.
+
+Each is a rule about configurations, or runs a model of two layers and random weights, and can come
+out the other way if the package changes. What they show is that a thing exists and acts, not that
+it helps: that is in reso.py.
+"""
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+
+import torch
+
+from benchmarks.claims import HOLDS, NOT, Evidence, Finding, combined, decided
+from entropy_core.signals import Signals
+from reso_llm.concepts import ConceptSpace
+from reso_llm.config import (
+    GOLDEN_RATIO,
+    STAGES,
+    PRSCConfig,
+    ResoLLMConfig,
+    control_of,
+    large_config,
+    medium_config,
+    small_config,
+    with_stage,
+)
+from reso_llm.decoding.controllers import Reading, StochasticResonance
+from reso_llm.inference import ResoLLMInference
+from reso_llm.model import ResoLLMModel
+from reso_llm.primes import first_primes
+from reso_llm.results import GenerationResult
+from reso_llm.tokenizer import create_default_tokenizer
+from reso_llm.train_config import OptimConfig, TrainConfig
+
+SIZES = {"small": (4, 256), "medium": (8, 512), "large": (24, 1024)}  # layers, width
+RESULT = (
+    "text", "tokens_generated", "stability", "lyapunov", "entropy_trace", "lyapunov_trace",
+    "temperature_trace", "coherence_trace", "goals_achieved", "attention_summary", "warnings",
+    "generation_time_ms",
+)  # fmt: skip
+TRACES = ("entropy_trace", "lyapunov_trace", "temperature_trace", "coherence_trace")
+CALLS = {
+    ResoLLMModel: ("create_goal", "get_attention_foci", "get_active_goals", "bind_concept",
+                   "get_stability", "get_suggested_temperature", "update_memory"),
+    ResoLLMInference: ("generate", "generate_with_goal", "interactive_session",
+                       "generate_multi_agent"),
+}  # fmt: skip
+
+
+def small_model(config: ResoLLMConfig | None = None) -> ResoLLMModel:
+    """Two layers, 64 wide, random weights; the global generator is left as it was."""
+    config = replace(config or small_config(), dim=64, num_layers=2, max_seq_len=32)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return ResoLLMModel(config)
+
+
+def presets(evidence: Evidence) -> Finding:
+    made = {"small": small_config(), "medium": medium_config(), "large": large_config()}
+    sizes = {name: (c.num_layers, c.dim) for name, c in made.items()}
+    words = ", ".join("{} {} layers, {} dim".format(name, *size) for name, size in sizes.items())
+    return Finding(words, decided(sizes == SIZES), "pytest tests/test_config.py")
+
+
+def documented_calls(evidence: Evidence) -> Finding:
+    """That they are there; the test runs them as written."""
+    names = [(owner, name) for owner, some in CALLS.items() for name in some]
+    there = [callable(getattr(owner, name, None)) for owner, name in names]
+    return Finding(
+        f"{sum(there)} of the {len(there)} documented methods exist; the test runs every snippet",
+        decided(all(there)), "pytest tests/test_seed_readme.py",
+    )  # fmt: skip
+
+
+def metrics(evidence: Evidence) -> Finding:
+    """Of a generation now: every documented field, and a trace value for every token."""
+    known = {field.name for field in fields(GenerationResult)}
+    model, tokenizer = small_model(), create_default_tokenizer()
+    engine = ResoLLMInference(model.eval(), tokenizer, model.config)
+    result = engine.generate("Hello", max_length=8, seed=0)
+    there = [name for name in RESULT if name in known]
+    full = [t for t in TRACES if len(getattr(result, t, ())) == result.tokens_generated > 0]
+    return Finding(
+        f"{len(there)} of {len(RESULT)} documented fields, {len(full)} of {len(TRACES)} traces "
+        "with one value for every token",
+        decided(len(there) == len(RESULT) and len(full) == len(TRACES)),
+        "pytest tests/test_inference.py",
+    )  # fmt: skip
+
+
+def optional(evidence: Evidence) -> Finding:
+    """With each stage off in turn, and with all off, the loss of a text is finite."""
+    full = replace(small_config(), vocab_size=64)
+    configs = [with_stage(full, stage, enabled=False) for stage in STAGES]
+    configs.append(control_of(full))
+    with torch.no_grad():
+        finite = [bool(small_model(c).eval().loss(*_text()).isfinite()) for c in configs]
+    own = {type(getattr(full, stage)) for stage in STAGES}
+    return Finding(
+        f"{sum(finite)} of {len(finite)} models work: each of {len(STAGES)} stages switched off, "
+        f"and all; {len(own)} configuration classes",
+        decided(all(finite) and len(own) == len(STAGES)), "pytest tests/test_config.py",
+    )  # fmt: skip
+
+
+def autograd(evidence: Evidence) -> Finding:
+    """Gradients of one training loss of a model with all stages."""
+    model = small_model(replace(small_config(), vocab_size=64))
+    goal = torch.randn(2, 64, generator=torch.Generator().manual_seed(0))
+    model.loss(*_text(), goal=goal).backward()
+    gradients = [p.grad for p in model.parameters() if p.requires_grad]
+    got = [g for g in gradients if g is not None and g.isfinite().all()]
+    return Finding(f"{len(got)} of {len(gradients)} parameters get a finite gradient",
+                   decided(len(got) == len(gradients)), "pytest tests/test_model.py")  # fmt: skip
+
+
+def _text() -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs and targets (2,32) of random ids below 64."""
+    ids = torch.randint(64, (2, 33), generator=torch.Generator().manual_seed(0))
+    return ids[:, :-1], ids[:, 1:]
+
+
+def off_by_default(*stages: str) -> Callable[[Evidence], Finding]:
+    """Read from the configuration."""
+
+    def decide(evidence: Evidence) -> Finding:
+        states = {stage: getattr(ResoLLMConfig(), stage).enabled for stage in stages}
+        words = ", ".join(f"{stage}: {'on' if on else 'off'}" for stage, on in states.items())
+        return Finding(words, decided(not any(states.values())), "pytest tests/test_config.py")
+
+    return decide
+
+
+def default_data(evidence: Evidence) -> Finding:
+    name = TrainConfig(steps=1).data
+    return Finding(f"the default of train.py is `{name}`", decided("guanaco" in name),
+                   "pytest tests/test_training.py")  # fmt: skip
+
+
+def golden(evidence: Evidence) -> Finding:
+    """Where the defaults have it."""
+    config, optim = small_config(), OptimConfig()
+    near = [GOLDEN_RATIO**k for k in (-2, -1, 1, 2)]
+    rates = (optim.matrix_lr, optim.embedding_lr, optim.head_lr, optim.scalar_lr)
+    places = {
+        "attention": config.rotary_base == GOLDEN_RATIO ** (config.head_dim / 2),
+        "learning rates": any(a / b in near for a in rates for b in rates),
+        "thresholds": config.coherence_gate.threshold in near,
+        "gradient clipping": optim.grad_clip in near,
+    }
+    words = ", ".join(f"{place} {'yes' if there else 'no'}" for place, there in places.items())
+    return Finding(f"in our defaults: {words}", combined(*map(decided, places.values())),
+                   "pytest tests/test_attention.py")  # fmt: skip
+
+
+def factorises(evidence: Evidence) -> Finding:
+    """Every token of the default tokenizer in one bag, multiplied and factorised."""
+    tokenizer = create_default_tokenizer()
+    ids = list(range(tokenizer.vocab_size))
+    distinct = len(set(first_primes(tokenizer.vocab_size))) == len(ids)
+    same = tokenizer.factorise(tokenizer.bag(ids)) == ids
+    return Finding(f"the product of all {len(ids):,} tokens' primes factorises into them",
+                   decided(distinct and same), "pytest tests/test_tokenizer.py")  # fmt: skip
+
+
+def composes(evidence: Evidence) -> Finding:
+    """Of the pattern of two concepts, one taken out, is the nearest of 200 the other?"""
+    space = ConceptSpace(PRSCConfig(), vocab_size=4096)
+    for i in range(200):
+        space.bind_concept(f"concept {i}", token_id=4 * i)
+    pairs = [(i, 199 - 7 * i) for i in range(5)]
+    found = []
+    for a, b in pairs:
+        pattern = space.compose([f"concept {a}", f"concept {b}"]).pattern
+        nearest = space.unbind(pattern, f"concept {a}", count=1).nearest[0]
+        found.append(nearest.name == f"concept {b}")
+    return Finding(
+        f"from {sum(found)} of {len(found)} patterns of two concepts, given the one, the other is "
+        "found among 200 (an algebra of names: no row says that the network uses it)",
+        decided(all(found)), "pytest tests/test_concepts.py",
+    )  # fmt: skip
+
+
+def noise_in_loops_only(evidence: Evidence) -> Finding:
+    """The controller at its defaults, over scores of repetition from 0 to 1."""
+    controller = StochasticResonance()
+    calm = Signals(*[1.0] * len(Signals._fields))
+    scores = [i / 100 for i in range(101)]
+    acts = [controller.decide(Reading(calm, score, 0.8)) is not None for score in scores]
+    first = next((score for score, act in zip(scores, acts, strict=True) if act), None)
+    only = acts == sorted(acts) and not acts[0] and acts[-1]
+    words = f"acts from a repetition score of {first} on, of 0 to 1" if only else "acts otherwise"
+    return Finding(words, HOLDS if only else NOT, "pytest tests/test_decoding_controllers.py")
