@@ -159,6 +159,22 @@ def test_a_reply_is_its_seeds_and_srb_only_cuts_it(writer):
     np.testing.assert_allclose(cut.entropy_nats, whole.entropy_nats[:stop], atol=1e-5)
 
 
+def test_both_sample_at_temperature_08_within_top_p_095(checkpoint, llama):
+    ours, theirs = ResoWriter(checkpoint), HFWriter(llama)
+    reply = ours.engine.generate([("user", "ask")], 8, seed=3, temperature=0.8, top_p=0.95)
+    assert ours.write("ask", 3, 8).ids == list(reply.token_ids)
+    ids, drawn = theirs.tokenizer("ask\n\n").input_ids, theirs.write("ask", 3, 64).ids
+    assert len(drawn) > 40  # some would be of the last 0.05
+    with torch.random.fork_rng(), torch.inference_mode():
+        torch.manual_seed(3)
+        for token in drawn:
+            logits, order = (theirs.model(torch.tensor([ids])).logits[0, -1] / 0.8).sort()
+            logits[logits.softmax(-1).cumsum(-1) <= 0.05] = -torch.inf
+            p = torch.zeros_like(logits).scatter(0, order, logits.softmax(-1))
+            assert torch.multinomial(p, 1).item() == token
+            ids.append(token)
+
+
 def test_the_entropies_are_those_of_the_model_before_each_token(writer):
     whole = writer.write("ask", 1, 6)
     if isinstance(writer, ResoWriter):
