@@ -375,6 +375,39 @@ def test_texts_of_an_arm_come_back_by_prompt_and_seed():
     assert len(asked) == 9
 
 
+class Echo(Flat):
+    """Writes one token and as many words as its seed; reads text as single tokens."""
+
+    name, weights = "echo", "0"
+
+    def write(self, prompts, seeds, arm, length):
+        return [Text((seed,), " a" * seed) for seed in seeds]
+
+    def ids(self, prompt):
+        return [1, 2]
+
+    def encode(self, text):
+        return [min(len(text), 7)] * 3
+
+
+def test_the_scorer_reads_the_first_seeds():
+    """Seeds 1 and 2 of two prompts draw from 2, 3 and 4, 5: half the bytes of the texts."""
+    plan = protocols.Plan([], [1, 2], 1, prompts=("a", "b"))
+    greedy = [[Text((0,), "")] * 2] * 2
+    row = protocols.strict(Echo(), Echo(), arms.PUBLISHED, plan, lambda: greedy)
+    assert row["pairs"]["own"][1] == [[4, 8], [6, 10]]
+    assert row["pairs"]["outside"][1] == [[4, 0], [6, 0]]
+    nats = round(3 * math.log(8), 3)
+    assert row["pairs"]["outside"][0] == [[nats, 0], [nats, 0]]
+    assert row["values"]["outside"] == pytest.approx(6 * math.log(8) / 10, abs=1e-4)
+    assert row["values"]["own"] == pytest.approx(4 * math.log(8) / 28, abs=1e-4)
+    assert row["values"]["rep-4"] is None
+    rounds = protocols.published(Echo(), arms.PUBLISHED, plan._replace(rounds=2))
+    assert rounds["diversity"] == [1, 7 / 8]  # the word is one of the prompt's
+    alone = protocols.strict(Echo(), None, arms.PUBLISHED, plan, lambda: greedy)
+    assert "outside" not in alone["values"]
+
+
 # --- the task
 
 

@@ -6,7 +6,7 @@ Colours: Okabe and Ito (2008), told apart with the common forms of colour blindn
 import itertools
 from typing import Any
 
-from benchmarks.phase_slip.arms import CAUSES, CURVE, GREEDY, PUBLISHED
+from benchmarks.phase_slip.arms import ARMS, CAUSES, CURVE, GREEDY, PUBLISHED
 from benchmarks.phase_slip.measures import TRIGGER
 from benchmarks.phase_slip.tables import Rows, grouped
 
@@ -16,6 +16,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY = (
 GREY = "#555555"
 CAUSE_STYLES = {"spike": (RED, "v"), "stale": (ORANGE, "s"), "loop": (PURPLE, "D")}
 ARM_COLOURS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY)
+NATS_TICKS = (0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5)
 ARM_MARKERS = ("s", "D", "v", "^", "<", ">", "P", "*", "X")
 
 
@@ -65,10 +66,17 @@ def _repetition(axes: Any, rows: Rows) -> None:
         axes.plot(xs, ys, "o-", color=GREY, label="sampling at T")
     for t, point in curve:
         axes.annotate(f"{t:g}", point, xytext=(5, 5), textcoords="offset points", fontsize=9)
-    others = [arm for arm in points if arm not in CURVE.values()]
+    others = [arm for arm in ARMS if arm not in CURVE.values()]  # alike for all models
     styles = zip(itertools.cycle(ARM_COLOURS), itertools.cycle(ARM_MARKERS), strict=False)
     for arm, (colour, marker) in zip(others, styles, strict=False):
-        axes.plot(*points[arm], marker, color=colour, ms=8, label=arm)
+        if arm in points:
+            axes.plot(*points[arm], marker, color=colour, ms=8, label=arm)
+    axes.set_xscale("log")  # strong noise is far away
+    axes.set_xticks(NATS_TICKS, [f"{nats:g}" for nats in NATS_TICKS])
+    axes.minorticks_off()
+    if points:
+        nats = [x for x, _ in points.values()]
+        axes.set_xlim(min(nats) / 1.15, max(nats) * 1.15)
     axes.set_ylim(bottom=-0.02)
     axes.set_xlabel("nats per byte under the model itself, without control", fontsize=10)
     axes.set_ylabel("rep-4: share of 4-grams that stood before", fontsize=10)
