@@ -1,11 +1,24 @@
 """The claims of the Phase-Slip sampler's README, on every model that was measured."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from benchmarks.claims import Claim, Evidence, Finding, combined, decided, shown
+from benchmarks.claims import (
+    Claim,
+    Evidence,
+    Finding,
+    Missing,
+    Row,
+    above,
+    below,
+    combined,
+    decided,
+    shown,
+)
 from benchmarks.phase_slip.arms import (
     AT_LOOPS,
+    CURVE,
     GREEDY,
     HEAT,
     NOISE,
@@ -13,148 +26,248 @@ from benchmarks.phase_slip.arms import (
     PUBLISHED_DIVERSITY,
     TOP_K,
 )
-from benchmarks.phase_slip.statistics import matched as matched_rep4
-from benchmarks.phase_slip.tables import strict_draws
+from benchmarks.phase_slip.statistics import matched, summary
+from benchmarks.phase_slip.tables import grouped, strict_draws
 
 README = "Phase-Slip README"
-TASK = "evaluate.py phase-slip"
+CONCEPT = f"{README}, the concept"
+TASK = "python evaluate.py phase-slip"
+HOT = "slip, noise 1 only"  # so much noise that a cache that has it cannot go unnoticed
 CLOSE = 0.05  # shares (diversity, rep-4) that differ by less are alike
+Judged = tuple[str, str]
+Rows = Sequence[Row]
 
 
-def per_model(judge: Callable[[Evidence, str], tuple[str, str]]) -> Callable[[Evidence], Finding]:
-    """One finding of the findings about each model."""
+def per_model(judge: Callable[[Rows], Judged]) -> Callable[[Evidence], Finding]:
+    """One finding of the findings about each model's newest weights; Missing where none has any."""
 
     def decide(evidence: Evidence) -> Finding:
-        models = dict.fromkeys(row["model"] for row in evidence.rows("phase_slip"))
-        found = {model: judge(evidence, model) for model in models}
+        newest = {r["model"]: r["weights"] for r in evidence.rows("phase_slip")}
+        found: dict[str, Judged] = {}
+        for model, weights in newest.items():
+            try:
+                found[model] = judge(evidence.rows("phase_slip", model=model, weights=weights))
+            except Missing as missing:
+                unmeasured = missing
+        if not found:
+            raise unmeasured
         words = "; ".join(f"{model}: {words}" for model, (words, _) in found.items())
         return Finding(words, combined(*(verdict for _, verdict in found.values())), TASK)
 
     return decide
 
 
-def _diversities(evidence: Evidence, model: str) -> dict[str, float]:
-    return {
-        arm: statistics.fmean(
-            evidence.row("phase_slip", model=model, protocol="published", arm=arm)["diversity"]
-        )
-        for arm in (GREEDY, TOP_K, PUBLISHED)
-    }
+def _row(rows: Rows, protocol: str, arm: str) -> Row:
+    found = [r for r in rows if (r["protocol"], r["arm"]) == (protocol, arm)]
+    if not found:
+        raise Missing(f"no row of {arm}, {protocol}, in benchmarks/results/phase_slip.jsonl")
+    return found[-1]
 
 
-def greedy_stuck(evidence: Evidence, model: str) -> tuple[str, str]:
-    """Is greedy text half as diverse as sampled text, as published?"""
-    found = _diversities(evidence, model)
+def _strict(rows: Rows, *needed: str) -> list[Row]:
+    """Strict rows of equal seeds and length that have these arms; the last such group."""
+    strict = [r for r in rows if r["protocol"] == "strict"]
+    for _, alike in reversed([*grouped(strict, "tokens", "seeds", "scorer", "scored_seeds")]):
+        if set(needed) <= {r["arm"] for r in alike}:
+            return [*alike]
+    raise Missing(f"no strict rows of {' and '.join(needed)} in results/phase_slip.jsonl")
+
+
+def _values(rows: Rows, *arms: str) -> list[dict[str, Any]]:
+    """Measures of strict arms, in this order."""
+    by_arm = {r["arm"]: r["values"] for r in _strict(rows, *arms)}
+    return [by_arm[arm] for arm in arms]
+
+
+def _difference(rows: Rows, arm: str, other: str, measure: str) -> list[float]:
+    """Arm minus other with its interval over prompts and seeds."""
+    draws = strict_draws(_strict(rows, arm, other))
+    found = summary(draws[arm][measure] - draws[other][measure])
+    if found is None:
+        raise Missing(f"{measure} of {arm} and {other} is not defined")
+    return found
+
+
+# --- diversity, the published protocol
+
+
+def _diversity(rows: Rows, *arms: str) -> list[float]:
+    return [statistics.fmean(_row(rows, "published", arm)["diversity"]) for arm in arms]
+
+
+def greedy_stuck(rows: Rows) -> Judged:
+    """Is greedy text at most half as diverse as sampled text, as published?"""
+    greedy, sampled = _diversity(rows, GREEDY, TOP_K)
+    return f"greedy {greedy:.2f}, sampling {sampled:.2f}", decided(greedy <= 0.5 * sampled)
+
+
+def matches_sampling(rows: Rows) -> Judged:
+    slip, sampled = _diversity(rows, PUBLISHED, TOP_K)
+    return f"Phase-Slip {slip:.2f}, sampling {sampled:.2f}", decided(slip > sampled - CLOSE)
+
+
+# --- loops
+
+
+def breaks_loops(rows: Rows) -> Judged:
+    """Nine of ten greedy loops, and fewer repeats."""
+    greedy, slip = _values(rows, GREEDY, PUBLISHED)
+    return _loops_broken(greedy, slip, 0.9)
+
+
+def noise_does_it(rows: Rows) -> Judged:
+    """Of noise x temperature: half of the loops by the noise alone; beside it the hot token's."""
+    greedy, noise, heat = _values(rows, GREEDY, NOISE, HEAT)
+    words, verdict = _loops_broken(greedy, noise, 0.5)
+    return f"noise alone: {words}; hot token alone: {heat['escaped']:.0%}", verdict
+
+
+def _loops_broken(greedy: dict[str, Any], arm: dict[str, Any], share: float) -> Judged:
+    if arm["escaped"] is None:
+        raise Missing("no greedy text of the strict protocol ends in a loop")
     return (
-        f"greedy {found[GREEDY]:.2f}, sampling {found[TOP_K]:.2f}",
-        decided(found[GREEDY] < 0.5 * found[TOP_K]),
+        f"{arm['escaped']:.0%} of greedy loops escaped, repeated 4-grams {greedy['rep-4']:.2f} → "
+        f"{arm['rep-4']:.2f}",
+        decided(arm["escaped"] > share and arm["rep-4"] < greedy["rep-4"]),
     )
 
 
-def matches_sampling(evidence: Evidence, model: str) -> tuple[str, str]:
-    found = _diversities(evidence, model)
-    return (
-        f"Phase-Slip {found[PUBLISHED]:.2f}, sampling {found[TOP_K]:.2f}",
-        decided(found[PUBLISHED] > found[TOP_K] - CLOSE),
-    )
-
-
-def _strict(evidence: Evidence, model: str, arm: str) -> dict[str, float]:
-    return evidence.row("phase_slip", model=model, protocol="strict", arm=arm)["values"]
-
-
-def breaks_loops(evidence: Evidence, model: str) -> tuple[str, str]:
-    greedy, slip = (_strict(evidence, model, arm) for arm in (GREEDY, PUBLISHED))
-    escaped = slip["escaped"]
-    return (
-        f"rep-4 {greedy['rep-4']:.3f} greedy, {slip['rep-4']:.3f} with slips; {escaped:.0%} of the "
-        "texts that ended in a loop escape it",
-        decided(escaped is not None and escaped > 0.9 and slip["rep-4"] < greedy["rep-4"]),
-    )
-
-
-def noise_does_it(evidence: Evidence, model: str) -> tuple[str, str]:
-    """Of the 2 x 2: the published noise alone against the hot token alone."""
-    greedy, noise, heat = (_strict(evidence, model, arm) for arm in (GREEDY, NOISE, HEAT))
-    return (
-        f"rep-4 {greedy['rep-4']:.3f} greedy, {noise['rep-4']:.3f} with the noise alone, "
-        f"{heat['rep-4']:.3f} with the hot token alone",
-        decided(noise["rep-4"] < 0.5 * greedy["rep-4"]),
-    )
-
-
-def without_high_temperature(evidence: Evidence, model: str) -> tuple[str, str]:
-    """Does it repeat no more than plain sampling that strays as far from the model?"""
-    rows = evidence.rows("phase_slip", model=model, protocol="strict")
-    found = matched_rep4(strict_draws(rows), PUBLISHED, "own")
+def without_high_temperature(rows: Rows) -> Judged:
+    """Hot at less than half of the tokens; and no more repeats than sampling that strays alike."""
+    (slip,) = _values(rows, PUBLISHED)
+    hot = sum(slip[cause] for cause in ("spike", "stale", "loop"))
+    found = matched(strict_draws(_strict(rows, PUBLISHED, *_curve(rows))), PUBLISHED, "own")
+    words = f"hot at {hot:.0%} of the tokens; "
     if found is None or found["rep-4 - curve"] is None:
-        return "it lies outside the curve of sampling temperatures", decided(False)
+        return f"{words}no plain sampling strays as far from the model", decided(hot < 0.5)
     difference = found["rep-4 - curve"]
     return (
-        f"rep-4 minus that of plain sampling at equal nats/byte: {shown(difference)}",
-        decided(difference[2] < CLOSE),
+        f"{words}strays from the model as plain sampling at T {found['temperature'][0]:.2f} does, "
+        f"and repeats {shown(difference)} more 4-grams",
+        combined(decided(hot < 0.5), decided(difference[2] < CLOSE)),
     )
 
 
-def triggered_by_spikes(evidence: Evidence, model: str) -> tuple[str, str]:
-    slips = _strict(evidence, model, PUBLISHED)
-    total = slips["spike"] + slips["stale"] + slips["loop"]
-    spikes = slips["spike"] / total if total else 0.0
+def _curve(rows: Rows) -> tuple[str, ...]:
+    """Two temperatures of plain sampling at least."""
+    known = {r["arm"] for r in _strict(rows, GREEDY)}
+    curve = tuple(arm for arm in CURVE.values() if arm in known)
+    if len(curve) < 3:
+        raise Missing("too few temperatures in benchmarks/results/phase_slip.jsonl")
+    return curve
+
+
+def forced_choice(rows: Rows) -> Judged:
+    """Is there no plain temperature that halves the repeats and strays less than sampling does?"""
+    by_arm = {r["arm"]: r["values"] for r in _strict(rows, TOP_K, *_curve(rows))}
+    greedy, sampled = by_arm[GREEDY], by_arm[TOP_K]
+    between = [t for t, arm in CURVE.items() if arm in by_arm
+               and by_arm[arm]["rep-4"] < 0.5 * greedy["rep-4"]
+               and by_arm[arm]["own"] < sampled["own"]]  # fmt: skip
+    temperatures = ", ".join(f"T {t:g}" for t in between) or "no temperature"
     return (
-        f"{100 * total:.1f} slips in 100 tokens, {spikes:.0%} of them at spikes",
-        decided(spikes > 0.9 and total < 0.1),
+        f"{temperatures} at least halves greedy's repeats and strays less than sampling",
+        decided(not between),
     )
 
 
-def sees_loops(evidence: Evidence, model: str) -> tuple[str, str]:
+def loop_trigger(rows: Rows) -> Judged:
+    difference = _difference(rows, AT_LOOPS, PUBLISHED, "rep-4")
+    return f"repeated 4-grams {shown(difference)} more than as published", below(difference)
+
+
+def breaker(rows: Rows) -> Judged:
+    greedy, slip = (_row(rows, "breaker", arm)["ends"] for arm in (GREEDY, PUBLISHED))
+    words = {True: "ends in a loop", False: "does not"}
+    return f"greedy {words[greedy]}, Phase-Slip {words[slip]}", decided(greedy and not slip)
+
+
+# --- the trigger and the noise
+
+
+def monitors(rows: Rows) -> Judged:
+    row = _row(rows, "breaker", PUBLISHED)
+    entropies = [h for h in row["entropies_nats"] if h is not None and h >= 0]
+    return f"{len(entropies)} entropies of {row['tokens']} tokens", decided(
+        len(entropies) == row["tokens"]
+    )
+
+
+def heats_cache(rows: Rows) -> Judged:
+    """Does much noise in the cache, and nothing else, change the text?"""
+    (noisy,) = _values(rows, HOT)
+    same = noisy["as greedy"]
+    return (
+        f"with noise of deviation 1 and no hot token {same:.0%} of the texts stay as greedy's",
+        decided(same < 0.5),
+    )
+
+
+def only_when_necessary(rows: Rows) -> Judged:
+    """Nine of ten slips at spikes; and texts that do not loop are left as they were."""
+    greedy, slip = _values(rows, GREEDY, PUBLISHED)
+    total = slip["spike"] + slip["stale"] + slip["loop"]
+    spikes = slip["spike"] / total if total else 0.0
+    words = f"{100 * total:.0f} slips in 100 tokens, {spikes:.0%} at spikes"
+    verdicts = [decided(spikes > 0.9)]
+    if greedy["ends"] < 1:
+        words += (
+            f"; {1 - greedy['ends']:.0%} of greedy texts end in no loop, "
+            f"{slip['as greedy']:.0%} of all stay as they were"
+        )
+        verdicts.append(decided(slip["as greedy"] > 0.5 * (1 - greedy["ends"])))
+    return words, combined(*verdicts)
+
+
+def preserves_structure(rows: Rows) -> Judged:
+    """Its text is no less likely, to the model itself, than that of standard sampling."""
+    difference = _difference(rows, PUBLISHED, TOP_K, "own")
+    return (
+        f"{shown(difference)} nats/byte above standard sampling",
+        decided(above(difference) != "holds"),
+    )
+
+
+def sees_loops(rows: Rows) -> Judged:
     """What the spike trigger can see of loops: the share of looping tokens above its threshold."""
-    row = evidence.row("phase_slip", model=model, protocol="loops")
+    row = _row(rows, "loops", GREEDY)
     inside, outside = row["inside"], row["outside"]
-    ends = sum(row["ends"])
+    if not inside["tokens"]:
+        raise Missing("no greedy text of the loops protocol loops")
     return (
-        f"{ends} of {len(row['ends'])} greedy texts end in a loop; {inside['spike']:.1%} of the "
-        f"looping tokens are above 3.5 nats ({outside['spike']:.1%} of the others), mean "
-        f"{inside['mean_nats']:.2f} against {outside['mean_nats']:.2f} nats",
+        f"{inside['spike']:.0%} of looping tokens are above 3.5 nats, {outside['spike']:.0%} of "
+        f"the others (means {inside['mean_nats']:.2f} and {outside['mean_nats']:.2f} nats; "
+        f"{sum(row['ends'])} of {len(row['ends'])} texts end in a loop)",
         decided(inside["spike"] > outside["spike"]),
     )
 
 
-def breaker(evidence: Evidence, model: str) -> tuple[str, str]:
-    looping = {
-        arm: evidence.row("phase_slip", model=model, protocol="breaker", arm=arm)["ends"]
-        for arm in (GREEDY, PUBLISHED)
-    }
-    words = {True: "ends in a loop", False: "does not end in a loop"}
-    return (
-        f"greedy {words[looping[GREEDY]]}, Phase-Slip {words[looping[PUBLISHED]]}",
-        decided(looping[GREEDY] and not looping[PUBLISHED]),
-    )
-
-
-def loop_trigger(evidence: Evidence, model: str) -> tuple[str, str]:
-    slip, ours = (_strict(evidence, model, arm) for arm in (PUBLISHED, AT_LOOPS))
-    return (
-        f"rep-4 {slip['rep-4']:.3f} as published, {ours['rep-4']:.3f} with our loop trigger",
-        decided(ours["rep-4"] < slip["rep-4"]),
-    )
-
-
+DIVERSITY = f"{README}, vocabulary diversity"
 CLAIMS = (
-    Claim(f"Greedy decoding has diversity {PUBLISHED_DIVERSITY[GREEDY]} where sampling has "
-          f"{PUBLISHED_DIVERSITY[TOP_K]} (GPT-2 small): it is stuck in loops",
-          f"{README}, vocabulary diversity", per_model(greedy_stuck)),
-    Claim(f"Phase-Slip ({PUBLISHED_DIVERSITY[PUBLISHED]:.2f}) matches the diversity of sampling",
-          f"{README}, vocabulary diversity", per_model(matches_sampling)),
-    Claim("Phase-Slip breaks repetition loops", f"{README}, evidence", per_model(breaks_loops)),
-    Claim("The loop breaker: greedy is stuck, Phase-Slip is not", f"{README}, loop breaker test",
-          per_model(breaker)),
-    Claim("Noise in the key-value cache shakes the model loose", f"{README}, the concept",
+    Claim("A forced choice between rigidity (Greedy Decoding) and randomness (Standard Sampling)",
+          CONCEPT, per_model(forced_choice)),
+    Claim("It calculates the Shannon Entropy of the model at every step", CONCEPT,
+          per_model(monitors)),
+    Claim("It injects Gaussian noise into the Key-Value memory", CONCEPT, per_model(heats_cache)),
+    Claim('The noise forces the model to "shake loose" from repetitive loops', CONCEPT,
           per_model(noise_does_it)),
-    Claim("Without constant high-temperature sampling", f"{README}, evidence",
+    Claim("... only when necessary, when confusion spikes", CONCEPT,
+          per_model(only_when_necessary)),
+    Claim("... preserving structure when the model is confident", CONCEPT,
+          per_model(preserves_structure)),
+    Claim("Phase-Slip effectively breaks repetition loops", f"{README}, evidence",
+          per_model(breaks_loops)),
+    Claim("... without requiring constant high-temperature sampling", f"{README}, evidence",
           per_model(without_high_temperature)),
-    Claim("It slips only when necessary: when confusion spikes", f"{README}, the concept",
-          per_model(triggered_by_spikes)),
-    Claim("An entropy spike detects a loop", f"{README}, loop breaker test", per_model(sees_loops)),
+    Claim(f"Greedy Decoding {PUBLISHED_DIVERSITY[GREEDY]}, Standard Sampling "
+          f"{PUBLISHED_DIVERSITY[TOP_K]} (gpt2): stuck in loops", DIVERSITY,
+          per_model(greedy_stuck)),
+    Claim(f"Phase-Slip {PUBLISHED_DIVERSITY[PUBLISHED]:.2f}: matches standard sampling diversity",
+          DIVERSITY, per_model(matches_sampling)),
+    Claim('The "Loop Breaker" test: greedy stuck in a logic loop, Phase-Slip a success',
+          f"{README}, loop breaker test", per_model(breaker)),
+    Claim("Detected entropy spike (in a loop)", f"{README}, loop breaker test",
+          per_model(sees_loops)),
     Claim("(ours) A trigger that sees loops repeats less", "reso_llm.decoding.controllers",
           per_model(loop_trigger)),
 )  # fmt: skip
