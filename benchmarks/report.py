@@ -5,6 +5,7 @@ here. Claims and the rules of their verdicts are in benchmarks/claims. Figures g
 figures/ beside the document, one for each task.
 """
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -14,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.claims import Claim, Evidence, Finding
+from benchmarks.claims import HOLDS, MIXED, NOT, UNTESTED, Claim, Evidence, Finding, naming
 from benchmarks.common import RESULTS, read_rows
 from reso_llm.cli import Parser
 
@@ -30,16 +31,25 @@ TASKS = {  # the name of its rows, and its module
     "goals": "goals", "gating": "gating", "stability": "stability", "mirror": "mirror",
     "setpoint": "setpoint", "zombie": "zombie", "srb": "srb", "phase_slip": "phase_slip",
 }  # fmt: skip
+VERDICTS = (HOLDS, MIXED, NOT, UNTESTED)
 DPI = 120
+SHOWN_COMMITS = 3
+STUDIES = RESULTS.parent / "README.md"
 INTRODUCTION = """# Results
 
-Made by `python evaluate.py report` from the rows in `benchmarks/results/`, not by hand. Each
-table is rerun with the commands above it (a row that is recorded is not measured again: delete it
-first). Intervals are 95 % bootstrap percentiles unless said otherwise. A verdict follows from the
-numbers by a rule in `benchmarks/claims/`: *holds* needs an interval that lies wholly on the claimed
-side, so an effect that was not seen *does not hold*; *mixed* is of several models or measures that
-differ. Studies that are no task of `evaluate.py` (speed, quality, recall, consensus, training of
-reactors) are in [benchmarks/README.md](../benchmarks/README.md)."""
+Made by `python evaluate.py report` from the rows in `benchmarks/results/`, not by hand.
+
+A verdict follows from the numbers by a rule in `benchmarks/claims/`. *holds* needs a 95 % interval
+that lies wholly on the claimed side, in every seed where there are several, so an effect that was
+not seen *does not hold*; of a claim that nothing gets worse, it needs that no measure is worse
+beyond its interval. *mixed* is of several models, seeds or measures that differ, which the cell
+shows. *untested* says what is missing. Quotes are shortened; `(ours)` is a claim of this project.
+
+Intervals are 95 % bootstrap percentiles unless said otherwise. Above the tables of a task stand the
+commands as they were typed when its rows were measured; rows of an older commit may name a script
+that `evaluate.py` has replaced since. A row that is recorded is not measured again: delete it
+first. Studies that are no task of `evaluate.py` (speed, quality, recall, consensus, training of
+reactors) are in [benchmarks/README.md]({studies})."""
 
 
 def add_options(parser: Parser) -> None:
@@ -47,21 +57,32 @@ def add_options(parser: Parser) -> None:
 
 
 def run(options: Any) -> list[dict[str, Any]]:
-    """Write the document and its figures; a row for each claim."""
+    """Write the document and its figures; a row for each claim.
+
+    Raises RuntimeError naming the claim, or the task and its file, whose rows cannot be read.
+    """
     out = Path(options.out)
     figures = out.parent / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     found = findings(Evidence())
-    parts = [INTRODUCTION, claims_text(found)]
+    parts = [introduction(out), claims_text(found)]
     for name in tqdm(TASKS, desc="tasks", leave=False):
         if rows := read_rows(name):
-            parts.append(section(name, import_module(f"benchmarks.{TASKS[name]}"), rows, figures))
-    out.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+            with naming(f"the task {name}, rows of benchmarks/results/{name}.jsonl"):
+                task = import_module(f"benchmarks.{TASKS[name]}")
+                parts.append(section(name, task, rows, figures))
+    out.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
     return [
         {"document": document, "claim": claim.text, "source": claim.source, **finding._asdict()}
         for document, some in found.items()
         for claim, finding in some
     ]
+
+
+def introduction(out: Path) -> str:
+    """How to read the document, with links from where it stands."""
+    studies = os.path.relpath(STUDIES, out.resolve().parent)
+    return INTRODUCTION.format(studies=Path(studies).as_posix())
 
 
 def findings(evidence: Evidence) -> dict[str, list[tuple[Claim, Finding]]]:
@@ -76,35 +97,46 @@ def findings(evidence: Evidence) -> dict[str, list[tuple[Claim, Finding]]]:
 
 
 def claims_text(found: Mapping[str, Sequence[tuple[Claim, Finding]]]) -> str:
-    """One table for each document."""
-    parts = ["## Claims", counted([f.verdict for some in found.values() for _, f in some])]
+    """How many of each document's claims have which verdict, and a table for each document."""
+    verdicts = {title: [finding.verdict for _, finding in some] for title, some in found.items()}
+    parts = ["## Claims", counts_table(verdicts)]
     for title, some in found.items():
-        lines = [
-            f"### {title}",
-            "",
-            "| claim | source | our measurement | verdict | rerun |",
-            "|---|---|---|---|---|",
-        ]
+        lines = [f"### {title}", "", "| claim | verdict | measured | source | rerun |"]
+        lines.append("|---" * 5 + "|")
         for claim, finding in some:
             rerun = f"`{finding.rerun}`" if finding.rerun else ""
-            cells = (claim.text, claim.source, finding.measured, f"**{finding.verdict}**", rerun)
+            cells = (claim.text, f"**{finding.verdict}**", finding.measured, claim.source, rerun)
             lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
 
+def counts_table(verdicts: Mapping[str, Sequence[str]]) -> str:
+    """Documents by verdicts, with a last row of all."""
+    every = [verdict for some in verdicts.values() for verdict in some]
+    lines = [f"| document | claims | {' | '.join(VERDICTS)} |", "|---" * (2 + len(VERDICTS)) + "|"]
+    for title, some in [*verdicts.items(), ("all", every)]:
+        cells = [str(some.count(verdict)) for verdict in VERDICTS]
+        lines.append(f"| {title} | {len(some)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def counted(verdicts: Sequence[str]) -> str:
+    """`3 claims: 2 holds, 1 mixed`."""
     return f"{len(verdicts)} claims: " + ", ".join(
         f"{count} {verdict}" for verdict, count in Counter(verdicts).most_common()
     )
 
 
 def section(name: str, task: ModuleType, rows: Sequence[dict[str, Any]], figures: Path) -> str:
-    """A task's commands, tables and figure."""
+    """A task's commands, tables and figure; nothing where all its rows are of an older protocol."""
+    tables = task.text(rows)
+    if not tables.strip():
+        return ""
     task.figure(rows).savefig(figures / f"{name}.png", dpi=DPI)
     title = (task.__doc__ or "").partition("\n")[0]
     return "\n\n".join(
-        (f"## {name}: {title}", provenance(rows), task.text(rows), f"![{name}](figures/{name}.png)")
+        (f"## {name}: {title}", provenance(rows), tables, f"![{name}](figures/{name}.png)")
     )
 
 
@@ -112,21 +144,30 @@ def provenance(rows: Sequence[Mapping[str, Any]]) -> str:
     """Commands, commits and machines of the rows, each once."""
     made = [row["environment"] for row in rows]
     commands = "\n".join(dict.fromkeys(f"python {e['command']}" for e in made))
-    commits = ", ".join(dict.fromkeys(str(e["commit"]) for e in made))
     machines = "; ".join(
         dict.fromkeys(
             f"{e['processor']}, {e['cpus']} CPUs, torch {e['packages']['torch']}" for e in made
         )
     )
-    return f"```\n{commands}\n```\n\nCommits {commits}; {machines}."
+    return f"```\n{commands}\n```\n\n{commits([str(e['commit']) for e in made])}; {machines}."
+
+
+def commits(hashes: Sequence[str]) -> str:
+    """Each once; of many the first, the last and their number. `+` is of changes not committed."""
+    once = [*dict.fromkeys(hashes)]
+    if len(once) <= SHOWN_COMMITS:
+        return f"Commit{'s' * (len(once) > 1)} {', '.join(once)}"
+    return f"{len(once)} commits, {once[0]} to {once[-1]}"
 
 
 def text(rows: Sequence[dict[str, Any]]) -> str:
-    """How many claims have which verdict, and those that are untested."""
+    """How many claims of each document have which verdict, and why some are untested."""
+    documents = dict.fromkeys(row["document"] for row in rows)
     lines = [counted([row["verdict"] for row in rows])]
     lines += [
-        f"untested: {row['claim']} ({row['measured']})"
-        for row in rows
-        if row["verdict"] == "untested"
+        f"  {title}: {counted([r['verdict'] for r in rows if r['document'] == title])}"
+        for title in documents
     ]
+    untested = [row for row in rows if row["verdict"] == UNTESTED]
+    lines += [f"untested, {r['document']}: {r['claim']} ({r['measured']})" for r in untested]
     return "\n".join(lines)
