@@ -559,9 +559,12 @@ def test_the_figure_of_a_comparison_and_of_a_bucket_summary_alone(files):
     assert [t.get_text() for t in tokens.get_yticklabels()] == [
         "all (5)", "code (2)", "essays (2)", "lists (1)"
     ]  # fmt: skip
-    point, _, (bar,) = tokens.containers[2].lines
-    assert point.get_xdata().tolist() == [one["mean"]]
-    assert bar.get_segments()[0][:, 0].tolist() == pytest.approx(one["mean_interval"])
+    every = rows[0]["overall"]["tokens_emitted"]
+    for at, shown in ((0, every), (2, one)):
+        point, _, (bar,) = tokens.containers[at].lines
+        assert point.get_xdata().tolist() == [shown["mean"]]
+        edges = bar.get_segments()[0][:, 0].tolist()
+        assert edges == pytest.approx(shown["mean_interval"])
     assert len(tokens.containers) == len(wall.containers) == len(entropy.containers) == 4
     assert tokens.get_xlabel() == "tokens: srb − static"
     assert ratio.containers[0].lines[0].get_xdata()[0] == rows[0]["decomposition"]["wall_time_s"][0]
