@@ -41,9 +41,10 @@ CLAIMS = (
     Claim('Compositional semantics through prime interference: "mathematics" + "logic" → '
           "interference pattern", NEW, reso_now.composes),
     Claim("Temporal SMF: better long-term context", NEW, remembers("age 0", "all of the memory")),
-    Claim("Temporal SMF: what attention no longer sees", NEW, beyond_window),
+    Claim("16D holographic memory, in a small model trained to recall", DIAGRAM, beyond_window),
     Claim("Temporal Sedenion Memory Field, as a stage", DIAGRAM, brings("temporal_smf")),
-    Claim("16D holographic memory", DIAGRAM, remembers("field alone", "the field alone")),
+    Claim("16D holographic memory, in the shipped model", DIAGRAM,
+          remembers("field alone", "the field alone")),
     Claim("Natural forgetting; memory automatically decays over time", NEW, forgets),
     Claim('Episodic tagging enables "when did I learn this?"', f"{README}, memory management",
           dates),

@@ -5,6 +5,7 @@ out the other way if the package changes. What they show is that a thing exists 
 it helps: that is in reso.py.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import fields, replace
 
@@ -140,17 +141,21 @@ def default_data(evidence: Evidence) -> Finding:
 def golden(evidence: Evidence) -> Finding:
     """Where the defaults have it."""
     config, optim = small_config(), OptimConfig()
-    near = [GOLDEN_RATIO**k for k in (-2, -1, 1, 2)]
     rates = (optim.matrix_lr, optim.embedding_lr, optim.head_lr, optim.scalar_lr)
     places = {
-        "attention": config.rotary_base == GOLDEN_RATIO ** (config.head_dim / 2),
-        "learning rates": any(a / b in near for a in rates for b in rates),
-        "thresholds": config.coherence_gate.threshold in near,
-        "gradient clipping": optim.grad_clip in near,
+        "attention": math.isclose(config.rotary_base, GOLDEN_RATIO ** (config.head_dim / 2)),
+        "learning rates": any(_is_golden(a / b) for a in rates for b in rates),
+        "thresholds": _is_golden(config.coherence_gate.threshold),
+        "gradient clipping": _is_golden(optim.grad_clip),
     }
     words = ", ".join(f"{place} {'yes' if there else 'no'}" for place, there in places.items())
     return Finding(f"in our defaults: {words}", combined(*map(decided, places.values())),
                    "pytest tests/test_attention.py")  # fmt: skip
+
+
+def _is_golden(number: float) -> bool:
+    """One of the first powers of the golden ratio, or their inverses."""
+    return any(math.isclose(number, GOLDEN_RATIO**k) for k in (-2, -1, 1, 2))
 
 
 def factorises(evidence: Evidence) -> Finding:
