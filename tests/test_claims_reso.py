@@ -152,7 +152,7 @@ def test_a_claim_turns_with_its_rows(start, changes, verdict):
 def test_every_claim_with_rows_is_among_the_turns():
     starts = tuple(start for start, _, _ in TURNS)
     for claim in reso.CLAIMS:
-        if claim.finding(evidence_of()).verdict == UNTESTED:
+        if claim.decide.__module__ != reso_now.__name__:
             judged = claim.finding(evidence_of(**GOOD)).verdict != UNTESTED
             assert claim.text.startswith(starts) == judged, claim.text
 

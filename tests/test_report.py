@@ -5,11 +5,12 @@ import re
 import sys
 
 import pytest
+from claim_rows import evidence_of
 
 pytest.importorskip("matplotlib")
 
 import evaluate
-from benchmarks import common, report
+from benchmarks import common, report, setpoint
 from benchmarks.claims import (
     HOLDS,
     MIXED,
@@ -20,9 +21,12 @@ from benchmarks.claims import (
     Finding,
     Missing,
     above,
+    averaged,
     below,
     cer,
     combined,
+    each,
+    newest,
     phase_slip,
     reso,
     srb,
@@ -30,10 +34,6 @@ from benchmarks.claims import (
 )
 
 VERDICTS = {HOLDS, NOT, MIXED, UNTESTED}
-
-
-def evidence_of(**tables):
-    return Evidence(lambda name: tables.get(name, []))
 
 
 def test_rows_are_chosen_by_their_fields_and_the_newest_is_last():
@@ -72,8 +72,8 @@ def test_a_claim_without_rows_is_untested_and_says_which():
 def test_without_rows_only_what_is_computed_now_has_a_verdict(module):
     found = [claim.finding(evidence_of()) for claim in module.CLAIMS]
     known = [f for f in found if f.verdict != UNTESTED]
-    assert len(known) == {cer: 1, reso: 3}.get(module, 0)
-    assert all(f.verdict == HOLDS and f.rerun for f in known)
+    assert len(known) == {cer: 2, reso: 12}.get(module, 0)
+    assert all(f.rerun for f in known)
 
 
 def test_what_is_recorded_gives_every_claim_words_and_a_verdict():
@@ -85,88 +85,92 @@ def test_what_is_recorded_gives_every_claim_words_and_a_verdict():
             assert bool(finding.rerun) == (finding.verdict != UNTESTED), claim.text
 
 
-def srb_row(**changes):
-    """A study in which SRB is as good as its document says."""
-    good = {
-        "seconds": (-2.0, -3.0, -1.0), "saved": (0.3, 0.2, 0.4), "finished": (0.1, 0.05, 0.2),
-        "own_end_nats": (-1.0, -2.0, -0.5), "code_parses": None, "steps_met": (0.0, -0.1, 0.1),
-    }  # fmt: skip
-    row = {
-        "kind": "study", "model": "m", "default_exits": 0.5,
-        "arms": {"static": {"seconds": (9.0, 8.0, 10.0)}, "srb": {"exits": (0.5, 0.4, 0.6)}},
-        "srb_minus": {"static": good},
-        "matched": {"elsewhere": good, "end_rule": good},
-        "by_bucket": {
-            "summaries": {"saved": (0.5, 0.4, 0.6)},
-            "creative": {"saved": (0.1, 0.0, 0.2)},
-        },
-        "questions": {
-            "replies": {"E, first 32: rep4": (0.5, 0.3, 0.7)},
-            "places": {"E": (0.5, 0.4, 0.6)},
-            "curves": {"between": 0.1, "between_by_chance": 0.1, "p": 0.5},
-        },
-    }  # fmt: skip
-    for path, value in changes.items():
-        *inner, last = path.split("__")
-        place = row
-        for key in inner:
-            place[key] = dict(place[key])
-            place = place[key]
-        place[last] = value
-    return row
+def test_a_claim_whose_rows_cannot_be_read_is_named():
+    claim = Claim("the moon is near", "y", lambda evidence: evidence.row("a")["distance"])
+    with pytest.raises(RuntimeError, match=r"the moon is near.*KeyError: 'distance'"):
+        claim.finding(evidence_of(a=[{"x": 1}]))
 
 
-SRB_TURNS = [
-    ("SRB reduces wall-clock time", {"srb_minus__static__seconds": (-1.0, -3.0, 1.0)}, NOT),
-    ("Quality is maintained", {"srb_minus__static__finished": (-0.3, -0.4, -0.2)}, NOT),
-    ("Quality is maintained", {"srb_minus__static__own_end_nats": (1.0, 0.5, 2.0)}, NOT),
-    ("SRB stops where", {"matched__elsewhere__own_end_nats": (0.0, -1.0, 1.0)}, MIXED),
-    ("It need not rely", {"matched__end_rule__finished": (-0.1, -0.2, 0.0)}, MIXED),
-    ("Facts stabilise", {"by_bucket__summaries__saved": (0.15, 0.1, 0.2)}, NOT),
-    ("Entropy that settles", {"default_exits": 0.0}, MIXED),
-    ("1. (H", {"questions__replies": {"E, first 32: rep4": (0.1, -0.1, 0.3)}}, NOT),
-    ("1. ...", {"questions__places": {"E": (0.1, 0.05, 0.2)}}, NOT),
-    ("2. Compute", {"srb_minus__static__finished": (-0.3, -0.4, -0.2)}, MIXED),
-    ("3. Collapse", {"questions__curves__p": 0.001}, NOT),
-]
+def test_models_without_rows_are_left_out_and_named_where_all_are():
+    def judge(row):
+        if row is None:
+            raise Missing("nothing there")
+        return row
+
+    assert each({"m": ("fine", HOLDS), "n": None}, judge, "r") == Finding("m: fine", HOLDS, "r")
+    both = each({"m": ("fine", HOLDS), "n": ("bad", NOT)}, judge, "r")
+    assert both == Finding("m: fine; n: bad", MIXED, "r")
+    with pytest.raises(Missing, match="nothing there"):
+        each({"n": None}, judge, "r")
 
 
-@pytest.mark.parametrize(("start", "changes", "verdict"), SRB_TURNS)
-def test_a_claim_about_srb_turns_with_its_row(start, changes, verdict):
-    (claim,) = [c for c in srb.CLAIMS if c.text.startswith(start)]
-    good = claim.finding(evidence_of(srb=[srb_row()]))
-    assert good.verdict == HOLDS
-    assert claim.finding(evidence_of(srb=[srb_row(**changes)])).verdict == verdict
-    two = [srb_row(), srb_row(model="n", **changes)]
-    assert claim.finding(evidence_of(srb=two)).verdict == MIXED
+def test_of_equal_rows_the_newest_is_kept_in_its_place():
+    rows = [{"seed": 0, "x": 1}, {"seed": 1, "x": 2}, {"seed": 0, "x": 3}]
+    assert newest(rows, "seed") == [{"seed": 0, "x": 3}, {"seed": 1, "x": 2}]
+    assert averaged([(1, 0, 2), (3, 2, 4)]) == [2, 1, 3]
 
 
-def test_the_report_writes_its_document_and_figures(tmp_path, monkeypatch, capsys):
-    rows = [
-        {**row, "environment": {"command": "evaluate.py setpoint --record", "commit": "abc",
-                                "processor": "P", "cpus": 2, "packages": {"torch": "2"}}}
-        for row in setpoint_rows()
-    ]  # fmt: skip
-    monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
+def test_commits_are_summed_up():
+    assert report.commits(["a", "a"]) == "Commit a"
+    assert report.commits(["a", "b", "a", "c"]) == "Commits a, b, c"
+    assert report.commits(["a", "b", "c", "d"]) == "4 commits, a to d"
+
+
+def test_links_are_from_where_the_document_stands(tmp_path):
+    for out in (report.DOCUMENT, tmp_path / "deep" / "results.md"):
+        (link,) = re.findall(r"\[benchmarks/README.md\]\((.*?)\)", report.introduction(out))
+        assert (out.parent.resolve() / link).resolve() == report.STUDIES.resolve()
+
+
+@pytest.fixture
+def write_report(tmp_path, monkeypatch):
+    """Of made-up rows by the name of their task: the document's path."""
     (tmp_path / "results").mkdir()
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    (tmp_path / "results" / "setpoint.jsonl").write_text(lines)
+    monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
     out = tmp_path / "docs" / "results.md"
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", "report", "--out", str(out)])
-    evaluate.main()
+
+    def write(**tables):
+        for name, rows in tables.items():
+            about = {"command": f"evaluate.py {name} --record", "commit": "abc", "processor": "P",
+                     "cpus": 2, "packages": {"torch": "2"}}  # fmt: skip
+            lines = "".join(json.dumps(row | {"environment": about}) + "\n" for row in rows)
+            (tmp_path / "results" / f"{name}.jsonl").write_text(lines)
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", "report", "--out", str(out)])
+        evaluate.main()
+        return out
+
+    return write
+
+
+def test_the_report_writes_its_document_and_figures(write_report, capsys):
+    out = write_report(setpoint=setpoint_rows(), srb=[{"run": "a protocol of before"}])
     document = out.read_text()
     num_claims = sum(len(m.CLAIMS) for m in (cer, phase_slip, reso, srb))
-    assert document.count("| **") == num_claims
+    assert sum(document.count(f"| **{verdict}** |") for verdict in VERDICTS) == num_claims
+    assert f"| all | {num_claims} | " in document
     assert "## setpoint: How far" in document
     assert "python evaluate.py setpoint --record" in document
     assert (out.parent / "figures" / "setpoint.png").stat().st_size > 1000
-    assert "## zombie" not in document
-    assert f"{num_claims} claims: " in capsys.readouterr().out
+    assert "## zombie" not in document, "no rows"
+    assert "## srb" not in document, "no row that can be told"
+    told = capsys.readouterr().out
+    assert told.startswith(f"{num_claims} claims: ")
+    assert "untested, Phase-Slip: " in told
+    assert all(f"  {title}: " in told for title in report.DOCUMENTS)
+
+
+@pytest.mark.parametrize("fails", ["text", "figure"])
+def test_a_task_that_cannot_tell_its_rows_is_named(write_report, monkeypatch, fails):
+    def fail(rows):
+        raise KeyError("depth")
+
+    monkeypatch.setattr(report, "findings", lambda evidence: {})
+    monkeypatch.setattr(setpoint, fails, fail)
+    with pytest.raises(RuntimeError, match=r"the task setpoint, .*setpoint\.jsonl: KeyError"):
+        write_report(setpoint=setpoint_rows())
 
 
 def setpoint_rows():
-    from benchmarks import setpoint
-
     options = type("Options", (), dict(seeds=[0], targets=[1.0, 3.0], mode=["published"],
                                        quick=True, record=False))  # fmt: skip
     return json.loads(json.dumps(setpoint.run(options)))

@@ -89,6 +89,24 @@ def untested(because: str) -> Callable[[Evidence], Finding]:
     return lambda evidence: Finding(because, UNTESTED, "")
 
 
+def each(known: Mapping[str, Any], judge: Callable[[Any], tuple[str, str]], rerun: str) -> Finding:
+    """One finding of what each model's rows say. Those that lack a row are left out.
+
+    Raises Missing where all do.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    lacking = "there is no model to judge by"
+    for model, rows in known.items():
+        try:
+            found[model] = judge(rows)
+        except Missing as missing:
+            lacking = str(missing)
+    if not found:
+        raise Missing(lacking)
+    words = "; ".join(f"{model}: {words}" for model, (words, _) in found.items())
+    return Finding(words, combined(*(verdict for _, verdict in found.values())), rerun)
+
+
 def newest(rows: Iterable[Row], *fields: str) -> list[Row]:
     """Of rows that are equal in these fields the last, in the order of the first."""
     return list({tuple(str(row.get(field)) for field in fields): row for row in rows}.values())

@@ -14,6 +14,7 @@ from benchmarks.claims import (
     below,
     combined,
     decided,
+    each,
     shown,
 )
 from benchmarks.phase_slip.arms import (
@@ -39,20 +40,13 @@ Rows = Sequence[Row]
 
 
 def per_model(judge: Callable[[Rows], Judged]) -> Callable[[Evidence], Finding]:
-    """One finding of the findings about each model's newest weights; Missing where none has any."""
+    """One finding of the findings about each model's newest weights."""
 
     def decide(evidence: Evidence) -> Finding:
-        newest = {r["model"]: r["weights"] for r in evidence.rows("phase_slip")}
-        found: dict[str, Judged] = {}
-        for model, weights in newest.items():
-            try:
-                found[model] = judge(evidence.rows("phase_slip", model=model, weights=weights))
-            except Missing as missing:
-                unmeasured = missing
-        if not found:
-            raise unmeasured
-        words = "; ".join(f"{model}: {words}" for model, (words, _) in found.items())
-        return Finding(words, combined(*(verdict for _, verdict in found.values())), TASK)
+        weights = {r["model"]: r["weights"] for r in evidence.rows("phase_slip")}
+        known = {model: evidence.rows("phase_slip", model=model, weights=hashed)
+                 for model, hashed in weights.items()}  # fmt: skip
+        return each(known, judge, TASK)
 
     return decide
 

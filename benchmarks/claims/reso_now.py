@@ -49,8 +49,8 @@ CALLS = {
 
 
 def small_model(config: ResoLLMConfig | None = None) -> ResoLLMModel:
-    """Two layers, 64 wide, random weights; the global generator is left as it was."""
-    config = replace(config or small_config(), dim=64, num_layers=2, max_seq_len=32)
+    """Two layers, 32 wide, random weights; the global generator is left as it was."""
+    config = replace(config or small_config(), dim=32, num_layers=2, max_seq_len=32)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return ResoLLMModel(config)
@@ -107,7 +107,7 @@ def optional(evidence: Evidence) -> Finding:
 def autograd(evidence: Evidence) -> Finding:
     """Gradients of one training loss of a model with all stages."""
     model = small_model(replace(small_config(), vocab_size=64))
-    goal = torch.randn(2, 64, generator=torch.Generator().manual_seed(0))
+    goal = torch.randn(2, model.config.dim, generator=torch.Generator().manual_seed(0))
     model.loss(*_text(), goal=goal).backward()
     gradients = [p.grad for p in model.parameters() if p.requires_grad]
     got = [g for g in gradients if g is not None and g.isfinite().all()]

@@ -19,6 +19,7 @@ from benchmarks.claims import (
     below,
     combined,
     decided,
+    each,
     newest,
     shown,
     srb_published,
@@ -41,10 +42,7 @@ def per_model(judge: Callable[[dict], tuple[str, str]]) -> Callable[[Evidence], 
     """One finding of the findings about each model's newest study."""
 
     def decide(evidence: Evidence) -> Finding:
-        rows = newest(evidence.rows("srb", kind="study"), "model")
-        found = {row["model"]: judge(row) for row in rows}
-        words = "; ".join(f"{model}: {words}" for model, (words, _) in found.items())
-        return Finding(words, combined(*(verdict for _, verdict in found.values())), TASK)
+        return each({r["model"]: r for r in evidence.rows("srb", kind="study")}, judge, TASK)
 
     return decide
 
