@@ -509,11 +509,10 @@ def test_all_kinds_together_are_one_comparison(files):
     assert "| own_nats_per_byte | 5 |" in text
 
 
-def test_rows_hold_no_data_and_no_path(files, tmp_path):
-    """What is published of somebody's files is their statistics: no text, no value of a prompt."""
+def test_rows_hold_no_path_and_no_text(files, tmp_path):
     written = json.dumps(comparison.from_csv([*files.values()], draws=20))
     assert str(tmp_path) not in written
-    assert not {name for name in ("code_000", "Write", "srb_settled") if name in written}
+    assert not {name for name in ("Write", "srb_settled") if name in written}
 
 
 def test_a_prompt_of_another_study_is_refused(files):
@@ -598,12 +597,14 @@ def test_the_task_reads_files_and_records_them_once(files, tmp_path, monkeypatch
     quick = ["--from-csv", files["runs"], files["buckets"], "--quick"]
     said = call(*quick, "--plot", plot, "--json", "-")
     assert [row["kind"] for row in json.loads(said)] == ["csv", "csv"]
+    assert {run["strategy"] for run in json.loads(said)[0]["runs"]} == {"static", "srb"}
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert common.read_rows("srb") == []
     for _ in range(2):
         said = call("--from-csv", files["runs"], "--record")
         (row,) = common.read_rows("srb")
         assert srb.text([row]) + "\n" == said
+        assert "code_000" not in json.dumps(row)  # statistics, and no value of a prompt
     call("--from-csv", files["summary"], "--record")
     assert [r["files"] for r in common.read_rows("srb")] == [
         ["runs_longform.csv"], ["summary_longform.csv"]

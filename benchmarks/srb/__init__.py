@@ -76,13 +76,13 @@ def run(options: Any) -> list[dict[str, Any]]:
 
 
 def of_files(options: Any, records: Records) -> list[dict[str, Any]]:
-    """The statistics of files; those on record are not added again."""
+    """The statistics of files; those on record are not added again, and nobody's data are."""
     if options.model or options.checkpoint:
         raise ValueError("--from-csv runs no model: leave out --model and --checkpoint")
     rows = from_csv(options.from_csv, draws=QUICK_DRAWS if options.quick else DRAWS)
     for row in rows:
         if records.find(**{name: row.get(name) for name in CSV_KEY}) is None:
-            records.add(row)
+            records.add({name: value for name, value in row.items() if name != "runs"})
     return rows
 
 

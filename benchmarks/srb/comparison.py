@@ -3,7 +3,8 @@
 A row is either the comparison of two arms over the runs of one model, or a bucket summary as its
 file has it, with where it differs from the comparison. Of several kinds the most detailed is
 computed on (runs, else summary, else pairs); the others are checked against it. Rows hold what is
-computed and the names and hashes of the files, not their data. Statistics: statistics.py.
+computed and the names and hashes of the files; the numbers of the runs, under "runs", are there for
+the figure and are not recorded. Statistics: statistics.py.
 """
 
 import hashlib
@@ -26,6 +27,8 @@ from benchmarks.srb.statistics import (
 from benchmarks.srb.tables import bucket_table, runs_of, summary_rows
 
 DETAIL = ("runs", "summary", "paired")  # the most detailed first
+DRAWN = ("name", "bucket", "seed", "strategy", "tokens_emitted", "wall_time_s", "avg_entropy",
+         "own_nats_per_byte")  # fmt: skip
 ROUNDING = 0.0011  # by which bucket means of 3 decimals may differ
 
 
@@ -52,7 +55,10 @@ def from_csv(
     found: list[dict[str, Any]] = []
     for model in dict.fromkeys((run.get("backend"), run.get("model_id")) for run in runs):
         mine = [r for r in runs if (r.get("backend"), r.get("model_id")) == model]
-        found.append({"kind": "csv", **about, **comparison(mine, baseline, treated, draws)})
+        found.append({
+            "kind": "csv", **about, **comparison(mine, baseline, treated, draws),
+            "runs": [{c: run[c] for c in DRAWN if c in run} for run in mine],
+        })  # fmt: skip
     computed = found[0]["bucket_table"] if len(found) == 1 else None
     return found + [
         _buckets(source, computed) for source in sources if source.table.kind == "buckets"

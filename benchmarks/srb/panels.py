@@ -2,8 +2,8 @@
 
 study   average entropy of every prompt and tokens saved; time against quality; every token's
         entropy, where a cut reply's trace is the beginning of the static one's
-csv     differences by bucket and the factors of wall time, or the changes by bucket of a
-        summary that no comparison stands beside
+csv     the first three where the row holds its runs; differences by bucket and the factors of
+        wall time, or the changes by bucket of a summary that no comparison stands beside
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -50,6 +50,8 @@ def _part(row: Row) -> tuple[str, Callable[[Row, Canvas], None], float] | None:
     if row.get("kind") != "csv" or row.get("differs") == []:
         return None
     title = ", ".join(row["files"])
+    if "runs" in row:
+        return title, files_figure, 15.8
     if "overall" in row:
         return title, comparison_figure, 7
     return title, lambda row, on: bucket_changes(row["bucket_table"], on), 4.5
@@ -59,13 +61,27 @@ def study_figure(row: Row, on: Canvas) -> None:
     """Static and srb of one study, from its files."""
     directory = where(row["files"])
     runs = [run for run in read(directory / FILES["runs"]).rows if run["seed"] in row["seeds"]]
-    top, middle, bottom = on.subfigures(3, 1, height_ratios=(4.2, 4.6, 6.2))
-    left, right = top.subfigures(1, 2)
-    figures.entropy_overlay(runs, on=left)
-    figures.efficiency_heatmap(runs, on=right)
-    figures.time_quality(runs, on=middle)
+    top, bottom = on.subfigures(2, 1, height_ratios=(8.8, 6.2))
+    prompts_figure(runs, ("static", "srb"), top)
     replies = Replies(directory / "replies.jsonl.gz")
     token_entropy_overlay(*traces(replies, row["seeds"]), on=bottom)
+
+
+def files_figure(row: Row, on: Canvas) -> None:
+    """Both arms of somebody's files, prompt by prompt and in differences."""
+    top, bottom = on.subfigures(2, 1, height_ratios=(8.8, 7))
+    prompts_figure(row["runs"], (row["baseline"], row["treated"]), top)
+    comparison_figure(row, bottom)
+
+
+def prompts_figure(runs: Iterable[Row], arms: tuple[str, str], on: Canvas) -> None:
+    """Entropies and tokens saved of every prompt, and time against quality."""
+    runs = list(runs)
+    top, bottom = on.subfigures(2, 1, height_ratios=(4.2, 4.6))
+    left, right = top.subfigures(1, 2)
+    figures.entropy_overlay(runs, *arms, on=left)
+    figures.efficiency_heatmap(runs, *arms, on=right)
+    figures.time_quality(runs, *arms, on=bottom)
 
 
 def traces(replies: Replies, seeds: Iterable[int]) -> tuple[Traces, dict[str, str]]:

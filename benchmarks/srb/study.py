@@ -190,7 +190,8 @@ def _kept(values: np.ndarray) -> list[float | None]:
 
 def calibration(replies: Replies, target: float) -> Calibration:
     """From the static replies of half 0."""
-    rows = replies.of(0, "static")
+    order = {prompt.name: prompt.number for prompt in prompts(0)}
+    rows = sorted(replies.of(0, "static"), key=lambda row: order[row["name"]])
     traces, ends = [signals(row) for row in rows], [np.array(row["end_nats"]) for row in rows]
     rule = rules.calibrated(traces, ends, target)
     stops = np.array([rules.exit_after(t, rule) for t in traces])
