@@ -552,6 +552,12 @@ def test_files_of_one_kind_are_joined_and_models_kept_apart(files, tmp_path):
 def test_the_figure_of_a_comparison_and_of_a_bucket_summary_alone(files):
     pytest.importorskip("matplotlib")
     rows = json.loads(json.dumps(comparison.from_csv([*files.values()], draws=20)))
+    prompts, _ = panels.figure(rows).subfigs[0].subfigs
+    (overlay,), (heat, _) = (part.axes for part in prompts.subfigs[0].subfigs)
+    assert [t.get_text() for t in overlay.get_xticklabels()] == ["code", "essays", "lists"]
+    assert heat.get_images()
+    assert len(prompts.subfigs[1].axes) == 2
+    del rows[0]["runs"]  # as it is recorded
     (part,) = panels.figure([{"of": "an earlier study"}, *rows]).subfigs
     tokens, wall, entropy, ratio = part.axes
     one = rows[0]["by_bucket"]["tokens_emitted"]["essays"]

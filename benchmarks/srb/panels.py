@@ -50,7 +50,7 @@ def _part(row: Row) -> tuple[str, Callable[[Row, Canvas], None], float] | None:
     if row.get("kind") != "csv" or row.get("differs") == []:
         return None
     title = ", ".join(row["files"])
-    if "runs" in row:
+    if "runs" in row and "avg_entropy" in row["overall"]:
         return title, files_figure, 15.8
     if "overall" in row:
         return title, comparison_figure, 7
