@@ -41,8 +41,8 @@ __all__ = ["add_options", "figure", "run", "text"]
 def add_options(parser: Any) -> None:
     """Options of the task."""
     parser.add_argument("--checkpoint", type=str, help="run directory; default: the shipped model")
-    parser.add_argument("--model", type=str, help="instead: directory or cached hub id")
-    parser.add_argument("--scorer", type=str, help="directory or cached hub id of another model")
+    parser.add_argument("--model", type=str, help="instead: directory or hub id")
+    parser.add_argument("--scorer", type=str, help="directory or hub id of another model")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(20)))
     parser.add_argument("--scored_seeds", type=int, default=3, help="that the scorer reads")
     parser.add_argument("--arms", choices=["all", "brief"], default="all")

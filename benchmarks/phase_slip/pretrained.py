@@ -3,7 +3,7 @@
 Rows of a batch are padded on the left and written in step. Every special token is taken out of the
 logits, so that no text ends. Phase-Slip draws row i from its seed alone; plain sampling draws a
 batch of rows from the first seed of it. A model without a chat template reads a chat turn as a
-paragraph. Nothing is downloaded. Source: `reso_llm.hf`.
+paragraph. Source: `reso_llm.hf`.
 
 Shapes: B rows, T tokens, V vocabulary.
 """
@@ -19,20 +19,21 @@ from torch import Tensor
 from benchmarks.common import weights_hash
 from benchmarks.phase_slip.arms import Arm
 from benchmarks.phase_slip.texts import Text, spoken
+from cer.pretrained import load_causal_lm, model_directory
 from reso_llm.inference import Prompt
 
 ROWS = 32  # of a batch: weights are read once for all
 
 
 class Pretrained:
-    """A causal language model of transformers, from a directory or from the hub's local cache."""
+    """A causal language model of transformers, from a directory or the hub."""
 
     score_rows = 4  # vocabularies are large
 
     def __init__(self, name: str) -> None:
-        directory = local_directory(name)
+        directory = model_directory(name)
         self.name, self.weights = Path(name).absolute().name, weights_hash(directory)
-        self.tokenizer, self.model = load_pretrained(directory)
+        self.tokenizer, self.model = load_causal_lm(directory)
         ends = self.model.generation_config.eos_token_id
         ends = [] if ends is None else [ends] if isinstance(ends, int) else ends
         self.ends = sorted({*self.tokenizer.all_special_ids, *ends})
@@ -113,43 +114,3 @@ def _without(model: Any, ids: Sequence[int]) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def local_directory(name: str) -> str:
-    """Where a model is: a directory, or a hub id's place in the local cache; nothing is downloaded.
-
-    Raises ValueError where it is neither.
-    """
-    if Path(name).is_dir():
-        return name
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-    except ImportError:
-        raise ValueError(f'{name}: models need transformers: pip install -e ".[hf]"') from None
-    try:
-        return snapshot_download(name, local_files_only=True)
-    except HFValidationError:
-        raise ValueError(f"{name}: neither a directory nor a hub id") from None
-    except LocalEntryNotFoundError:
-        raise ValueError(
-            f"{name}: no directory, and not in the local cache of the hub: give a directory, or "
-            f"first `hf download {name}`"
-        ) from None
-
-
-def load_pretrained(directory: str) -> tuple[Any, Any]:
-    """Tokenizer and model of a directory, in float32. Raises ValueError where there is none."""
-    try:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-    except ImportError:
-        raise ValueError('--model and --scorer need transformers: pip install -e ".[hf]"') from None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            directory, local_files_only=True, dtype=torch.float32
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{directory} has no causal language model to load: {reason}") from None
-    return tokenizer, model.eval()

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.phase_slip.pretrained import load_pretrained, local_directory
+from cer.pretrained import load_causal_lm, model_directory
 from reso_llm.checkpoint import resolve
 from reso_llm.decoding.controllers import Controller
 from reso_llm.inference import SHIPPED, ResoLLMInference
@@ -116,8 +116,8 @@ class HFWriter:
     backend = "transformers"
 
     def __init__(self, name: str) -> None:
-        directory = local_directory(name)
-        self.tokenizer, self.model = load_pretrained(directory)
+        directory = model_directory(name)
+        self.tokenizer, self.model = load_causal_lm(directory)
         self.model.generation_config.max_length = None  # max_new_tokens says it
         self.files, self.model_id = Path(directory), Path(name).absolute().name
 
