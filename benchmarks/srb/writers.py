@@ -111,7 +111,7 @@ class ResoWriter:
 
 
 class HFWriter:
-    """A model of transformers, asked as its chat template says: a directory, or a hub id's copy."""
+    """A model of transformers, asked as its chat template says: a directory or a hub id."""
 
     backend = "transformers"
 
