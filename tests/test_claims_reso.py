@@ -21,8 +21,8 @@ def ablation(seed, full, without):
     return rows + [row | {"variant": f"full - {s}", "bits_per_byte": without} for s in STAGES]
 
 
-def quality(task, model, seconds, bits):
-    return {"task": task, "model": model, "seed": 0, "seconds": seconds, "bits_per_byte": bits}
+def quality(task, model, seed, seconds, bits):
+    return {"task": task, "model": model, "seed": seed, "seconds": seconds, "bits_per_byte": bits}
 
 
 def goals():
@@ -68,9 +68,9 @@ def gating(cut, bits, layers):
 GOOD = {
     "ablation": [row for s, full in enumerate((2.0, 2.1, 2.2))
                  for row in ablation(s, full, full + 0.2 + 0.01 * s)],
-    "quality": [quality(task, model, seconds, bits)
+    "quality": [quality(task, model, seed, seconds, bits)
                 for task, seconds in (("shakespeare", 130.2), ("guanaco", 178.0))
-                for model, bits in (("full", 2.0), ("control", 2.2))],
+                for model, bits in (("full", 2.0), ("control", 2.2)) for seed in (0, 1)],
     "goals": goals(),
     "memory": [memory(0), memory(1)],
     "recall": [{"memory": True, "tied": False, "filler": 32, "accuracy": 1.0, "window": 8,
@@ -104,8 +104,8 @@ def warning(damage, **at):
 
 
 TURNS = [
-    ("A next-generation", {("quality", 0, "bits_per_byte"): 2.3}, MIXED),
-    ("A next-generation", {("quality", 3, "seconds"): 60.0}, UNTESTED),
+    ("A next-generation", {("quality", 1, "bits_per_byte"): 2.3}, MIXED),
+    ("A next-generation", {("quality", i, "seconds"): 60.0 for i in (6, 7)}, UNTESTED),
     ("Model can set and track", {("goals", 3, "true"): [0.3, 0.1, 0.5]}, NOT),
     ("Agency attention", {("goals", 4, "rise"): FLAT}, NOT),
     ("Goal-guided", {("goals", 2, "matching - none"): UP}, MIXED),
@@ -121,6 +121,7 @@ TURNS = [
     ("Early warning of", warning("own loop", warning=[0.6, 0.4, 0.8]), MIXED),
     ("Early warning: better", warning("corrupt", entropy=[0.85, 0.8, 0.9]), MIXED),
     ("Chaos theory", {("stability", 0, "classes", "corrupt"): {"unknown": 99, "chaotic": 1}}, NOT),
+    ("Chaos theory", {("stability", 0, "classes", "corrupt"): {"unknown": 9, "divergent": 1}}, HOLDS),
     ("Multiple models", {("consensus", 0, "fact"): FLAT}, MIXED),
     ('coordination_strategy="consensus"', {("consensus", 2, "minus_best_single"): FLAT}, MIXED),
     ('coordination_strategy "parallel"', {("consensus", i, "minus_best_single"): UP
