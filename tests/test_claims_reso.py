@@ -121,7 +121,8 @@ TURNS = [
     ("Early warning of", warning("own loop", warning=[0.6, 0.4, 0.8]), MIXED),
     ("Early warning: better", warning("corrupt", entropy=[0.85, 0.8, 0.9]), MIXED),
     ("Chaos theory", {("stability", 0, "classes", "corrupt"): {"unknown": 99, "chaotic": 1}}, NOT),
-    ("Chaos theory", {("stability", 0, "classes", "corrupt"): {"unknown": 9, "divergent": 1}}, HOLDS),
+    ("Chaos theory",
+     {("stability", 0, "classes", "corrupt"): {"unknown": 9, "divergent": 1}}, HOLDS),
     ("Multiple models", {("consensus", 0, "fact"): FLAT}, MIXED),
     ('coordination_strategy="consensus"', {("consensus", 2, "minus_best_single"): FLAT}, MIXED),
     ('coordination_strategy "parallel"', {("consensus", i, "minus_best_single"): UP
