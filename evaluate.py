@@ -15,6 +15,8 @@ A task is a module of benchmarks/ with `add_options(parser)`, `run(options) -> r
 import ast
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,6 +41,7 @@ TASKS = {
     "report": "benchmarks.report",
 }
 DPI = 120
+OURS = {"benchmarks", "cer", "entropy_core", "reso_llm"}
 
 
 def make_parser() -> cli.Parser:
@@ -85,8 +88,26 @@ def check(options: Any) -> None:
             raise ValueError(f"{path}: there is no directory {Path(path).parent}")
 
 
+@contextmanager
+def extras_named(name: str) -> Iterator[None]:
+    """A package that only an extra installs is asked for in one line."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in OURS:
+            raise
+        missing = f"{name} needs {error.name}"
+        raise ValueError(f"{missing}: pip install -e '.[bench,plots]'") from None
+
+
 def main() -> None:
     name = make_parser().read(sys.argv[1:2]).task
+    with extras_named(name):
+        measure(name)
+
+
+def measure(name: str) -> None:
+    """Run a task, and print and write what it found."""
     task = import_module(TASKS[name])
     options = task_parser(name, task).read(sys.argv[2:])
     check(options)

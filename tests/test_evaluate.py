@@ -113,6 +113,22 @@ def test_matplotlib_is_missed_before_the_measurement(call, capsys, monkeypatch, 
     assert "[plots]" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("missing", "asked_for"), [("scipy", True), ("benchmarks.x", False)])
+def test_a_package_of_an_extra_is_asked_for(call, capsys, monkeypatch, missing, asked_for):
+    def absent(module):
+        raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+
+    monkeypatch.setattr(evaluate, "import_module", absent)
+    if asked_for:
+        assert call("srb", "--quick") == 2
+        assert capsys.readouterr().err.strip() == (
+            "error: srb needs scipy: pip install -e '.[bench,plots]'"
+        )
+    else:  # a mistake of ours is no wish for an extra
+        with pytest.raises(ModuleNotFoundError):
+            call("srb", "--quick")
+
+
 def test_the_whole_script_lists_every_task_and_imports_none():
     """A process of its own: --help names each task by its docstring and stays light."""
     code = (
