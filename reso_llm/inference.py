@@ -49,7 +49,7 @@ class ResoLLMInference:
     """Generates text with a model, its tokenizer and its configuration.
 
     `srb` is the SRB controller with the thresholds calibrated for this checkpoint, where it holds
-    some (benchmarks/srb.py). Raises ValueError when the three do not belong together.
+    some (`evaluate.py srb`). Raises ValueError when the three do not belong together.
     """
 
     def __init__(
