@@ -31,8 +31,8 @@ LOOP_WINDOW, MAX_PERIOD = 12, 32  # tokens; as `entropy_core.signals.loop_score`
 LOOPING = 0.9  # repetition from which a text is periodic
 SERIES_WINDOW, CLASSIFY_EVERY = 192, 64  # entropies seen by the classifier; tokens between calls
 STATE_WINDOW, THEILER, PAIR_WINDOW = 128, 10, 64  # states searched; tokens too close; pairs kept
-# Midpoints: at most 1 % of clean tokens lie above each (`evaluate.py stability`, h = 5; quantiles of
-# .99: 4.8 nats and .65 of a small model on guanaco, 3.7 to 4.1 and .58 of the shipped one).
+# Midpoints: at most 1 % of clean tokens lie above each (`evaluate.py stability`, h = 5; quantiles
+# of .99: 4.8 nats and .65 of a small model on guanaco, 3.7 to 4.1 and .58 of the shipped one).
 # Scales: so that neither cause hides the other's early values under its own clean-text noise.
 EXCESS_MIDPOINT, EXCESS_SCALE = 4.8, 1.0  # nats per token
 LOOP_MIDPOINT, LOOP_SCALE = 0.65, 0.1
