@@ -15,6 +15,7 @@ means over 200 deals. Intervals are 95 % bootstrap percentiles over prompts, pai
 Shapes: N replies, P prompts, R deals.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ from benchmarks.heldout import DRAWS
 from benchmarks.srb import rules
 from benchmarks.srb.prompts import prompts
 from benchmarks.srb.quality import Measures, cut, measures
-from benchmarks.srb.study import ARMS, OTHERS, Replies, Row, draws
+from benchmarks.srb.study import ARMS, OTHERS, Replies, Row
 from benchmarks.srb.writers import Writer
 
 SETTLED = ("settled_nats", "settled_delta_nats", "settled_coherence", "patience")
@@ -83,14 +84,16 @@ def public_runs(
     for row in rows:
         key, k = (row["name"], row["seed"]), row["tokens"]
         prompt, entropy = by_name[row["name"]], statics[key]["entropy_nats"][:k]
+        quality = {name: _value(tables[key][name][k]) for name in QUALITY if name in tables[key]}
+        nats = quality["own_nats_per_token"]
         found.append({
             "backend": writer.backend, "model_id": writer.model_id, "bucket": row["bucket"],
             "name": row["name"], "prompt_ix": prompt.index, "prompt": prompt.text,
             "strategy": row["strategy"], "tokens_emitted": k, "wall_time_s": row["seconds"],
             "avg_entropy": sum(entropy) / k, "final_entropy": entropy[-1],
             "stop_reason": REASONS.get(row["stop_reason"], row["stop_reason"]),
-            "response_text": row["text"], "seed": row["seed"], "draw_seed": draws(prompt, key[1]),
-            **{name: _value(tables[key][name][k]) for name in QUALITY if name in tables[key]},
+            "response_text": row["text"], "seed": row["seed"],
+            "own_perplexity": None if nats is None else round(math.exp(nats), 6), **quality,
         })  # fmt: skip
     return found
 
