@@ -464,11 +464,11 @@ def test_public_runs_tell_of_what_each_arm_kept(done, tables):
         assert run["avg_entropy"] == pytest.approx(np.mean(whole["entropy_nats"][:k]))
         assert run["final_entropy"] == whole["entropy_nats"][k - 1]
         assert run["response_text"] == row["text"]
-        assert run["draw_seed"] == 1000 * run["seed"] + prompt.number
         words = k - (ended(whole) and k == whole["tokens"])
         if words:
             expected = np.mean(whole["surprise_nats"][:words])
             assert run["own_nats_per_token"] == pytest.approx(expected, abs=1e-5)
+            assert run["own_perplexity"] == pytest.approx(math.exp(expected), rel=1e-4)
         assert (run["code_parses"] is None) == (prompt.bucket != "code")
     assert {run["stop_reason"] for run in runs} <= {
         "eos_token", "max_tokens", "fixed_length", "random_stop", "srb_settled", "end_rule"
