@@ -513,6 +513,25 @@ def test_the_quick_form_has_rows_text_and_a_figure(call, checkpoint, llama, tmp_
     assert common.read_rows("srb") == []
 
 
+def test_a_rerun_is_the_last_seed_against_the_first(done, tables):
+    found = analysis.rerun(done.replies, tables, [0, 1])
+    by_seed = [
+        analysis.compared(done.replies, tables, [seed])["srb_minus"]["static"] for seed in (0, 1)
+    ]
+    for name, (change, low, high) in found.items():
+        assert change == pytest.approx(by_seed[1][name][0] - by_seed[0][name][0])
+        assert low <= change <= high or low == high
+    assert found["tokens"] != (0, 0, 0)
+    assert analysis.rerun(done.replies, tables, [0]) == {}
+    same = {(name, seed): tables[name, 0] for name, seed in tables}
+    replies = study.Replies(None)
+    for row in done.replies.rows.values():
+        if row["seed"] == 0:
+            replies.add(row)
+            replies.add(row | {"seed": 1})
+    assert set(analysis.rerun(replies, same, [0, 1]).values()) == {(0, 0, 0)}
+
+
 @pytest.fixture
 def recorded(call, done, checkpoint, tmp_path, monkeypatch):
     """call(...) of the finished study of `done`, whose writer may write nothing anew."""
@@ -529,7 +548,7 @@ def test_a_recorded_study_is_not_measured_again(recorded, monkeypatch, checkpoin
     said = recorded()
     (row,) = common.read_rows("srb")
     assert srb.text([row]) + "\n" == said
-    assert "| srb minus static | seed 0 | seed 1 | means in all intervals |" in said
+    assert "| srb minus static | seed 0 | seed 1 | last minus first seed |" in said
     assert [*row["by_seed"]] == ["0", "1"]
     monkeypatch.setattr(srb, "results", None)
     assert recorded() == said
@@ -541,7 +560,8 @@ def test_a_studys_figure_is_of_its_files(recorded):
     recorded()
     rows = common.read_rows("srb")
     (part,) = panels.figure([*rows, {"run": "of an earlier study"}]).subfigs
-    _, middle, bottom = part.subfigs
+    top, bottom = part.subfigs
+    middle = top.subfigs[1]
     titles = [axes.get_title() for axes in bottom.axes]
     replies = study.Replies(panels.where(rows[0]["files"]) / "replies.jsonl.gz")
     nats, buckets = panels.traces(replies, [0, 1])

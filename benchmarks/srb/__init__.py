@@ -157,6 +157,7 @@ def results(
     return {
         **analysis.compared(replies, tables, protocol.seeds),
         "by_seed": {s: analysis.compared(replies, tables, [s]) for s in protocol.seeds},
+        "rerun": analysis.rerun(replies, tables, protocol.seeds),
         "questions": questions.answered(statics, tables),
     }
 

@@ -31,6 +31,7 @@ from benchmarks.srb.study import ARMS, OTHERS, Replies, Row
 from benchmarks.srb.writers import Writer
 
 SETTLED = ("settled_nats", "settled_delta_nats", "settled_coherence", "patience")
+REPEATED = ("tokens", "seconds", "finished", "own_nats_per_token", "own_end_nats")
 REASONS = {"end": "eos_token", "length": "max_tokens", "fixed": "fixed_length",
            "random": "random_stop"}  # fmt: skip
 QUALITY = (
@@ -100,6 +101,29 @@ def public_runs(
 
 def _value(pair: np.ndarray) -> float | None:
     return round(pair[0] / pair[1], 6) if pair[1] else None
+
+
+def rerun(
+    replies: Replies, tables: Mapping[tuple[str, int], Measures], seeds: Sequence[int]
+) -> dict[str, tuple[float, float, float]]:
+    """How far srb minus static of the last seed is from that of the first, on the same prompts.
+
+    Empty for a single seed. A study that repeats itself has 0 in the interval.
+    """
+    if len(seeds) < 2:
+        return {}
+    terms: list[tuple[int, Table, np.ndarray]] = []
+    for turn, seed in ((-1, seeds[0]), (1, seeds[-1])):
+        found = complete(replies, [seed])
+        static = [tables[row["name"], row["seed"]] for row in found["static"]]
+        names = np.array([row["name"] for row in found["static"]])
+        for sign, arm in ((1, "srb"), (-1, "static")):
+            run = real_run(static, found[arm], _tokens(found["static"]))
+            terms.append((turn * sign, run, names))
+    return {
+        name: contrast([(sign, _by_prompt(run[name], names)) for sign, run, names in terms])
+        for name in REPEATED
+    }
 
 
 def complete(replies: Replies, seeds: Sequence[int]) -> dict[str, list[Row]]:
@@ -187,14 +211,20 @@ def _by_prompt(pairs: np.ndarray, names: np.ndarray) -> Tensor:
 
 
 def interval(ours: Tensor, theirs: Tensor | None = None) -> tuple[float, float, float]:
-    """Sums over counts (P,2), or the difference of two such means, and its paired 95 % interval.
+    """Sums over counts (P,2), or the difference of two such means, and its paired 95 % interval."""
+    return contrast([(1, ours)] if theirs is None else [(1, ours), (-1, theirs)])
+
+
+def contrast(terms: Sequence[tuple[int, Tensor]]) -> tuple[float, float, float]:
+    """The sum of signed means of the same prompts, each sums over counts (P,2), and its interval.
 
     Draws without a count are left out.
     """
+    size = len(terms[0][1])
     generator = torch.Generator().manual_seed(0)
-    picks = torch.randint(len(ours), (DRAWS, len(ours)), generator=generator)
-    picks = torch.cat([torch.arange(len(ours))[None], picks])  # the value itself comes first
-    means = _mean(ours[picks]) - (0 if theirs is None else _mean(theirs[picks]))
+    picks = torch.randint(size, (DRAWS, size), generator=generator)
+    picks = torch.cat([torch.arange(size)[None], picks])  # the value itself comes first
+    means = sum(sign * _mean(sums[picks]) for sign, sums in terms)
     edges = means[1:].nanquantile(torch.tensor([0.025, 0.975], dtype=means.dtype))
     return (means[0].item(), *edges.tolist())
 

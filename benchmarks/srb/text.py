@@ -10,7 +10,6 @@ DIGITS = {
     "rep4": 3, "distinct2": 3, "code_parses": 3, "steps_met": 3, "own_entropy_nats": 3,
     "own_nats_per_token": 3, "own_end_nats": 2, "outside_nats_per_byte": 3, "outside_end_nats": 2,
 }  # fmt: skip
-REPEATED = ("tokens", "seconds", "finished", "own_nats_per_token", "own_end_nats")
 Summary = Mapping[str, Sequence[float] | None]
 
 
@@ -22,7 +21,7 @@ def study_text(row: Mapping[str, Any]) -> str:
         _measures("srb minus (runs)", row["srb_minus"]),
         _measures("srb minus (cuts of equal tokens)", row["matched"]),
         _measures("srb minus static, by bucket", row["by_bucket"]),
-        _reruns(row["by_seed"]),
+        _reruns(row),
         _questions(row["questions"]),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -51,22 +50,19 @@ def _measures(title: str, arms: Mapping[str, Summary]) -> str:
     return table([title, *arms], lines)
 
 
-def _reruns(by_seed: Mapping[str, Any]) -> str:
+def _reruns(row: Mapping[str, Any]) -> str:
     """SRB minus static of each seed alone, if there are several: a rerun of the study."""
-    if len(by_seed) < 2:
+    by_seed, rerun = row["by_seed"], row["rerun"]
+    if not rerun:
         return ""
-    title = ["srb minus static", *(f"seed {seed}" for seed in by_seed), "means in all intervals"]
-    lines = []
-    for name in REPEATED:
-        found = [some["srb_minus"]["static"][name] for some in by_seed.values()]
-        cells = [_cell(values, DIGITS[name]) for values in found]
-        lines.append([name, *cells, "yes" if agree(found) else "no"])
-    return table(title, lines)
-
-
-def agree(found: Sequence[Sequence[float]]) -> bool:
-    """Does every interval hold the means of all?"""
-    return all(low <= mean <= high for _, low, high in found for mean, *_ in found)
+    title = ["srb minus static", *(f"seed {seed}" for seed in by_seed), "last minus first seed"]
+    lines = [
+        [name, *(_cell(some["srb_minus"]["static"][name], DIGITS[name])
+                 for some in by_seed.values()), _cell(change, DIGITS[name])]
+        for name, change in rerun.items()
+    ]  # fmt: skip
+    within = sum(low <= 0 <= high for _, low, high in rerun.values())
+    return f"{table(title, lines)}\n\nThe seeds agree in {within} of {len(rerun)} measures."
 
 
 def _questions(answers: Mapping[str, Any]) -> str:
