@@ -2,7 +2,7 @@
 
 Rows are those of benchmarks/results, which `evaluate.py TASK --record` writes; nothing is measured
 here. Claims and the rules of their verdicts are in benchmarks/claims. Figures go to a directory
-figures/ beside the document, one for each task.
+figures/ beside the document.
 """
 
 import os
@@ -129,15 +129,20 @@ def counted(verdicts: Sequence[str]) -> str:
 
 
 def section(name: str, task: ModuleType, rows: Sequence[dict[str, Any]], figures: Path) -> str:
-    """A task's commands, tables and figure; nothing where all its rows are of an older protocol."""
+    """A task's commands, tables and figures; nothing where all its rows are of an older protocol.
+
+    A task with `pictures(rows)` has several figures, by name; the others have one.
+    """
     tables = task.text(rows)
     if not tables.strip():
         return ""
-    task.figure(rows).savefig(figures / f"{name}.png", dpi=DPI)
+    several = getattr(task, "pictures", lambda rows: {name: task.figure(rows)})
+    drawn = several(rows)
+    for title, figure in drawn.items():
+        figure.savefig(figures / f"{title}.png", dpi=DPI)
     title = (task.__doc__ or "").partition("\n")[0]
-    return "\n\n".join(
-        (f"## {name}: {title}", provenance(rows), tables, f"![{name}](figures/{name}.png)")
-    )
+    links = "\n\n".join(f"![{title}](figures/{title}.png)" for title in drawn)
+    return "\n\n".join((f"## {name}: {title}", provenance(rows), tables, links))
 
 
 def provenance(rows: Sequence[Mapping[str, Any]]) -> str:

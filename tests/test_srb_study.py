@@ -559,6 +559,7 @@ def test_a_studys_figure_is_of_its_files(recorded):
     pytest.importorskip("matplotlib")
     recorded()
     rows = common.read_rows("srb")
+    assert [*panels.pictures([*rows, {"run": "of an earlier study"}])] == ["srb_tiny"]
     (part,) = panels.figure([*rows, {"run": "of an earlier study"}]).subfigs
     top, bottom = part.subfigs
     middle = top.subfigs[1]

@@ -34,7 +34,7 @@ from benchmarks.common import Records, weights_hash
 from benchmarks.srb import analysis, questions, study
 from benchmarks.srb.comparison import from_csv
 from benchmarks.srb.comparison_text import csv_text
-from benchmarks.srb.panels import REPOSITORY, figure
+from benchmarks.srb.panels import REPOSITORY, figure, pictures
 from benchmarks.srb.statistics import DRAWS
 from benchmarks.srb.tables import write_all
 from benchmarks.srb.text import study_text
@@ -42,7 +42,7 @@ from benchmarks.srb.writers import SAMPLER, HFWriter, ResoWriter, Writer
 from reso_llm.cli import Parser
 from reso_llm.hardware import keep_freed_memory
 
-__all__ = ["add_options", "figure", "run", "text"]
+__all__ = ["add_options", "figure", "pictures", "run", "text"]
 
 QUICK = study.Protocol(cap=32, seeds=(0,), per_bucket=1)
 QUICK_DRAWS = 200

@@ -43,6 +43,18 @@ def figure(rows: Iterable[Row]) -> Any:
     return whole
 
 
+def pictures(rows: Iterable[Row]) -> dict[str, Any]:
+    """A Figure of each row, by name: together they would be too tall for a page."""
+    return {_name(row): figure([row]) for row in rows if _part(row) is not None}
+
+
+def _name(row: Row) -> str:
+    if row["kind"] == "study":
+        return f"srb_{row['model']}"
+    stem = "_".join(Path(file).stem for file in row["files"])
+    return "_".join(filter(None, ("srb_files", row.get("model_id"), stem)))
+
+
 def _part(row: Row) -> tuple[str, Callable[[Row, Canvas], None], float] | None:
     """Title, drawing and height in inches of a row; None where there is nothing to draw."""
     if row.get("kind") == "study":
