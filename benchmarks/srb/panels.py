@@ -61,7 +61,7 @@ def _part(row: Row) -> tuple[str, Callable[[Row, Canvas], None], float] | None:
         return f"{row['model']}: static and srb", study_figure, 15
     if row.get("kind") != "csv" or row.get("differs") == []:
         return None
-    title = ", ".join(row["files"])
+    title = ": ".join(filter(None, (row.get("model_id"), ", ".join(row["files"]))))
     if "runs" in row and "avg_entropy" in row["overall"]:
         return title, files_figure, 15.8
     if "overall" in row:
