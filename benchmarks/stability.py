@@ -55,7 +55,7 @@ from reso_llm.stability import ALARM, LOOP_WINDOW, MAX_PERIOD, StabilityMonitor
 READ = (0, 1, 2, 4, 8, 16, 32)  # d, damaged tokens read
 AHEAD = (-10, -5, -2, 0, 4, 8)  # d, for the model's own loops
 RESAMPLES, QUICK_RESAMPLES = 300, 10
-QUICK_DOCUMENTS, QUICK_WINDOWS = 60, 6
+QUICK_WINDOWS, QUICK_TOKENS = 12, 128  # the bundled dialogues are short
 MIN_DOCUMENTS = 4  # two for each half
 
 
@@ -311,9 +311,10 @@ def run(options: Any) -> list[dict[str, Any]]:
     """One row for each seed. ValueError where too few documents fill the model's context."""
     engine, spec = ResoLLMInference.from_pretrained(options.checkpoint), data_of(options)
     quick = options.quick
-    split, _ = held_out(spec, engine.tokenizer, QUICK_DOCUMENTS if quick else None)
+    split, _ = held_out(spec, engine.tokenizer)
     most = QUICK_WINDOWS if quick else options.max_windows
-    ids, docs = windows(split, engine.config.max_seq_len, most)
+    context = engine.config.max_seq_len
+    ids, docs = windows(split, min(context, QUICK_TOKENS) if quick else context, most)
     config = StabilityConfig(enabled=True, predictive_horizon=options.horizon)
     clean = functools.cache(lambda: trace(engine.model, ids, config))  # the same for every seed
     resamples = QUICK_RESAMPLES if quick else RESAMPLES
