@@ -278,12 +278,15 @@ def calibration_values(clean: Trace, rows: np.ndarray, horizon: int) -> dict[str
 
 
 def windows(split: Split, T: int, max_windows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Windows (N, T) of T tokens that do not overlap, and their documents (N,)."""
-    bounds = np.append(split.doc_starts, len(split.tokens))
+    """Windows (N, T) of T tokens that do not overlap, and their documents (N,).
+
+    No document has so many of them that the least number of documents could not be met.
+    """
+    bounds, share = np.append(split.doc_starts, len(split.tokens)), max_windows // MIN_DOCUMENTS
     found = [
         (doc, np.asarray(split.tokens[t : t + T], dtype=np.int64))
         for doc, (a, b) in enumerate(itertools.pairwise(bounds))
-        for t in range(a, b - T + 1, T)
+        for t in range(a, b - T + 1, T)[:share]
     ][:max_windows]
     docs = np.array([doc for doc, _ in found], dtype=np.int64)
     if len(np.unique(docs)) < MIN_DOCUMENTS:
