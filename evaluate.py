@@ -41,6 +41,7 @@ TASKS = {
     "report": "benchmarks.report",
 }
 DPI = 120
+PLOTS = (".png", ".svg", ".pdf", ".jpg", ".jpeg", ".webp")
 OURS = {"benchmarks", "cer", "entropy_core", "reso_llm"}
 
 
@@ -68,7 +69,10 @@ def task_parser(name: str, task: ModuleType) -> cli.Parser:
     task.add_options(parser)
     parser.add_argument("--json", type=str, help="write the rows to this file, - for stdout")
     if hasattr(task, "figure"):
-        parser.add_argument("--quick", action="store_true", help="in seconds, and no conclusion")
+        parser.add_argument(
+            "--quick", action="store_true",
+            help="in seconds, and no conclusion; sizes and seeds are its own",
+        )  # fmt: skip
         parser.add_argument("--plot", type=str, help="write the figure to this file")
         parser.add_argument(
             "--record", action="store_true", help="add the rows to benchmarks/results"
@@ -78,14 +82,21 @@ def task_parser(name: str, task: ModuleType) -> cli.Parser:
 
 def check(options: Any) -> None:
     """ValueError for what would fail only after the measurement."""
-    plot = options.get("plot")
+    plot, seeds = options.get("plot"), options.get("seeds") or ()
+    if len(set(seeds)) < len(seeds) or min(seeds, default=0) < 0:
+        given = " ".join(map(str, seeds))
+        raise ValueError(f"--seeds {given}: expected different seeds from 0 on")
     if options.get("quick") and options.record:
         raise ValueError("--quick measures too little to be recorded: leave out --record")
     if plot and find_spec("matplotlib") is None:
         raise ValueError("--plot needs matplotlib: pip install -e '.[plots]'")
-    for path in (plot, options.json if options.json != "-" else None):
+    for name, path in (("--plot", plot), ("--json", options.json if options.json != "-" else None)):
+        if path and Path(path).is_dir():
+            raise ValueError(f"{name} {path}: expected a file, this is a directory")
         if path and not Path(path).parent.is_dir():
-            raise ValueError(f"{path}: there is no directory {Path(path).parent}")
+            raise ValueError(f"{name} {path}: there is no directory {Path(path).parent}")
+    if plot and Path(plot).suffix.lower() not in PLOTS:
+        raise ValueError(f"--plot {plot}: expected a name that ends in {', '.join(PLOTS)}")
 
 
 @contextmanager

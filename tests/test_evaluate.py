@@ -93,12 +93,20 @@ def test_every_task_is_quick_and_writes_json_and_figure(name, call, capsys, tmp_
         (["mirror", "--quick", "--record"], 2, "leave out --record"),
         (["mirror", "--json", "no/such/place.json"], 2, "no directory no/such"),
         (["mirror", "--plot", "no/such/place.png"], 2, "no directory no/such"),
+        (["mirror", "--json", "tests"], 2, "--json tests: expected a file"),
+        (["mirror", "--plot", "tests"], 2, "--plot tests: expected a file"),
+        (["mirror", "--plot", "x.foo"], 2, "--plot x.foo: expected a name that ends in .png, .svg"),
+        (["mirror", "--plot", "x"], 2, "--plot x: expected a name that ends in .png, .svg"),
+        (["mirror", "--seeds", "0", "0"], 2, "--seeds 0 0: expected different seeds from 0 on"),
+        (["setpoint", "--seeds", "1", "-1"], 2, "--seeds 1 -1: expected different seeds"),
+        (["memory", "--quick", "--seeds", "2", "2"], 2, "--seeds 2 2: expected different seeds"),
         (["lm", "--checkpoint", "RUN"], 2, "--data FILE"),
         (["ablation", "shakespeare"], 2, "--data FILE"),
         (["ablation", "shakespeare", "--quick", "--only", "nothing"], 2, "full - prsc"),
     ],
 )
-def test_a_mistake_is_one_line_at_once(call, capsys, arguments, status, named):
+def test_a_mistake_is_one_line_at_once(call, capsys, monkeypatch, arguments, status, named):
+    monkeypatch.chdir(Path(evaluate.__file__).parent)
     assert call(*arguments) == status
     captured = capsys.readouterr()
     first, *others = captured.err.splitlines()
