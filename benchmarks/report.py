@@ -39,11 +39,13 @@ INTRODUCTION = """# Results
 
 Made by `python evaluate.py report` from the rows in `benchmarks/results/`, not by hand.
 
-A verdict follows from the numbers by a rule in `benchmarks/claims/`. *holds* needs a 95 % interval
-that lies wholly on the claimed side, in every seed where there are several, so an effect that was
-not seen *does not hold*; of a claim that nothing gets worse, it needs that no measure is worse
-beyond its interval. *mixed* is of several models, seeds or measures that differ, which the cell
-shows. *untested* says what is missing. Quotes are shortened; `(ours)` is a claim of this project.
+A verdict follows from the numbers by a rule in `benchmarks/claims/`. Where the cell shows a 95 %
+interval, *holds* needs that it lies wholly on the claimed side, in every seed where there are
+several, so an effect that was not seen *does not hold*; of a claim that nothing gets worse, it
+needs that no measure is worse beyond its interval. Where it shows shares and counts alone, the
+rule is a bound on these, which the code names. *mixed* is of several models, seeds or measures that
+differ, which the cell shows. *untested* says what is missing. Quotes are shortened; `(ours)` is a
+claim of this project.
 
 Intervals are 95 % bootstrap percentiles unless said otherwise. Above the tables of a task stand the
 commands as they were typed when its rows were measured; rows of an older commit may name a script

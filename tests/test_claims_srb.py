@@ -25,9 +25,9 @@ def study(model="m"):
             "creative": {"saved": (0.1, 0.0, 0.2)},
         },
         "questions": {
-            "replies": {"E, first 32: rep4": (0.5, 0.3, 0.7)},
+            "replies": {f"{i}, first 32: rep4": (0.5, 0.3, 0.7) for i in ("E", "C+")},
             "places": {"E": (0.5, 0.4, 0.6)},
-            "curves": {"between": 0.1, "between_by_chance": 0.1, "p": 0.5,
+            "curves": {"between": 0.1, "between_by_chance": 0.1, "p": 0.5, "replies": 30,
                        "mean": {"code": [1.2, 0.8], "essays": [1.0, 1.0]}},
         },
     }  # fmt: skip
@@ -44,18 +44,21 @@ TURNS = [
     ("SRB prevents both", {(*STATIC, "finished"): (0.0, -0.1, 0.1)}, MIXED),
     ("SRB prevents both", {(*STATIC, "rep4"): (0.0, -0.1, 0.1)}, MIXED),
     ("It determines when", {("matched", "elsewhere", "own_end_nats"): (0.0, -1.0, 1.0)}, MIXED),
-    ("Rather than", {("matched", "end_rule", "finished"): (-0.1, -0.2, 0.0)}, MIXED),
+    ("Rather than", {("matched", "end_rule", "finished"): (-0.1, -0.2, 0.0)}, NOT),
     ("Concise factual", {("by_bucket", "summaries", "saved"): (0.15, 0.1, 0.2)}, NOT),
     ("When entropy", {("default_exits",): 0.0}, MIXED),
     ("When entropy", {("default_exits",): 0.0, ("arms", "srb", "exits"): (0.1, 0.0, 0.2)}, NOT),
     ("1. Do", {REPLIES: UNSEEN}, NOT),
     ("1. Do", {REPLIES: UNSEEN | SEEN}, NOT),
-    ("1. Do", {REPLIES: dict([*UNSEEN.items()][:3]) | SEEN}, MIXED),
+    ("1. Do", {REPLIES: dict([*UNSEEN.items()][:3]) | SEEN}, NOT),
+    (
+        "1. Do",
+        {REPLIES: dict([*UNSEEN.items()][:4]) | SEEN | {"abs ΔE, first 32: x": (1, 1, 1)}},
+        MIXED,
+    ),
     ("1. Do", {REPLIES: {"E, whole: rep4": (0.5, 0.3, 0.7)}}, UNTESTED),
     ("1. ...", {("questions", "places"): {"E": (0.1, 0.05, 0.2)}}, NOT),
     ("2. Can", {(*STATIC, "finished"): (-0.3, -0.4, -0.2)}, MIXED),
-    ("3. Do", {("questions", "curves", "p"): 0.001}, NOT),
-    ("3. Do", {("questions", "curves"): {}}, UNTESTED),
 ]
 
 
@@ -72,6 +75,15 @@ def test_a_claim_turns_with_its_study(start, changes, verdict):
     assert ours(start).finding(evidence_of(srb=[study(), turned])).verdict == verdict, "the newest"
     two = ours(start).finding(evidence_of(srb=[study(), turned | {"model": "n"}])).verdict
     assert two == (HOLDS if verdict == UNTESTED else MIXED), "what is missing hides nothing"
+
+
+def test_a_shape_that_was_not_told_apart_is_no_proof():
+    claim = the_claim(srb.CLAIMS, "3. Do")
+    curves = ("questions", "curves")
+    for changes, verdict in (
+        ({}, UNTESTED), ({(*curves, "p"): 0.001}, NOT), ({curves: {}}, UNTESTED),
+    ):  # fmt: skip
+        assert claim.finding(evidence_of(srb=[changed(study(), changes)])).verdict == verdict
 
 
 def test_curves_of_two_models_are_compared():
@@ -108,7 +120,7 @@ PUBLISHED_TURNS = [
     ("Reduced wall-clock time, in", {(0, "overall", "wall_time_s", "mean_interval"): [-9, 1]},
      MIXED),
     ("... since", {(0, "overall", "tokens_emitted"): measure(0, -1, 1)}, NOT),
-    ("The files contain", {(0, "overall"): {"wall_time_s": 1, "avg_entropy": 1}}, NOT),
+    ("The files contain", {(0, "overall"): {"wall_time_s": 1, "avg_entropy": 1}}, MIXED),
     ("Concise factual answers stabilize early, in",
      {(0, "by_bucket", "tokens_emitted", "summaries"): measure(-9, -20, 2)}, NOT),
     ("The published bucket table", {(1, "differs"): ["code: one cell"]}, NOT),

@@ -60,9 +60,10 @@ CLAIMS = (
                    "temperature adjustment")),
     Claim("Multiple models can share state non-locally", NEW, share_state),
     Claim('coordination_strategy="consensus"', f"{README}, quick start", coordinates("consensus")),
-    Claim('coordination_strategy "parallel", "sequential"', f"{README}, quick start",
-          coordinates("one text", " (parallel, one of the texts at random; sequential texts have "
-                      "no likelihood to compare)")),
+    Claim('coordination_strategy "parallel"', f"{README}, quick start",
+          coordinates("one text", " (one of the agents' texts at random)")),
+    Claim('coordination_strategy "sequential"', f"{README}, quick start",
+          untested("sequential texts have no likelihood to compare, and nobody read them")),
     Claim("Stochastic Resonance: escape repetitive patterns", NEW, resonance_escapes),
     Claim("Stochastic resonance only activates when repetition detected", NOTES,
           reso_now.noise_in_loops_only),

@@ -23,7 +23,7 @@ from benchmarks.claims import (
 
 def tracks_goals(evidence: Evidence) -> Finding:
     """Achievement of a reply's own goal against another reply's, as the package decides it."""
-    rows = evidence.rows("goals", measure="achieved", weighting="ln prime", centred=False)
+    rows = evidence.rows("goals", measure="achieved", weighting="equal", centred=False)
     rows = newest(rows, "checkpoint", "seed")
     true, false, auc = (averaged([r[k] for r in rows]) for k in ("true", "false", "auc"))
     return Finding(

@@ -4,6 +4,7 @@ What the published files themselves say is in srb_published.py.
 """
 
 import itertools
+import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 
@@ -34,7 +35,6 @@ QUALITY = {  # measure, in words
     "code_parses": "code that parses", "steps_met": "steps as asked",
 }  # fmt: skip
 WORSE = {"finished": below, "code_parses": below, "steps_met": below, "own_end_nats": above}
-BY_CHANCE = 0.1  # share of 95 % intervals without 0 that chance may reach
 SAME_CURVE = 0.1
 
 
@@ -50,7 +50,7 @@ def per_model(judge: Callable[[dict], tuple[str, str]]) -> Callable[[Evidence], 
 def saves_time(row: dict) -> tuple[str, str]:
     minus = row["srb_minus"]["static"]
     return (
-        f"{shown(minus['seconds'], 1)} s a reply, of {row['arms']['static']['seconds'][0]:.1f} s; "
+        f"{shown(minus['seconds'], 2)} s a reply, of {row['arms']['static']['seconds'][0]:.2f} s; "
         f"{minus['saved'][0]:.0%} of the tokens saved",
         below(minus["seconds"]),
     )
@@ -86,12 +86,12 @@ def prevents_both(row: dict) -> tuple[str, str]:
 
 
 def beats_end_rule(row: dict) -> tuple[str, str]:
-    """Against the obvious rival at as many tokens."""
+    """Against the obvious rival at as many tokens; its nats of ending are what it looks for."""
     rival = row["matched"]["end_rule"]
     return (
-        f"SRB minus the p(end) rule: {shown(rival['own_end_nats'], 2)} nats of ending, "
-        f"{shown(rival['finished'], 2)} finished",
-        combined(below(rival["own_end_nats"]), above(rival["finished"])),
+        f"SRB minus the p(end) rule: {shown(rival['finished'], 2)} finished (and "
+        f"{shown(rival['own_end_nats'], 2)} nats of ending, which is what that rule reads)",
+        above(rival["finished"]),
     )
 
 
@@ -124,9 +124,14 @@ def predicts(row: dict) -> tuple[str, str]:
     seen = {name: rho for name, rho in rhos.items() if rho[1] > 0 or rho[2] < 0}
     best = sorted(seen, key=lambda name: -abs(seen[name][0]))[:3]
     words = "; ".join(f"{name} {shown(seen[name], 2)}" for name in best) or "none"
-    share = len(seen) / len(rhos)
-    verdict = HOLDS if share >= 0.5 else NOT if share <= BY_CHANCE else MIXED
-    return f"{len(seen)} of {len(rhos)} rank correlations differ from 0: {words}", verdict
+    lucky = 1 - sum(math.comb(len(rhos), k) * 0.05**k * 0.95 ** (len(rhos) - k)
+                    for k in range(len(seen)))  # fmt: skip
+    verdict = NOT if lucky > 0.05 else HOLDS if len(seen) >= 0.5 * len(rhos) else MIXED
+    return (
+        f"{len(seen)} of {len(rhos)} rank correlations differ from 0 (p {lucky:.3f} of as many by "
+        f"chance, were they independent): {words}",
+        verdict,
+    )
 
 
 def places(row: dict) -> tuple[str, str]:
@@ -144,14 +149,17 @@ def saves_without_loss(row: dict) -> tuple[str, str]:
 
 
 def invariant(row: dict) -> tuple[str, str]:
+    """Only against it can replies decide: a shape that differs between the buckets."""
     curves = row["questions"]["curves"]
     if not curves:
         raise Missing("too few long replies for curves")
-    return (
-        f"buckets explain {curves['between']:.2f} of the curves' variance, "
-        f"{curves['between_by_chance']:.2f} by chance (p {curves['p']:.3f})",
-        decided(curves["p"] > 0.05),
+    words = (
+        f"buckets explain {curves['between']:.2f} of the variance of {curves['replies']} curves, "
+        f"{curves['between_by_chance']:.2f} by chance (p {max(curves['p'], 0.001):.3f})"
     )
+    if curves["p"] > 0.05:  # a difference that was not found is no proof that there is none
+        raise Missing(f"{words}: too few to tell")
+    return words, NOT
 
 
 def same_in_models(evidence: Evidence) -> Finding:
@@ -193,8 +201,8 @@ CLAIMS = (
           f"{README}, concept", per_model(adapts)),
     Claim("Concise factual answers stabilize early, in the published runs", FILES,
           srb_published.adapts),
-    Claim("When entropy stabilizes, SRB signals an optimal stopping point", f"{README}, concept",
-          per_model(fires)),
+    Claim("When entropy stabilizes, SRB signals a stopping point (an optimal one? see above)",
+          f"{README}, concept", per_model(fires)),
     Claim("Semantic information behaves analogously to thermodynamic energy",
           f"{README}, concept",
           untested("the document defines no quantity that would have to be conserved or to "
