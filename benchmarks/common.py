@@ -47,9 +47,23 @@ def write_row(name: str, row: Mapping[str, Any]) -> None:
 
 
 def read_rows(name: str) -> list[dict[str, Any]]:
-    """All rows of results/NAME.jsonl, none where there is no such file."""
+    """All rows of results/NAME.jsonl, none where there is no such file.
+
+    Raises ValueError naming file and line where a line is no row, as of a run killed in writing it.
+    """
     path = RESULTS / f"{name}.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    return [_row(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
+
+
+def _row(line: bytes, place: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError:  # no JSON, or no UTF-8
+        row = None
+    if not isinstance(row, dict):
+        raise ValueError(f"{place}: expected a row, a JSON object; delete the line to measure anew")
+    return row
 
 
 class Records:

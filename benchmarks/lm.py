@@ -43,12 +43,16 @@ def add_options(parser: Parser) -> None:
 
 
 def run(options: Any) -> list[Row]:
-    """One row a checkpoint. Raises ValueError without a text."""
+    """One row a checkpoint. Raises ValueError without a text, or for a stride out of range."""
     if not (options.data or options.quick):
         raise ValueError("which text? --data FILE")
     records, rows = Records("lm", options.record), []
-    for directory in options.checkpoint or [None]:
-        engine = ResoLLMInference.from_pretrained(directory, options.device)
+    directories = options.checkpoint or [None]
+    engines = [ResoLLMInference.from_pretrained(d, options.device) for d in directories]
+    shortest = min(engine.config.max_seq_len for engine in engines)
+    if options.stride is not None and not 1 <= options.stride <= shortest:
+        raise ValueError(f"--stride {options.stride}: expected 1 to {shortest}, the context")
+    for directory, engine in zip(directories, engines, strict=True):
         context, data = engine.config.max_seq_len, options.data or "sample"
         key = {
             "checkpoint": directory or "shipped",

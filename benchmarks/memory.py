@@ -224,7 +224,10 @@ def add_options(parser: Any) -> None:
 
 
 def run(options: Any) -> list[dict[str, Any]]:
-    """One row for each seed. ValueError where the checkpoint has no memory."""
+    """One row for each seed. ValueError where nothing is asked, or the checkpoint has no memory."""
+    for name in ("facts", "queries"):
+        if options[name] < 1:
+            raise ValueError(f"--{name} {options[name]}: expected at least 1")
     engine = engine_with(options.checkpoint, "temporal_smf")
     facts, queries = (2, 3) if options.quick else (options.facts, options.queries)
     seeds = options.seeds[:1] if options.quick else options.seeds

@@ -7,7 +7,7 @@ The two models are trained alike, with Muon, and differ in `temporal_smf.enabled
 memory is asked once more with its field emptied before the questions: the same parameters without
 what they remember.
 
-    python benchmarks/recall.py [--steps 200] [--filler 32] [--tied] [--seeds 0 1 2]
+    python -m benchmarks.recall [--steps 200] [--filler 32] [--tied] [--seeds 0 1 2]
 
 Rows go to results/recall.jsonl.
 """

@@ -21,8 +21,9 @@ from reso_llm.training import train
 TINY = {"vocab_size": 261, "dim": 32, "num_layers": 1, "num_heads": 2, "max_seq_len": 32,
         "kuramoto": KuramotoConfig(num_oscillators=4)}  # fmt: skip
 TEXT = "reso prime phase field gate\n" * 40
+RUN_ON_DATA = ["--checkpoint", "RUN", "--data", "DATA"]
 QUICK = {  # options that keep each task within about a second, and the fields of its rows
-    "lm": (["--checkpoint", "RUN", "--data", "DATA"], {"bits_per_byte", "positions"}),
+    "lm": (RUN_ON_DATA, {"bits_per_byte", "positions"}),
     "mirror": (["--seeds", "3"], {"metadata", "seed_results", "summary"}),
     "setpoint": ([], {"rows", "targets"}),
     "zombie": (["--seeds", "5"], {"models", "units", "common_nats"}),
@@ -101,6 +102,10 @@ def test_every_task_is_quick_and_writes_json_and_figure(name, call, capsys, tmp_
         (["setpoint", "--seeds", "1", "-1"], 2, "--seeds 1 -1: expected different seeds"),
         (["memory", "--quick", "--seeds", "2", "2"], 2, "--seeds 2 2: expected different seeds"),
         (["lm", "--checkpoint", "RUN"], 2, "--data FILE"),
+        (["lm", *RUN_ON_DATA, "--stride", "0"], 2, "--stride 0: expected 1 to 32, the context"),
+        (["lm", *RUN_ON_DATA, "--stride", "33"], 2, "--stride 33: expected 1 to 32, the context"),
+        (["memory", "--facts", "0"], 2, "--facts 0: expected at least 1"),
+        (["memory", "--queries", "0"], 2, "--queries 0: expected at least 1"),
         (["ablation", "shakespeare"], 2, "--data FILE"),
         (["ablation", "shakespeare", "--quick", "--only", "nothing"], 2, "full - prsc"),
     ],
@@ -200,8 +205,22 @@ def test_records_that_are_off_find_and_write_nothing(results):
     assert len(common.read_rows("things")) == 1
 
 
+@pytest.mark.parametrize("damage", [b'{"seed": 1, "ar', b"", b"\xff", b"[1]"])
+def test_a_damaged_record_is_named_before_the_measurement(call, capsys, results, damage):
+    """As of a run killed while it wrote: neither find nor the report passes over it."""
+    Records("lm", on=True).add({"seed": 0})
+    with (results / "lm.jsonl").open("ab") as file:
+        file.write(damage + b"\n")
+    assert call("lm", *RUN_ON_DATA, "--record") == 2
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert "lm.jsonl:2: expected a row" in line
+    assert line.endswith("delete the line to measure anew")
+    assert captured.out == ""
+
+
 RECORDED = {
-    "lm": ["--checkpoint", "RUN", "--data", "DATA"],
+    "lm": RUN_ON_DATA,
     "mirror": ["--seeds", "3"],
     "setpoint": ["--seeds", "3", "--targets", "2"],
     "ablation": ["shakespeare", "--data", "TEXT", "--steps", "1", "--only", "full", "control",
