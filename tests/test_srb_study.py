@@ -79,14 +79,19 @@ def writer(request, checkpoint, llama):
     return ResoWriter(checkpoint) if request.param == "ours" else HFWriter(llama)
 
 
+def through(writer, replies):
+    """The whole study; what calibration found."""
+    found = study.calibrate(writer, PROTOCOL, replies)
+    study.run(writer, PROTOCOL, replies, found)
+    return found
+
+
 @pytest.fixture(scope="module")
 def done(checkpoint, tmp_path_factory):
     """A finished study: its writer, replies and calibration."""
     ours = ResoWriter(checkpoint)
     replies = study.Replies(tmp_path_factory.mktemp("study") / "replies.jsonl.gz")
-    return SimpleNamespace(
-        writer=ours, replies=replies, found=study.run(ours, PROTOCOL, replies)
-    )  # fmt: skip
+    return SimpleNamespace(writer=ours, replies=replies, found=through(ours, replies))
 
 
 # --- writers
@@ -347,12 +352,12 @@ def test_a_study_that_was_stopped_goes_on(done, kept):
             written.append(seed)
             return done.writer.write(question, seed, cap, controllers)
 
-    assert study.run(Counting(), PROTOCOL, left) == done.found
+    assert through(Counting(), left) == done.found
     numbers = {p.name: p for half in (0, 1) for p in prompts(half)}
     assert written == [study.draws(numbers[r["name"]], r["seed"]) for r in rows[kept:]]
     for row, again in zip(rows, left.rows.values(), strict=True):
         assert row | {"seconds": 0} == again | {"seconds": 0}
-    study.run(SimpleNamespace(), PROTOCOL, left)  # has no method left to call
+    through(SimpleNamespace(), left)  # has no method left to call
 
 
 @pytest.mark.parametrize("arm", study.OTHERS)
@@ -583,15 +588,39 @@ def test_a_studys_figure_is_of_its_files(recorded):
 def test_replies_of_another_study_are_refused(recorded, call, checkpoint, tmp_path):
     out = tmp_path / "new" / "place"
     for _ in range(2):
-        srb.same_study(out, {"cap": 12})
+        srb.same_study(out, {"cap": 12, "model": "other"})
     with pytest.raises(ValueError, match=r"its replies have cap = 12, not 13.*another --out"):
         srb.same_study(out, {"cap": 13})
-    with pytest.raises(ValueError, match=r"its replies have model = None, not tiny"):
+    with pytest.raises(ValueError, match=r"its replies have model = other, not tiny"):
         call("--checkpoint", checkpoint, "--cap", 12, "--out", out)
+    srb.same_study(out, {"calibration": {"fixed_tokens": 3}})
+    with pytest.raises(ValueError, match="replies have calibration"):
+        srb.same_study(out, {"cap": 12, "calibration": {"fixed_tokens": 4}})
+    for damaged in ("[]", "{"):
+        (out / "study.json").write_text(damaged)
+        with pytest.raises(ValueError, match=r"study\.json: .*what a study wrote"):
+            srb.same_study(out, {"cap": 12})
     with pytest.raises(ValueError, match="expected a directory of the repository"):
         recorded("--out", out)
     with pytest.raises(ValueError, match="expected one of them"):
         call("--checkpoint", checkpoint, "--model", "x", "--quick")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("target", 0.0), ("target", 1.5), ("target", -0.5), ("cap", 7), ("seeds", (0, 0)),
+     ("seeds", ()), ("seeds", (-1,))],
+)  # fmt: skip
+def test_a_protocol_out_of_range_is_refused_before_anything_is_written(field, value):
+    with pytest.raises(ValueError, match=f"^{field} = "):
+        study.Protocol(**{field: value})
+
+
+def test_replies_that_are_no_gzip_are_named(tmp_path):
+    path = tmp_path / "replies.jsonl.gz"
+    path.write_bytes(b"not packed at all")
+    with pytest.raises(ValueError, match=r"replies\.jsonl\.gz: damaged at byte 0"):
+        study.Replies(path)
 
 
 def test_the_shipped_rule_is_that_of_the_newest_study_of_the_model(tmp_path):

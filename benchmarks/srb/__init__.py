@@ -92,6 +92,7 @@ def of_model(options: Any, protocol: study.Protocol, records: Records) -> dict[s
     made = {
         "model": writer.model_id, "weights_sha256": weights_hash(writer.files),
         "sampler": SAMPLER, "target": protocol.target, "cap": protocol.cap,
+        "per_bucket": protocol.per_bucket,
     }  # fmt: skip
     key = {"kind": "study", **made, "judge": judge and judge.model_id, "seeds": protocol.seeds}
     if row := records.find(**key):
@@ -99,7 +100,9 @@ def of_model(options: Any, protocol: study.Protocol, records: Records) -> dict[s
     directory = place(options, writer)
     same_study(directory, made)
     replies = study.Replies(directory / "replies.jsonl.gz")
-    found = study.run(writer, protocol, replies)
+    found = study.calibrate(writer, protocol, replies)
+    same_study(directory, made | {"calibration": _plain(found)})
+    study.run(writer, protocol, replies, found)
     row = {**key, "files": _named(directory), **_plain(found)}
     row |= results(replies, writer, judge, protocol, directory)
     records.add(row)
@@ -134,15 +137,25 @@ def same_study(directory: Path, wanted: dict[str, Any]) -> None:
     The judge does not write, so another one may read the same replies.
     """
     file = directory / "study.json"
-    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else wanted
+    known = _read(file) if file.exists() else {}
     for key, value in wanted.items():
-        if known.get(key) != value:
+        if known.get(key, value) != value:
             raise ValueError(
-                f"{file}: its replies have {key} = {known.get(key)}, not {value}: "
+                f"{file}: its replies have {key} = {known[key]}, not {value}: "
                 "expected the same, or another --out"
             )
     directory.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(known | wanted, indent=1) + "\n", encoding="utf-8")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}: expected what a study wrote there") from None
+    if not isinstance(known, dict):
+        raise ValueError(f"{file}: expected what a study wrote there")
+    return known
 
 
 def results(

@@ -34,24 +34,35 @@ from tqdm import tqdm
 from benchmarks.srb import rules
 from benchmarks.srb.prompts import Prompt, prompts
 from benchmarks.srb.writers import Reply, Writer
+from reso_llm.config import require
 from reso_llm.decoding.controllers import SRB
 
 OTHERS = ("srb", "fixed", "random", "end_rule")
 ARMS = ("static", *OTHERS)
 DIGITS = 6
 CALIBRATION_SEED = 0
+SHORTEST = 8  # tokens of a cap: the signals need some before they settle
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """Size of a study: target share of exits, tokens at most, seeds, prompts of a bucket's half."""
+    """Size of a study: target share of exits, tokens at most, seeds, prompts of a bucket's half.
+
+    Raises ValueError naming a field out of range.
+    """
 
     target: float = 0.5
     cap: int = 512
     seeds: tuple[int, ...] = (0, 1)
     per_bucket: int | None = None
+
+    def __post_init__(self) -> None:
+        require(0 < self.target <= 1, "target", self.target, "above 0, at most 1")
+        require(self.cap >= SHORTEST, "cap", self.cap, f"at least {SHORTEST} tokens")
+        different = len(set(self.seeds)) == len(self.seeds) > 0 and min(self.seeds) >= 0
+        require(different, "seeds", list(self.seeds), "different ones from 0 on")
 
 
 class Replies:
@@ -85,10 +96,15 @@ class Replies:
         packed, done = path.read_bytes(), 0
         while done < len(packed):
             member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # 16: with a header of gzip
-            line = member.decompress(packed[done:])
-            if not member.eof:
+            try:
+                line = member.decompress(packed[done:])
+                row = json.loads(line) if member.eof else None
+            except (zlib.error, ValueError) as error:
+                raise ValueError(
+                    f"{path}: damaged at byte {done} ({error}): move it away"
+                ) from None
+            if row is None:
                 break
-            row = json.loads(line)
             self.rows[_key(row)] = row
             done = len(packed) - len(member.unused_data)
         if done < len(packed):
@@ -111,12 +127,16 @@ class Calibration:
     default_exits: float
 
 
-def run(writer: Writer, protocol: Protocol, replies: Replies) -> Calibration:
-    """Write whatever is missing of the study into `replies`."""
+def calibrate(writer: Writer, protocol: Protocol, replies: Replies) -> Calibration:
+    """Write whatever is missing of the calibration half into `replies`; the parameters from it."""
     asked = prompts(0, protocol.per_bucket)
     for prompt in tqdm(asked, desc="calibration", unit="reply", leave=False):
         static(writer, replies, 0, prompt, CALIBRATION_SEED, protocol.cap)
-    found = calibration(replies, protocol.target)
+    return calibration(replies, protocol.target)
+
+
+def run(writer: Writer, protocol: Protocol, replies: Replies, found: Calibration) -> None:
+    """Write whatever is missing of the reported half into `replies`."""
     turns = [(p, seed) for seed in protocol.seeds for p in prompts(1, protocol.per_bucket)]
     for turn, (prompt, seed) in enumerate(tqdm(turns, desc="all arms", unit="prompt", leave=False)):
         whole = static(writer, replies, 1, prompt, seed, protocol.cap)
@@ -124,7 +144,6 @@ def run(writer: Writer, protocol: Protocol, replies: Replies) -> Calibration:
         for arm in OTHERS[first:] + OTHERS[:first]:
             if replies.find(1, prompt, seed, arm) is None:
                 replies.add(cut_short(writer, found, prompt, seed, arm, whole))
-    return found
 
 
 def static(writer: Writer, replies: Replies, half: int, prompt: Prompt, seed: int, cap: int) -> Row:
