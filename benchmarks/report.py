@@ -61,7 +61,7 @@ def add_options(parser: Parser) -> None:
 def run(options: Any) -> list[dict[str, Any]]:
     """Write the document and its figures; a row for each claim.
 
-    Raises RuntimeError naming the claim, or the task and its file, whose rows cannot be read.
+    Raises ValueError naming the claim, or the task and its file, whose rows cannot be read.
     """
     out = Path(options.out)
     figures = out.parent / "figures"

@@ -87,7 +87,7 @@ def test_what_is_recorded_gives_every_claim_words_and_a_verdict():
 
 def test_a_claim_whose_rows_cannot_be_read_is_named():
     claim = Claim("the moon is near", "y", lambda evidence: evidence.row("a")["distance"])
-    with pytest.raises(RuntimeError, match=r"the moon is near.*KeyError: 'distance'"):
+    with pytest.raises(ValueError, match=r"the moon is near.*KeyError: 'distance'"):
         claim.finding(evidence_of(a=[{"x": 1}]))
 
 
@@ -166,7 +166,7 @@ def test_a_task_that_cannot_tell_its_rows_is_named(write_report, monkeypatch, fa
 
     monkeypatch.setattr(report, "findings", lambda evidence: {})
     monkeypatch.setattr(setpoint, fails, fail)
-    with pytest.raises(RuntimeError, match=r"the task setpoint, .*setpoint\.jsonl: KeyError"):
+    with pytest.raises(ValueError, match=r"the task setpoint, .*setpoint\.jsonl: KeyError"):
         write_report(setpoint=setpoint_rows())
 
 

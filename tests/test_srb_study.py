@@ -371,7 +371,7 @@ def test_an_arm_that_is_no_prefix_is_refused(done, arm):
             reply = done.writer.write(*args)
             return reply._replace(ids=[reply.ids[0] ^ 1, *reply.ids[1:]])
 
-    with pytest.raises(RuntimeError, match=f"code_001, seed 0: {arm} drew what"):
+    with pytest.raises(ValueError, match=f"code_001, seed 0: {arm} drew what"):
         study.cut_short(Broken(), done.found, prompt, 0, arm, whole)
 
 

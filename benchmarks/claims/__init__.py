@@ -61,7 +61,7 @@ class Claim:
     def finding(self, evidence: Evidence) -> Finding:
         """What the records say; untested where they say nothing.
 
-        Raises RuntimeError naming the claim where its rows cannot be read.
+        Raises ValueError naming the claim where its rows cannot be read.
         """
         try:
             with naming(f"the claim {self.text!r}"):
@@ -71,7 +71,7 @@ class Claim:
 
 
 class naming:
-    """Errors inside, but Missing, become a RuntimeError that says where they arose."""
+    """Errors inside, but Missing, become a ValueError that says where they arose."""
 
     def __init__(self, where: str) -> None:
         self.where = where
@@ -81,7 +81,7 @@ class naming:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, Exception) and not isinstance(error, Missing):
-            raise RuntimeError(f"{self.where}: {type(error).__name__}: {error}") from error
+            raise ValueError(f"{self.where}: {type(error).__name__}: {error}") from error
 
 
 def untested(because: str) -> Callable[[Evidence], Finding]:

@@ -2,7 +2,8 @@
 
     arms       the runs as they were: tokens, seconds, quality at the place of their end
     srb_minus  paired differences, SRB minus another arm, by prompt and seed
-    matched    the same against cuts of the static replies that keep exactly as many tokens as SRB:
+    matched    the same against cuts of the static replies that keep as many tokens as SRB, random
+               and elsewhere exactly, the others as nearly as one number can make it on this half:
                  random     SRB's lengths dealt to the replies by chance
                  elsewhere  the replies that SRB cut, each at the length of another of them
                  fixed      all cut at one length, end_rule at one p(end), the mean being SRB's
@@ -10,7 +11,8 @@
 The arms were matched on the calibration half, so on this half they keep as many tokens only
 roughly; a cut text has other mean nats by its length alone, so `matched` is the fairer word on
 quality. `elsewhere` cuts the same replies as SRB, so it is the fairest. random and elsewhere are
-means over 200 deals. Intervals are 95 % bootstrap percentiles over prompts, paired (Efron 1979).
+means over 200 deals; where a deal gives a reply its own length back, the difference looks smaller
+than it is. Intervals are 95 % bootstrap percentiles over prompts, paired (Efron 1979).
 
 Shapes: N replies, P prompts, R deals.
 """

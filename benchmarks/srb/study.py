@@ -169,7 +169,7 @@ def static(writer: Writer, replies: Replies, half: int, prompt: Prompt, seed: in
 def cut_short(
     writer: Writer, found: Calibration, prompt: Prompt, seed: int, arm: str, whole: Row
 ) -> Row:
-    """One reply of another arm. Raises RuntimeError where it is no prefix of the static one."""
+    """One reply of another arm. Raises ValueError where it is no prefix of the static one."""
     length = len(whole["ids"])
     cap = {
         "srb": math.inf,
@@ -181,7 +181,7 @@ def cut_short(
     # The cap of srb is that of the static run: what ended by itself may still have one more token.
     reply = writer.write(prompt.text, draws(prompt, seed), int(min(cap, length)), controllers)
     if reply.ids != whole["ids"][: len(reply.ids)]:
-        raise RuntimeError(f"{prompt.name}, seed {seed}: {arm} drew what the static run did not")
+        raise ValueError(f"{prompt.name}, seed {seed}: {arm} drew what the static run did not")
     row = record(1, prompt, seed, arm, reply)
     if cap < length:
         row["stop_reason"] = arm
