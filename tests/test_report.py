@@ -174,3 +174,9 @@ def setpoint_rows():
     options = type("Options", (), dict(seeds=[0], targets=[1.0, 3.0], mode=["published"],
                                        quick=True, record=False))  # fmt: skip
     return json.loads(json.dumps(setpoint.run(options)))
+
+
+def test_the_committed_document_is_that_of_the_recorded_rows():
+    """Whoever records a row makes the report anew."""
+    document = report.DOCUMENT.read_text(encoding="utf-8")
+    assert report.claims_text(report.findings(Evidence())) in document
