@@ -7,6 +7,9 @@
     python -m benchmarks.ship --run runs/shipped --heldout heldout.jsonl \\
         --srb benchmarks/results/srb.jsonl
 
+A study of an earlier model with the same name is in the way of a new one: first move its directory
+results/srb/shipped and its row of results/srb.jsonl away.
+
 Weights and tables are stored in half precision, and scored as stored; the optimizer stays behind.
 The model card is made here too, so that its numbers are those of this very file.
 """

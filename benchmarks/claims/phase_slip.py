@@ -32,7 +32,7 @@ from benchmarks.phase_slip.tables import grouped, strict_draws
 
 README = "Phase-Slip README"
 CONCEPT = f"{README}, the concept"
-TASK = "python evaluate.py phase-slip"
+TASK = "python evaluate.py phase-slip [--model DIR]"
 HOT = "slip, noise 1 only"  # so much noise that a cache that has it cannot go unnoticed
 CLOSE = 0.05  # shares (diversity, rep-4) that differ by less are alike
 Judged = tuple[str, str]

@@ -29,7 +29,7 @@ from benchmarks.claims import (
 
 README, NOTES = "SRB public README", "SRB derivation notes"
 FILES = f"{README}, included files"
-TASK = "python evaluate.py srb --model DIR"
+TASK = "python evaluate.py srb [--model DIR]"
 QUALITY = {  # measure, in words
     "finished": "finished sentences", "own_end_nats": "nats of ending there",
     "code_parses": "code that parses", "steps_met": "steps as asked",
