@@ -56,10 +56,7 @@ def make_parser() -> cli.Parser:
 
 def description(module: str) -> str:
     """The first line of a module's docstring, read without importing it."""
-    spec = find_spec(module)
-    if spec is None or spec.origin is None:
-        return ""
-    source = Path(spec.origin).read_text(encoding="utf-8")
+    source = Path(find_spec(module).origin).read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
 
 

@@ -84,6 +84,16 @@ class Records:
                 return row
         return None
 
+    def row(
+        self, key: Mapping[str, Any], measure: Callable[[], Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """The row of `key`, else what is measured now, which is then recorded."""
+        found = self.find(**key)
+        if found is None:
+            found = {**key, **measure()}
+            self.add(found)
+        return found
+
     def add(self, row: Mapping[str, Any]) -> None:
         """Append the row with the environment it was measured in."""
         if self.on:

@@ -24,7 +24,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.common import Records
-from benchmarks.heldout import recorded
 from entropy_core import kuramoto, lyapunov, sedenion
 
 F64 = torch.float64
@@ -386,7 +385,7 @@ def run(options: Any) -> list[dict[str, Any]]:
     rows = []
     for oracle in tqdm(oracles, desc="oracles", leave=False):
         key = {"group": oracle.group, "name": oracle.name, "seeds": seeds}
-        rows.append(recorded(records, key, functools.partial(judged, oracle)))
+        rows.append(records.row(key, functools.partial(judged, oracle)))
     return rows
 
 

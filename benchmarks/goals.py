@@ -43,7 +43,6 @@ from benchmarks.heldout import (
     held_out,
     interval,
     mean_interval,
-    recorded,
     shown,
 )
 from reso_llm.agency import calibrate, pooled
@@ -322,7 +321,7 @@ def run(options: Any) -> list[dict[str, Any]]:
     records = Records("goals", options.record)
     todo = units(engine.model, rows, weights, seeds, asked, new_tokens)
     bar = tqdm(todo, desc="measurements", leave=False)
-    return [recorded(records, {**about, **key}, measure) for key, measure in bar]
+    return [records.row({**about, **key}, measure) for key, measure in bar]
 
 
 def units(

@@ -9,7 +9,7 @@ machine it was measured on. Shapes: N documents, B batch, T time, L layers.
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.common import Records, write_row
+from benchmarks.common import write_row
 from reso_llm.data import Split, tokenise_all
 from reso_llm.inference import ResoLLMInference
 from reso_llm.model import ResoLLMModel, ResoOutput
@@ -165,25 +165,23 @@ def mean_interval(intervals: Sequence[Sequence[float]]) -> list[float]:
 # --- rows
 
 
-def recorded(
-    records: Records, key: Mapping[str, Any], measure: Callable[[], Mapping[str, Any]]
-) -> dict[str, Any]:
-    """The row of `key` among the records, else what is measured now, which is then recorded."""
-    row = records.find(**key)
-    if row is None:
-        row = {**key, **measure()}
-        records.add(row)
-    return row
-
-
 def error_bars(intervals: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
     """Values (K,) and how far their intervals reach below and above, (2,K), never below 0."""
     middle, low, high = np.array(intervals).T
     return middle, np.maximum((middle - low, high - middle), 0)
 
 
-def shown(values: Sequence[float], digits: int = 4) -> str:
-    """`value [low, high]` for a table."""
+def table(head: Iterable[str], lines: Iterable[Sequence[str]]) -> str:
+    """Markdown."""
+    rows = [[*head], *lines]
+    rows.insert(1, ["---"] * len(rows[0]))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def shown(values: Sequence[float] | None, digits: int = 4) -> str:
+    """`value [low, high]` for a table; `-` where there is nothing."""
+    if values is None:
+        return "-"
     value, low, high = (f"{v:.{digits}f}" for v in values)
     return f"{value} [{low}, {high}]"
 

@@ -8,6 +8,7 @@ up to the one that predicts it, <|bos|> included: 1, 2, 3-4, 5-8, ... (as in Kap
 estimates their bytes from those of the whole text.
 """
 
+import functools
 import math
 import sys
 from collections.abc import Sequence
@@ -60,11 +61,8 @@ def run(options: Any) -> list[Row]:
             "context": context,
             "stride": options.stride or context // 2,
         }
-        row = records.find(**key)
-        if row is None:
-            row = key | measure(engine, data, key["stride"], options)
-            records.add(row)
-        rows.append(row)
+        score = functools.partial(measure, engine, data, key["stride"], options)
+        rows.append(records.row(key, score))
     return rows
 
 

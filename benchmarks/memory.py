@@ -32,7 +32,6 @@ from benchmarks.heldout import (
     error_bars,
     interval,
     mean_interval,
-    recorded,
     shown,
 )
 from reso_llm.model import ResoLLMModel, ResoState
@@ -236,7 +235,7 @@ def run(options: Any) -> list[dict[str, Any]]:
     for seed in tqdm(seeds, desc="seeds", leave=False):
         key = {"checkpoint": checkpoint_name(options.checkpoint), "seed": seed, "facts": facts,
                "queries": queries}  # fmt: skip
-        rows.append(recorded(records, key, lambda key=key: measured(engine.model, **key)))
+        rows.append(records.row(key, lambda key=key: measured(engine.model, **key)))
     return rows
 
 

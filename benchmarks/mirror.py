@@ -39,11 +39,7 @@ def run(options: Any) -> list[Row]:
     records, rows = Records("mirror", options.record), []
     for mode in options.mode:
         key = {"mode": mode, "seeds": seeds, "kind": measure.__name__}
-        row = records.find(**key)
-        if row is None:
-            row = key | measure(mode, seeds)
-            records.add(row)
-        rows.append(row)
+        rows.append(records.row(key, functools.partial(measure, mode, seeds)))
     return rows
 
 

@@ -26,11 +26,10 @@ DOCUMENTS = {
     "Semantic Resonance Budget": "srb",
     "Phase-Slip": "phase_slip",
 }
-TASKS = {  # the name of its rows, and its module
-    "dynamics": "dynamics", "lm": "lm", "ablation": "ablation", "memory": "memory",
-    "goals": "goals", "gating": "gating", "stability": "stability", "mirror": "mirror",
-    "setpoint": "setpoint", "zombie": "zombie", "srb": "srb", "phase_slip": "phase_slip",
-}  # fmt: skip
+TASKS = (  # modules, and the names of their rows
+    "dynamics", "lm", "ablation", "memory", "goals", "gating", "stability", "mirror", "setpoint",
+    "zombie", "srb", "phase_slip",
+)  # fmt: skip
 VERDICTS = (HOLDS, MIXED, NOT, UNTESTED)
 DPI = 120
 SHOWN_COMMITS = 3
@@ -71,7 +70,7 @@ def run(options: Any) -> list[dict[str, Any]]:
     for name in tqdm(TASKS, desc="tasks", leave=False):
         if rows := read_rows(name):
             with naming(f"the task {name}, rows of benchmarks/results/{name}.jsonl"):
-                task = import_module(f"benchmarks.{TASKS[name]}")
+                task = import_module(f"benchmarks.{name}")
                 parts.append(section(name, task, rows, figures))
     out.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
     return [

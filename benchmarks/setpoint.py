@@ -5,6 +5,7 @@ conditions and seeds, on untrained reactors (`cer.setpoint`); a row is a mode. -
 seed and the targets 1 and 3.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,11 +36,7 @@ def run(options: Any) -> list[Row]:
     records, rows = Records("setpoint", options.record), []
     for mode in tqdm(options.mode, desc="modes", leave=False):
         key = {"mode": mode, "seeds": seeds, "targets": targets}
-        row = records.find(**key)
-        if row is None:
-            row = key | setpoint_curve(seeds, targets, mode)
-            records.add(row)
-        rows.append(row)
+        rows.append(records.row(key, functools.partial(setpoint_curve, seeds, targets, mode)))
     return rows
 
 

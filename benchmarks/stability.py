@@ -41,7 +41,6 @@ from benchmarks.heldout import (
     error_bars,
     held_out,
     mean_interval,
-    recorded,
     shown,
 )
 from entropy_core.information import entropy_nats
@@ -327,7 +326,7 @@ def run(options: Any) -> list[dict[str, Any]]:
     records = Records("stability", options.record)
     rows = []
     for seed in tqdm(options.seeds[:1] if quick else options.seeds, desc="seeds", leave=False):
-        rows.append(recorded(records, {**about, "seed": seed}, lambda seed=seed: study(
+        rows.append(records.row({**about, "seed": seed}, lambda seed=seed: study(
             engine.model, clean(), docs, config, options.share, options.temperature, seed, resamples
         )))  # fmt: skip
     return rows

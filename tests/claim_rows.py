@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.claims import Claim, Evidence
+from benchmarks.claims import HOLDS, Claim, Evidence
 
 Row = dict[str, Any]
 
@@ -29,3 +29,14 @@ def the_claim(claims: Sequence[Claim], start: str) -> Claim:
     """The one claim whose text starts so."""
     (claim,) = [claim for claim in claims if claim.text.startswith(start)]
     return claim
+
+
+def assert_turns(
+    claims: Sequence[Claim], start: str, good: Mapping[str, Sequence[Row]],
+    changes: Mapping[tuple, Any], verdict: str,
+) -> None:  # fmt: skip
+    """The claim holds of good rows, and has this verdict of the changed ones."""
+    claim = the_claim(claims, start)
+    found = claim.finding(evidence_of(**good))
+    assert found.verdict == HOLDS, found
+    assert claim.finding(evidence_of(**changed(good, changes))).verdict == verdict

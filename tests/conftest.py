@@ -1,11 +1,13 @@
 """Fixtures shared by tests of the model: everything tiny, seeded, and made in milliseconds."""
 
 import signal
+import sys
 
 import numpy as np
 import pytest
 import torch
 
+from reso_llm import cli
 from reso_llm.config import (
     STAGES,
     KuramotoConfig,
@@ -58,6 +60,30 @@ def fitted_text(vocab_size: int, size: int = 400) -> np.ndarray:
     """Ids of which few are frequent, so that contexts come again; control tokens are rare."""
     draws = np.random.default_rng(0).random(size)
     return (vocab_size * (0.5 + draws**4)).astype(np.int64) % vocab_size
+
+
+def save_tiny_llama(path, vocab_size: int, num_layers: int, context: int) -> None:
+    """A random model of transformers, without its tokenizer; token 0 ends a text."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=vocab_size, hidden_size=16, intermediate_size=24, num_hidden_layers=num_layers,
+        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=context,
+        bos_token_id=0, eos_token_id=0, initializer_range=0.5,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        LlamaForCausalLM(config).save_pretrained(path)
+
+
+def evaluate_status(monkeypatch, files, *args) -> int:
+    """The exit status of evaluate.py; arguments that are names in `files` stand for the paths."""
+    import evaluate
+
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *(files.get(a, str(a)) for a in args)])
+    with pytest.raises(SystemExit) as caught:
+        cli.run(evaluate.main)
+    return caught.value.code
 
 
 @pytest.fixture

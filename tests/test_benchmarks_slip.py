@@ -11,6 +11,8 @@ import torch
 
 pytest.importorskip("transformers")  # one of the two kinds of writers
 
+from conftest import save_tiny_llama
+
 import evaluate
 from benchmarks import common, consensus, heldout, phase_slip
 from benchmarks.phase_slip import arms, measures, pretrained, protocols, statistics, texts
@@ -51,7 +53,7 @@ def checkpoint(engine, byte_tokenizer, tmp_path):
 def llama(tmp_path_factory):
     """A directory that `Pretrained` can load: tiny, random, of words, without a chat template."""
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     path = tmp_path_factory.mktemp("models") / "tiny-llama"
     raw = Tokenizer(
@@ -63,14 +65,7 @@ def llama(tmp_path_factory):
     PreTrainedTokenizerFast(
         tokenizer_object=raw, eos_token="<end>", unk_token="<unk>"
     ).save_pretrained(path)
-    config = LlamaConfig(
-        vocab_size=len(WORDS) + 2, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=128,
-        bos_token_id=0, eos_token_id=0, initializer_range=0.5,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        LlamaForCausalLM(config).save_pretrained(path)
+    save_tiny_llama(path, len(WORDS) + 2, 2, 128)
     return str(path)
 
 

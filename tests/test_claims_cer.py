@@ -1,7 +1,7 @@
 """The claims of the CER README turn when their rows turn."""
 
 import pytest
-from claim_rows import changed, evidence_of, the_claim
+from claim_rows import assert_turns, changed, evidence_of, the_claim
 
 from benchmarks.claims import HOLDS, MIXED, NOT, UNTESTED, cer, cer_others
 from benchmarks.claims.cer_mirror import TABLE
@@ -114,10 +114,7 @@ TURNS = [
 
 @pytest.mark.parametrize(("start", "changes", "verdict"), TURNS)
 def test_a_claim_turns_with_its_rows(start, changes, verdict):
-    claim = the_claim(cer.CLAIMS, start)
-    found = claim.finding(evidence_of(**GOOD))
-    assert found.verdict == HOLDS, found
-    assert claim.finding(evidence_of(**changed(GOOD, changes))).verdict == verdict
+    assert_turns(cer.CLAIMS, start, GOOD, changes, verdict)
 
 
 def test_every_claim_with_rows_is_among_the_turns():

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from claim_rows import changed, evidence_of, the_claim
+from claim_rows import assert_turns, evidence_of, the_claim
 
 from benchmarks.claims import HOLDS, MIXED, NOT, UNTESTED, reso, reso_now
 from reso_llm.config import GOLDEN_RATIO, ResoLLMConfig, StochasticResonanceConfig, small_config
@@ -145,10 +145,7 @@ TURNS = [
 
 @pytest.mark.parametrize(("start", "changes", "verdict"), TURNS)
 def test_a_claim_turns_with_its_rows(start, changes, verdict):
-    claim = the_claim(reso.CLAIMS, start)
-    found = claim.finding(evidence_of(**GOOD))
-    assert found.verdict == HOLDS, found
-    assert claim.finding(evidence_of(**changed(GOOD, changes))).verdict == verdict
+    assert_turns(reso.CLAIMS, start, GOOD, changes, verdict)
 
 
 def test_every_claim_with_rows_is_among_the_turns():

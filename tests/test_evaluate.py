@@ -1,5 +1,6 @@
 """evaluate.py as a user calls it: every task in seconds, its JSON, figure and records."""
 
+import functools
 import json
 import math
 import subprocess
@@ -8,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import evaluate_status
 from test_imports import imports
 
 import evaluate
 from benchmarks import ablation, ablation_report, common, lm
 from benchmarks.common import Records
-from reso_llm import cli
 from reso_llm.config import KuramotoConfig, ResoLLMConfig
 from reso_llm.train_config import TrainConfig
 from reso_llm.training import train
@@ -59,13 +60,7 @@ def results(monkeypatch, tmp_path):
 def call(monkeypatch, files, results):
     """call(*args) -> exit status of evaluate.py; RUN, DATA and TEXT are the files."""
 
-    def called(*args):
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", *(files.get(a, str(a)) for a in args)])
-        with pytest.raises(SystemExit) as caught:
-            cli.run(evaluate.main)
-        return caught.value.code
-
-    return called
+    return functools.partial(evaluate_status, monkeypatch, files)
 
 
 # --- the frame ----------------------------------------------------------------------------------
@@ -121,7 +116,9 @@ def test_a_mistake_is_one_line_at_once(call, capsys, monkeypatch, arguments, sta
 
 
 def test_matplotlib_is_missed_before_the_measurement(call, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(evaluate, "find_spec", lambda name: None)
+    real = evaluate.find_spec
+    absent = lambda name: None if name == "matplotlib" else real(name)  # noqa: E731
+    monkeypatch.setattr(evaluate, "find_spec", absent)
     assert call("mirror", "--plot", tmp_path / "x.png") == 2
     assert "[plots]" in capsys.readouterr().err
 

@@ -21,7 +21,6 @@ from benchmarks.claims import (
     Finding,
     Missing,
     above,
-    averaged,
     below,
     cer,
     combined,
@@ -32,6 +31,7 @@ from benchmarks.claims import (
     srb,
     untested,
 )
+from benchmarks.heldout import mean_interval
 
 VERDICTS = {HOLDS, NOT, MIXED, UNTESTED}
 
@@ -107,7 +107,7 @@ def test_models_without_rows_are_left_out_and_named_where_all_are():
 def test_of_equal_rows_the_newest_is_kept_in_its_place():
     rows = [{"seed": 0, "x": 1}, {"seed": 1, "x": 2}, {"seed": 0, "x": 3}]
     assert newest(rows, "seed") == [{"seed": 0, "x": 3}, {"seed": 1, "x": 2}]
-    assert averaged([(1, 0, 2), (3, 2, 4)]) == [2, 1, 3]
+    assert mean_interval([(1, 0, 2), (3, 2, 4)]) == [2, 1, 3]
 
 
 def test_commits_are_summed_up():

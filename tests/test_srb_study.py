@@ -17,7 +17,7 @@ import torch
 pytest.importorskip("transformers")  # one of the two kinds of writers
 pytest.importorskip("scipy")
 
-from conftest import FULL, make_tiny_model
+from conftest import FULL, make_tiny_model, save_tiny_llama
 from test_srb_quality import slow_exit
 
 import evaluate
@@ -54,7 +54,7 @@ def checkpoint(tmp_path_factory, byte_tokenizer):
 def llama(tmp_path_factory):
     """A directory that HFWriter can load: tiny, random, of bytes and two pairs of them."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     path = tmp_path_factory.mktemp("theirs") / "tiny-llama"
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -63,14 +63,7 @@ def llama(tmp_path_factory):
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<eos>").save_pretrained(path)
-    config = LlamaConfig(
-        vocab_size=len(vocabulary), hidden_size=16, intermediate_size=24, num_hidden_layers=1,
-        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=96,
-        bos_token_id=0, eos_token_id=0, initializer_range=0.5,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        LlamaForCausalLM(config).save_pretrained(path)
+    save_tiny_llama(path, len(vocabulary), 1, 96)
     return str(path)
 
 

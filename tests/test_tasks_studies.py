@@ -1,19 +1,19 @@
 """The studies of memory, goals, gate, stability and dynamics as tasks of evaluate.py."""
 
+import functools
 import json
 import math
-import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from conftest import evaluate_status
 
 import evaluate
 from benchmarks import common, dynamics, gating, goals, heldout, memory, stability
 from benchmarks.common import Records, read_rows
 from entropy_core import kuramoto, lyapunov, sedenion
-from reso_llm import cli
 from reso_llm.config import (
     KuramotoConfig,
     PRSCConfig,
@@ -63,13 +63,7 @@ def call(monkeypatch, files, tmp_path):
     monkeypatch.setattr(memory, "TEMPLATES", ("{last} {thing} {place}.",))
     monkeypatch.setattr(memory, "ORDINARY", ("It rained.", "She came."))
 
-    def called(*args):
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", *(files.get(a, str(a)) for a in args)])
-        with pytest.raises(SystemExit) as caught:
-            cli.run(evaluate.main)
-        return caught.value.code
-
-    return called
+    return functools.partial(evaluate_status, monkeypatch, files)
 
 
 # --- every task ---------------------------------------------------------------------------------
@@ -292,8 +286,8 @@ def test_the_oracles_own_numbers():
 def test_recorded_measures_what_is_missing(monkeypatch, tmp_path):
     monkeypatch.setattr(common, "RESULTS", tmp_path)
     records, key = Records("x", True), {"a": 1, "b": [2.5]}
-    assert heldout.recorded(records, key, lambda: {"c": 3}) == key | {"c": 3}
-    again = heldout.recorded(records, key, pytest.fail)
+    assert records.row(key, lambda: {"c": 3}) == key | {"c": 3}
+    again = records.row(key, pytest.fail)
     assert again["c"] == 3
-    assert heldout.recorded(Records("x", False), key, lambda: {"c": 4})["c"] == 4
+    assert Records("x", False).row(key, lambda: {"c": 4})["c"] == 4
     assert len(read_rows("x")) == 1

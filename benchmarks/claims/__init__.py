@@ -6,7 +6,6 @@ down in the function. No number stands here that was not read from a row; where 
 missing, the verdict is "untested". `evaluate.py report` makes the table.
 """
 
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -112,11 +111,6 @@ def newest(rows: Iterable[Row], *fields: str) -> list[Row]:
     return list({tuple(str(row.get(field)) for field in fields): row for row in rows}.values())
 
 
-def averaged(intervals: Sequence[Interval]) -> list[float]:
-    """Means of the values and of the ends, over seeds that measured the same items."""
-    return [statistics.fmean(ends) for ends in zip(*intervals, strict=True)]
-
-
 def below(values: Interval, bound: float = 0.0) -> str:
     """Holds where the whole interval lies below the bound; an effect not seen does not hold."""
     return HOLDS if values[2] < bound else NOT
@@ -135,11 +129,3 @@ def decided(truth: bool) -> str:
 def combined(*verdicts: str) -> str:
     """One verdict of several: mixed where they differ."""
     return verdicts[0] if len(set(verdicts)) == 1 else MIXED
-
-
-def shown(values: Interval | None, digits: int = 3) -> str:
-    """`value [low, high]`."""
-    if values is None:
-        return "-"
-    value, low, high = (f"{v:.{digits}f}" for v in values)
-    return f"{value} [{low}, {high}]"

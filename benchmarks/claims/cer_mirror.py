@@ -11,9 +11,9 @@ from benchmarks.claims import (
     above,
     combined,
     decided,
-    shown,
 )
 from benchmarks.claims.cer_others import training_diffusion
+from benchmarks.heldout import shown
 
 MIRROR = "python evaluate.py mirror"
 ABLATION = f"{MIRROR} --ablation"

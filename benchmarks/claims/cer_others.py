@@ -6,7 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks.claims import Evidence, Finding, Missing, combined, decided, newest, shown
+from benchmarks.claims import Evidence, Finding, Missing, combined, decided, newest
+from benchmarks.heldout import shown
 from cer.zombie import PUBLISHED
 from entropy_core.commutation import commutation_cost
 from entropy_core.information import semantic_mass

@@ -15,8 +15,8 @@ from benchmarks.claims import (
     combined,
     decided,
     each,
-    shown,
 )
+from benchmarks.heldout import shown
 from benchmarks.phase_slip.arms import (
     AT_LOOPS,
     CURVE,
@@ -115,7 +115,7 @@ def noise_does_it(rows: Rows) -> Judged:
     words, _ = _loops_broken(greedy, noise, 0.5)
     difference = _difference(rows, NOISE, GREEDY, "rep-4")
     return (
-        f"noise alone: {words}, {shown(difference)}; hot token alone: {heat['escaped']:.0%}",
+        f"noise alone: {words}, {shown(difference, 3)}; hot token alone: {heat['escaped']:.0%}",
         below(difference),
     )
 
@@ -141,7 +141,7 @@ def without_high_temperature(rows: Rows) -> Judged:
     difference = found["rep-4 - curve"]
     return (
         f"{words}strays from the model as plain sampling at T {found['temperature'][0]:.2f} does, "
-        f"and repeats {shown(difference)} more 4-grams",
+        f"and repeats {shown(difference, 3)} more 4-grams",
         combined(decided(hot < 0.5), decided(difference[2] < CLOSE)),
     )
 
@@ -171,7 +171,7 @@ def forced_choice(rows: Rows) -> Judged:
 
 def loop_trigger(rows: Rows) -> Judged:
     difference = _difference(rows, AT_LOOPS, PUBLISHED, "rep-4")
-    return f"repeated 4-grams {shown(difference)} more than as published", below(difference)
+    return f"repeated 4-grams {shown(difference, 3)} more than as published", below(difference)
 
 
 def breaker(rows: Rows) -> Judged:
@@ -221,7 +221,7 @@ def preserves_structure(rows: Rows) -> Judged:
     """Its text is no less likely, to the model itself, than that of standard sampling."""
     difference = _difference(rows, PUBLISHED, TOP_K, "own")
     return (
-        f"{shown(difference)} nats/byte above standard sampling",
+        f"{shown(difference, 3)} nats/byte above standard sampling",
         decided(above(difference) != "holds"),
     )
 

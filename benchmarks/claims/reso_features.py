@@ -10,13 +10,12 @@ from benchmarks.claims import (
     Missing,
     Row,
     above,
-    averaged,
     below,
     combined,
     decided,
     newest,
-    shown,
 )
+from benchmarks.heldout import mean_interval, shown
 
 # --- agency
 
@@ -25,7 +24,7 @@ def tracks_goals(evidence: Evidence) -> Finding:
     """Achievement of a reply's own goal against another reply's, as the package decides it."""
     rows = evidence.rows("goals", measure="achieved", weighting="equal", centred=False)
     rows = newest(rows, "checkpoint", "seed")
-    true, false, auc = (averaged([r[k] for r in rows]) for k in ("true", "false", "auc"))
+    true, false, auc = (mean_interval([r[k] for r in rows]) for k in ("true", "false", "auc"))
     return Finding(
         f"achieved: {shown(true, 2)} of the goals a reply was written for, {shown(false, 2)} of "
         f"other replies' goals; AUROC {shown(auc, 2)}",
@@ -37,7 +36,7 @@ def tracks_goals(evidence: Evidence) -> Finding:
 def goals_move(evidence: Evidence) -> Finding:
     """Does the generated text come nearer to its goal, in every seed?"""
     rows = newest(evidence.rows("goals", measure="generated"), "checkpoint", "goal", "seed")
-    words = [f"{goal} {shown(averaged([r['rise'] for r in rows if r['goal'] == goal]), 2)}"
+    words = [f"{goal} {shown(mean_interval([r['rise'] for r in rows if r['goal'] == goal]), 2)}"
              for goal in dict.fromkeys(r["goal"] for r in rows)]  # fmt: skip
     return Finding(
         "what a goal adds to the cosine of the generated text with it, the conversation's own goal "
@@ -53,7 +52,7 @@ def goals_help(evidence: Evidence) -> Finding:
         case: evidence.row("goals", measure="loss", case=case)["matching - none"]
         for case in ("whole reply", "first half, second scored", "prompt")
     }
-    words = "; ".join(f"{case} {shown(values)}" for case, values in cases.items())
+    words = "; ".join(f"{case} {shown(values, 3)}" for case, values in cases.items())
     return Finding(
         f"nats/token of replies with a goal minus without, by what the goal is made of: {words}",
         combined(*(below(values) for values in cases.values())),
@@ -78,7 +77,7 @@ def warns(rival: bool) -> Callable[[Evidence], Finding]:
         words, verdicts = [], []
         for title, (damage, read) in DAMAGE.items():
             found = [_warning(row, damage, read) for row in rows]
-            ours = averaged([o for o, _ in found])
+            ours = mean_interval([o for o, _ in found])
             best = statistics.fmean(b for _, b in found)
             words.append(f"{title} {shown(ours, 2)}" + (f", best plain {best:.2f}" * rival))
             verdicts.append(decided(all(o[1] > (max(0.5, b) if rival else 0.5) for o, b in found)))
@@ -126,7 +125,7 @@ def share_state(evidence: Evidence) -> Finding:
     """At full fidelity, with every listener."""
     rows = newest(evidence.rows("consensus", measure="memory", state="F 1"), "listener")
     words = "; ".join(
-        f"{r['listener']} {shown(r['fact'])}, a fact nobody was told {shown(r['control'])}"
+        f"{r['listener']} {shown(r['fact'], 3)}, a fact nobody was told {shown(r['control'], 3)}"
         for r in rows
     )
     return Finding(
@@ -142,7 +141,7 @@ def coordinates(way: str, note: str = "") -> Callable[[Evidence], Finding]:
     def decide(evidence: Evidence) -> Finding:
         rows = evidence.rows("consensus", measure="bits per byte", way=way)
         rows = newest(rows, "agents")
-        words = ", ".join(shown(r["minus_best_single"]) for r in rows)
+        words = ", ".join(shown(r["minus_best_single"], 3) for r in rows)
         return Finding(
             f"bits/byte minus the best single agent's, {len(rows)} teams: {words}{note}",
             combined(*(below(r["minus_best_single"]) for r in rows)),

@@ -10,11 +10,10 @@ from benchmarks.claims import (
     Missing,
     Row,
     above,
-    averaged,
     decided,
     newest,
-    shown,
 )
+from benchmarks.heldout import mean_interval, shown
 
 
 def _gains(evidence: Evidence) -> list[Row]:
@@ -30,10 +29,10 @@ def remembers(what: str, title: str) -> Callable[[Evidence], Finding]:
     def decide(evidence: Evidence) -> Finding:
         rows = _gains(evidence)
         pairs = [(row[f"{what}, stored"], row[f"{what}, control"]) for row in rows]
-        stored, control = (averaged(some) for some in zip(*pairs, strict=True))
+        stored, control = (mean_interval(some) for some in zip(*pairs, strict=True))
         return Finding(
-            f"{title}: telling the model a fact makes it {shown(stored)} nats/token likelier, "
-            f"another fact {shown(control)} ({len(rows)} seeds)",
+            f"{title}: telling the model a fact makes it {shown(stored, 3)} nats/token likelier, "
+            f"another fact {shown(control, 3)} ({len(rows)} seeds)",
             decided(all(s[1] > c[2] for s, c in pairs)), "python evaluate.py memory",
         )  # fmt: skip
 
@@ -57,9 +56,12 @@ def dates(evidence: Evidence) -> Finding:
     name = evidence.row("memory")["checkpoint"]
     rows = newest(evidence.rows("memory", checkpoint=name), "seed")
     kinds = ("question", "three words", "typo")
+
+    def hits(kind: str, by: str) -> list[float]:
+        return mean_interval([r["recall_hit_at_1"][f"{kind}, {by}"] for r in rows])
+
     words = [
-        f"{kind} {shown(averaged([r['recall_hit_at_1'][f'{kind}, memory'] for r in rows]), 2)} "
-        f"(BM25 {averaged([r['recall_hit_at_1'][f'{kind}, bm25 words'] for r in rows])[0]:.2f})"
+        f"{kind} {shown(hits(kind, 'memory'), 2)} (BM25 {hits(kind, 'bm25 words')[0]:.2f})"
         for kind in kinds
     ]
     right = [above(r["recall_hit_at_1"]["question, memory"], 0.5) == "holds" for r in rows]

@@ -15,8 +15,8 @@ from benchmarks.claims import (
     combined,
     decided,
     newest,
-    shown,
 )
+from benchmarks.heldout import shown
 
 STEPS = 80
 ABLATION = f"python evaluate.py ablation shakespeare --data FILE --steps {STEPS}"

@@ -22,10 +22,10 @@ from benchmarks.claims import (
     decided,
     each,
     newest,
-    shown,
     srb_published,
     untested,
 )
+from benchmarks.heldout import shown
 
 README, NOTES = "SRB public README", "SRB derivation notes"
 FILES = f"{README}, included files"

@@ -14,8 +14,8 @@ from benchmarks.claims import (
     below,
     combined,
     decided,
-    shown,
 )
+from benchmarks.heldout import shown
 
 TASK = "python evaluate.py srb --from-csv FILE FILE"
 RUNS = ("2e7334f4ceca6080", "6ab188dfcc280980")  # srb_summary_longform, srb_runs_longform_paired

@@ -58,14 +58,8 @@ def run(options: Any) -> list[dict[str, Any]]:
     writer = Ours(options.checkpoint) if options.model is None else Pretrained(options.model)
     scorer = None if options.scorer is None else Pretrained(options.scorer)
     records = Records("phase_slip", options.record)
-    rows = []
-    for key, measure in tqdm([*units(writer, scorer, _plan(options))], unit="row", leave=False):
-        row = records.find(**key)
-        if row is None:
-            row = key | measure()
-            records.add(row)
-        rows.append(row)
-    return rows
+    bar = tqdm([*units(writer, scorer, _plan(options))], unit="row", leave=False)
+    return [records.row(key, measure) for key, measure in bar]
 
 
 def _plan(options: Any) -> Plan:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from benchmarks.heldout import shown
+from benchmarks.heldout import shown, table
 from benchmarks.phase_slip.arms import ARMS, CAUSES, CURVE, PUBLISHED_DIVERSITY, SQUARE
 from benchmarks.phase_slip.measures import TRIGGER
 from benchmarks.phase_slip.statistics import drawn_measures, matched, summary
@@ -22,10 +22,10 @@ def text(rows: Rows) -> str:
     parts = []
     for about, some in grouped(rows, "model", "weights"):
         parts.append("### {} (weights {})".format(*about))
-        for protocol, table in tables.items():
+        for protocol, told in tables.items():
             chosen = [row for row in some if row["protocol"] == protocol]
             for _, alike in grouped(chosen, "tokens", "seeds", "scorer", "prompts"):
-                parts.append(table(alike))
+                parts.append(told(alike))
     return "\n\n".join(parts)
 
 
@@ -45,17 +45,8 @@ def strict_draws(rows: Rows) -> dict[str, dict[str, Any]]:
     return drawn_measures(pairs, len(shape), len(shape[0]))
 
 
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [head, ["---"] * len(head), *lines]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
-
-
 def _number(value: float | None, digits: int = 2) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _interval(values: Sequence[float] | None) -> str:
-    return "-" if values is None else shown(values, 3)
 
 
 # --- the published protocol
@@ -76,7 +67,7 @@ def _published(rows: Rows) -> str:
         f"{rows[0]['tokens']} tokens. The published values are those of GPT-2 small."
     )
     head = ["arm", "mean", "least", "most", "published", "spikes, stale, loops / 100 tokens"]
-    return f"{about}\n\n{_table(head, lines)}"
+    return f"{about}\n\n{table(head, lines)}"
 
 
 # --- the strict protocol
@@ -104,11 +95,11 @@ def _measures(rows: Rows, drawn: dict[str, Any], scorers: Sequence[str]) -> str:
     lines = []
     for row in rows:
         values = row["values"]
-        cells = [_interval(summary(drawn[row["arm"]][name])) for name in wide]
+        cells = [shown(summary(drawn[row["arm"]][name]), 3) for name in wide]
         cells += [_number(values[name]) for name in BRIEF]
         slips = ", ".join(f"{values[cause] * 100:.1f}" for cause in CAUSES)
         lines.append([row["arm"], *cells, slips])
-    return _table(head, lines)
+    return table(head, lines)
 
 
 def _square(rows: Rows) -> str:
@@ -119,7 +110,7 @@ def _square(rows: Rows) -> str:
     cells = [f"{values[a]['rep-4']:.3f}, {_number(values[a]['escaped'])}" for a in SQUARE]
     head = ["rep-4, escaped", "no noise", "noise .03"]
     lines = [["greedy", *cells[:2]], ["T 1.5 at slips", *cells[2:]]]
-    return _table(head, lines)
+    return table(head, lines)
 
 
 def _matched(rows: Rows, drawn: dict[str, Any], scorer: str) -> str:
@@ -127,10 +118,10 @@ def _matched(rows: Rows, drawn: dict[str, Any], scorer: str) -> str:
     for row in rows:
         found = None if row["arm"] in CURVE.values() else matched(drawn, row["arm"], scorer)
         if found is not None:
-            cells = [_interval(found["temperature"]), _interval(found["rep-4 - curve"])]
+            cells = [shown(found["temperature"], 3), shown(found["rep-4 - curve"], 3)]
             lines.append([row["arm"], *cells, f"{found['inside']:.0%}"])
     head = ["arm", f"T of equal {scorer} nats/byte", "rep-4 - curve", "draws inside"]
-    return _table(head, lines) if lines else ""
+    return table(head, lines) if lines else ""
 
 
 # --- loops
@@ -155,7 +146,7 @@ def _loops(rows: Rows) -> str:
             f">= {least:g}",
         ]
         lines = [[where, *_entropies(row[where])] for where in ("inside", "outside")]
-        parts.append(f"{about}\n\n{_table(head, lines)}")
+        parts.append(f"{about}\n\n{table(head, lines)}")
     return "\n\n".join(parts)
 
 
@@ -177,4 +168,4 @@ def _breaker(rows: Rows) -> str:
             row["arm"], _number(row["looping"]), "a loop" if row["ends"] else "no loop",
             _number(row["rep-4"]), str(len(row["slips"])), start,
         ])  # fmt: skip
-    return f'After "{rows[0]["prompt"]}":\n\n{_table(head, lines)}'
+    return f'After "{rows[0]["prompt"]}":\n\n{table(head, lines)}'

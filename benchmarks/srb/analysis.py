@@ -71,7 +71,7 @@ def compared(
         "arms": {arm: summary(table, names) for arm, table in runs.items()},
         "srb_minus": {arm: summary(ours, names, runs[arm]) for arm in ("static", *OTHERS[1:])},
         "matched": {arm: summary(ours, names, table) for arm, table in cuts.items()},
-        "by_bucket": by_bucket(runs, names),
+        "by_bucket": by_bucket(runs, names, [row["bucket"] for row in found["static"]]),
     }
 
 
@@ -169,12 +169,13 @@ def matched_cuts(
     }
 
 
-def by_bucket(runs: Mapping[str, Table], names: np.ndarray) -> dict[str, Any]:
+def by_bucket(
+    runs: Mapping[str, Table], names: np.ndarray, buckets: Sequence[str]
+) -> dict[str, Any]:
     """srb minus static of each bucket."""
-    buckets = np.array([name.rsplit("_", 1)[0] for name in names])
     found = {}
-    for bucket in dict.fromkeys(buckets.tolist()):
-        inside = buckets == bucket
+    for bucket in dict.fromkeys(buckets):
+        inside = np.array(buckets) == bucket
         ours, theirs = (
             {name: pairs[inside] for name, pairs in runs[arm].items()} for arm in ("srb", "static")
         )

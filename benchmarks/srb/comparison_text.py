@@ -6,7 +6,7 @@ Numbers are means, medians and geometric-mean ratios with their intervals; `-` w
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.srb.text import table
+from benchmarks.heldout import table
 
 MEASURES = {  # title, decimals
     "wall_time_s": ("wall time, s", 1),

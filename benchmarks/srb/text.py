@@ -1,9 +1,9 @@
 """The study of one model in markdown: all arms, SRB minus the others, and the questions."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.heldout import shown
+from benchmarks.heldout import shown, table
 
 DIGITS = {
     "exits": 2, "cut": 2, "tokens": 1, "saved": 3, "seconds": 2, "finished": 3, "mid_word": 3,
@@ -43,7 +43,7 @@ def _measures(title: str, arms: Mapping[str, Summary]) -> str:
     """A line for each measure, a column for each arm."""
     known = set().union(*arms.values())
     lines = [
-        [name, *(_cell(arm.get(name), digits) for arm in arms.values())]
+        [name, *(shown(arm.get(name), digits) for arm in arms.values())]
         for name, digits in DIGITS.items()
         if name in known
     ]
@@ -57,8 +57,8 @@ def _reruns(row: Mapping[str, Any]) -> str:
         return ""
     title = ["srb minus static", *(f"seed {seed}" for seed in by_seed), "last minus first seed"]
     lines = [
-        [name, *(_cell(some["srb_minus"]["static"][name], DIGITS[name])
-                 for some in by_seed.values()), _cell(change, DIGITS[name])]
+        [name, *(shown(some["srb_minus"]["static"][name], DIGITS[name])
+                 for some in by_seed.values()), shown(change, DIGITS[name])]
         for name, change in rerun.items()
     ]  # fmt: skip
     within = sum(low <= 0 <= high for _, low, high in rerun.values())
@@ -66,12 +66,12 @@ def _reruns(row: Mapping[str, Any]) -> str:
 
 
 def _questions(answers: Mapping[str, Any]) -> str:
-    lines = [[name, _cell(rho, 2)] for name, rho in answers["replies"].items() if rho]
+    lines = [[name, shown(rho, 2)] for name, rho in answers["replies"].items() if rho]
     parts = [
         table(["1. replies: mean signal, and outcome", "Spearman's rho"], lines),
         table(
             ["1. places: signal against nats of ending there", "rho within replies"],
-            [[name, _cell(rho, 3)] for name, rho in answers["places"].items()],
+            [[name, shown(rho, 3)] for name, rho in answers["places"].items()],
         ),
     ]
     if curves := answers["curves"]:
@@ -82,14 +82,3 @@ def _questions(answers: Mapping[str, Any]) -> str:
             f"{shown(curves['fall'], 2)} of the mean entropy."
         )
     return "\n\n".join(parts)
-
-
-def _cell(values: Sequence[float] | None, digits: int) -> str:
-    return "-" if values is None else shown(values, digits)
-
-
-def table(head: Iterable[str], lines: Iterable[Sequence[str]]) -> str:
-    """Markdown."""
-    rows = [[*head], *lines]
-    rows.insert(1, ["---"] * len(rows[0]))
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
