@@ -169,7 +169,7 @@ def results(
     statics = [row for row in replies.of(1, "static") if row["seed"] in protocol.seeds]
     return {
         **analysis.compared(replies, tables, protocol.seeds),
-        "by_seed": {s: analysis.compared(replies, tables, [s]) for s in protocol.seeds},
+        "by_seed": analysis.by_seed(replies, tables, protocol.seeds),
         "rerun": analysis.rerun(replies, tables, protocol.seeds),
         "questions": questions.answered(statics, tables),
     }

@@ -19,7 +19,7 @@ Shapes: N replies, P prompts, R deals.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -55,24 +55,51 @@ def tables_of(
     }
 
 
+class Runs(NamedTuple):
+    """Every arm's rows and measures, in the order of `names` (N,), and the static cuts."""
+
+    rows: dict[str, list[Row]]
+    names: np.ndarray
+    static: list[Measures]
+    tables: dict[str, Table]
+
+
+def runs_of(
+    replies: Replies, tables: Mapping[tuple[str, int], Measures], seeds: Sequence[int]
+) -> Runs:
+    """The runs of these seeds; replies that lack an arm are left out."""
+    rows = complete(replies, seeds)
+    names = np.array([row["name"] for row in rows["static"]])
+    static = [tables[row["name"], row["seed"]] for row in rows["static"]]
+    lengths = _tokens(rows["static"])
+    return Runs(rows, names, static, {a: real_run(static, rows[a], lengths) for a in ARMS})
+
+
 def compared(
     replies: Replies, tables: Mapping[tuple[str, int], Measures], seeds: Sequence[int]
 ) -> dict[str, Any]:
-    """arms, srb_minus and matched of these seeds; replies that lack an arm are left out."""
-    found = complete(replies, seeds)
-    names = np.array([row["name"] for row in found["static"]])
-    static = [tables[row["name"], row["seed"]] for row in found["static"]]
-    lengths = _tokens(found["static"])
-    runs = {arm: real_run(static, found[arm], lengths) for arm in ARMS}
-    cuts = matched_cuts(static, lengths, _tokens(found["srb"]))
+    """arms, srb_minus and matched of these seeds."""
+    rows, names, static, runs = runs_of(replies, tables, seeds)
+    cuts = matched_cuts(static, _tokens(rows["static"]), _tokens(rows["srb"]))
     ours = runs["srb"]
     return {
         "replies": len(names),
         "arms": {arm: summary(table, names) for arm, table in runs.items()},
         "srb_minus": {arm: summary(ours, names, runs[arm]) for arm in ("static", *OTHERS[1:])},
         "matched": {arm: summary(ours, names, table) for arm, table in cuts.items()},
-        "by_bucket": by_bucket(runs, names, [row["bucket"] for row in found["static"]]),
+        "by_bucket": by_bucket(runs, names, [row["bucket"] for row in rows["static"]]),
     }
+
+
+def by_seed(
+    replies: Replies, tables: Mapping[tuple[str, int], Measures], seeds: Sequence[int]
+) -> dict[int, Any]:
+    """srb minus static of each seed alone."""
+    found = {}
+    for seed in seeds:
+        _, names, _, runs = runs_of(replies, tables, [seed])
+        found[seed] = {"srb_minus": {"static": summary(runs["srb"], names, runs["static"])}}
+    return found
 
 
 def public_runs(
@@ -116,12 +143,8 @@ def rerun(
         return {}
     terms: list[tuple[int, Table, np.ndarray]] = []
     for turn, seed in ((-1, seeds[0]), (1, seeds[-1])):
-        found = complete(replies, [seed])
-        static = [tables[row["name"], row["seed"]] for row in found["static"]]
-        names = np.array([row["name"] for row in found["static"]])
-        for sign, arm in ((1, "srb"), (-1, "static")):
-            run = real_run(static, found[arm], _tokens(found["static"]))
-            terms.append((turn * sign, run, names))
+        _, names, _, runs = runs_of(replies, tables, [seed])
+        terms += [(turn, runs["srb"], names), (-turn, runs["static"], names)]
     return {
         name: contrast([(sign, _by_prompt(run[name], names)) for sign, run, names in terms])
         for name in REPEATED
