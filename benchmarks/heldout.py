@@ -20,6 +20,7 @@ from torch import Tensor
 
 from benchmarks.common import write_row
 from reso_llm.data import Split, tokenise_all
+from reso_llm.evaluation import head_of
 from reso_llm.inference import ResoLLMInference
 from reso_llm.model import ResoLLMModel, ResoOutput
 from reso_llm.sources import read_documents
@@ -92,11 +93,14 @@ def held_out(spec: str, tokenizer, limit: int | None = None) -> tuple[Split, Ten
     """The documents of a file, at most `limit`, and the UTF-8 bytes of each, (N,)."""
     sizes = torch.tensor([document.num_bytes for document in read_documents(spec)]).double()
     split = tokenise_all(spec, tokenizer)
-    if limit is None or limit >= split.num_documents:
+    if limit is None:
         return split, sizes
-    stop, sizes = int(split.doc_starts[limit]), sizes[:limit]
-    tokens, mask, starts = split.tokens[:stop], split.reply_mask[:stop], split.doc_starts[:limit]
-    return Split(tokens, mask, starts, stop, int(sizes.sum()), limit), sizes
+    return first_documents(split, limit), sizes[:limit]
+
+
+def first_documents(split: Split, count: int) -> Split:
+    """At most `count` of them."""
+    return split if split.num_documents <= count else head_of(split, int(split.doc_starts[count]))
 
 
 # --- scores

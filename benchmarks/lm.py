@@ -19,9 +19,10 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.common import Records
+from benchmarks.heldout import first_documents
 from reso_llm.cli import Parser
-from reso_llm.data import BadRows, Split, tokenise_all
-from reso_llm.evaluation import LanguageModelScore, head_of, nats_by_position
+from reso_llm.data import BadRows, tokenise_all
+from reso_llm.evaluation import LanguageModelScore, nats_by_position
 from reso_llm.inference import ResoLLMInference
 
 QUICK_DOCUMENTS = 8
@@ -72,7 +73,7 @@ def measure(engine: ResoLLMInference, data: str, stride: int, options: Any) -> R
     split = tokenise_all(data, engine.tokenizer, on_bad_row=options.on_bad_row, report=bad_rows)
     if bad_rows.count:
         print(bad_rows.summary(), file=sys.stderr)
-    split = _first_documents(split, QUICK_DOCUMENTS) if options.quick else split
+    split = first_documents(split, QUICK_DOCUMENTS) if options.quick else split
     targets = split.num_tokens - split.num_documents
     with tqdm(total=targets, desc="scoring", unit="token", leave=False) as bar:
         nats, tokens = nats_by_position(engine.model, split, stride=stride, progress=bar.update)
@@ -82,10 +83,6 @@ def measure(engine: ResoLLMInference, data: str, stride: int, options: Any) -> R
         **LanguageModelScore(*total, split.num_bytes, split.num_documents).to_dict(),
         "positions": binned(nats, tokens),
     }
-
-
-def _first_documents(split: Split, count: int) -> Split:
-    return split if split.num_documents <= count else head_of(split, int(split.doc_starts[count]))
 
 
 def binned(nats: np.ndarray, tokens: np.ndarray) -> list[Row]:
