@@ -7,7 +7,7 @@ echo "How are you?" | python chat.py
 
 import sys
 
-from reso_llm import cli
+from run_core import cli
 
 
 def make_parser() -> cli.Parser:
@@ -30,10 +30,11 @@ def make_parser() -> cli.Parser:
 
 def main() -> None:
     options = vars(make_parser().read(sys.argv[1:]))
-    from reso_llm.chat import ChatSession, run_in_terminal  # here, as it imports torch
+    from reso_llm.chat.commands import run_in_terminal
+    from reso_llm.chat.session import ChatSession
     from reso_llm.decoding.controllers import PhaseSlip, StabilityTemperature, StochasticResonance
     from reso_llm.inference import ResoLLMInference
-    from reso_llm.terminal import is_interactive
+    from run_core.terminal import is_interactive
 
     engine = ResoLLMInference.from_pretrained(options.pop("checkpoint"), options.pop("device"))
     known = {

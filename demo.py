@@ -9,8 +9,8 @@ import sys
 import textwrap
 from pathlib import Path
 
-from reso_llm import cli
-from reso_llm.train_config import TrainConfig
+from reso_llm.training.config import TrainConfig
+from run_core import cli
 
 QUICKSTART = Path(__file__).parent / "configs" / "quickstart.yaml"
 
@@ -32,7 +32,7 @@ def train_first(out: str) -> None:
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(TrainConfig, None, as_group=False)
     values = parser.read([f"--config={QUICKSTART}", f"--out={out}"])
-    from reso_llm.training import train
+    from reso_llm.training.run import train
 
     train(parser.build(TrainConfig, values, "config"), resume=Path(out, "config.yaml").is_file())
 
@@ -48,11 +48,11 @@ def main() -> None:
     options = parser.read(sys.argv[1:])
     if options.train and options.checkpoint:
         parser.error("train and checkpoint are two models: give one of them")
-    from reso_llm.chat import describe  # here, as it imports torch: mistakes are told at once
-    from reso_llm.figures import check_plots, save_figure
+    from reso_llm.generation.engine import describe
     from reso_llm.inference import ResoLLMInference
-    from reso_llm.terminal import printable
-    from reso_llm.tour import STATIONS, visit
+    from reso_llm.tour.figures import check_plots, save_figure
+    from reso_llm.tour.tour import STATIONS, visit
+    from run_core.terminal import printable
 
     if options.save_figure:
         check_plots()

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from reso_llm import cli
+from run_core import cli
 
 TASKS = {
     "lm": "benchmarks.lm",

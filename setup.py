@@ -1,9 +1,10 @@
-"""Installs the packages reso_llm, cer and entropy_core; the scripts run from the checkout."""
+"""Installs entropy_core, run_core, cer and reso_llm; the scripts run from the checkout."""
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
+PACKAGES = ["entropy_core", "run_core", "cer", "cer.*", "reso_llm", "reso_llm.*"]
 EXTRAS = {
     "sample": ["chitchat-dataset>=0.9"],
     "plots": ["matplotlib>=3.8"],
@@ -28,12 +29,13 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11",
-    packages=["reso_llm", "reso_llm.decoding", "reso_llm.stepping", "cer", "entropy_core"],
+    packages=find_packages(include=PACKAGES),
     package_data={"reso_llm": ["*.json", "shipped/*"]},
     install_requires=[
         "torch>=2.6",
         "numpy>=1.26",
         "safetensors>=0.4.5",
+        "einops>=0.8",
         "tokenizers>=0.21",
         "tqdm>=4.66",
         "wandb>=0.18",

@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from reso_llm import cli
-from reso_llm.train_config import TrainConfig, changed_keys
+from reso_llm.training.config import TrainConfig
+from run_core import cli
 
 
 def make_parser(config_class: type = TrainConfig) -> cli.Parser:
@@ -56,7 +56,7 @@ def main() -> None:
     if names_reactor(sys.argv[1:]):
         return main_reactor()
     config, resume = read_config(sys.argv[1:])
-    from reso_llm.training import train  # here, as it imports torch: mistakes are told at once
+    from reso_llm.training.run import train
 
     summary = train(config, resume=resume)
     if summary.validation is not None:
@@ -71,90 +71,15 @@ def main() -> None:
 
 
 def main_reactor() -> None:
+    from cer.run import train
     from cer.training import CERTrainConfig
 
     config, resume = read_config(sys.argv[1:], CERTrainConfig)
-    result = train_reactor(config, resume=resume)
+    result = train(config, resume=resume)
     kl = ", ".join(f"{value:.4f}" for value in result.validation.kl_nats)
     converged = result.validation.convergence
     score = "" if converged is None else f", convergence {converged:.4f}"
     print(f"{config.out}: {result.step:,} steps, validation KL {kl} nats{score}")
-
-
-def train_reactor(config: Any, *, resume: bool = False) -> Any:
-    """Train reactors into config.out: `cer` keeps its sums, this script its checkpoints and log.
-
-    The run directory is locked, written and resumed by the rules of a language model's.
-    """
-    import torch
-    from tqdm import tqdm
-
-    from cer import training
-    from reso_llm import checkpoint
-    from reso_llm.runlog import RunLog
-    from reso_llm.training import catch_signals, write_records
-
-    run_dir = Path(config.out)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with checkpoint.lock_run(run_dir):
-        checkpoint.clean_leftovers(run_dir)
-        start = _reactor_start(config, resume, tqdm.write)
-        write_records(run_dir, config, torch.device("cpu"))
-        with (
-            catch_signals(tqdm.write) as caught,
-            RunLog(
-                run_dir,
-                resume_step=start[1].step if start else None,
-                wandb=config.wandb,
-                config=config.to_dict(),
-                report=tqdm.write,
-            ) as log,
-        ):
-            return training.train(
-                config,
-                start=start,
-                save=lambda *parts: _save_reactors(config, *parts),
-                log=log.log,
-                stop=lambda: bool(caught),
-            )
-
-
-def _reactor_start(config: Any, resume: bool, report: Any) -> Any:
-    """(weights, progress) to go on from, or None; an error where --resume and --out disagree."""
-    from cer.training import Progress
-    from reso_llm import checkpoint
-    from reso_llm.saved_state import unflatten_state
-    from reso_llm.training import TrainingError, find_start
-
-    newest = find_start(Path(config.out), resume, report)
-    if newest is None:
-        return None
-    tensors, documents = checkpoint.load_checkpoint(newest, ("model", "optimizer"))
-    if "reactor" not in documents["training.json"]["config"]:
-        raise TrainingError(f"{newest} is no reactor's checkpoint; choose another --out")
-    changed = changed_keys(documents["training.json"]["config"], config.to_dict())
-    if changed:
-        raise TrainingError(
-            f"{newest} was trained with another configuration: {', '.join(changed)}"
-        )
-    saved = documents["training.json"]
-    optimizer = unflatten_state(tensors["optimizer"], saved["state"])
-    return tensors["model"], Progress(saved["step"], saved["seconds"], optimizer)
-
-
-def _save_reactors(config: Any, step: int, weights: Any, progress: Any) -> None:
-    from reso_llm import checkpoint
-    from reso_llm.saved_state import flatten_state
-
-    optimizer, state = flatten_state(progress.optimizer)
-    record = {"step": step, "seconds": progress.seconds, "config": config.to_dict(), "state": state}
-    checkpoint.save_checkpoint(
-        config.out,
-        step,
-        tensors={"model": weights, "optimizer": optimizer},
-        documents={"training.json": record},
-    )
-    checkpoint.prune(config.out, config.keep_last, keep_best=False)
 
 
 if __name__ == "__main__":

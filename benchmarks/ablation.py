@@ -31,9 +31,9 @@ from benchmarks.learners import (
     train_alternately,
     train_equal_steps,
 )
-from reso_llm.cli import Parser
 from reso_llm.config import KuramotoConfig, ResoLLMConfig, control_of, with_stage
-from reso_llm.hardware import keep_freed_memory
+from run_core.cli import Parser
+from run_core.hardware import keep_freed_memory
 
 __all__ = ["add_options", "figure", "run", "text"]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from reso_llm.hardware import environment
+from run_core.hardware import environment
 
 RESULTS = Path(__file__).parent / "results"
 

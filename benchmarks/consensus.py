@@ -38,12 +38,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.heldout import document_ids, held_out, interval, save, shown
 from benchmarks.memory import TEMPLATES, draw_parts, forget, log_probability, told
-from reso_llm.data import Split
-from reso_llm.entanglement import EntanglementNetwork
-from reso_llm.hardware import keep_freed_memory
+from reso_llm.data.token_cache import Split
+from reso_llm.data.windows import EvalWindow, eval_windows
 from reso_llm.inference import ResoLLMInference
-from reso_llm.model import ResoLLMModel, ResoState
-from reso_llm.windows import EvalWindow, eval_windows
+from reso_llm.model import ResoLLMModel
+from reso_llm.network import ResoState
+from reso_llm.session.entanglement import EntanglementNetwork
+from run_core.hardware import keep_freed_memory
 
 FIDELITIES = (0.25, 0.5, 0.75, 1.0)
 BATCH_SIZE = 8

@@ -177,7 +177,7 @@ def measure(options: argparse.Namespace, directory: Path) -> dict:
 def _record(options, report: CrashReport, hashes: list[str], undisturbed, total) -> dict:
     import torch  # here: the tests use the functions above without it
 
-    from reso_llm.hardware import environment
+    from run_core.hardware import environment
 
     return {
         "command": " ".join(["python", *sys.argv]),

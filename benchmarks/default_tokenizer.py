@@ -17,7 +17,7 @@ import argparse
 from pathlib import Path
 
 import reso_llm
-from reso_llm.sources import read_documents
+from reso_llm.data.sources import read_documents
 from reso_llm.tokenizer import ResoTokenizer
 
 VOCAB_SIZE = 4096

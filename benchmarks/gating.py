@@ -39,9 +39,9 @@ from benchmarks.heldout import (
     shown,
 )
 from reso_llm.config import ResoLLMConfig, control_of
-from reso_llm.data import Split
-from reso_llm.hardware import keep_freed_memory
+from reso_llm.data.token_cache import Split
 from reso_llm.model import ResoLLMModel
+from run_core.hardware import keep_freed_memory
 
 CUTS = (0.0, 0.1, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.8)
 TOLERANCE = 0.01  # share of the best bits per byte that skipping may cost

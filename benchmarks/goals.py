@@ -45,11 +45,13 @@ from benchmarks.heldout import (
     mean_interval,
     shown,
 )
-from reso_llm.agency import calibrate, pooled
-from reso_llm.data import Split, tokenise_all
+from entropy_core.primes import first_primes
+from reso_llm.data.prepare import tokenise_all
+from reso_llm.data.token_cache import Split
 from reso_llm.decoding.sampling import SamplingOptions, sample
 from reso_llm.model import ResoLLMModel
-from reso_llm.primes import first_primes
+from reso_llm.session.agency import calibrate
+from reso_llm.stages.goal import pooled
 from reso_llm.tokenizer import SPECIAL_TOKENS
 
 MIN_REPLY = 16  # tokens of a reply that has halves worth comparing

@@ -19,12 +19,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.common import write_row
-from reso_llm.data import Split, tokenise_all
-from reso_llm.evaluation import head_of
+from reso_llm.data.prepare import tokenise_all
+from reso_llm.data.sources import read_documents
+from reso_llm.data.token_cache import Split
+from reso_llm.data.windows import EvalWindow, eval_windows
 from reso_llm.inference import ResoLLMInference
-from reso_llm.model import ResoLLMModel, ResoOutput
-from reso_llm.sources import read_documents
-from reso_llm.windows import EvalWindow, eval_windows
+from reso_llm.model import ResoLLMModel
+from reso_llm.network import ResoOutput
+from reso_llm.training.evaluation import head_of
 
 BATCH_SIZE, DRAWS = 16, 2000
 

@@ -20,12 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reso_llm.config import ResoLLMConfig, small_config
-from reso_llm.data import Split, prepare, tokenizer_texts
+from reso_llm.data.prepare import prepare, tokenizer_texts
+from reso_llm.data.token_cache import Split
+from reso_llm.data.windows import BatchStream, eval_batches
 from reso_llm.model import ResoLLMModel
-from reso_llm.optim import make_optimizers, set_learning_rate
 from reso_llm.tokenizer import ResoTokenizer
-from reso_llm.train_config import OptimConfig
-from reso_llm.windows import BatchStream, eval_batches
+from reso_llm.training.config import OptimConfig
+from reso_llm.training.objective import training_loss
+from reso_llm.training.optim import make_optimizers, set_learning_rate
 
 SLOT_SECONDS = 5.0
 
@@ -109,7 +111,7 @@ def reso_learner(task: Task, config: ResoLLMConfig, seed: int) -> Learner:
     def step(progress: float) -> None:
         set_learning_rate(optimizers, task.optim.schedule(progress))
         generator = torch.Generator().manual_seed(stream.position)
-        model.training_loss(stream.next(), generator, progress=progress).backward()
+        training_loss(model, stream.next(), generator, progress=progress).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), task.optim.grad_clip)
         for optimizer in optimizers.values():
             optimizer.step()
@@ -122,7 +124,7 @@ def reso_learner(task: Task, config: ResoLLMConfig, seed: int) -> Learner:
 
 def gpt2_learner(task: Task, seed: int) -> Learner:
     """nanoGPT's recipe: AdamW 1e-3, 3 % warmup, cosine to a tenth, weight decay 0.1, clip 1."""
-    from benchmarks.peers import gpt2_like  # here, as it imports transformers
+    from benchmarks.peers import gpt2_like
 
     torch.manual_seed(seed)
     model = gpt2_like(task.config)

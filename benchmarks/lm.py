@@ -20,10 +20,11 @@ from tqdm import tqdm
 
 from benchmarks.common import Records
 from benchmarks.heldout import first_documents
-from reso_llm.cli import Parser
-from reso_llm.data import BadRows, tokenise_all
-from reso_llm.evaluation import LanguageModelScore, nats_by_position
+from reso_llm.data.errors import BadRows
+from reso_llm.data.prepare import tokenise_all
 from reso_llm.inference import ResoLLMInference
+from reso_llm.training.evaluation import LanguageModelScore, nats_by_position
+from run_core.cli import Parser
 
 QUICK_DOCUMENTS = 8
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")

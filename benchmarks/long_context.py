@@ -34,12 +34,13 @@ from torch import Tensor
 
 from benchmarks.common import interleaved, median_ratio
 from benchmarks.heldout import document_ids, document_scores, held_out, interval, save, shown
-from reso_llm.attention import KVBuffer
 from reso_llm.config import ResoLLMConfig, control_of, small_config, with_stage
-from reso_llm.data import Split
-from reso_llm.hardware import keep_freed_memory
+from reso_llm.data.token_cache import Split
 from reso_llm.inference import ResoLLMInference
-from reso_llm.model import ResoLLMModel, ResoState
+from reso_llm.model import ResoLLMModel
+from reso_llm.network import ResoState
+from reso_llm.stages.cache import KVBuffer
+from run_core.hardware import keep_freed_memory
 
 CONTEXTS = (256, 4096, 16384)
 CHUNK, STEPS = 256, 24

@@ -34,7 +34,8 @@ from benchmarks.heldout import (
     mean_interval,
     shown,
 )
-from reso_llm.model import ResoLLMModel, ResoState
+from reso_llm.model import ResoLLMModel
+from reso_llm.network import ResoState
 
 SYLLABLES = (
     "ma", "ra", "tor", "vik", "quo", "len", "dri", "sa", "bel", "ost", "hav", "rin", "kel", "mun",

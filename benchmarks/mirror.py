@@ -18,7 +18,7 @@ from benchmarks.common import Records
 from cer import ablation
 from cer.figures import STYLES, mirror_figure
 from cer.mirror import CONDITIONS, build_reactor, mirror_table, mirror_test
-from reso_llm.cli import Parser
+from run_core.cli import Parser
 
 MODES = ("published", "corrected")
 HEIGHT = 4.6  # inches, of the figure of a row

@@ -12,16 +12,9 @@ import math
 import statistics
 
 from benchmarks.common import num_parameters, read_rows, write_row
-from benchmarks.learners import (
-    TASKS,
-    Task,
-    gpt2_learner,
-    reso_learner,
-    score,
-    train_alternately,
-)
+from benchmarks.learners import TASKS, Task, gpt2_learner, reso_learner, score, train_alternately
 from reso_llm.config import control_of
-from reso_llm.hardware import keep_freed_memory
+from run_core.hardware import keep_freed_memory
 
 MODELS = ("full", "control", "gpt2")
 SECONDS = {"shakespeare": 130.0, "guanaco": 480.0}  # the budgets of a run, for each model

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.common import interleaved, median_ratio, write_row
-from cer import CoherentEntropyReactor
+from cer.reactor import CoherentEntropyReactor
 
 BATCHES = (1, 256)
 POSITIONS = 16

@@ -20,8 +20,8 @@ from torch import Tensor
 from benchmarks.common import num_parameters, write_row
 from reso_llm.config import ResoLLMConfig, control_of, with_stage
 from reso_llm.model import ResoLLMModel
-from reso_llm.optim import make_optimizers
-from reso_llm.train_config import OptimConfig
+from reso_llm.training.config import OptimConfig
+from reso_llm.training.optim import make_optimizers
 
 KINDS, PAIRS, WINDOW = 16, 5, 8  # of keys, values and filler; pairs a sequence; tokens attended
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from benchmarks.claims import HOLDS, MIXED, NOT, UNTESTED, Claim, Evidence, Finding, naming
 from benchmarks.common import RESULTS, read_rows
-from reso_llm.cli import Parser
+from run_core.cli import Parser
 
 DOCUMENT = RESULTS.parents[1] / "docs" / "results.md"
 DOCUMENTS = {

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from benchmarks.common import Records
 from cer.figures import setpoint_figure
 from cer.setpoint import TARGETS_NATS, setpoint_curve, setpoint_table
-from reso_llm.cli import Parser
+from run_core.cli import Parser
 
 MODES = ("published", "corrected")
 QUICK_TARGETS = (1.0, 3.0)

@@ -22,10 +22,11 @@ import torch
 
 from benchmarks.common import num_parameters
 from benchmarks.srb.analysis import SETTLED
-from reso_llm.checkpoint import load_checkpoint, resolve, save_directory
-from reso_llm.data import tokenise_all
-from reso_llm.evaluation import LanguageModelScore, score_split
+from reso_llm.data.prepare import tokenise_all
 from reso_llm.inference import SHIPPED, ResoLLMInference
+from reso_llm.training.evaluation import LanguageModelScore, score_split
+from run_core.checkpoint import load_checkpoint, save_directory
+from run_core.run import resolve
 
 CARD = Path(__file__).with_name("model_card.md")
 

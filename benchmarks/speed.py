@@ -7,7 +7,7 @@ The models take turns in one process; the figures are medians over the rounds, a
 medians of the ratios within a round. The weights are random and the coherence gate is as at the
 start: no layer is skipped (`evaluate.py gating` times a trained one that skips). The binding memory
 has counted random tokens, as many as 800 rows of guanaco. `full` and `control` decode with the
-engine; `..._stepper` and `..._torch` are `reso_llm.stepper` and the model alone: a prompt, a loop
+engine; `..._stepper` and `..._torch` are `generation.stepper` and the model alone: a prompt, a loop
 and an argmax.
 """
 
@@ -21,14 +21,15 @@ import torch
 from benchmarks.common import interleaved, median_ratio, num_parameters, write_row
 from benchmarks.peers import gpt2_like
 from reso_llm.config import ResoLLMConfig, control_of, small_config
-from reso_llm.hardware import keep_freed_memory
+from reso_llm.data.windows import Batch
+from reso_llm.generation.stepper import Stepper
 from reso_llm.inference import ResoLLMInference
 from reso_llm.model import ResoLLMModel
-from reso_llm.optim import make_optimizers
-from reso_llm.stepper import Stepper
 from reso_llm.tokenizer import SPECIAL_TOKENS, create_default_tokenizer
-from reso_llm.train_config import OptimConfig
-from reso_llm.windows import Batch
+from reso_llm.training.config import OptimConfig
+from reso_llm.training.objective import training_loss
+from reso_llm.training.optim import make_optimizers
+from run_core.hardware import keep_freed_memory
 
 FITTED = 400_000
 PROMPT_TOKENS, NEW_TOKENS, BATCH = 16, 240, 8
@@ -77,7 +78,7 @@ def training_measures(config: ResoLLMConfig):
         model = made(config)
         optimizers = list(make_optimizers(model, OptimConfig()).values())
         return training_step(
-            model, lambda batch: model.training_loss(batch, generator), optimizers, config
+            model, lambda batch: training_loss(model, batch, generator), optimizers, config
         )
 
     adamw = torch.optim.AdamW(theirs.parameters(), lr=1e-3, fused=True)

@@ -46,10 +46,10 @@ from benchmarks.heldout import (
 from entropy_core.information import entropy_nats
 from entropy_core.signals import LoopTracker
 from reso_llm.config import StabilityConfig
-from reso_llm.data import Split
+from reso_llm.data.token_cache import Split
+from reso_llm.decoding.stability import ALARM, LOOP_WINDOW, MAX_PERIOD, StabilityMonitor
 from reso_llm.inference import ResoLLMInference
 from reso_llm.model import ResoLLMModel
-from reso_llm.stability import ALARM, LOOP_WINDOW, MAX_PERIOD, StabilityMonitor
 
 READ = (0, 1, 2, 4, 8, 16, 32)  # d, damaged tokens read
 AHEAD = (-10, -5, -2, 0, 4, 8)  # d, for the model's own loops

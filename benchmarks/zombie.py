@@ -17,7 +17,7 @@ from benchmarks.common import Records
 from cer.zombie import summarise
 from cer.zombie_pair import ZombieConfig, quick, zombie_test, zombie_test_pretrained
 from cer.zombie_report import zombie_figure, zombie_table
-from reso_llm.cli import Parser
+from run_core.cli import Parser
 
 HEIGHT = 7  # inches, of the figure of a group
 

@@ -19,13 +19,7 @@ from torch import Tensor, nn
 
 from cer.blocks import RefinementBlock
 from cer.control import StepOutcome, corrected_step, published_step
-from cer.trajectory import (
-    ReactorOutput,
-    ReactorState,
-    StateReading,
-    TrajectoryStep,
-    read_state,
-)
+from cer.trajectory import ReactorOutput, ReactorState, StateReading, TrajectoryStep, read_state
 from entropy_core.control import CERAction, CEROptions
 from entropy_core.information import semantic_mass
 from entropy_core.kuramoto import order_parameter

@@ -5,20 +5,13 @@ value and what would be accepted. Names and documented fields follow the ResoLLM
 """
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-GOLDEN_RATIO = (1 + 5**0.5) / 2
-"""phi, the default behind thresholds and gradient clipping (1/phi = 0.618)."""
-
-
-def require(condition: bool, key: str, value: object, expected: str) -> None:
-    """ValueError naming the key, its value and what would be accepted, unless `condition`."""
-    if not condition:  # also for NaN, which compares false
-        raise ValueError(f"{key} = {value!r}: expected {expected}")
+from entropy_core.checks import nearest, require
+from entropy_core.primes import GOLDEN_RATIO
 
 
 def _check_types(config: Any) -> None:
@@ -314,12 +307,6 @@ class ResoLLMConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> "ResoLLMConfig":
         """Inverse of `to_dict`; an unknown key raises ValueError naming the nearest known one."""
         return _from_dict(cls, values, prefix="")
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """`; did you mean X?` for a misspelt name, or the empty string."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _from_dict(cls: type, values: Mapping[str, Any], prefix: str) -> Any:

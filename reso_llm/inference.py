@@ -1,70 +1,29 @@
-"""Inference engine: text in, text and measurements out.
+"""The face of the package: a trained checkpoint loaded, and what the v2 README calls on it."""
 
-One loop (`generation.py`) writes any number of rows in step; the context policy is that of
-`context.py`, the decoding controllers those of `reso_llm.decoding`.
-"""
-
-import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from reso_llm.agency import GoalCalibration
-from reso_llm.checkpoint import load_checkpoint, resolve
 from reso_llm.config import ResoLLMConfig
-from reso_llm.context import Context
-from reso_llm.conversation import Message
-from reso_llm.decoding.controllers import SRB, StabilityTemperature
-from reso_llm.entanglement import EntanglementNetwork
-from reso_llm.generation import GenerationOptions, RowRun, drawn_seed, finish, write
-from reso_llm.hardware import pick_device
+from reso_llm.decoding.controllers import SRB
+from reso_llm.generation.engine import Engine, Prompt
+from reso_llm.generation.loop import GenerationOptions
+from reso_llm.generation.multi_agent import coordinate
+from reso_llm.generation.results import GenerationResult
 from reso_llm.model import ResoLLMModel
-from reso_llm.multi_agent import coordinate
-from reso_llm.results import GenerationResult, summarised
-from reso_llm.stability import StabilityMonitor
-from reso_llm.tokenizer import ResoTokenizer
-
-Prompt = str | Sequence[Message] | Sequence[tuple[str, str]]
-"""A text to continue, or (role, content) messages to answer."""
-
-RESONANCE_STREAM = 0x2E50_0015  # the model's noise has a stream of its own
+from reso_llm.session.agency import GoalCalibration
+from reso_llm.session.entanglement import EntanglementNetwork
+from reso_llm.tokenizer import ResoTokenizer, check_tokenizer
+from run_core.checkpoint import load_checkpoint
+from run_core.hardware import pick_device
+from run_core.run import resolve
 
 SHIPPED = Path(__file__).parent / "shipped"
 """The checkpoint that comes with the package; its README.md is the model card."""
 
 
-class Job(NamedTuple):
-    """A generation on its way: when it started, its rows, and the steps that write them."""
-
-    started: float  # by time.perf_counter()
-    context: Context
-    runs: list[RowRun]
-    steps: Generator[None, None, None]
-
-
-class ResoLLMInference:
-    """Generates text with a model, its tokenizer and its configuration.
-
-    `srb` is the SRB controller with the thresholds calibrated for this checkpoint, where it holds
-    some (`evaluate.py srb`). Raises ValueError when the three do not belong together.
-    """
-
-    def __init__(
-        self, model: ResoLLMModel, tokenizer: ResoTokenizer, config: ResoLLMConfig
-    ) -> None:
-        if config != model.config:
-            raise ValueError("config differs from model.config: pass the one the model was made of")
-        if tokenizer.vocab_size > config.vocab_size:
-            raise ValueError(
-                f"the tokenizer has {tokenizer.vocab_size} tokens, but the model knows "
-                f"{config.vocab_size}: use the tokenizer saved beside the model's checkpoint"
-            )
-        self.model, self.tokenizer, self.config = model.eval(), tokenizer, config
-        model.tokenizer = tokenizer
-        self.srb = SRB()
+class ResoLLMInference(Engine):
+    """`Engine` of a checkpoint, alone or among other agents, and in a terminal."""
 
     @classmethod
     def from_pretrained(
@@ -94,87 +53,6 @@ class ResoLLMInference:
         engine.srb = SRB(**training.get("srb", {}))
         return engine
 
-    # --- text
-
-    def generate(
-        self,
-        prompt: Prompt,
-        max_length: int = 100,
-        *,
-        seed: int | None = None,
-        on_text: Callable[[str], None] | None = None,
-        **options: Any,
-    ) -> GenerationResult:
-        """Continue a text, or reply to a conversation of (role, content) messages.
-
-        max_length is the number of new tokens; the options are the fields of `GenerationOptions`;
-        on_text receives the text as it becomes certain; without a seed one is drawn and reported.
-        Active goals steer the text, and memories speak in it. Ctrl-C ends the text: what there is
-        of it is the result. Raises ValueError for options out of range and FloatingPointError
-        when the model's logits are not finite.
-        """
-        checked = GenerationOptions(max_length=max_length, **options)
-        return self.finish(self.start([prompt], checked, [seed], on_text))[0]
-
-    def generate_batch(
-        self,
-        prompts: Sequence[Prompt],
-        max_length: int = 100,
-        *,
-        seed: int | None = None,
-        **options: Any,
-    ) -> list[GenerationResult]:
-        """`generate` for several prompts in step; row i uses seed + i, and does as it would alone.
-
-        Exceptions: the noise of stochastic resonance is drawn for all rows at once; noise in the
-        cached keys of a row shorter than the longest is another draw, as keys are turned by their
-        column; a goal that one row achieves is over for those after it. Raises ValueError for no
-        prompts, and as `generate` does.
-        """
-        if isinstance(prompts, str) or not prompts:
-            raise ValueError(f"prompts = {prompts!r}: expected a list of at least one prompt")
-        checked = GenerationOptions(max_length=max_length, **options)
-        first = drawn_seed() if seed is None else seed
-        return self.finish(self.start(prompts, checked, range(first, first + len(prompts))))
-
-    @torch.inference_mode()
-    def stream(
-        self, prompt: Prompt, max_length: int = 100, *, seed: int | None = None, **options: Any
-    ) -> Generator[str, None, GenerationResult]:
-        """`generate` piece by piece: yields text as it becomes certain, returns the result.
-
-        Nothing happens, and nothing is refused, before the first piece is asked for.
-        """
-        pieces: list[str] = []
-        checked = GenerationOptions(max_length=max_length, **options)
-        job = self.start([prompt], checked, [seed], pieces.append)
-        for _ in job.steps:
-            yield from pieces
-            pieces.clear()
-        (result,) = self.results(job)
-        yield from pieces
-        return result
-
-    def generate_with_goal(
-        self,
-        prompt: Prompt,
-        goal_description: str,
-        max_length: int = 100,
-        *,
-        goal_type: str = "exploratory",
-        **options: Any,
-    ) -> GenerationResult:
-        """`generate` towards a goal, which is dropped afterwards; see `goals_achieved`.
-
-        Raises ValueError without agency, and as `create_goal` does.
-        """
-        goal = self.model.create_goal(goal_description, goal_type)
-        try:
-            return self.generate(prompt, max_length, **options)
-        finally:
-            if goal in self.model.get_active_goals():
-                self.model.session.agency.drop_goal(goal)
-
     def generate_multi_agent(
         self,
         prompt: Prompt,
@@ -197,88 +75,7 @@ class ResoLLMInference:
 
     def interactive_session(self, show_metrics: bool = True) -> None:
         """A conversation in the terminal; its commands are those of `chat.py`."""
-        from reso_llm.chat import ChatSession, run_in_terminal
+        from reso_llm.chat.commands import run_in_terminal
+        from reso_llm.chat.session import ChatSession
 
         run_in_terminal(ChatSession(self), show_metrics=show_metrics)
-
-    # --- how
-
-    @torch.inference_mode()
-    def start(
-        self,
-        prompts: Sequence[Prompt],
-        options: GenerationOptions,
-        seeds: Sequence[int | None],
-        on_text: Callable[[str], None] | None = None,
-        field: Tensor | None = None,
-    ) -> Job:
-        """A generation made ready, with goals, memories and monitors of the session.
-
-        on_text belongs to a single row; field (H,C,S) is what is in memory at the start, in place
-        of the session's own.
-        """
-        started = time.perf_counter()
-        seeds = [drawn_seed() if seed is None else seed for seed in seeds]
-        noise = None
-        if self.config.stochastic_resonance.enabled:
-            noise = torch.Generator(self.device).manual_seed(seeds[0] ^ RESONANCE_STREAM)
-        context = Context(
-            self.model,
-            self.tokenizer,
-            [self.prompt_ids(prompt) for prompt in prompts],
-            goal=self.model.session.steering(),
-            noise=noise,
-            field=field,
-            attending=options.metrics and self.config.agency.enabled,
-        )
-        runs = [self._row_run(options, seed, on_text) for seed in seeds]
-        if len(runs) == 1 and runs[0].row.monitor is not None:
-            self.model.session.stability = runs[0].row.monitor
-        return Job(started, context, runs, write(context, runs))
-
-    def _row_run(
-        self, options: GenerationOptions, seed: int, on_text: Callable[[str], None] | None
-    ) -> RowRun:
-        """One row about to be written; a monitor of its own watches it where anybody reads it."""
-        followed = any(isinstance(c, StabilityTemperature) for c in options.controllers)
-        monitor = None
-        if self.config.stability.enabled and (options.metrics or followed):
-            monitor = StabilityMonitor(self.config.stability)
-        return RowRun(
-            options, self.tokenizer, seed=seed, device=self.device, monitor=monitor, on_text=on_text
-        )
-
-    def finish(self, job: Job) -> list[GenerationResult]:
-        """Write all rows of a job to their end, or to where Ctrl-C ends them."""
-        finish(job.steps, job.runs)
-        return self.results(job)
-
-    @torch.inference_mode()
-    def results(self, job: Job) -> list[GenerationResult]:
-        """What each row came to; the session takes note of the texts, and its clock runs on."""
-        results = [
-            summarised(self.model, self.tokenizer, job.context, b, r, job.started)
-            for b, r in enumerate(job.runs)
-        ]
-        self.model.session.advance(len(results))
-        return results
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return self.model.embedding.table.weight.device
-
-    def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """Ids of a prompt, with what the model starts from."""
-        if isinstance(prompt, str):
-            return [self.tokenizer.bos_id, *self.tokenizer.encode(prompt)]
-        return self.tokenizer.encode_prompt(prompt)
-
-
-def check_tokenizer(tokenizer: ResoTokenizer, fingerprint: str, path: str | Path) -> None:
-    """ValueError unless the tokenizer is the one whose fingerprint the training recorded."""
-    if tokenizer.fingerprint != fingerprint:
-        raise ValueError(
-            f"{path}: tokenizer.json is not the tokenizer this model was trained with; "
-            "restore the checkpoint from a copy"
-        )

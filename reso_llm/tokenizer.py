@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, trainers
 
-from reso_llm.primes import first_primes
+from entropy_core.primes import first_primes
 
 __all__ = ["ResoTokenizer", "StreamDecoder", "create_default_tokenizer", "first_primes"]
 
@@ -419,3 +419,12 @@ def _batches_of_chunks(texts: Sequence[str]) -> Iterator[tuple[list[int], list[s
                 owners, chunks, size = [], [], 0
     if chunks:
         yield owners, chunks
+
+
+def check_tokenizer(tokenizer: ResoTokenizer, fingerprint: str, path: str | Path) -> None:
+    """ValueError unless the tokenizer is the one whose fingerprint the training recorded."""
+    if tokenizer.fingerprint != fingerprint:
+        raise ValueError(
+            f"{path}: tokenizer.json is not the tokenizer this model was trained with; "
+            "restore the checkpoint from a copy"
+        )

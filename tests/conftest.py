@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from reso_llm import cli
 from reso_llm.config import (
     STAGES,
     KuramotoConfig,
@@ -19,6 +18,7 @@ from reso_llm.config import (
 )
 from reso_llm.model import ResoLLMModel
 from reso_llm.tokenizer import ResoTokenizer
+from run_core import cli
 
 TINY = dict(
     vocab_size=61, dim=32, num_layers=2, num_heads=2, max_seq_len=12, num_value_embeddings=1

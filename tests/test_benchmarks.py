@@ -16,7 +16,8 @@ from reso_llm.config import (
     control_of,
     with_stage,
 )
-from reso_llm.data import Split, tokenise_all
+from reso_llm.data.prepare import tokenise_all
+from reso_llm.data.token_cache import Split
 from reso_llm.model import ResoLLMModel
 from reso_llm.tokenizer import SPECIAL_TOKENS
 

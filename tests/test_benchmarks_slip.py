@@ -18,12 +18,12 @@ from benchmarks import common, consensus, heldout, phase_slip
 from benchmarks.phase_slip import arms, measures, pretrained, protocols, statistics, texts
 from benchmarks.phase_slip.texts import Text
 from entropy_core.information import entropy_nats
-from reso_llm.checkpoint import save_directory
-from reso_llm.data import tokenise_all
+from reso_llm.data.prepare import tokenise_all
 from reso_llm.decoding.cache_noise import CacheNoise
-from reso_llm.entanglement import consensus_logits
 from reso_llm.inference import ResoLLMInference
+from reso_llm.session.entanglement import consensus_logits
 from reso_llm.tokenizer import SPECIAL_TOKENS
+from run_core.checkpoint import save_directory
 
 STAGES = ("kuramoto", "temporal_smf")
 GREEDY = arms.ARMS[arms.GREEDY]

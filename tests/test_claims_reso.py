@@ -7,9 +7,10 @@ import torch
 from claim_rows import assert_turns, evidence_of, the_claim
 
 from benchmarks.claims import HOLDS, MIXED, NOT, UNTESTED, reso, reso_now
-from reso_llm.config import GOLDEN_RATIO, ResoLLMConfig, StochasticResonanceConfig, small_config
+from entropy_core.primes import GOLDEN_RATIO
+from reso_llm.config import ResoLLMConfig, StochasticResonanceConfig, small_config
 from reso_llm.decoding.controllers import StochasticResonance
-from reso_llm.train_config import OptimConfig
+from reso_llm.training.config import OptimConfig
 
 STAGES = ("prsc", "agency", "prime_embedding", "kuramoto", "resonant_attention", "temporal_smf")
 UP, DOWN, FLAT = [2.0, 1.0, 3.0], [-2.0, -3.0, -1.0], [0.1, -1.0, 1.0]

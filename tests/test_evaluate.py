@@ -16,8 +16,8 @@ import evaluate
 from benchmarks import ablation, ablation_report, common, lm
 from benchmarks.common import Records
 from reso_llm.config import KuramotoConfig, ResoLLMConfig
-from reso_llm.train_config import TrainConfig
-from reso_llm.training import train
+from reso_llm.training.config import TrainConfig
+from reso_llm.training.run import train
 
 TINY = {"vocab_size": 261, "dim": 32, "num_layers": 1, "num_heads": 2, "max_seq_len": 32,
         "kuramoto": KuramotoConfig(num_oscillators=4)}  # fmt: skip

@@ -10,12 +10,12 @@ import pytest
 import chat
 import demo
 import evaluate
-from reso_llm import cli
-from reso_llm.chat import SAMPLING
+from reso_llm.chat.session import SAMPLING
 from reso_llm.config import KuramotoConfig, ResoLLMConfig
-from reso_llm.tour import STATIONS
-from reso_llm.train_config import TrainConfig
-from reso_llm.training import train
+from reso_llm.tour.tour import STATIONS
+from reso_llm.training.config import TrainConfig
+from reso_llm.training.run import train
+from run_core import cli
 
 ROWS = [f"### Human: question {i}?### Assistant: answer number {i}." for i in range(40)]
 TINY = {"vocab_size": 261, "dim": 32, "num_layers": 1, "num_heads": 2, "max_seq_len": 64,
@@ -108,7 +108,7 @@ def test_the_chat_draws_as_a_session_does():
 def test_controllers_of_the_chat(run, monkeypatch, option, controller):
     seen = []
     monkeypatch.setattr(
-        "reso_llm.chat.run_in_terminal", lambda session, _: seen.append(session.options)
+        "reso_llm.chat.commands.run_in_terminal", lambda session, _: seen.append(session.options)
     )
     assert call(chat, monkeypatch, "--checkpoint", run[0], f"--{option}", "true") == 0
     assert [type(c).__name__ for c in seen[0]["controllers"]] == [controller]
@@ -116,7 +116,7 @@ def test_controllers_of_the_chat(run, monkeypatch, option, controller):
 
 @pytest.fixture
 def short_tour(monkeypatch):
-    monkeypatch.setattr("reso_llm.tour.GREEDY_LENGTH", 4)
+    monkeypatch.setattr("reso_llm.tour.tour.GREEDY_LENGTH", 4)
 
 
 @pytest.mark.usefixtures("short_tour")

@@ -14,9 +14,9 @@ import pytest
 import torch
 from conftest import FULL
 
-from reso_llm.agency import GoalCalibration
-from reso_llm.checkpoint import save_directory
 from reso_llm.inference import ResoLLMInference
+from reso_llm.session.agency import GoalCalibration
+from run_core.checkpoint import save_directory
 
 SEED = Path(__file__).resolve().parents[2] / "shared" / "seeds" / "reso_llm_v2_readme.md"
 CLASSES = {"stable", "periodic", "chaotic", "divergent", "unknown"}

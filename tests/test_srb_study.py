@@ -25,9 +25,9 @@ from benchmarks import common, ship, srb
 from benchmarks.srb import analysis, panels, questions, rules, study
 from benchmarks.srb.prompts import BUCKETS, prompts
 from benchmarks.srb.writers import HFWriter, ResoWriter, breaks
-from reso_llm.checkpoint import save_directory
 from reso_llm.decoding.controllers import SRB
 from reso_llm.inference import ResoLLMInference
+from run_core.checkpoint import save_directory
 
 PROTOCOL = study.Protocol(target=0.4, cap=12, seeds=(0, 1), per_bucket=1)
 SETTLES = SRB(

@@ -14,16 +14,10 @@ import evaluate
 from benchmarks import common, dynamics, gating, goals, heldout, memory, stability
 from benchmarks.common import Records, read_rows
 from entropy_core import kuramoto, lyapunov, sedenion
-from reso_llm.config import (
-    KuramotoConfig,
-    PRSCConfig,
-    ResoLLMConfig,
-    TemporalSMFConfig,
-    control_of,
-)
+from reso_llm.config import KuramotoConfig, PRSCConfig, ResoLLMConfig, TemporalSMFConfig, control_of
 from reso_llm.inference import ResoLLMInference
-from reso_llm.train_config import TrainConfig
-from reso_llm.training import train
+from reso_llm.training.config import TrainConfig
+from reso_llm.training.run import train
 
 TINY = dict(
     vocab_size=261, dim=32, num_layers=2, num_heads=2, max_seq_len=48,

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 
 SERVER = """
 import json, os, resource, runpy, signal, sys
-import reso_llm.training, reso_llm.cli, matplotlib.figure, matplotlib.ticker
+import reso_llm.training.run, run_core.cli, matplotlib.figure, matplotlib.ticker
 import torch._dynamo  # the first optimizer of a process imports it
 def child(job):
     for number, path in ((1, job["stdout"]), (2, job["stderr"])):

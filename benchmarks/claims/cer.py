@@ -14,13 +14,7 @@ from benchmarks.claims.cer_mirror import (
     parameters,
     trajectory_log,
 )
-from benchmarks.claims.cer_others import (
-    cage,
-    convergence,
-    mass_limits,
-    order_matters,
-    zombie,
-)
+from benchmarks.claims.cer_others import cage, convergence, mass_limits, order_matters, zombie
 
 README = "CER README"
 FOUND = f"{README}, core finding"

@@ -3,15 +3,7 @@
 import statistics
 from collections.abc import Callable
 
-from benchmarks.claims import (
-    Evidence,
-    Finding,
-    Missing,
-    Row,
-    above,
-    combined,
-    decided,
-)
+from benchmarks.claims import Evidence, Finding, Missing, Row, above, combined, decided
 from benchmarks.claims.cer_others import training_diffusion
 from benchmarks.heldout import shown
 

@@ -4,15 +4,7 @@ import itertools
 import statistics
 from collections.abc import Callable
 
-from benchmarks.claims import (
-    Evidence,
-    Finding,
-    Missing,
-    Row,
-    above,
-    decided,
-    newest,
-)
+from benchmarks.claims import Evidence, Finding, Missing, Row, above, decided, newest
 from benchmarks.heldout import mean_interval, shown
 
 

@@ -12,10 +12,9 @@ from dataclasses import fields, replace
 import torch
 
 from benchmarks.claims import HOLDS, NOT, Evidence, Finding, combined, decided
+from entropy_core.primes import GOLDEN_RATIO, first_primes
 from entropy_core.signals import Signals
-from reso_llm.concepts import ConceptSpace
 from reso_llm.config import (
-    GOLDEN_RATIO,
     STAGES,
     PRSCConfig,
     ResoLLMConfig,
@@ -26,12 +25,12 @@ from reso_llm.config import (
     with_stage,
 )
 from reso_llm.decoding.controllers import Reading, StochasticResonance
+from reso_llm.generation.results import GenerationResult
 from reso_llm.inference import ResoLLMInference
 from reso_llm.model import ResoLLMModel
-from reso_llm.primes import first_primes
-from reso_llm.results import GenerationResult
+from reso_llm.session.concepts import ConceptSpace
 from reso_llm.tokenizer import create_default_tokenizer
-from reso_llm.train_config import OptimConfig, TrainConfig
+from reso_llm.training.config import OptimConfig, TrainConfig
 
 SIZES = {"small": (4, 256), "medium": (8, 512), "large": (24, 1024)}  # layers, width
 RESULT = (

@@ -5,16 +5,7 @@ The files are known by the first digits of their sha256; rows of other files say
 
 from collections.abc import Iterator
 
-from benchmarks.claims import (
-    HOLDS,
-    Evidence,
-    Finding,
-    Missing,
-    Row,
-    below,
-    combined,
-    decided,
-)
+from benchmarks.claims import HOLDS, Evidence, Finding, Missing, Row, below, combined, decided
 from benchmarks.heldout import shown
 
 TASK = "python evaluate.py srb --from-csv FILE FILE"

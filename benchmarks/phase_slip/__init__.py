@@ -33,7 +33,7 @@ from benchmarks.phase_slip.pretrained import Pretrained
 from benchmarks.phase_slip.protocols import Plan, units
 from benchmarks.phase_slip.tables import text
 from benchmarks.phase_slip.texts import Ours
-from reso_llm.hardware import keep_freed_memory
+from run_core.hardware import keep_freed_memory
 
 __all__ = ["add_options", "figure", "run", "text"]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.decoding.controllers import PhaseSlip, StochasticResonance
-from reso_llm.inference import Prompt
+from reso_llm.generation.engine import Prompt
 
 METHOD = "The scientific method is a process that"
 SECRET_LAB = "The scientist opened the door to the secret lab and discovered"

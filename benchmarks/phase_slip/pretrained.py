@@ -20,7 +20,7 @@ from benchmarks.common import weights_hash
 from benchmarks.phase_slip.arms import Arm
 from benchmarks.phase_slip.texts import Text, spoken
 from cer.pretrained import load_causal_lm, model_directory
-from reso_llm.inference import Prompt
+from reso_llm.generation.engine import Prompt
 
 ROWS = 32  # of a batch: weights are read once for all
 
@@ -51,7 +51,7 @@ class Pretrained:
         return texts
 
     def _batch(self, prompts: Sequence[Prompt], seed: int, arm: Arm, length: int) -> list[Text]:
-        from reso_llm.hf import controlled
+        from reso_llm.hf.control import controlled
 
         rows = [self.ids(prompt) for prompt in prompts]
         longest = max(map(len, rows))

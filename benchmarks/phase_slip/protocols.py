@@ -38,7 +38,7 @@ from benchmarks.phase_slip.measures import (
 )
 from benchmarks.phase_slip.pretrained import Pretrained
 from benchmarks.phase_slip.texts import Text, Writer, spoken
-from reso_llm.inference import Prompt
+from reso_llm.generation.engine import Prompt
 
 Unit = tuple[dict[str, Any], Callable[[], dict[str, Any]]]
 WITH_PAIRS = ("rep-4", "own", "outside")  # of which each text is kept, for intervals

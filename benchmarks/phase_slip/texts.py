@@ -18,9 +18,10 @@ from torch import Tensor
 
 from benchmarks.common import weights_hash
 from benchmarks.phase_slip.arms import WATCH, Arm
-from reso_llm.checkpoint import resolve
-from reso_llm.generation import GenerationOptions, RowRun, finish
-from reso_llm.inference import SHIPPED, Prompt, ResoLLMInference
+from reso_llm.generation.engine import Prompt
+from reso_llm.generation.loop import GenerationOptions, RowRun, finish
+from reso_llm.inference import SHIPPED, ResoLLMInference
+from run_core.run import resolve
 
 ROWS = 20  # of a batch
 

@@ -39,8 +39,8 @@ from benchmarks.srb.statistics import DRAWS
 from benchmarks.srb.tables import write_all
 from benchmarks.srb.text import study_text
 from benchmarks.srb.writers import SAMPLER, HFWriter, ResoWriter, Writer
-from reso_llm.cli import Parser
-from reso_llm.hardware import keep_freed_memory
+from run_core.cli import Parser
+from run_core.hardware import keep_freed_memory
 
 __all__ = ["add_options", "figure", "pictures", "run", "text"]
 

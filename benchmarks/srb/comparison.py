@@ -15,15 +15,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.srb.comparison_text import MEASURES
 from benchmarks.srb.schema import FILES, RUNS, Row, Table, read
-from benchmarks.srb.statistics import (
-    DRAWS,
-    Run,
-    by_bucket,
-    decomposition,
-    pair_up,
-    paired,
-    stalls,
-)
+from benchmarks.srb.statistics import DRAWS, Run, by_bucket, decomposition, pair_up, paired, stalls
 from benchmarks.srb.tables import bucket_table, runs_of, summary_rows
 
 DETAIL = ("runs", "summary", "paired")  # the most detailed first

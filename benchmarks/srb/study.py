@@ -34,7 +34,7 @@ from tqdm import tqdm
 from benchmarks.srb import rules
 from benchmarks.srb.prompts import Prompt, prompts
 from benchmarks.srb.writers import Reply, Writer
-from reso_llm.config import require
+from entropy_core.checks import require
 from reso_llm.decoding.controllers import SRB
 
 OTHERS = ("srb", "fixed", "random", "end_rule")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.srb.schema import FILES, KINDS, MEASURES, Row, Table
-from reso_llm.checkpoint import write_file
+from run_core.checkpoint import write_file
 
 
 def runs_of(table: Table, baseline: str = "static", treated: str = "srb") -> list[Row]:

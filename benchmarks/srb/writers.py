@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from cer.pretrained import load_causal_lm, model_directory
-from reso_llm.checkpoint import resolve
+from reso_llm.data.windows import eval_windows
 from reso_llm.decoding.controllers import Controller
 from reso_llm.inference import SHIPPED, ResoLLMInference
-from reso_llm.windows import eval_windows
+from run_core.run import resolve
 
 SAMPLER = {"temperature": 0.8, "top_p": 0.95}
 
@@ -128,7 +128,7 @@ class HFWriter:
     def write(
         self, question: str, seed: int, cap: int, controllers: Sequence[Controller] = ()
     ) -> Reply:
-        from reso_llm.hf import controlled
+        from reso_llm.hf.control import controlled
 
         ids = torch.tensor([self._prompt(question)])
         start = time.perf_counter()

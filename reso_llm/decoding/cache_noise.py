@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reso_llm.config import require
+from entropy_core.checks import require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ import math
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from entropy_core.checks import require
 from entropy_core.control import (
     PhaseSlipOptions,
     SlipCause,
@@ -29,9 +30,8 @@ from entropy_core.control import (
     srb_step,
 )
 from entropy_core.signals import Signals
-from reso_llm.config import require
 from reso_llm.decoding.cache_noise import CacheNoise
-from reso_llm.stability import StabilityMonitor
+from reso_llm.decoding.stability import StabilityMonitor
 
 
 class Reading(NamedTuple):

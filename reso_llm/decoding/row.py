@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from entropy_core.checks import require
 from entropy_core.information import entropy_nats, normalised_entropy
 from entropy_core.signals import LoopTracker, Signals, SignalTracker
-from reso_llm.config import require
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.decoding.controllers import (
     Controller,
@@ -29,8 +29,8 @@ from reso_llm.decoding.controllers import (
     StabilityTemperature,
 )
 from reso_llm.decoding.sampling import SamplingOptions, sample
-from reso_llm.stability import LOOP_WINDOW, MAX_PERIOD, StabilityMonitor
-from reso_llm.stability import Reading as StabilityReading
+from reso_llm.decoding.stability import LOOP_WINDOW, MAX_PERIOD, StabilityMonitor
+from reso_llm.decoding.stability import Reading as StabilityReading
 
 NOISE_STREAM = 0x5EED0F5E  # the noise has a stream of its own: without effect, it moves no draw
 

@@ -1,0 +1,261 @@
+"""Context of a generation: feeds tokens to the model and keeps them within max_seq_len.
+
+Policy. The model sees at most max_seq_len tokens. When they are full, or a prompt is longer, the
+newest half is kept behind the first token (<|bos|>) and read again: generation never stops for
+lack of room. Noise in the cache ends there too. A model with an attention window has no such
+limit. Rows of a batch share their columns, so a short row is read again when the longest is full,
+and loses nothing.
+
+One row on a CPU is read by the `Stepper`, everything else by the model itself.
+
+Shapes: B rows, V vocabulary, D width.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reso_llm.decoding.cache_noise import CacheNoise
+from reso_llm.generation.attending import received_attention
+from reso_llm.generation.states import heated, padded, repeated, stacked
+from reso_llm.generation.stepper import Stepper
+from reso_llm.model import ResoLLMModel
+from reso_llm.network import ResoOutput, ResoState
+from reso_llm.tokenizer import ResoTokenizer
+
+
+class Read(NamedTuple):
+    """What the model says after all tokens so far."""
+
+    logits: Tensor  # (B,V), float32; -inf where a token may not be written
+    coherence: Sequence[float]  # (B,) order parameter of the newest token; NaN without kuramoto
+    layers_used: Sequence[int]  # (B,)
+    hidden: np.ndarray  # (B,D), the final, normalised x
+    embedding: np.ndarray  # (B,D), of the newest token
+
+
+class Context:
+    """The rows of one generation: their ids, and the model's state after them.
+
+    Its methods are to be called in inference mode.
+    """
+
+    def __init__(
+        self,
+        model: ResoLLMModel,
+        tokenizer: ResoTokenizer,
+        prompts: Sequence[Sequence[int]],
+        *,
+        goal: Tensor | None = None,
+        noise: torch.Generator | None = None,
+        field: Tensor | None = None,
+        attending: bool = False,
+    ) -> None:
+        """prompts hold at least one id each; goal is (D,); noise is stochastic resonance's source.
+
+        field (H,C,S): what is in memory at the start, in place of the session's own. attending:
+        whether `received` will be asked.
+        """
+        self.model, self.noise, self.field, self.attending = model, noise, field, attending
+        self.table = model.embedding.weight
+        self.device = self.table.device
+        self.ids = [list(prompt) for prompt in prompts]
+        self.num_prompt = [len(prompt) for prompt in prompts]
+        self.dropped = [0] * len(prompts)
+        self.ended: set[int] = set()
+        """Rows that are not written any more."""
+        self.goal = None if goal is None else goal.to(self.table).view(1, -1)
+        self.forbidden = _unusable(tokenizer, model.config.vocab_size).to(self.device)
+        self.ends = torch.tensor(ends_of(tokenizer), device=self.device)
+        self.stepper: Stepper | None = None
+        self.state: ResoState | None = None
+        self._length = 0  # columns of the state
+        self._bounded = model.config.attention_window == 0
+        self._num_first = [0] * len(prompts)  # tokens that were read at once
+        self._received = [np.zeros(0)] * len(prompts)  # before that, by place in ids
+
+    def append(self, row: int, token: int) -> None:
+        """One more token of a row, to be read with the newest of the others."""
+        self.ids[row].append(token)
+
+    def read(self) -> Read:
+        """Read the newest token of each row; the next token's logits.
+
+        The logits of a row that has ended mean nothing.
+        """
+        if self._length == 0:
+            return self._host(*self._read_anew(num_unread=0))
+        if self._bounded and self._length == self.model.config.max_seq_len:
+            self._read_anew(num_unread=1)
+        self._length += 1
+        newest = [ids[-1] for ids in self.ids]
+        if self.stepper is not None:
+            step = self.stepper.step(newest[0])
+            logits = self._allowed(torch.from_numpy(step.logits)[None])
+            embedding = self.stepper.embedding.table[newest]
+            return Read(logits, [step.coherence], [step.layers_used], step.hidden[None], embedding)
+        inputs = torch.tensor(newest, device=self.device).unsqueeze(1)
+        output = self.model(inputs, self.state, self._goals(len(self.ids)), self.noise)
+        self.state = output.state
+        return self._host(output.logits[:, -1], output.diagnostics)
+
+    def heat(self, row: int, noise: CacheNoise, generator: torch.Generator) -> None:
+        """Put noise into a row's cache, for the tokens from the next one on."""
+        num_prompt = max(1, self.num_prompt[row] - self.dropped[row])  # <|bos|> is never dropped
+        state = heated(self._current(), row, noise, num_prompt, generator)
+        if self.attending and self.stepper is not None:
+            self._received[row] = self._received_by_id(row)
+        self._take(state)
+
+    def lookahead(self, row: int, candidates: Tensor, horizon: int) -> Tensor:
+        """ln p (m,) of the most probable `horizon` tokens after each of the candidates (m,).
+
+        Fewer where the context has no room for more, or the text ends before; without noise.
+        """
+        total = torch.zeros(len(candidates), device=self.device)
+        going = ~torch.isin(candidates, self.ends)
+        state, tokens = repeated(self._current(), row, len(candidates)), candidates
+        for _ in range(self._room(horizon)):
+            output = self.model(tokens.unsqueeze(1), state, self._goals(len(candidates)))
+            best = self._allowed(output.logits[:, -1].float()).log_softmax(-1).max(-1)
+            total = torch.where(going, total + best.values, total)
+            state, tokens = output.state, best.indices
+            going = going & ~torch.isin(tokens, self.ends)
+        return total
+
+    def received(self, row: int) -> np.ndarray:
+        """Share of attention (n,) that a row's n ids got; all 0 where too little was written.
+
+        From each token after the prompt but the last, when it was first read; see `attending.py`.
+        ValueError unless the context is attending.
+        """
+        if not self.attending:
+            raise ValueError("nobody asked for it: expected Context(..., attending=True)")
+        total = self._received_by_id(row)
+        return total / (total.sum() or 1.0)
+
+    def warnings(self, row: int) -> tuple[str, ...]:
+        """Sentences about what a row's context has lost."""
+        dropped = self.dropped[row]
+        return (f"context full: the oldest {dropped} tokens were dropped",) if dropped else ()
+
+    # --- the state
+
+    def _current(self) -> ResoState:
+        return self.state if self.stepper is None else self.stepper.state
+
+    def _take(self, state: ResoState) -> None:
+        self._length = state.length
+        one = len(self.ids) == 1 and Stepper.supports(self.model)
+        attending = self.attending
+        self.stepper = Stepper(self.model, state, self.goal, attending=attending) if one else None
+        self.state = None if one else state
+
+    def _read_anew(self, num_unread: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Read every row from its start, or from its newest half where it is too long.
+
+        All but the num_unread newest tokens; logits (B,V) and diagnostics (B,1,...) after them.
+        """
+        kept = [tuple(self._kept(row, num_unread)) for row in range(len(self.ids))]
+        longest = max(map(len, kept))
+        outputs = {ids: self._read_alone(ids, longest - len(ids)) for ids in dict.fromkeys(kept)}
+        rows = [outputs[ids] for ids in kept]
+        self._take(stacked([row.state for row in rows]))
+        logits = torch.cat([row.logits[:, -1] for row in rows])
+        return logits, {
+            name: torch.cat([row.diagnostics[name][:, -1:] for row in rows])
+            for name in rows[0].diagnostics
+        }
+
+    def _read_alone(self, ids: tuple[int, ...], padding: int) -> ResoOutput:
+        """A row from its start, behind `padding` columns."""
+        state = self.model.recollected_state()
+        if self.field is not None:
+            field = self.field.to(state.field.field).unsqueeze(0)
+            state = state._replace(field=state.field._replace(field=field))
+        inputs = torch.tensor([ids], device=self.device)
+        return self.model(inputs, padded(state, padding), self._goals(1), self.noise)
+
+    def _kept(self, row: int, num_unread: int) -> list[int]:
+        """Ids of a row to be read at once; of a row that has ended, any will do."""
+        ids, limit = self.ids[row], self.model.config.max_seq_len
+        if row in self.ended:
+            return ids[:1]
+        if self.attending and self._length:
+            self._received[row] = self._received_by_id(row)
+        if self._bounded and len(ids) - self.dropped[row] > limit:
+            self.dropped[row] = len(ids) - max(1, limit // 2 - 1) - 1
+        columns = self._columns(row)
+        self._num_first[row] = len(columns) - num_unread
+        return [ids[i] for i in columns[: self._num_first[row]]]
+
+    def _columns(self, row: int) -> list[int]:
+        """Where in a row's ids its columns are from, padding aside."""
+        return [0, *range(self.dropped[row] + 1, len(self.ids[row]))]
+
+    def _received_by_id(self, row: int) -> np.ndarray:
+        """Attention received (n,) by each of a row's ids, up to now."""
+        columns = self._columns(row)
+        if self.stepper is not None:
+            received = self.stepper.received
+        else:
+            tokens = [self.ids[row][i] for i in columns[:-1]]
+            num_new = len(tokens) - self._num_first[row]
+            received = self._looked_back(tokens, num_new) if num_new > 0 else np.zeros(0)
+        total = np.zeros(len(self.ids[row]))
+        total[: len(self._received[row])] = self._received[row]
+        total[columns[: len(received)]] += received
+        return total
+
+    def _looked_back(self, tokens: list[int], num_new: int) -> np.ndarray:
+        inputs = torch.tensor([tokens], device=self.device)
+        return received_attention(self.model, inputs, num_new, self._goals(1))
+
+    # --- small questions
+
+    def _goals(self, rows: int) -> Tensor | None:
+        return None if self.goal is None else self.goal.expand(rows, -1)
+
+    def _allowed(self, logits: Tensor) -> Tensor:
+        """Logits without what may not be written, in place."""
+        return logits.index_fill_(-1, self.forbidden, -torch.inf)
+
+    def _host(self, logits: Tensor, diagnostics: dict[str, Tensor]) -> Read:
+        """Logits, and what the monitors read of the newest tokens, in one transfer."""
+        hidden = diagnostics["hidden"][:, -1]
+        nothing = hidden.new_full((len(hidden),), torch.nan)
+        coherence = diagnostics["coherence"][:, -1] if "coherence" in diagnostics else nothing
+        layers = torch.full_like(nothing, self.model.config.num_layers)
+        if "gates" in diagnostics:
+            layers = 1 + (diagnostics["gates"][:, -1] != 0).sum(-1)
+        newest = torch.tensor([ids[-1] for ids in self.ids], device=self.device)
+        parts = coherence[:, None], layers[:, None], hidden, self.table[newest]
+        numbers = torch.cat(parts, dim=1).float().cpu().numpy()
+        middle = 2 + hidden.shape[1]
+        return Read(
+            self._allowed(logits.float()),
+            numbers[:, 0].tolist(),
+            numbers[:, 1].astype(int).tolist(),
+            numbers[:, 2:middle],
+            numbers[:, middle:],
+        )
+
+    def _room(self, horizon: int) -> int:
+        """Tokens of `horizon` that fit after those read."""
+        if not self._bounded:
+            return horizon
+        return min(horizon, self.model.config.max_seq_len - self._length)
+
+
+def ends_of(tokenizer: ResoTokenizer) -> tuple[int, int]:
+    """Tokens that end a text: its own end, and the beginning of another."""
+    return tokenizer.end_id, tokenizer.bos_id
+
+
+def _unusable(tokenizer: ResoTokenizer, vocab_size: int) -> Tensor:
+    """Turn openers, which only the chat template may write, and ids without a token."""
+    t = tokenizer
+    return torch.tensor([t.system_id, t.user_id, t.assistant_id, *range(t.vocab_size, vocab_size)])

@@ -1,0 +1,108 @@
+"""Operations on `ResoState` values: rows side by side, one row many times, heat in a cache.
+
+Rows of different lengths stand right-aligned in one state. A shorter one begins `padding` columns
+later: it is read alone from `padded(...)`, so no stage ever sees padding, and attention, whose
+positions count from wherever they begin, leaves the columns before it out.
+
+Shapes: B batch, H heads, T tokens in the cache, K head width.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reso_llm.decoding.cache_noise import CacheNoise, noisy_cache
+from reso_llm.network import ResoState
+from reso_llm.stages.cache import KVBuffer, KVCache
+
+
+def padded(state: ResoState, padding: int) -> ResoState:
+    """The empty state of a row whose first token will stand in column `padding`."""
+    if not padding:
+        return state
+    # Written with zeros: a weight of 0 times whatever the memory held could be NaN.
+    caches = []
+    for cache in state.caches:
+        empty = torch.zeros_like(cache.buffer.keys[:, :, :padding])
+        caches.append(cache.append(empty, empty))
+    columns = state.tail.new_full((len(state.tail),), padding)
+    return state._replace(length=padding, caches=tuple(caches), padding=columns)
+
+
+def stacked(states: Sequence[ResoState]) -> ResoState:
+    """Rows of states of one length as one state. Raises ValueError where lengths differ."""
+    first = states[0]
+    if len(states) == 1:
+        return first
+    lengths = {state.length for state in states}
+    if len(lengths) > 1:
+        raise ValueError(f"states of lengths {sorted(lengths)}: expected one length")
+    explicit = [_with_padding(state) for state in states]
+    merged = _zip_rows(explicit, lambda parts: torch.cat(parts, dim=0))
+    return merged if merged.padding.any() else merged._replace(padding=None)
+
+
+def _with_padding(state: ResoState) -> ResoState:
+    if state.padding is not None:
+        return state
+    return state._replace(padding=state.tail.new_zeros(len(state.tail)))
+
+
+def repeated(state: ResoState, row: int, times: int) -> ResoState:
+    """`times` copies of one row, each to be continued on its own."""
+    return _map_rows(state, lambda x: x[row : row + 1].expand(times, *x.shape[1:]))
+
+
+def heated(
+    state: ResoState, row: int, noise: CacheNoise, num_prompt: int, generator: torch.Generator
+) -> ResoState:
+    """The state with noise in one row's keys and values, whose first num_prompt tokens are prompt.
+
+    With an attention window only what the caches still hold is heated.
+    """
+    padding = 0 if state.padding is None else int(state.padding[row])
+    caches = []
+    for cache in state.caches:
+        gone = state.length - cache.length  # columns a window has dropped
+        start = max(0, padding - gone)
+        prompt = max(0, padding + num_prompt - gone - start)
+        keys, values = cache.keys.clone(), cache.values.clone()
+        keys[row, :, start:], values[row, :, start:] = noisy_cache(
+            keys[row, :, start:], values[row, :, start:], noise, prompt, generator
+        )
+        batch, heads, capacity, width = cache.buffer.keys.shape
+        fresh = KVCache.empty(batch, heads, capacity, width, like=keys)
+        caches.append(fresh.append(keys, values))
+    return state._replace(caches=tuple(caches))
+
+
+def _map_rows(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """A state with `function` applied to every tensor whose first axis is the batch."""
+    return _zip_rows([value], lambda parts: function(parts[0]))
+
+
+def _zip_rows(values: Sequence[Any], function: Callable[[list[Tensor]], Tensor]) -> Any:
+    first = values[0]
+    if isinstance(first, Tensor):
+        return function(list(values))
+    if isinstance(first, KVCache):
+        return _zip_caches(values, function)
+    if isinstance(first, ResoState):
+        names = [name for name in first._fields if name != "echo"]
+        parts = {name: _zip_rows([getattr(v, name) for v in values], function) for name in names}
+        return first._replace(**parts)
+    if isinstance(first, tuple):
+        parts = [_zip_rows(column, function) for column in zip(*values, strict=True)]
+        return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
+    return first
+
+
+def _zip_caches(caches: Sequence[KVCache], function: Callable[[list[Tensor]], Tensor]) -> KVCache:
+    """Memory of its own: what is unwritten stays so, for nobody else to write."""
+    keys = function([cache.keys for cache in caches])
+    values = function([cache.values for cache in caches])
+    capacity = max(cache.buffer.keys.shape[2] for cache in caches)
+    shape = (keys.shape[0], keys.shape[1], capacity, keys.shape[3])
+    return KVCache(KVBuffer(keys.new_empty(shape), values.new_empty(shape)), 0).append(keys, values)

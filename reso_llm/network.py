@@ -1,0 +1,293 @@
+"""The network: `forward` is the architecture diagram."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reso_llm.config import ResoLLMConfig
+from reso_llm.stages.block import Block, Shared
+from reso_llm.stages.cache import KVCache
+from reso_llm.stages.echo import MAX_CONTEXT, EchoState, echoed
+from reso_llm.stages.embedding import TokenEmbedding
+from reso_llm.stages.field import FieldState, MemoryField
+from reso_llm.stages.fused import linear, linear_cross_entropy, rms_norm, soft_cap
+from reso_llm.stages.kuramoto import Synchronisation, SyncState
+from reso_llm.stages.noise import TAIL, feed_forward_noise
+from reso_llm.stages.prsc import BindingMemory, Evidence
+from reso_llm.stages.rotary import rotary_table, turned_by_phases
+
+
+class ResoState(NamedTuple):
+    """Everything the model remembers of the tokens before: a value, never changed in place."""
+
+    length: int  # tokens read
+    tail: Tensor  # (B,W) ids of the newest tokens, -1 for none
+    last_embedding: Tensor | None  # (B,1,D), of the newest token
+    phases: SyncState | None
+    caches: tuple[KVCache, ...]  # one for each layer
+    field: FieldState | None
+    echo: EchoState | None  # of the texts in memory, the same for all rows
+    padding: Tensor | None = None  # (B,) of the `length` tokens, how many at the left a row lacks
+
+    @property
+    def capacity(self) -> int:
+        """Tokens the caches have room for; more than that only with an attention window."""
+        return self.caches[0].buffer.keys.shape[2]
+
+    def hidden_columns(self, time: int) -> Tensor | None:
+        """Columns (B, length + time) that are padding; None where there is none."""
+        if self.padding is None:
+            return None
+        columns = torch.arange(self.length + time, device=self.padding.device)
+        return columns < self.padding.unsqueeze(1)
+
+
+class Trunk(NamedTuple):
+    """What the head reads: normalised x (B,T,D), the memory's evidence; and what else is known."""
+
+    x: Tensor
+    evidence: Evidence | None
+    state: ResoState | None
+    diagnostics: dict[str, Tensor]
+
+
+class ResoOutput(NamedTuple):
+    """Logits (B,T,V), the state after these tokens (None in training), and diagnostics by name.
+
+    coherence (B,T): the Kuramoto order parameter; gates (B,T,L-1): what the coherence gate left of
+    each layer after the first, 0 where it was skipped; hidden (B,T,D): the final, normalised x.
+    """
+
+    logits: Tensor
+    state: ResoState | None
+    diagnostics: dict[str, Tensor]
+
+
+class ResoNetwork(nn.Module):
+    """The network of `config`; with every component disabled, a modern plain decoder."""
+
+    def __init__(self, config: ResoLLMConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        self.embedding = TokenEmbedding(c.vocab_size, c.dim, c.prime_embedding)
+        self.prsc = BindingMemory(c.vocab_size, c.dim, c.prsc) if c.prsc.enabled else None
+        synchronised = c.kuramoto.enabled
+        self.kuramoto = Synchronisation(c.dim, c.oscillators) if synchronised else None
+        gains = torch.empty(c.oscillators.num_oscillators)
+        self.phase_gain = nn.Parameter(gains) if synchronised else None
+        self.goal = linear(c.dim, c.dim) if c.agency.enabled else None
+        plain = c.num_layers - c.num_value_embeddings
+        self.value_tables = nn.ModuleList(
+            nn.Embedding(c.vocab_size, c.dim) for _ in range(c.num_value_embeddings)
+        )
+        self.blocks = nn.ModuleList(
+            Block(c, has_value_embedding=i >= plain, has_gate=c.coherence_gate.enabled and i > 0)
+            for i in range(c.num_layers)
+        )
+        self.memory = MemoryField(c.dim, c.temporal_smf) if c.temporal_smf.enabled else None
+        self.head = None if c.tie_embeddings else linear(c.dim, c.vocab_size)
+        table = rotary_table(0, c.max_seq_len, c.head_dim, c.rotary_base)
+        self.register_buffer("rotary", table, persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Zero head, unless the embedding's table is the head; small value tables; no goal."""
+        if self.head is not None:
+            nn.init.zeros_(self.head.weight)
+        if self.goal is not None:
+            nn.init.zeros_(self.goal.weight)
+        if self.phase_gain is not None:
+            nn.init.zeros_(self.phase_gain)
+        for table in self.value_tables:
+            nn.init.normal_(table.weight, std=self.config.dim**-0.5)
+
+    def init_state(self, batch: int = 1, capacity: int | None = None) -> ResoState:
+        """The state before the first token, for up to `capacity` (default max_seq_len) tokens.
+
+        With an attention window the caches hold two windows and never fill up.
+        """
+        c, like = self.config, self.embedding.table.weight
+        room = 2 * c.attention_window or capacity or c.max_seq_len
+        shape = (batch, c.num_heads, room, c.head_dim)
+        return ResoState(
+            length=0,
+            tail=torch.full((batch, self._tail_length), -1, device=like.device),
+            last_embedding=None,
+            phases=self.kuramoto.init_state(batch, like) if self.kuramoto else None,
+            caches=tuple(KVCache.empty(*shape, like=like) for _ in self.blocks),
+            field=self.memory.init_state(batch, like) if self.memory else None,
+            echo=None,
+        )
+
+    @property
+    def _tail_length(self) -> int:
+        """Ids of the past that the stages read."""
+        ngram = self.prsc.tail_length if self.prsc else 0
+        echo = MAX_CONTEXT - 1 if self.memory else 0
+        return max(ngram, echo, TAIL if self.config.stochastic_resonance.enabled else 0)
+
+    def forward(
+        self,
+        ids: Tensor,
+        state: ResoState | None = None,
+        goal: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> ResoOutput:
+        """ids (B,T) -> logits (B,T,V), with the state carried on where one is given.
+
+        goal (B,D) is a pooled embedding to steer towards; `generator` is the source of stochastic
+        resonance, which is silent without one. Raises ValueError where the tokens do not fit.
+        """
+        x, evidence, after, diagnostics = self.trunk(ids, state, goal, generator)
+        logits = soft_cap(F.linear(x, self.head_weight), self.config.logit_soft_cap)
+        if evidence is not None:
+            logits = logits.scatter_add(-1, evidence.ids, self.prsc.weigh(evidence, x))
+        if state is not None and state.echo is not None:
+            history = torch.cat((self._tail(state, MAX_CONTEXT - 1), ids), dim=1)
+            logits = echoed(logits, state.echo, history)
+        return ResoOutput(logits, after, diagnostics | {"hidden": x})
+
+    def trunk(
+        self,
+        ids: Tensor,
+        state: ResoState | None = None,
+        goal: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        fold: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> Trunk:
+        """Everything before the head. fold (B,) and weight (V,D) are for `loss`."""
+        before = state or self._nothing_before(ids)
+        rotary = self._rotary(before, ids.shape[1], bounded=state is not None)
+        x, last = self.embedding(ids, before.last_embedding, weight)
+        evidence = (
+            self.prsc(ids, self._tail(before, self.prsc.tail_length), fold) if self.prsc else None
+        )
+        if goal is not None:
+            x = x + self._goal_map(goal).unsqueeze(1)
+        coherence = phases = None
+        if self.kuramoto is not None:
+            theta, coherence, phases = self.kuramoto(x, before.phases)
+            rotary = turned_by_phases(rotary, theta, self.phase_gain)
+        x, caches, gates = self._run_blocks(ids, x, rotary, before, coherence, generator)
+        field = None
+        if self.memory is not None:
+            x, field = self.memory(x, before.field)
+        diagnostics = gates if coherence is None else gates | {"coherence": coherence}
+        if state is not None:
+            tail = torch.cat((before.tail, ids), dim=1)[:, ids.shape[1] :]
+            state = ResoState(
+                length=before.length + ids.shape[1],
+                tail=tail,
+                last_embedding=last,
+                phases=phases,
+                caches=tuple(caches),
+                field=field,
+                echo=before.echo,
+                padding=before.padding,
+            )
+        return Trunk(rms_norm(x), evidence, state, diagnostics)
+
+    def _run_blocks(
+        self,
+        ids: Tensor,
+        x: Tensor,
+        rotary: Tensor,
+        before: ResoState,
+        coherence: Tensor | None,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, list[KVCache | None], dict[str, Tensor]]:
+        """The ResoFormer blocks: x, their caches, and the gates of each token."""
+        noise, resonance = None, self.config.stochastic_resonance
+        if generator is not None and resonance.enabled:
+            noise = feed_forward_noise(before.tail, ids, resonance.noise_amplitude, generator)
+        shared = Shared(x, rotary, coherence, noise, before.hidden_columns(ids.shape[1]))
+        plain = len(self.blocks) - len(self.value_tables)
+        left, caches, gates = None, [], []
+        for i, block in enumerate(self.blocks):
+            value = self.value_tables[i - plain](ids) if i >= plain else None
+            x, cache, left = block(x, shared, value, before.caches[i], left)
+            caches.append(cache)
+            if left is not None:
+                gates.append(left)
+        return x, caches, {"gates": torch.cat(gates, dim=-1)} if gates else {}
+
+    def loss(
+        self,
+        ids: Tensor,
+        targets: Tensor,
+        mask: Tensor | None = None,
+        goal: Tensor | None = None,
+        fold: Tensor | None = None,
+        weight: Tensor | None = None,
+        progress: float = 1.0,
+    ) -> Tensor:
+        """Mean nats per target (B,T) where mask (B,T) is set; logits are never held whole.
+
+        fold (B,): which span of the fitted text each row is from (see `prsc.py`). The price of
+        depth enters the gradient and not the value, which stays the cross-entropy; it grows with
+        `progress` (0 to 1), as a layer that has not learnt yet is not worth its price. weight
+        (V,D): `self.embedding.weight`, where the caller has it already.
+        """
+        weight = self.embedding.weight if weight is None else weight
+        x, evidence, _, diagnostics = self.trunk(ids, None, goal, None, fold, weight)
+        sparse = None
+        if evidence is not None:
+            values = self.prsc.weigh(evidence, x)
+            sparse = evidence.ids.flatten(0, 1), values.flatten(0, 1)
+        loss = linear_cross_entropy(
+            x.flatten(0, 1),
+            weight if self.head is None else self.head.weight,
+            targets.flatten(),
+            mask.flatten() if mask is not None else None,
+            self.config.logit_soft_cap,
+            sparse,
+        )
+        if "gates" in diagnostics:
+            depth = diagnostics["gates"].sum(-1).mean()
+            price = self.config.coherence_gate.ponder_weight * progress * depth
+            loss = loss + (price - price.detach())
+        return loss
+
+    def fit_memory(self, tokens: np.ndarray) -> None:
+        """Let the binding memory, where there is one, count the training text (N,) of ids."""
+        if self.prsc is not None:
+            self.prsc.fit(tokens)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """Output map (V,D): the head's, or the token embedding's table where the two are tied."""
+        return self.embedding.weight if self.head is None else self.head.weight
+
+    def _nothing_before(self, ids: Tensor) -> ResoState:
+        tail = ids.new_full((len(ids), self._tail_length), -1)
+        return ResoState(0, tail, None, None, (None,) * len(self.blocks), None, None)
+
+    def _tail(self, before: ResoState, length: int) -> Tensor:
+        return before.tail[:, before.tail.shape[1] - length :]
+
+    def _goal_map(self, goal: Tensor) -> Tensor:
+        if self.goal is None:
+            raise ValueError("a goal needs the agency layer: set agency.enabled=true")
+        return self.goal(goal)
+
+    def _rotary(self, before: ResoState, time: int, bounded: bool) -> Tensor:
+        """Rotary table of the next `time` positions; ValueError where they do not fit."""
+        end = before.length + time
+        if end <= len(self.rotary) and not bounded:
+            return self.rotary[:time]
+        windowed = self.config.attention_window > 0
+        room = before.capacity if bounded else len(self.rotary)
+        if end > min(room, len(self.rotary)) and not (windowed and bounded):
+            raise ValueError(
+                f"{before.length} + {time} tokens do not fit: the state has room for {room}, "
+                f"max_seq_len is {len(self.rotary)}"
+            )
+        if end <= len(self.rotary):
+            return self.rotary[before.length : end]
+        c = self.config
+        table = rotary_table(before.length, end, c.head_dim, c.rotary_base)
+        return table.to(self.rotary)

@@ -1,0 +1,247 @@
+"""Agency: what a session attends to (foci) and what it is after (goals).
+
+    salience  = w novelty + (1 - w) (2 relevance + intensity) / 3,    w = novelty_weight
+    novelty   = 1 - exp(-surprise / 3.5 nats)             relevance = max(0, cos(target, goal))
+    progress  = clip((cos(text, goal) - mean) / (threshold - mean), 0, 1)
+
+Every term lies in [0, 1]; at w = 0.4 the weights are 0.4, 0.4, 0.2. mean and threshold come from
+texts written without the goal: a goal is achieved where the text resonates with it more than all
+but 5 % of unrelated texts do (split conformal prediction, Vovk 2005). Without that calibration
+progress stays 0.
+
+Training makes goals mean something: the goal of a row is the pooled vector of a random part of
+its own reply (hindsight goals, Andrychowicz 2017, arXiv 1707.01495).
+
+Shapes: B batch, T time, D width. Foci and goals are session state in `Agency`, never a module's.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from entropy_core.checks import nearest
+from reso_llm.config import AgencyConfig
+
+NOVELTY_SCALE_NATS = 3.5
+"""Surprise at which novelty is 1 - 1/e: the entropy where the zone LANTERN begins."""
+
+FOCUS_RETENTION = 0.9
+"""Share of every term of a focus that is left after the next observation."""
+
+GOAL_TYPES = ("exploratory", "maintenance")
+"""An exploratory goal ends when it is achieved; a maintenance goal stays and may be lost again."""
+
+
+class GoalCalibration(NamedTuple):
+    """Cosines of unrelated texts and goals: mean, standard deviation, threshold of achievement."""
+
+    mean: float
+    deviation: float
+    threshold: float
+
+    def progress(self, cosine: float) -> float:
+        """0 at the mean of unrelated texts or below it, 1 at the threshold or above it."""
+        return min(1.0, max(0.0, (cosine - self.mean) / (self.threshold - self.mean)))
+
+
+@dataclass(frozen=True)
+class Focus:
+    """Something attended to. `type` is the term that adds most to salience.
+
+    type is "novelty", "relevance" or "intensity"; the four numbers lie in [0, 1].
+    """
+
+    type: str
+    target: str
+    intensity: float  # attention received
+    novelty: float
+    relevance: float
+    salience: float
+
+
+@dataclass(eq=False)
+class Goal:
+    """Something to bring about; its Agency keeps progress in [0, 1] and achieved up to date."""
+
+    description: str
+    goal_type: str
+    vector: Tensor = field(repr=False)  # (D,)
+    progress: float = 0.0
+    achieved: bool = False
+
+
+def calibrate(cosines: Tensor, quantile: float = 0.95) -> GoalCalibration:
+    """Threshold that a share 1 - quantile of unrelated texts passes: cosines (N,) -> calibration.
+
+    cosines are those of pooled texts with goals they were written without. The threshold is their
+    ceil((N + 1) quantile)-th smallest, which a further unrelated text passes with probability at
+    most 1 - quantile, whatever the distribution. Raises ValueError for a quantile outside (0, 1),
+    too few cosines for it, cosines that are not finite, or a threshold not above the mean.
+    """
+    if not 0 < quantile < 1:
+        raise ValueError(f"quantile = {quantile!r}: expected a number between 0 and 1")
+    rank = math.ceil((len(cosines) + 1) * quantile)
+    if rank > len(cosines):
+        needed = math.ceil(quantile / (1 - quantile) - 1e-9)
+        raise ValueError(f"{len(cosines)} cosines: expected at least {needed} for {quantile}")
+    values = cosines.double()
+    if not values.isfinite().all():
+        raise ValueError("cosines hold NaN or infinity: expected numbers from -1 to 1")
+    threshold, mean = values.sort().values[rank - 1].item(), values.mean().item()
+    if not threshold > mean:
+        raise ValueError(f"threshold {threshold:g} is not above the mean {mean:g} of the cosines")
+    return GoalCalibration(mean, values.std().item(), threshold)
+
+
+class Target(NamedTuple):
+    """Something that may be attended to, as `Agency.observe` takes it."""
+
+    name: str
+    surprise_nats: float
+    vector: Tensor | None
+    attention: float
+
+
+class Agency:
+    """Foci and goals of one session."""
+
+    def __init__(self, config: AgencyConfig, calibration: GoalCalibration | None = None) -> None:
+        self.config = config
+        self.calibration = calibration
+        self._foci: tuple[Focus, ...] = ()
+        self._goals: list[Goal] = []
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether progress can be told; without a calibration it stays 0, nothing is achieved."""
+        return self.calibration is not None
+
+    @property
+    def foci(self) -> tuple[Focus, ...]:
+        """What is attended to, the most salient first; at most AgencyConfig.max_foci."""
+        return self._foci
+
+    @property
+    def active_goals(self) -> tuple[Goal, ...]:
+        """Goals still pursued, the oldest first; at most AgencyConfig.max_goals."""
+        return tuple(self._goals)
+
+    def observe(
+        self,
+        target: str,
+        *,
+        surprise_nats: float,
+        vector: Tensor | None = None,
+        attention: float = 0.0,
+    ) -> None:
+        """Take note of `target`; everything noted before it fades.
+
+        surprise_nats is -ln p(target) under the model, vector (D,) its embedding, attention the
+        share of attention it received. A target noted before keeps the larger of its faded and
+        new terms. Raises ValueError for a negative surprise or attention outside [0, 1].
+        """
+        if not surprise_nats >= 0:
+            raise ValueError(f"surprise_nats = {surprise_nats!r}: expected at least 0")
+        if not 0 <= attention <= 1:
+            raise ValueError(f"attention = {attention!r}: expected a number from 0 to 1")
+        new = self._seen(Target(target, surprise_nats, vector, attention))
+        foci = [new]
+        for old in self._foci:
+            terms = [FOCUS_RETENTION * t for t in (old.novelty, old.relevance, old.intensity)]
+            if old.target == target:
+                fresh = (new.novelty, new.relevance, new.intensity)
+                foci[0] = self._focus(target, *map(max, terms, fresh))
+            else:
+                foci.append(self._focus(old.target, *terms))
+        foci.sort(key=lambda focus: -focus.salience)  # stable: of equals, the newest stays
+        self._foci = tuple(foci[: self.config.max_foci])
+
+    def observe_text(self, targets: Iterable[Target]) -> tuple[Focus, ...]:
+        """Take note of a text: its max_foci most salient targets, the most salient last.
+
+        Returns them as foci of this text alone, the most salient first.
+        """
+        seen = sorted(((self._seen(t), t) for t in targets), key=lambda pair: -pair[0].salience)
+        salient = seen[: self.config.max_foci]
+        for _, t in reversed(salient):
+            self.observe(
+                t.name, surprise_nats=t.surprise_nats, vector=t.vector, attention=t.attention
+            )
+        return tuple(focus for focus, _ in salient)
+
+    def create_goal(
+        self, description: str, goal_type: str = "exploratory", *, vector: Tensor
+    ) -> Goal:
+        """Pursue a goal whose vector (D,) is the pooled embedding of its description.
+
+        Raises ValueError for an unknown goal_type, a vector that is 0, not finite or not (D,), or
+        more than AgencyConfig.max_goals goals.
+        """
+        if goal_type not in GOAL_TYPES:
+            hint = nearest(goal_type, list(GOAL_TYPES))
+            raise ValueError(f"goal_type = {goal_type!r}: expected one of {GOAL_TYPES}{hint}")
+        if vector.dim() != 1 or not vector.isfinite().all() or not vector.any():
+            raise ValueError(
+                f"vector of shape {tuple(vector.shape)} for goal {description!r}: expected (D,) "
+                "finite numbers, not all 0 (does the description hold a token?)"
+            )
+        if len(self._goals) >= self.config.max_goals:
+            raise ValueError(
+                f"{len(self._goals)} goals are active, AgencyConfig.max_goals = "
+                f"{self.config.max_goals}: drop one first"
+            )
+        self._goals.append(Goal(description, goal_type, vector.detach()))
+        return self._goals[-1]
+
+    def drop_goal(self, goal: Goal) -> None:
+        """Stop pursuing a goal. Raises ValueError if it is not active."""
+        if goal not in self._goals:
+            raise ValueError(f"goal {goal.description!r} is not active")
+        self._goals.remove(goal)
+
+    def update_progress(self, text_vector: Tensor) -> tuple[Goal, ...]:
+        """Compare a text's pooled vector (D,) with every active goal; return those achieved now.
+
+        Call it once a text, at its end: the 5 % of false achievements are for each comparison.
+        Does nothing without a calibration, or for a text vector of 0, which has no direction.
+        """
+        if self.calibration is None or not text_vector.any():
+            return ()
+        reached = []
+        for goal in self._goals:
+            cosine = _cosine(text_vector, goal.vector)
+            was_achieved, goal.achieved = goal.achieved, cosine >= self.calibration.threshold
+            goal.progress = self.calibration.progress(cosine)
+            if goal.achieved and not was_achieved:
+                reached.append(goal)
+        ended = [goal for goal in reached if goal.goal_type == "exploratory"]
+        self._goals = [goal for goal in self._goals if goal not in ended]
+        return tuple(reached)
+
+    def _seen(self, t: Target) -> Focus:
+        novelty = -math.expm1(-t.surprise_nats / NOVELTY_SCALE_NATS)
+        return self._focus(t.name, novelty, self._relevance(t.vector), t.attention)
+
+    def _relevance(self, vector: Tensor | None) -> float:
+        """Cosine with the nearest active goal, at least 0; 0 without a vector or a goal."""
+        if vector is None:
+            return 0.0
+        return min(1.0, max((0.0, *(_cosine(vector, goal.vector) for goal in self._goals))))
+
+    def _focus(self, target: str, novelty: float, relevance: float, intensity: float) -> Focus:
+        rest = (1 - self.config.novelty_weight) / 3
+        parts = {
+            "novelty": self.config.novelty_weight * novelty,
+            "relevance": 2 * rest * relevance,
+            "intensity": rest * intensity,
+        }
+        kind = max(parts, key=parts.__getitem__)
+        return Focus(kind, target, intensity, novelty, relevance, sum(parts.values()))
+
+
+def _cosine(a: Tensor, b: Tensor) -> float:
+    return F.cosine_similarity(a, b.to(a), dim=0).item()

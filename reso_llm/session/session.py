@@ -1,0 +1,167 @@
+"""Session: all that a model keeps between calls of `forward`, in one explicit, mutable object.
+
+    initial state = empty state + sum_k w_k field_k,    w_k = importance_k exp(-decay (now - t_k))
+
+`forward` is pure and never sees it. What the README calls on the model (goals, foci, concepts,
+stability, memory) changes a session, and so does the engine; nothing else does. A method that
+needs a disabled component raises ValueError naming the key that enables it. Vectors, fields and
+ids come as values, so a session holds no weights and can be copied or pickled by itself.
+
+Shapes: H heads, C channels and S = 16 components of the memory field, D width.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from entropy_core.checks import require
+from reso_llm.config import ResoLLMConfig
+from reso_llm.decoding.stability import StabilityMonitor
+from reso_llm.session.agency import Agency, Focus, Goal
+from reso_llm.session.concepts import Binding, ConceptSpace, Interference, Unbinding
+from reso_llm.session.entanglement import EntanglementNetwork
+from reso_llm.session.episodes import EpisodicMemory, Moment, Recollection
+from reso_llm.stages.fused import rms_norm
+
+Component = TypeVar("Component")
+
+
+@dataclass
+class Session:
+    """One session of a model with this configuration; a disabled component is None.
+
+    clock is the memory's time: how many texts were generated. The engine calls `advance`,
+    `agency.observe_text` and `agency.update_progress`, and makes `stability` the monitor of the
+    newest text that was asked for alone.
+    """
+
+    config: ResoLLMConfig
+    clock: float = 0.0
+    agency: Agency | None = field(init=False)
+    concepts: ConceptSpace | None = field(init=False)
+    memory: EpisodicMemory | None = field(init=False)
+    stability: StabilityMonitor | None = field(init=False)
+    node_id: str | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        c = self.config
+        self.agency = Agency(c.agency) if c.agency.enabled else None
+        self.concepts = ConceptSpace(c.prsc, c.vocab_size) if c.prsc.enabled else None
+        self.memory = EpisodicMemory(c.temporal_smf) if c.temporal_smf.enabled else None
+        self.stability = StabilityMonitor(c.stability) if c.stability.enabled else None
+        self.node_id = c.entanglement.node_id if c.entanglement.enabled else None
+
+    # --- agency
+
+    def create_goal(self, description: str, goal_type: str, vector: Tensor) -> Goal:
+        """Pursue a goal with the vector (D,) of its description.
+
+        Raises ValueError without agency, and as `Agency.create_goal` does.
+        """
+        agency = _needed(self.agency, "create_goal", "agency")
+        return agency.create_goal(description, goal_type, vector=vector)
+
+    def get_active_goals(self) -> tuple[Goal, ...]:
+        """Goals still pursued, the oldest first. ValueError without agency."""
+        return _needed(self.agency, "get_active_goals", "agency").active_goals
+
+    def get_attention_foci(self) -> tuple[Focus, ...]:
+        """What is attended to, the most salient first. ValueError without agency."""
+        return _needed(self.agency, "get_attention_foci", "agency").foci
+
+    def steering(self) -> Tensor | None:
+        """What all active goals together steer towards (D,); None without any."""
+        goals = self.agency.active_goals if self.agency else ()
+        return rms_norm(torch.stack([goal.vector for goal in goals]).sum(0)) if goals else None
+
+    # --- concepts
+
+    def bind_concept(self, name: str, token_id: int) -> Binding:
+        """See `ConceptSpace.bind_concept`. ValueError without prsc."""
+        return _needed(self.concepts, "bind_concept", "prsc").bind_concept(name, token_id)
+
+    def compose(self, names: Sequence[str]) -> Interference:
+        """See `ConceptSpace.compose`. ValueError without prsc."""
+        return _needed(self.concepts, "compose", "prsc").compose(names)
+
+    def unbind(self, pattern: Tensor, name: str) -> Unbinding:
+        """See `ConceptSpace.unbind`. ValueError without prsc."""
+        return _needed(self.concepts, "unbind", "prsc").unbind(pattern, name)
+
+    # --- stability
+
+    def get_stability(self) -> float:
+        """0 (damage expected) to 1; 1 before the first token. ValueError without stability."""
+        value = _needed(self.stability, "get_stability", "stability").stability
+        return 1.0 if math.isnan(value) else value
+
+    def get_suggested_temperature(self, current_temp: float) -> float:
+        """See `StabilityMonitor.suggested_temperature`. ValueError without stability."""
+        monitor = _needed(self.stability, "get_suggested_temperature", "stability")
+        return monitor.suggested_temperature(current_temp)
+
+    # --- memory
+
+    def advance(self, time: float = 1.0) -> None:
+        """Let the clock run on, by default by one text. ValueError for a negative number."""
+        require(0 <= time < math.inf, "time", time, "a number of at least 0")
+        self.clock += time
+
+    def require_memory(self, method: str) -> EpisodicMemory:
+        """The episodic memory that `method` works on. ValueError without temporal_smf."""
+        return _needed(self.memory, method, "temporal_smf")
+
+    def remember(
+        self, text: str, ids: list[int], *, importance: float, time: float | None, field: Tensor
+    ) -> Moment:
+        """Store a text, its ids and what it leaves in the field (H,C,S), learned at `time` or now.
+
+        The clock runs on to that time. Raises as `EpisodicMemory.store` does.
+        """
+        memory = self.require_memory("remember")
+        time = self.clock if time is None else time
+        moment = memory.store(text, ids, importance=importance, time=time, field=field)
+        self.clock = max(self.clock, moment.time)
+        return moment
+
+    def recall(self, ids: list[int], count: int, now: float | None = None) -> list[Recollection]:
+        """What was learned that resonates with the ids of a query, the best first.
+
+        Raises ValueError without temporal_smf, and as `EpisodicMemory.recall` does.
+        """
+        memory = self.require_memory("recall")
+        return memory.recall(ids, now=self.clock if now is None else now, count=count)
+
+    def recollected_field(self, now: float | None = None) -> Tensor | None:
+        """What all moments left (H,C,S), each by its weight at `now`; None without any."""
+        if self.memory is None:
+            return None
+        return self.memory.field(self.clock if now is None else now)
+
+    def recollected_texts(self, now: float | None = None) -> list[tuple[tuple[int, ...], float]]:
+        """Token ids of all moments, oldest first, each with its weight at `now`."""
+        if self.memory is None:
+            return []
+        now = self.clock if now is None else now
+        return [(m.token_ids, self.memory.weight(m, now)) for m in self.memory.moments]
+
+    # --- entanglement
+
+    def join(self, network: EntanglementNetwork) -> str:
+        """Become a node of a network of agents, and return its name.
+
+        ValueError without entanglement, or where the network has a node of that name.
+        """
+        node_id = _needed(self.node_id, "join", "entanglement")
+        network.add_node(node_id)
+        return node_id
+
+
+def _needed(component: Component | None, method: str, key: str) -> Component:
+    if component is None:
+        raise ValueError(f"{method} needs {key}.enabled=true")
+    return component

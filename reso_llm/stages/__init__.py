@@ -1,0 +1,1 @@
+"""The stages of the model: one file each, with its equation, state and both forms."""

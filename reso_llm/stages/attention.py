@@ -1,0 +1,173 @@
+"""Resonant attention: causal, rotary, query-key normed, with an optional window.
+
+    q, k, v = W x                          (B,T,D) -> (B,H,T,K)
+    q, k    = s_h e^{i(t f + gamma theta_t)} norm(q), s'_h e^{i(t f + gamma theta_t)} norm(k)
+    y       = W_o softmax(q k^T / sqrt(K)) (v + lambda v_e)
+
+Pairs of a head's components are complex numbers, turned by the token's position t (RoPE, Su 2021,
+arXiv 2104.09864) and by its oscillators' phases theta: a pair of tokens out of phase by d sees its
+match turned by gamma d, so tokens in phase attend to each other. norm is RMS norm over K (query-key
+norm, Henry 2020, arXiv 2010.04245); s_h s'_h is a temperature per head; v_e is an optional value
+per token from a table (value embeddings, modded-nanogpt); W_o starts at zero, and so does gamma
+(`phase_gain`, of the model). With a window w a token sees itself and the
+w - 1 tokens before it (Longformer, Beltagy 2020, arXiv 2004.05150).
+
+Shapes: B batch, T time, D width, H heads, K head width.
+"""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy import ndarray
+from torch import Tensor, nn
+
+from reso_llm.config import ResoLLMConfig
+from reso_llm.stages.arrays import EPS, matrix, row_squares, scalar, view
+from reso_llm.stages.cache import Cache, KVCache, Scratch
+from reso_llm.stages.fused import linear, rms_norm
+from reso_llm.stages.rotary import rotate
+
+
+class Attention(nn.Module):
+    """Multi-head causal attention; see the module's docstring."""
+
+    def __init__(self, config: ResoLLMConfig, has_value_embedding: bool) -> None:
+        super().__init__()
+        dim = config.dim
+        self.num_heads, self.window = config.num_heads, config.attention_window
+        # Apart, so that Muon sees three maps; in memory the input comes first, as in `linear`.
+        self.qkv = nn.Parameter(torch.empty(dim, 3, dim).permute(1, 2, 0))
+        self.out = linear(dim, dim)
+        self.value_mix = nn.Parameter(torch.empty(())) if has_value_embedding else None
+        resonant = config.resonant_attention.enabled
+        self.temperature = nn.Parameter(torch.empty(2 * self.num_heads, 1)) if resonant else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Uniform input projection of deviation 1/sqrt(D), zero output projection."""
+        bound = (3 / self.qkv.shape[-1]) ** 0.5
+        nn.init.uniform_(self.qkv, -bound, bound)
+        nn.init.zeros_(self.out.weight)
+        if self.value_mix is not None:
+            nn.init.constant_(self.value_mix, 0.5)
+        if self.temperature is not None:
+            nn.init.ones_(self.temperature)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: Tensor,
+        value_embedding: Tensor | None,
+        cache: KVCache | None,
+        hidden: Tensor | None = None,
+    ) -> tuple[Tensor, KVCache | None]:
+        """Normalised x (B,T,D), the rotary table of its tokens -> (B,T,D), cache.
+
+        hidden (B,P): columns of all tokens so far that a row must not see, its padding.
+        """
+        batch, time, dim = x.shape
+        q, k, v = self._project(x, rotary, value_embedding)
+        if cache is not None:
+            k, v, cache = cache.extended(k, v, self.window)
+        y = _attend(q, k, v, self.window, hidden)
+        return self.out(y.transpose(1, 2).reshape(batch, time, dim)), cache
+
+    def write(
+        self, x: Tensor, rotary: Tensor, value_embedding: Tensor | None, cache: KVCache
+    ) -> KVCache:
+        """The cache with keys and values of tokens that skip this layer's attention."""
+        k, v = self._project(x, rotary, value_embedding, first=1)
+        return cache.extended(k, v, self.window).cache
+
+    def _project(
+        self, x: Tensor, rotary: Tensor, value_embedding: Tensor | None, first: int = 0
+    ) -> tuple[Tensor, ...]:
+        """Queries, keys and values (B,H,T,K), normed and turned; from `first` = 1, no queries."""
+        batch, time, _ = x.shape
+        heads = self.num_heads
+        parts = F.linear(x, self.qkv[first:].flatten(0, 1)).view(
+            batch, time, -1, x.shape[-1] // heads
+        )
+        qk, v = parts[:, :, :-heads], parts[:, :, -heads:]  # (B,T,2H or H,K), (B,T,H,K)
+        if value_embedding is not None:
+            v = torch.addcmul(v, self.value_mix, value_embedding.view_as(v))
+        qk = rms_norm(qk)
+        if self.temperature is not None:
+            qk = qk * self.temperature[first * heads :]
+        qk = rotate(qk, rotary)  # both at once: half the kernels
+        return *qk.transpose(1, 2).chunk(2 - first, dim=1), v.transpose(1, 2)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, window: int, hidden: Tensor | None = None) -> Tensor:
+    """Causal attention of the last T positions over all of them, or over `window` of them."""
+    time, total = q.shape[2], k.shape[2]
+    unlimited = hidden is None and (not window or total <= window)
+    if time == 1 and unlimited:
+        return F.scaled_dot_product_attention(q, k, v)
+    if time == total and unlimited:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    mask = torch.ones(time, total, dtype=torch.bool, device=q.device).tril(total - time)
+    if window:
+        mask = mask.triu(total - time - window + 1)
+    if hidden is not None:  # the keys are the newest columns
+        mask = mask & ~hidden[:, None, None, hidden.shape[1] - total :]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+class AttentionStep:
+    """`Attention` of one query: normalised x and its turn -> what is added to x."""
+
+    def __init__(self, module: nn.Module, cache: Cache, scratch: Scratch) -> None:
+        self.scratch, self.heads, self.cache = scratch, module.num_heads, cache
+        qkv = view(module.qkv)  # (3,D,D): which, out, in
+        D = qkv.shape[-1]
+        self.project = qkv.transpose(2, 0, 1).reshape(D, 3 * D)  # a view in the module's layout
+        self.project_kv = self.project[:, D:]
+        self.out = matrix(module.out)
+        self.value_mix = None if module.value_mix is None else view(module.value_mix)
+        # Scale of a head: temperature / rms, where rms = sqrt(sum of squares + K eps) / sqrt(K);
+        # queries take the 1 / sqrt(K) of attention too.
+        K = D // self.heads
+        self.scale = np.ones((2 * self.heads, 1), np.float32)
+        self.scale[self.heads :] = math.sqrt(K)
+        if module.temperature is not None:
+            self.scale *= view(module.temperature)
+        self.eps = scalar(K * EPS)
+
+    def __call__(self, turn: ndarray, value: ndarray | None) -> ndarray:
+        """Attend with `scratch.normed`; turn (K/2,) complex, value embedding (D,)."""
+        s = self.scratch
+        np.dot(s.normed, self.project, out=s.qkv)
+        self._remember(s.qk, s.pairs, self.scale, turn, value)
+        cache = self.cache
+        seen = slice(cache.first, cache.length)
+        scores = np.matmul(s.query, cache.turned_keys[:, :, seen])  # (H,1,n)
+        scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
+        np.exp(scores, out=scores)
+        np.matmul(scores, cache.values[:, seen], out=s.heads)
+        total = np.add.reduce(scores, axis=-1, keepdims=True)
+        s.heads /= total
+        if s.received is not None:
+            s.received[-scores.shape[-1] :] += np.dot(
+                1 / total.ravel(), scores.reshape(self.heads, -1)
+            )
+        return np.dot(s.mixed, self.out, out=s.out)
+
+    def write(self, turn: ndarray, value: ndarray | None) -> None:
+        """Keys and values alone, for a token that skips this layer."""
+        s, heads = self.scratch, self.heads
+        np.matmul(s.normed, self.project_kv, out=s.qkv[len(s.normed) :])
+        self._remember(s.k, s.pairs[heads:], self.scale[heads:], turn, value)
+
+    def _remember(
+        self, rows: ndarray, pairs: ndarray, scale: ndarray, turn: ndarray, value: ndarray | None
+    ) -> None:
+        """Norm and turn rows of queries and keys in place; keys and values go to the cache."""
+        s = self.scratch
+        rows *= scale / np.sqrt(row_squares(rows) + self.eps)
+        pairs *= turn
+        if value is not None:
+            s.v += self.value_mix * value
+        self.cache.append(s.k, s.value)

@@ -1,0 +1,152 @@
+"""Keys and values of the tokens before: the cache of one attention layer, in both forms."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy import ndarray
+from torch import Tensor
+
+from reso_llm.config import ResoLLMConfig
+from reso_llm.stages.arrays import view
+
+
+class KVBuffer:
+    """Storage behind `KVCache`: keys and values (B,H,capacity,K), and how far it is written."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        self.keys, self.values = keys, values
+        self.written = 0
+
+
+class KVCache(NamedTuple):
+    """Keys and values of the `length` tokens seen so far: a value, safe to keep and to fork.
+
+    Appending writes into the shared buffer only where nobody has written yet; a cache that was
+    continued before copies itself first. So one line of decoding never copies, and two
+    continuations of one state never see each other.
+    """
+
+    buffer: KVBuffer
+    length: int
+
+    @classmethod
+    def empty(cls, batch: int, heads: int, capacity: int, width: int, like: Tensor) -> "KVCache":
+        """A cache for `capacity` tokens with the dtype and device of `like`."""
+        shape = (batch, heads, capacity, width)
+        return cls(KVBuffer(like.new_empty(shape), like.new_empty(shape)), 0)
+
+    def append(self, keys: Tensor, values: Tensor) -> "KVCache":
+        """The cache with (B,H,T,K) more; the caller checks the capacity."""
+        end = self.length + keys.shape[2]
+        buffer = self.buffer
+        if buffer.written != self.length:
+            fork = KVBuffer(torch.empty_like(buffer.keys), torch.empty_like(buffer.values))
+            fork.keys[:, :, : self.length] = buffer.keys[:, :, : self.length]
+            fork.values[:, :, : self.length] = buffer.values[:, :, : self.length]
+            buffer = fork
+        buffer.keys[:, :, self.length : end] = keys
+        buffer.values[:, :, self.length : end] = values
+        buffer.written = end
+        return KVCache(buffer, end)
+
+    def extended(self, keys: Tensor, values: Tensor, window: int) -> "Extended":
+        """All keys and values the (B,H,T,K) new tokens may see, and the cache after them.
+
+        With a window the buffer stays as large as it was made, at least 2 * window tokens to move
+        rarely: what no later token can see is dropped.
+        """
+        time, capacity = keys.shape[2], self.buffer.keys.shape[2]
+        if not window or self.length + time <= capacity:
+            cache = self.append(keys, values)
+            first = max(0, cache.length - (window + time - 1)) if window else 0
+            return Extended(cache.keys[:, :, first:], cache.values[:, :, first:], cache)
+        seen = slice(max(0, self.length - (window - 1)), None)
+        keys = torch.cat((self.keys[:, :, seen], keys), dim=2)
+        values = torch.cat((self.values[:, :, seen], values), dim=2)
+        batch, heads, _, width = keys.shape
+        fresh = KVCache.empty(batch, heads, capacity, width, like=keys)
+        kept = slice(max(0, keys.shape[2] - (window - 1)), None)
+        return Extended(keys, values, fresh.append(keys[:, :, kept], values[:, :, kept]))
+
+    @property
+    def keys(self) -> Tensor:
+        return self.buffer.keys[:, :, : self.length]
+
+    @property
+    def values(self) -> Tensor:
+        return self.buffer.values[:, :, : self.length]
+
+
+class Extended(NamedTuple):
+    """Keys and values (B,H,n,K) that new tokens see, and the cache that holds what is kept."""
+
+    keys: Tensor
+    values: Tensor
+    cache: KVCache
+
+
+class Scratch:
+    """Arrays that every layer writes anew, and their views."""
+
+    def __init__(self, config: ResoLLMConfig) -> None:
+        D, H, K = config.dim, config.num_heads, config.head_dim
+        self.normed, self.out = np.empty(D, np.float32), np.empty(D, np.float32)
+        self.hidden = np.empty(config.ffn_multiplier * D, np.float32)
+        self.qkv = np.empty(3 * D, np.float32)
+        self.qk, self.v = self.qkv[: 2 * D].reshape(2 * H, K), self.qkv[2 * D :]
+        self.k = self.qk[H:]
+        self.pairs = self.qk.view(np.complex64)  # (2H,K/2)
+        self.query = self.qk[:H, None, :]  # (H,1,K)
+        self.value = self.v.reshape(H, K)
+        self.mixed = np.empty(D, np.float32)
+        self.heads = self.mixed.reshape(H, 1, K)
+        # Attention received by the columns up to the newest one, where somebody wants to know.
+        self.received: ndarray | None = None
+
+
+class Cache:
+    """`KVCache` with the same rules: write where nobody has written yet, or copy first.
+
+    So the state that a stepper began with stays as it was, whoever goes on with it. The first
+    `hidden` tokens are padding, which no query sees.
+    """
+
+    def __init__(self, given: tuple, window: int, hidden: int) -> None:
+        self._given, self.window, self.hidden = given, window, hidden
+        self.length = given.length
+        self._take(given.buffer)
+
+    def _take(self, buffer) -> None:
+        self.buffer = buffer
+        self.keys, self.values = view(buffer.keys)[0], view(buffer.values)[0]  # (H,capacity,K)
+        self.turned_keys = self.keys.transpose(0, 2, 1)  # (H,K,capacity)
+
+    def append(self, key: ndarray, value: ndarray) -> None:
+        """Take (H,K) of one more token; without a window the caller checks the capacity."""
+        full = self.length == self.keys.shape[1]
+        if full or self.buffer.written != self.length:
+            self._move(self.window - 1 if full else self.length)
+        self.keys[:, self.length], self.values[:, self.length] = key, value
+        self.length += 1
+        self.buffer.written = self.length
+
+    def _move(self, kept: int) -> None:
+        """To memory of its own, with the newest `kept` tokens."""
+        old = self._given._replace(buffer=self.buffer, length=self.length)
+        seen = slice(self.length - kept, self.length)
+        fresh = old.empty(1, *self.keys.shape, like=self.buffer.keys)
+        self._take(fresh.buffer)
+        self.keys[:, :kept] = view(old.buffer.keys)[0, :, seen]
+        self.values[:, :kept] = view(old.buffer.values)[0, :, seen]
+        self.hidden, self.length = max(0, self.hidden - (self.length - kept)), kept
+
+    @property
+    def first(self) -> int:
+        """The oldest token that the newest one sees."""
+        return max(self.hidden, self.length - self.window) if self.window else self.hidden
+
+    @property
+    def value(self) -> tuple:
+        """The `KVCache` of the tokens so far."""
+        return self._given._replace(buffer=self.buffer, length=self.length)

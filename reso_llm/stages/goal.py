@@ -1,0 +1,62 @@
+"""The goal stage: pooled vectors of texts, and the goals that training draws from replies."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from reso_llm.stages.fused import rms_norm
+
+
+def pooled(embeddings: Tensor, mask: Tensor, weights: Tensor | None = None) -> Tensor:
+    """What the tokens in the mask are about: (B,T,D), (B,T) -> (B,D) of rms 1, 0 for no token.
+
+    The mean of the rms-normalised token vectors, normalised again. weights (B,T) >= 0 may count
+    rare tokens for more, such as their information in nats.
+    """
+    share = mask.to(embeddings.dtype)
+    if weights is not None:
+        share = share * weights.to(share)
+    total = torch.einsum("bt,btd->bd", share, rms_norm(embeddings))
+    return rms_norm(total)  # the sum and the mean have one direction
+
+
+def about(table: Tensor, ids: Sequence[int]) -> Tensor:
+    """What some tokens are about: `pooled` rows of a table (V,D) -> (D,); 0 for no token."""
+    vectors = table[torch.as_tensor(ids, dtype=torch.long, device=table.device)].unsqueeze(0)
+    return pooled(vectors, torch.ones_like(vectors[..., 0]))[0]
+
+
+def hindsight_goals(
+    vectors: Tensor,
+    reply: Tensor,
+    generator: torch.Generator,
+    *,
+    keep: float = 0.5,
+    token_dropout: float = 0.5,
+    noise: float = 0.1,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Goals for training: token vectors (B,T,D), reply (B,T) bool -> (B,D).
+
+    A row gets a goal with probability `keep`: the pooled vector of its reply tokens, each left out
+    with probability token_dropout (all stay if none would), plus Gaussian noise of deviation
+    `noise` times the vector's rms. All other rows, and rows without a reply, are exactly 0.
+    weights (B,T) as in `pooled`. A row's draws do not depend on its contents. Raises ValueError
+    for probabilities outside [0, 1] or negative noise.
+    """
+    for name, value in (("keep", keep), ("token_dropout", token_dropout)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} = {value!r}: expected a number from 0 to 1")
+    if not noise >= 0:
+        raise ValueError(f"noise = {noise!r}: expected a number of at least 0")
+
+    def draw(sample, *shape: int) -> Tensor:
+        return sample(*shape, generator=generator, device=generator.device).to(vectors.device)
+
+    rows, kept = draw(torch.rand, len(reply), 1) < keep, draw(torch.rand, *reply.shape)
+    some = reply & (kept >= token_dropout)
+    some = torch.where(some.any(1, keepdim=True), some, reply)
+    goals = pooled(vectors, some, weights)  # rms 1
+    goals = goals + noise * draw(torch.randn, *goals.shape).to(goals.dtype)
+    return torch.where(rows & reply.any(1, keepdim=True), goals, 0.0)

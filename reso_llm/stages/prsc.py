@@ -1,0 +1,219 @@
+"""PRSC in the model: a prime-addressed n-gram binding memory, written by counting.
+
+    z_v     += sum_m alpha_m e_m(v),    alpha_m = a_m + w_m . x + b_m ln(1 + n_m)
+
+e_m(v) is what the last m tokens say for v beyond what fewer tokens say, from the counts n_m of the
+training text (`ngrams.py`: prime keys, modified Kneser-Ney). A token that no context binds costs
+nothing, so the memory is sparse: a look-up, no matrix product. The coherence gate alpha reads from
+the final x, and from how often the context was seen, how far to trust each order; network and
+counts are a product of experts (Hinton 2002), trained together, so the network learns the rest.
+
+In training the memory must not know the text it is read on, or the gate learns to trust what it
+will not have. `fit` cuts the text into FOLDS spans; a window reads the counts of the others only
+(cross-fitting). Learned tables added to the residual stream had brought nothing:
+docs/architecture.md has the number.
+
+Shapes: B batch, T time, D width, V vocabulary, M orders, E entries, C contexts, J slots read for
+a token (sum over orders of the entries read at most).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy import ndarray
+from torch import Tensor, nn
+
+from reso_llm.config import PRSCConfig
+from reso_llm.stages.arrays import view
+from reso_llm.stages.ngrams import (
+    FOLDS,
+    MODULI,
+    NO_CONTEXT,
+    context_keys,
+    count_tables,
+    prime_powers,
+    pruned,
+)
+
+MAX_FITTED = 10_000_000  # tokens: counting them takes some GB and half a minute
+
+
+class Evidence(NamedTuple):
+    """What the memory says after each token: ids (B,T,J), values (B,T,J) nats, counts (B,T,M)."""
+
+    ids: Tensor
+    values: Tensor
+    counts: Tensor
+
+
+TABLES = ("keys", "bounds", "entry_ids", "evidence", "log_counts")
+
+
+class BindingMemory(nn.Module):
+    """The memory and its gate; empty, and without effect, until `fit` has read a text."""
+
+    def __init__(self, vocab_size: int, dim: int, config: PRSCConfig) -> None:
+        super().__init__()
+        self.vocab_size, self.num_orders = vocab_size, config.max_order
+        self.max_entries, self.num_fitted = config.max_entries, 0
+        self.slots = tuple(max(8, config.max_slots >> m) for m in range(self.num_orders))
+        self.gate = nn.Parameter(torch.empty(self.num_orders, dim))
+        self.trust = nn.Parameter(torch.empty(self.num_orders))
+        self.count_scale = nn.Parameter(torch.empty(self.num_orders))
+        for name, tensor in self._constants().items():
+            self.register_buffer(name, tensor, persistent=False)
+        for name, tensor in _empty_tables().items():
+            self.register_buffer(name, tensor, persistent=name in TABLES)
+        self.reset_parameters()
+
+    def _constants(self) -> dict[str, Tensor]:
+        orders = torch.arange(self.num_orders).repeat_interleave(torch.tensor(self.slots))
+        ranks = torch.cat([torch.arange(n) for n in self.slots])
+        powers = torch.from_numpy(prime_powers(self.vocab_size, self.num_orders))
+        spread = F.one_hot(orders).T.float()  # (M,J): a product with it has a fast gradient
+        return {"slot_orders": orders, "slot_ranks": ranks, "spread": spread, "powers": powers}
+
+    def reset_parameters(self) -> None:
+        """Half of what the counts say, whatever the token."""
+        nn.init.zeros_(self.gate)
+        nn.init.constant_(self.trust, 0.5)
+        nn.init.zeros_(self.count_scale)
+
+    @property
+    def tail_length(self) -> int:
+        """Tokens before the first that the memory needs."""
+        return self.num_orders - 1
+
+    def forward(self, ids: Tensor, tail: Tensor, fold: Tensor | None = None) -> Evidence:
+        """Evidence after each token of ids (B,T), given the tail (B,M-1) before, -1 for nothing.
+
+        fold (B,): the span of the fitted text that each row comes from, whose counts are left out.
+        """
+        contexts = self._find(torch.cat((tail, ids), dim=1))  # (B,T,M)
+        first, end = self.bounds[contexts][..., self.slot_orders, :].unbind(-1)  # (B,T,J)
+        entries = first + self.slot_ranks
+        entries = torch.where(entries < end, entries, 0)
+        if fold is None:
+            values, counts = self.evidence[entries], self.log_counts[contexts]
+        else:
+            fold = fold.view(-1, 1, 1)
+            values, counts = self.fold_evidence[fold, entries], self.fold_counts[fold, contexts]
+        return Evidence(self.entry_ids[entries].long(), values, counts)
+
+    def weigh(self, evidence: Evidence, x: Tensor) -> Tensor:
+        """Values (B,T,J) to add to the logits: the gate reads the final, normalised x (B,T,D)."""
+        alpha = F.linear(x, self.gate * x.shape[-1] ** -0.5, self.trust)  # (B,T,M)
+        alpha = torch.addcmul(alpha, self.count_scale, evidence.counts.to(x.dtype))
+        return (alpha @ self.spread) * evidence.values.to(x.dtype)
+
+    def _find(self, history: Tensor) -> Tensor:
+        """Rows of the table for the contexts of each order, the last row for what is not there."""
+        keys = context_keys(history, self.powers)
+        rows = torch.searchsorted(self.keys, keys)
+        return torch.where(self.keys[rows] == keys, rows, len(self.keys) - 1)
+
+    @torch.no_grad()
+    def fit(self, tokens: np.ndarray) -> int:
+        """Count the training text (N,) ids; the number of n-grams that collide (0 in practice).
+
+        Of a longer text the first MAX_FITTED tokens are counted.
+        Raises ValueError for a text shorter than two tokens or ids beyond the vocabulary.
+        """
+        tokens = np.asarray(tokens, dtype=np.int64)
+        if len(tokens) < 2 or tokens.min() < 0 or tokens.max() >= self.vocab_size:
+            raise ValueError(
+                f"expected at least 2 token ids below {self.vocab_size}, got {len(tokens)}"
+            )
+        tokens = tokens[:MAX_FITTED]
+        tables, collisions = count_tables(
+            tokens, self.vocab_size, self.slots, self.powers.cpu().numpy()
+        )
+        self.num_fitted = len(tokens)
+        device, dtype = self.gate.device, self.gate.dtype
+        for name, array in pruned(tables, self.max_entries).items():
+            tensor = torch.from_numpy(array).to(device)
+            setattr(self, name, tensor.to(dtype) if tensor.is_floating_point() else tensor)
+        return collisions
+
+    def fold_of(self, starts: Tensor) -> Tensor | None:
+        """The span of the fitted text that windows starting there are from; None before `fit`.
+
+        Text beyond what was counted is in no span: which one is left out for it does not matter.
+        """
+        if not self.num_fitted:
+            return None
+        return (starts * FOLDS // self.num_fitted).clamp_max(FOLDS - 1)
+
+    def make_room(self, shapes: dict[str, Tensor]) -> None:
+        """Give the tables the shapes of those about to be loaded; what they held is lost."""
+        for name in TABLES:
+            if name in shapes:
+                old = getattr(self, name)
+                setattr(self, name, old.new_zeros(shapes[name].shape))
+
+
+def _empty_tables() -> dict[str, Tensor]:
+    """What every table has: a last context that no n-gram is, a first entry that says nothing."""
+    return {
+        "keys": torch.tensor([NO_CONTEXT]),
+        "bounds": torch.zeros(1, 2, dtype=torch.int32),
+        "entry_ids": torch.zeros(1, dtype=torch.int32),
+        "evidence": torch.zeros(1),
+        "log_counts": torch.zeros(1),
+        "fold_evidence": torch.zeros(FOLDS, 1),
+        "fold_counts": torch.zeros(FOLDS, 1),
+    }
+
+
+class Found(NamedTuple):
+    """A context of the binding memory: its order less one, its entries, ln(1 + count)."""
+
+    order: int
+    entries: slice
+    log_count: float
+
+
+class BindingStep:
+    """`BindingMemory`: the contexts that end with a token, and what they add to the logits.
+
+    Keys are Python integers, and only the entries there are get read: no padding.
+    """
+
+    def __init__(self, module: nn.Module, tail: list[int]) -> None:
+        self.powers, self.keys, self.bounds = map(view, (module.powers, module.keys, module.bounds))
+        self.ids, self.evidence, self.log_counts = map(
+            view, (module.entry_ids, module.evidence, module.log_counts)
+        )
+        self.slots, self.width_scale = module.slots, module.gate.shape[1] ** -0.5
+        self.gate = view(module.gate)  # (M,D)
+        self.trust, self.count_scale = module.trust.tolist(), module.count_scale.tolist()
+        before = tail[len(tail) - module.tail_length :]
+        self.recent = [self.powers[token].tolist() for token in reversed(before)]  # newest first
+
+    def look_up(self, token: int) -> list[Found]:
+        """The contexts found that end with `token`, the newest."""
+        self.recent.insert(0, self.powers[token].tolist())
+        keys, high, low = [], 1, 1
+        for k, powers in enumerate(self.recent):
+            high, low = high * powers[k][0] % MODULI[0], low * powers[k][1] % MODULI[1]
+            keys.append(high * MODULI[1] + low)
+        self.recent.pop()
+        rows = self.keys.searchsorted(np.array(keys)).tolist()
+        found = []
+        for m, (key, row) in enumerate(zip(keys, rows, strict=True)):
+            if self.keys[row] == key:
+                first, end = self.bounds[row].tolist()
+                entries = slice(first, min(end, first + self.slots[m]))
+                found.append(Found(m, entries, float(self.log_counts[row])))
+        return found
+
+    def add(self, found: list[Found], hidden: ndarray, logits: ndarray) -> None:
+        """Weigh the entries found by the final, normalised x (D,), into the logits (V,)."""
+        if not found:
+            return
+        alphas = np.dot(self.gate, hidden).tolist()
+        for m, entries, log_count in found:
+            alpha = alphas[m] * self.width_scale + self.trust[m] + self.count_scale[m] * log_count
+            np.add.at(logits, self.ids[entries], alpha * self.evidence[entries])

@@ -1,0 +1,73 @@
+"""Rotary positions, turned on by the oscillators' phases."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy import ndarray
+from torch import Tensor
+
+from reso_llm.stages.arrays import view
+
+
+def rotary_table(start: int, end: int, width: int, base: float) -> Tensor:
+    """cos and sin of position * base^(-2i/K) for positions start ... end - 1: (T, K/2, 2).
+
+    base = phi^(K/2) gives the golden ladder: each frequency is 1/phi of the one before, from a turn
+    in 6.3 tokens to, for the upper half of a wide head, none at all.
+    """
+    frequencies = base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    angles = torch.outer(torch.arange(start, end, dtype=torch.float64), frequencies)
+    return torch.stack((angles.cos(), angles.sin()), dim=-1).float()
+
+
+def turned_by_phases(rotary: Tensor, theta: Tensor, gain: Tensor) -> Tensor:
+    """The table (T,K/2,2) turned on by gain (N,) * theta (B,T,N): (B,T,1,K/2,2).
+
+    The N oscillators act on the last N pairs, whose positions turn slowest: they carry content.
+    """
+    angles = gain * theta  # (B,T,N); complex numbers need at least float32
+    angles = angles.to(torch.promote_types(angles.dtype, torch.float32))
+    angles = F.pad(angles, (rotary.shape[-2] - theta.shape[-1], 0))
+    turn = torch.polar(torch.ones_like(angles), angles)
+    table = torch.view_as_complex(rotary.to(angles.dtype)) * turn  # (B,T,K/2)
+    return torch.view_as_real(table.unsqueeze(2))
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Turn the pairs (x_{2i}, x_{2i+1}) of (B,T,H,K) by a table (T,K/2,2) or (B,T,1 or H,K/2,2).
+
+    One complex product: a third of the time of the four real ones.
+    """
+    if x.dtype.itemsize < 4:  # there is no bfloat16 complex number
+        return rotate(x.float(), table.float()).to(x.dtype)
+    pairs = torch.view_as_complex(x.view(*x.shape[:-1], -1, 2))
+    turns = torch.view_as_complex(table)
+    turned = pairs * (turns.unsqueeze(1) if turns.ndim == 2 else turns)
+    return torch.view_as_real(turned).flatten(-2)
+
+
+class RotaryStep:
+    """The turn (K/2,) of a position and of the phases: `rotary_table`, `turned_by_phases`."""
+
+    def __init__(self, table: Tensor, base: float, gain: Tensor | None) -> None:
+        self.table = view(table).view(np.complex64)[..., 0]  # (T,K/2)
+        self.base = base
+        self.gain = None if gain is None else view(gain)
+
+    def __call__(self, position: int, theta: ndarray | None) -> ndarray:
+        known = position < len(self.table)
+        turn = self.table[position] if known else self._beyond(position)
+        if theta is None:
+            return turn
+        turn, angles = turn.copy(), self.gain * theta
+        phases = np.empty(len(angles), np.complex64)
+        np.cos(angles, out=phases.real)
+        np.sin(angles, out=phases.imag)
+        turn[len(turn) - len(angles) :] *= phases
+        return turn
+
+    def _beyond(self, position: int) -> ndarray:
+        """Positions past the table, which a window allows."""
+        width = 2 * self.table.shape[1]
+        angles = position * self.base ** (-np.arange(0, width, 2) / width)
+        return (np.cos(angles) + 1j * np.sin(angles)).astype(np.complex64)

@@ -1,0 +1,196 @@
+"""Probes: what a stage of a trained model does, read from texts with and without it.
+
+    bits per byte = sum_t -ln p(id_t | ids before) / (ln 2 * bytes of the tokens scored)
+
+"Without" is a copy of the model in which the stage's own output weights are zero, so it adds
+exactly nothing (of the gate: one that cuts nothing off). All other weights are the same, and were
+trained beside the stage: what it is worth to a model that never had it, benchmarks/ablation.py
+measures.
+
+Shapes: T tokens, D width, V vocabulary.
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from entropy_core.information import entropy_nats
+from reso_llm.decoding.stability import readings
+from reso_llm.model import ResoLLMModel
+from reso_llm.stages.goal import about
+from reso_llm.tokenizer import SPECIAL_TOKENS, ResoTokenizer
+
+
+class Dialogue(NamedTuple):
+    """A question, a reply, and what the reply is about."""
+
+    question: str
+    reply: str
+    topic: str
+
+
+DIALOGUES = (
+    Dialogue(
+        "Hi! How was your weekend?",
+        "It was great. We went for a long walk in the mountains and saw a lot of snow.",
+        "mountains, snow and walks",
+    ),
+    Dialogue(
+        "What kind of music do you like?",
+        "I like rock music and old songs. My favorite band plays the guitar really well.",
+        "a rock band and its songs",
+    ),
+    Dialogue(
+        "What should I cook for dinner?",
+        "You can make pasta with tomatoes and cheese. It is easy to cook and very good.",
+        "food, pasta and cheese",
+    ),
+    Dialogue(
+        "Do you have any pets?",
+        "Yes, I have a dog and two cats. The dog likes to sleep on my bed.",
+        "a dog and two cats",
+    ),
+    Dialogue(
+        "What do you do for work?",
+        "I am a teacher at a small school. The children are nice, but the days are long.",
+        "school, teacher and children",
+    ),
+)
+"""Written for this file: no model of this repository was trained on them."""
+
+
+class Reading(NamedTuple):
+    """One pass over a text: values of tokens 1 to T-1, each read off the token before."""
+
+    surprise_nats: list[float]
+    entropy_nats: list[float]
+    coherence: list[float] | None
+    layers_used: list[int] | None  # of tokens 0 to T-1
+    hidden: np.ndarray  # (T-1,D)
+
+
+@torch.inference_mode()
+def read(
+    model: ResoLLMModel, ids: Sequence[int], goal: Tensor | None = None, *, recollect: bool = False
+) -> Reading:
+    """Read ids (at most max_seq_len of them) towards a goal (D,).
+
+    recollect: begin with what the model's session remembers.
+    """
+    device = model.head_weight.device
+    inputs = torch.tensor([list(ids)], device=device)
+    state = model.recollected_state() if recollect else None
+    output = model(inputs, state, None if goal is None else goal.view(1, -1))
+    logits, known = output.logits[0, :-1].float(), output.diagnostics
+    surprise = -logits.log_softmax(-1).gather(1, inputs[0, 1:, None])[:, 0]
+    layers = None
+    if "gates" in known:
+        layers = (1 + (known["gates"][0] > 0).sum(-1)).tolist()
+    return Reading(
+        surprise.tolist(),
+        entropy_nats(logits).tolist(),
+        known["coherence"][0, :-1].tolist() if "coherence" in known else None,
+        layers,
+        known["hidden"][0, :-1].float().cpu().numpy(),
+    )
+
+
+@torch.inference_mode()
+def next_tokens(model: ResoLLMModel, ids: Sequence[int], count: int) -> list[tuple[int, float]]:
+    """The most probable next tokens and their probabilities."""
+    inputs = torch.tensor([list(ids)], device=model.head_weight.device)
+    best = model(inputs).logits[0, -1].float().softmax(-1).topk(count)
+    return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+
+
+def without(model: ResoLLMModel, stage: str) -> ResoLLMModel:
+    """A copy in which `stage` adds nothing; ValueError for a stage that is not known here.
+
+    prsc: no evidence; kuramoto: phases do not turn attention; coherence_gate: no layer is skipped
+    before nothing at all is left of it; temporal_smf: what is read from the field is dropped.
+    """
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        if stage == "prsc":
+            for p in (model.prsc.gate, model.prsc.trust, model.prsc.count_scale):
+                p.zero_()
+        elif stage == "kuramoto":
+            model.phase_gain.zero_()
+        elif stage == "temporal_smf":
+            model.memory.out.weight.zero_()
+        elif stage == "coherence_gate":
+            for gate in (block.gate for block in model.blocks if block.gate is not None):
+                gate.skip_below = 0.0
+        else:
+            known = "prsc, kuramoto, coherence_gate or temporal_smf"
+            raise ValueError(f"stage = {stage!r}: expected {known}")
+    return model
+
+
+def dialogue_ids(tokenizer: ResoTokenizer, dialogue: Dialogue) -> tuple[list[int], list[int]]:
+    """Ids of a dialogue, and 1 for each of its reply, as the chat template has it."""
+    return tokenizer.encode_conversation(
+        [("user", dialogue.question), ("assistant", dialogue.reply)]
+    )
+
+
+def bits_per_byte(
+    model: ResoLLMModel,
+    tokenizer: ResoTokenizer,
+    goals: Sequence[Tensor] | None = None,
+    *,
+    replies_only: bool = False,
+    recollect: bool = False,
+) -> float:
+    """Bits per byte of DIALOGUES, control tokens left out; goals: one (D,) for each of them."""
+    nats = num_bytes = 0.0
+    for i, dialogue in enumerate(DIALOGUES):
+        ids, reply = (x[: model.config.max_seq_len] for x in dialogue_ids(tokenizer, dialogue))
+        surprises = read(model, ids, goals[i] if goals else None, recollect=recollect).surprise_nats
+        for token, is_reply, surprise in zip(ids[1:], reply[1:], surprises, strict=True):
+            if token >= len(SPECIAL_TOKENS) and (is_reply or not replies_only):
+                nats += surprise
+                num_bytes += len(tokenizer.token_bytes(token))
+    return nats / math.log(2) / num_bytes if num_bytes else math.nan
+
+
+@torch.no_grad()
+def goal_vector(model: ResoLLMModel, tokenizer: ResoTokenizer, text: str) -> Tensor:
+    """What `create_goal` makes of a description (D,)."""
+    return about(model.embedding.weight, tokenizer.encode(text))
+
+
+def probability(
+    model: ResoLLMModel, tokenizer: ResoTokenizer, cue: str, answer: str, recollect: bool = True
+) -> float:
+    """Probability that `answer` follows `cue`, all its tokens, with what is remembered."""
+    before = [tokenizer.bos_id, *tokenizer.encode(cue)]
+    answer_ids = tokenizer.encode(answer)
+    ids = [*before, *answer_ids][-model.config.max_seq_len :]
+    surprises = read(model, ids, recollect=recollect).surprise_nats
+    return math.exp(-sum(surprises[-len(answer_ids) :]))
+
+
+def warning_trace(model: ResoLLMModel, ids: Sequence[int]) -> tuple[list[float], str]:
+    """The stability monitor's warning at each token, 0 to 1, and its class at the end."""
+    seen = read(model, ids)
+    found = readings(
+        model.config.stability,
+        seen.entropy_nats,
+        list(ids[1:]),
+        surprise_nats=seen.surprise_nats,
+        coherence=seen.coherence,
+        hidden=seen.hidden,
+    )
+    return [r.warning for r in found], found[-1].stability_class
+
+
+def repeated_share(ids: Sequence[int], size: int = 3) -> float:
+    """Share of the runs of `size` tokens that have come before; NaN where there is none."""
+    runs = [tuple(ids[i : i + size]) for i in range(len(ids) - size + 1)]
+    return 1 - len(set(runs)) / len(runs) if runs else math.nan

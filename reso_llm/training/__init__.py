@@ -1,0 +1,1 @@
+"""Training: objective, optimizers, loop, validation."""

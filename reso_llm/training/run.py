@@ -1,0 +1,109 @@
+"""A training run from its configuration to its last checkpoint."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from reso_llm.data.errors import DataError
+from reso_llm.data.prepare import prepare, tokenizer_texts
+from reso_llm.data.token_cache import TokenData
+from reso_llm.tokenizer import ResoTokenizer, check_tokenizer, create_default_tokenizer
+from reso_llm.training.config import TrainConfig
+from reso_llm.training.trainer import Trainer, TrainSummary
+from run_core import run
+from run_core.checkpoint import load_checkpoint
+from run_core.hardware import pick_device
+from run_core.run import Report, TrainingError, find_start, write_records
+
+
+def train(
+    config: TrainConfig, *, resume: bool = False, report: Report = tqdm.write
+) -> TrainSummary:
+    """Run the training `config` describes; messages go to `report`, progress to stderr.
+
+    Raises TrainingError, DataError, CheckpointError or RunLogError, each with one message.
+    """
+    run_dir = Path(config.out)
+    with _as_training_error():
+        device = pick_device(config.device)
+        run_dir.mkdir(parents=True, exist_ok=True)
+    with run.lock_run(run_dir):
+        run.clean_leftovers(run_dir)
+        with _as_training_error():
+            start = find_start(run_dir, resume, report)
+            if start is None:
+                write_records(run_dir, config, device)  # from here on --resume finds a run
+            tokenizer = _tokenizer(config, start, report)
+            data = _prepare(config, tokenizer, report)
+            trainer = Trainer(config, tokenizer, data, device, report)
+            if start is not None:
+                trainer.restore(start)
+                write_records(run_dir, config, device)
+        return trainer.run()
+
+
+def _tokenizer(config: TrainConfig, start: Path | None, report: Report) -> ResoTokenizer:
+    """The checkpoint's tokenizer, the one asked for, or one trained on the data."""
+    if start is not None:
+        _, documents = load_checkpoint(start, parts=())
+        tokenizer = ResoTokenizer.from_json(documents["tokenizer.json"], f"{start}/tokenizer.json")
+        training = documents["training.json"]
+        check_tokenizer(tokenizer, training["tokenizer_fingerprint"], start)
+    elif config.tokenizer is not None:
+        default = config.tokenizer == "default"
+        tokenizer = create_default_tokenizer() if default else ResoTokenizer.load(config.tokenizer)
+    else:
+        report(f"training a tokenizer of {config.model.vocab_size} tokens on {config.data}")
+        texts = tokenizer_texts(
+            config.data,
+            val_fraction=config.val_fraction,
+            val_spec=config.val_data,
+            on_bad_row=config.on_bad_row,
+        )
+        tokenizer = ResoTokenizer.train(texts, config.model.vocab_size)
+    if tokenizer.vocab_size > config.model.vocab_size:
+        raise TrainingError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens: set model.vocab_size to at least "
+            f"that (it is {config.model.vocab_size})"
+        )
+    return tokenizer
+
+
+def _prepare(config: TrainConfig, tokenizer: ResoTokenizer, report: Report) -> TokenData:
+    bar = tqdm(desc="tokenising", unit="B", unit_scale=True, leave=False)
+    with logging_redirect_tqdm(), bar:  # so that a warning has a line of its own
+        data = prepare(
+            config.data,
+            tokenizer,
+            val_fraction=config.val_fraction,
+            val_spec=config.val_data,
+            on_bad_row=config.on_bad_row,
+            progress=lambda documents, size: bar.update(size - bar.n),
+        )
+    if data.bad_rows.count:
+        report(data.bad_rows.summary())
+    for name, split in (("train", data.train), ("validation", data.val)):
+        report(
+            f"{name}: {split.num_documents:,} documents, {split.num_bytes:,} bytes, "
+            f"{split.num_tokens:,} tokens"
+        )
+    if config.replies_only and not data.train.reply_mask.any():
+        raise TrainingError(f"replies_only is set, but {config.data} has no assistant's replies")
+    return data
+
+
+@contextmanager
+def _as_training_error() -> Iterator[None]:
+    """What the parts refuse with ValueError or OSError is one message for the user."""
+    try:
+        yield
+    except DataError:
+        raise
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        raise TrainingError(f"cannot write {reason}") from error
+    except ValueError as error:
+        raise TrainingError(str(error)) from error

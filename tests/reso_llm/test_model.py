@@ -1,0 +1,667 @@
+"""The model: causal, carried state equal to a full pass, rows apart, forward pure.
+
+For the plain control, every stage on it, the full stack, and the full stack without each stage.
+"""
+
+import math
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import FULL, fitted_text
+from test_attention import attention_reference, unit
+from test_kuramoto_stage import synchronise_reference
+from test_memory_field import stage_reference as memory_reference
+from test_prsc import CountReference
+
+from reso_llm.config import STAGES, control_of, with_stage
+from reso_llm.data.windows import Batch
+from reso_llm.model import ResoLLMModel
+from reso_llm.stages.cache import KVCache
+from reso_llm.stages.goal import hindsight_goals
+from reso_llm.stages.ngrams import FOLDS
+from reso_llm.training.objective import training_loss
+
+CONTROLS = {
+    "control": {},
+    "untied": dict(tie_embeddings=False),
+    "no value tables": dict(num_value_embeddings=0),
+    "all value tables": dict(num_value_embeddings=2),
+    "no cap": dict(logit_soft_cap=0.0),
+    "dropout": dict(dropout=0.3),
+    "one layer, one wide head": dict(num_layers=1, num_heads=1),
+    "narrow": dict(dim=8, num_heads=4, ffn_multiplier=1),  # narrower than the smear gate
+    "window": dict(attention_window=3),
+}
+STACKS = {
+    "full": dict(stages=FULL),
+    "full, four layers": dict(stages=FULL, num_layers=4),
+    "full, narrow": dict(stages=FULL, dim=8, num_heads=4, ffn_multiplier=1),
+    "full, window": dict(stages=FULL, attention_window=3),
+    "all, window": dict(stages=STAGES, attention_window=2),
+    "untied full": dict(stages=FULL, tie_embeddings=False, num_value_embeddings=0),
+    **{f"only {stage}": dict(stages=(stage,)) for stage in FULL},
+    **{f"without {stage}": dict(stages=[s for s in FULL if s != stage]) for stage in FULL},
+}
+CONFIGS = CONTROLS | STACKS
+BATCH, TIME, VOCABULARY = 3, 9, 61
+
+
+@pytest.fixture(params=CONFIGS.values(), ids=CONFIGS.keys())
+def model(request, tiny_model):
+    return tiny_model(**request.param)
+
+
+def draw_ids(*shape, seed=0):
+    return torch.randint(VOCABULARY, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def goal_for(model, rows=BATCH, seed=7):
+    """A goal for each row where the model takes goals, else None."""
+    like = model.head_weight
+    generator = torch.Generator().manual_seed(seed)
+    goal = torch.randn(rows, like.shape[1], generator=generator, dtype=torch.float64).to(like)
+    return goal if model.config.agency.enabled else None
+
+
+def run_in_chunks(model, ids, sizes, state=None, goal=None):
+    """Logits of `ids` read in pieces of these sizes with the state carried, and the last state."""
+    state = model.init_state(len(ids)) if state is None else state
+    logits = []
+    for piece in ids.split(sizes, dim=1):
+        output = model(piece, state, goal)
+        state = output.state
+        logits.append(output.logits)
+    return torch.cat(logits, dim=1), state
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+# --- causality and carried state ----------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_causality(model):
+    """Changing id t leaves the logits before t as they were, and does change those at t."""
+    ids, goal = draw_ids(1, TIME), goal_for(model, 1)
+    logits = model(ids, goal=goal).logits
+    for t in range(TIME):
+        changed = ids.clone()
+        changed[0, t] = (changed[0, t] + 1) % VOCABULARY
+        other = model(changed, goal=goal).logits
+        close(other[:, :t], logits[:, :t])
+        moved = (other[:, t:] - logits[:, t:]).abs().amax(-1)
+        if not model.config.attention_window:  # a window sees so far back only
+            assert (moved > 1e-4).all(), "every later position sees the change"
+        assert moved[0, 0] > 1e-4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sizes", [[1] * 9, [9], [4, 5], [4, 1, 1, 3], [1, 8], [8, 1]])
+def test_carried_state_equals_one_pass(model, sizes):
+    """With ids of the fitted text, so that the memory's contexts reach across the pieces."""
+    ids, goal = text_ids(BATCH, TIME), goal_for(model)
+    logits, state = run_in_chunks(model, ids, sizes, goal=goal)
+    close(logits, model(ids, goal=goal).logits)
+    assert state.length == TIME
+
+
+def text_ids(rows, time):
+    """Rows of the text that the fixture's memories are fitted to."""
+    return torch.from_numpy(fitted_text(VOCABULARY)[: rows * time]).view(rows, time)
+
+
+@torch.no_grad()
+def test_the_context_can_be_filled_to_its_last_token(tiny_model):
+    model = tiny_model(stages=FULL)
+    ids = draw_ids(1, 12)
+    close(run_in_chunks(model, ids, [11, 1])[0], model(ids).logits)
+
+
+@torch.no_grad()
+def test_two_continuations_of_one_state_do_not_see_each_other(tiny_model):
+    """Guards the shared buffer: beam search and speculation continue one state many times."""
+    model = tiny_model(stages=FULL)
+    prefix, a, b = draw_ids(1, 5), draw_ids(1, 4, seed=1), draw_ids(1, 4, seed=2)
+    _, state = run_in_chunks(model, prefix, [5])
+    first, state_a = run_in_chunks(model, a, [1, 2, 1], state)
+    second, state_b = run_in_chunks(model, b, [2, 1, 1], state)
+    for end, logits in ((a, first), (b, second)):
+        close(logits, model(torch.cat((prefix, end), dim=1)).logits[:, 5:])
+    more = draw_ids(1, 2, seed=3)  # and go on with both, in turn
+    for end, forked in ((a, state_a), (b, state_b)):
+        expected = model(torch.cat((prefix, end, more), dim=1)).logits[:, 9:]
+        close(run_in_chunks(model, more, [1, 1], forked)[0], expected)
+
+
+@torch.no_grad()
+def test_continuing_never_changes_an_older_state(tiny_model):
+    model = tiny_model(stages=FULL)
+    states, state = [], model.init_state(1)
+    for t in range(6):
+        states.append((state, snapshot(state)))
+        state = model(draw_ids(1, 1, seed=t), state).state
+    model(draw_ids(1, 3, seed=8), states[2][0])
+    for old, before in states:
+        assert all(map(torch.equal, snapshot(old), before))
+
+
+def snapshot(state):
+    return [t.clone() for t in tensors_in(state)]
+
+
+def tensors_in(value):
+    """Tensors of a nested tuple; of a cache's buffer, what is valid for this value."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, KVCache):
+        return [value.keys, value.values]
+    return [t for v in value for t in tensors_in(v)] if isinstance(value, tuple) else []
+
+
+@torch.no_grad()
+def test_one_line_of_decoding_never_copies_its_cache(tiny_model):
+    """Guards decoding speed: a copy for each token would cost O(T) for each token."""
+    model = tiny_model(stages=FULL)
+    state = model.init_state(1)
+    buffers = [cache.buffer for cache in state.caches]
+    for t in range(4):
+        state = model(draw_ids(1, 1, seed=t), state).state
+    assert all(c.buffer is b for c, b in zip(state.caches, buffers, strict=True))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("capacity", "sizes"), [(None, [13]), (None, [11, 2]), (None, [12, 1])])
+def test_more_than_the_context_is_refused(tiny_model, capacity, sizes):
+    model = tiny_model(stages=FULL)
+    with pytest.raises(ValueError, match="do not fit"):
+        run_in_chunks(model, draw_ids(1, 13), sizes)
+    with pytest.raises(ValueError, match="do not fit"):
+        model(draw_ids(1, 13))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("capacity", "sizes"), [(4, [4, 1]), (4, [3, 2]), (20, [11, 2])])
+def test_more_than_the_capacity_of_a_state_is_refused(tiny_model, capacity, sizes):
+    """With room for 20 but positions for 12, [11, 2] once broadcast one position over both."""
+    model = tiny_model(stages=FULL)
+    state = model.init_state(1, capacity)
+    ids = draw_ids(1, sum(sizes))
+    with pytest.raises(ValueError, match="do not fit"):
+        run_in_chunks(model, ids, sizes, state)
+
+
+@torch.no_grad()
+def test_a_refused_step_leaves_the_state_usable(tiny_model):
+    model = tiny_model(stages=FULL)
+    ids = draw_ids(1, 12)
+    _, state = run_in_chunks(model, ids[:, :10], [10])
+    with pytest.raises(ValueError, match="do not fit"):
+        model(draw_ids(1, 3), state)
+    close(model(ids[:, 10:], state).logits, model(ids).logits[:, 10:])
+
+
+# --- rows and purity ----------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_rows_of_a_batch_do_not_see_each_other(model):
+    ids, goal = text_ids(BATCH, TIME), goal_for(model)
+    together = model(ids, goal=goal).logits
+    for row in range(BATCH):
+        own = slice(row, row + 1)
+        alone = model(ids[own], goal=None if goal is None else goal[own]).logits
+        close(alone, together[own])
+    others = ids.clone()
+    others[1:] = draw_ids(BATCH - 1, TIME, seed=5)
+    close(model(others, goal=goal).logits[:1], together[:1])
+
+
+@pytest.mark.parametrize("with_state", [False, True])
+def test_forward_changes_nothing(model, with_state):
+    """No attribute, buffer, parameter, gradient or global random state."""
+    before = {name: t.clone() for name, t in everything(model).items()}
+    attributes = {name: plain_attributes(m) for name, m in model.named_modules()}
+    random_state = torch.get_rng_state()
+    state = model.init_state(BATCH) if with_state else None
+    model(draw_ids(BATCH, TIME), state, goal_for(model))
+    model.loss(draw_ids(BATCH, TIME), draw_ids(BATCH, TIME, seed=1))
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert {n: plain_attributes(m) for n, m in model.named_modules()} == attributes
+    after = everything(model)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def everything(model):
+    return dict(model.named_parameters()) | dict(model.named_buffers())
+
+
+def plain_attributes(module):
+    return {k: pickle.dumps(v) for k, v in vars(module).items() if not k.startswith("_")}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("stages", [(), FULL, STAGES])
+def test_train_and_eval_run_the_same_graph(tiny_model, stages):
+    """In logits and loss, without gradients and with them."""
+    model, ids = tiny_model(stages=stages, dropout=0.0), text_ids(1, TIME)
+    goal, found = goal_for(model, 1), []
+    for mode in (True, False):
+        model.train(mode)
+        found.append((model(ids, goal=goal).logits, model.loss(ids, ids, goal=goal)))
+    assert all(map(torch.equal, *found))
+    with torch.enable_grad():
+        close(model(ids, goal=goal).logits, found[0][0])
+
+
+@torch.no_grad()
+def test_dropout_acts_in_training_only(tiny_model):
+    model, ids = tiny_model(dropout=0.5), draw_ids(1, TIME)
+    plain = tiny_model(dropout=0.0)(ids).logits
+    close(model(ids).logits, plain)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model.train()
+        first, second = model(ids).logits, model(ids).logits
+    assert not torch.allclose(first, plain, atol=1e-2)
+    assert not torch.allclose(first, second, atol=1e-2)
+
+
+# --- gradients and precision --------------------------------------------------------------------
+
+
+def test_every_parameter_receives_a_gradient(model):
+    model.loss(
+        text_ids(BATCH, TIME), draw_ids(BATCH, TIME, seed=1), goal=goal_for(model)
+    ).backward()
+    for name, p in model.named_parameters():
+        assert p.grad is not None, name
+        assert torch.isfinite(p.grad).all(), name
+        assert p.grad.norm() > 1e-7, name
+
+
+@pytest.mark.parametrize("stages", [(), FULL])
+@pytest.mark.parametrize("cap", [0.0, 2.0])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+def test_loss_is_the_cross_entropy_of_forward(tiny_model, stages, cap, tied, masked):
+    """In value and in every gradient, in float64; the price of depth in the gradient alone."""
+    model = tiny_model(stages=stages, logit_soft_cap=cap, tie_embeddings=tied).double()
+    ids, targets, goal = text_ids(BATCH, TIME), draw_ids(BATCH, TIME, seed=1), goal_for(model)
+    mask = draw_ids(BATCH, TIME, seed=2) % 2 == 0 if masked else torch.ones_like(ids) > 0
+    loss = model.loss(ids, targets, mask if masked else None, goal)
+    output = model(ids, goal=goal)
+    expected = F.cross_entropy(output.logits[mask], targets[mask])
+    torch.testing.assert_close(loss, expected)
+    if "gates" in output.diagnostics:
+        weight = model.config.coherence_gate.ponder_weight
+        expected = expected + weight * output.diagnostics["gates"].sum(-1).mean()
+    parameters = list(model.parameters())
+    ours = torch.autograd.grad(loss, parameters)
+    theirs = torch.autograd.grad(expected, parameters)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("stages", [(), FULL, STAGES])
+def test_float64_works_and_float32_is_close_to_it(tiny_model, stages):
+    ids = draw_ids(BATCH, TIME)
+    narrow, wide = (tiny_model(stages=stages, num_layers=4) for _ in range(2))
+    wide = wide.double()
+    logits, _ = run_in_chunks(wide, ids, [4, 5])
+    assert logits.dtype == torch.float64
+    torch.testing.assert_close(logits, wide(ids).logits, rtol=1e-10, atol=1e-10)
+    close(narrow(ids).logits, logits.float())
+
+
+@torch.no_grad()
+def test_bfloat16_weights_on_the_cpu(tiny_model):
+    model, ids = tiny_model(stages=FULL).bfloat16(), draw_ids(1, TIME)
+    logits, _ = run_in_chunks(model, ids, [4, 5])
+    assert logits.dtype == torch.bfloat16
+    close_loosely(logits, tiny_model(stages=FULL)(ids).logits)
+
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+
+
+@needs_cuda
+@torch.no_grad()
+def test_cuda_equals_cpu(tiny_model):
+    ids = draw_ids(BATCH, TIME)
+    logits, _ = run_in_chunks(tiny_model(stages=FULL).cuda(), ids.cuda(), [4, 1, 4])
+    expected = tiny_model(stages=FULL)(ids).logits
+    torch.testing.assert_close(logits.cpu(), expected, rtol=1e-3, atol=1e-3)
+
+
+@needs_cuda
+def test_bfloat16_autocast_on_cuda(tiny_model):
+    model, ids = tiny_model(stages=FULL).cuda(), draw_ids(BATCH, TIME).cuda()
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        loss = model.loss(ids, ids)
+    loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    expected = tiny_model(stages=FULL).loss(ids.cpu(), ids.cpu())
+    assert loss.item() == pytest.approx(expected.item(), rel=0.05)
+
+
+def close_loosely(a, b):
+    relative = (a.float() - b.float()).norm() / b.float().norm()
+    assert relative < 0.05
+
+
+# --- initialisation -----------------------------------------------------------------------------
+
+
+def test_same_seed_same_weights(tiny_config):
+    def made(seed):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return ResoLLMModel(tiny_config(FULL, tie_embeddings=False))
+
+    first, again, other = made(3), made(3), made(4)
+    assert all(map(torch.equal, first.parameters(), again.parameters()))
+    assert not torch.equal(first.embedding.table.weight, other.embedding.table.weight)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("stages", [(), FULL])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_new_model_predicts_about_uniformly(tiny_config, stages, tied):
+    """A wrong scale at the start costs the first hundred steps."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = ResoLLMModel(tiny_config(stages, tie_embeddings=tied))
+    loss = model.loss(draw_ids(BATCH, TIME), draw_ids(BATCH, TIME, seed=1))
+    assert loss.item() == pytest.approx(torch.tensor(61.0).log().item(), rel=0.05)
+
+
+def test_a_goal_needs_agency(tiny_model):
+    with pytest.raises(ValueError, match="agency"):
+        tiny_model()(draw_ids(1, 3), goal=torch.zeros(32))
+
+
+# --- saving -------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tied", [True, False])
+def test_save_and_load_give_the_same_model(tiny_model, tmp_path, tied):
+    """With all the memory has counted, whose size depends on the text."""
+    model = tiny_model(stages=FULL, tie_embeddings=tied, num_value_embeddings=2, dropout=0.1)
+    model.save_pretrained(tmp_path / "new" / "model")
+    loaded = ResoLLMModel.from_pretrained(tmp_path / "new" / "model")
+    assert loaded.config == model.config
+    ids, goal = text_ids(BATCH, TIME), goal_for(model)
+    assert torch.equal(loaded.eval()(ids, goal=goal).logits, model(ids, goal=goal).logits)
+    assert all(map(torch.equal, loaded.parameters(), model.parameters()))
+    assert loaded.prsc.evidence.any()
+
+
+def test_saving_again_replaces_the_weights(tiny_model, tmp_path):
+    tiny_model(seed=0).save_pretrained(tmp_path / "m")
+    tiny_model(seed=1).save_pretrained(tmp_path / "m")
+    loaded = ResoLLMModel.from_pretrained(tmp_path / "m")
+    assert torch.equal(loaded.head_weight, tiny_model(seed=1).head_weight)
+
+
+def test_weights_that_do_not_fit_are_refused_by_name(tiny_model):
+    model = tiny_model()
+    before = model.head_weight.clone()
+    weights = tiny_model(dim=16).state_dict()
+    with pytest.raises(
+        ValueError, match=r"here: .*attention\.qkv is \(3, 16, 16\), not \(3, 32, 32\)"
+    ):
+        model.load_weights(weights, "here")
+    with pytest.raises(ValueError, match=r"head\.weight is \(61, 32\), not None"):
+        model.load_weights(tiny_model(tie_embeddings=False).state_dict(), "here")
+    assert torch.equal(model.head_weight, before)
+
+
+@torch.no_grad()
+def test_refused_weights_leave_the_binding_memory_as_it_is(tiny_model):
+    """Its tables take the sizes of those that are read, but only once all the rest fits."""
+    model, ids = tiny_model(stages=FULL), text_ids(BATCH, TIME)
+    before = model(ids).logits
+    other = tiny_model(stages=FULL, dim=16)
+    other.fit_memory(fitted_text(VOCABULARY, 100))
+    with pytest.raises(ValueError, match="do not fit"):
+        model.load_weights(other.state_dict(), "here")
+    assert torch.equal(model(ids).logits, before)
+    del (weights := model.state_dict())["prsc.keys"]
+    with pytest.raises(ValueError, match=r"prsc\.keys is None"):
+        model.load_weights(weights, "here")
+
+
+# --- stages on and off ------------------------------------------------------------------------
+
+IN_THE_MODEL = [s for s in STAGES if s not in ("stability", "entanglement")]
+"""The others read the model's output and change what is done with it."""
+REPEATING = [5, 5, 5, 5, 5, 5, 5, 5, 5]
+
+
+def pair(tiny_model, stage, **changes):
+    """A model with one stage and its control, equal in all they share."""
+    model, control = tiny_model(stages=(stage,), **changes), tiny_model(**changes)
+    shared = {n: t for n, t in model.state_dict().items() if n in control.state_dict()}
+    control.load_state_dict(shared)
+    assert control.config == control_of(model.config)
+    return model, control
+
+
+def outputs(model, ids):
+    generator = torch.Generator().manual_seed(0)
+    return model(ids, goal=goal_for(model, len(ids)), generator=generator).logits
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_acts_in_training_and_in_evaluation(tiny_model, stage, training):
+    """Guards a stage that is computed and read by nobody."""
+    model, control = pair(tiny_model, stage)
+    ids = torch.cat((text_ids(2, TIME), torch.tensor([REPEATING])))
+    one, other = outputs(model.train(training), ids), outputs(control.train(training), ids)
+    if stage in IN_THE_MODEL:
+        assert (one - other).abs().amax() > 1e-2
+    else:
+        assert torch.equal(one, other)
+
+
+def still(model):
+    """Zero what a stage starts from, or has to start from to be silent."""
+    for name, p in model.named_parameters():
+        if name in ("phase_gain", "embedding.prime_map", "memory.out.weight") or "goal" in name:
+            p.zero_()
+        elif name.endswith("temperature"):
+            p.fill_(1.0)
+        elif ".gate." in name:
+            p.fill_(-1e4 if name.endswith("bias") else 0.0)
+    if model.prsc is not None:
+        model.prsc.trust.zero_(), model.prsc.gate.zero_(), model.prsc.count_scale.zero_()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_silent_stage_is_the_control(tiny_model, stage):
+    """Zero gains, and a gate that never halts. The golden ladder is a choice of rotary_base."""
+    base = tiny_model(stages=("resonant_attention",)).config.rotary_base
+    changes = dict(rope_base=base) if stage == "resonant_attention" else {}
+    model, control = pair(tiny_model, stage, **changes)
+    still(model)
+    ids = text_ids(BATCH, TIME)
+    torch.testing.assert_close(outputs(model, ids), outputs(control, ids), rtol=1e-6, atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_new_stack_starts_inert_where_it_says_so(tiny_config):
+    """Primes, phases, goals and field start at zero; an unfitted memory has nothing to say."""
+    for stage in ("prime_embedding", "prsc", "kuramoto", "agency", "temporal_smf"):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model, control = ResoLLMModel(tiny_config((stage,))), ResoLLMModel(tiny_config())
+        shared = {n: t for n, t in model.state_dict().items() if n in control.state_dict()}
+        shared["blocks.0.feed_forward.down.weight"].normal_(
+            generator=torch.Generator().manual_seed(1)
+        )
+        control.load_state_dict(shared)
+        ids = text_ids(BATCH, TIME)
+        torch.testing.assert_close(outputs(model, ids), outputs(control, ids), rtol=1e-6, atol=1e-6)
+
+
+def test_a_stage_that_is_off_is_absent(tiny_config):
+    """The full stack switched off piece by piece ends as the control, parameter by parameter."""
+    config = tiny_config(STAGES)
+    before = set(dict(ResoLLMModel(config).named_parameters()))
+    for stage in STAGES:
+        config = with_stage(config, stage, enabled=False)
+        names = set(dict(ResoLLMModel(config).named_parameters()))
+        owned = stage not in ("stability", "entanglement", "stochastic_resonance")
+        assert (names < before) == owned, stage
+        before = names
+    assert config == control_of(tiny_config(STAGES)) == tiny_config()
+    assert not dict(ResoLLMModel(config).named_buffers()).keys() - {"rotary"}
+
+
+@torch.no_grad()
+def test_noise_needs_a_generator_and_repetition(tiny_model):
+    model = tiny_model(stages=STAGES)
+    ids, looping = draw_ids(1, TIME), torch.tensor([REPEATING])
+
+    def run(ids, seed=None):
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        return model(ids, generator=generator).logits
+
+    assert torch.equal(run(ids, 0), run(ids))
+    assert torch.equal(run(looping, 0), run(looping, 0))
+    noisy, quiet = run(looping, 0), run(looping)
+    assert torch.equal(noisy[:, :6], quiet[:, :6]), "six repetitions are the first that count"
+    assert not torch.allclose(noisy[:, 6:], quiet[:, 6:], atol=1e-3)
+    assert not torch.allclose(noisy, run(looping, 1), atol=1e-3)
+
+
+@torch.no_grad()
+def test_a_carried_state_remembers_the_repetition(tiny_model):
+    model, looping = tiny_model(stages=STAGES), torch.tensor([REPEATING])
+    state = model(looping[:, :8], model.init_state(1)).state
+    noisy = model(looping[:, 8:], state, generator=torch.Generator().manual_seed(0)).logits
+    assert not torch.allclose(noisy, model(looping[:, 8:], state).logits, atol=1e-3)
+
+
+# --- training_loss ----------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_training_leaves_out_the_counts_of_a_windows_own_fold(tiny_model):
+    """Guards a gate that learns to trust what it will not have."""
+    model = tiny_model(stages=("prsc",))
+    starts = torch.tensor([0, 130, 390])
+    text = torch.from_numpy(fitted_text(VOCABULARY))
+    windows = torch.stack([text[s : s + TIME + 1] for s in starts])
+    ids, targets = windows[:, :-1], windows[:, 1:]
+    batch = Batch(ids, targets, torch.ones_like(ids) > 0, starts)
+    loss = training_loss(model, batch, torch.Generator().manual_seed(0))
+    folds = torch.tensor([0, 130 * FOLDS // 400, FOLDS - 1])
+    assert torch.equal(loss, model.loss(ids, targets, fold=folds))
+    assert loss > model.loss(ids, targets) + 0.1, "the own fold's counts would tell the targets"
+
+
+@torch.no_grad()
+def test_training_gives_hindsight_goals(tiny_model):
+    """The goals are of the targets' embeddings, drawn from the generator alone."""
+    model = tiny_model(stages=("agency",))
+    ids, targets = draw_ids(8, TIME), draw_ids(8, TIME, seed=1)
+    batch = Batch(ids, targets, torch.ones_like(ids) > 0, torch.zeros(8, dtype=torch.int64))
+    vectors = model.embedding.table.weight[targets]
+    goal = hindsight_goals(vectors, batch.reply, torch.Generator().manual_seed(5))
+    loss = training_loss(model, batch, torch.Generator().manual_seed(5))
+    torch.testing.assert_close(loss, model.loss(ids, targets, goal=goal))
+    assert loss != training_loss(model, batch, torch.Generator().manual_seed(6))
+    assert loss != model.loss(ids, targets)
+
+
+# --- the definition -----------------------------------------------------------------------------
+
+
+def turns_reference(model, x):
+    """gain * theta (B,T,N) and r (B,T,1)."""
+    theta, omega = (unit(x) @ model.kuramoto.project.weight.T).chunk(2, dim=-1)
+    theta, r = synchronise_reference(theta, omega, model.config.kuramoto)
+    return model.phase_gain * theta, r.unsqueeze(-1)
+
+
+def memory_logits_reference(model, ids, x):
+    """What the binding memory adds to each logit, from dictionaries of the fitted text."""
+    memory, tokens = model.prsc, fitted_text(VOCABULARY)
+    counts = CountReference(tokens, memory.num_orders, memory.slots, VOCABULARY)
+    rows = []
+    for row, x_row in zip(ids.tolist(), x, strict=True):
+        for t in range(len(row)):
+            _, found = counts.after(row[: t + 1])
+            added = torch.zeros(VOCABULARY, dtype=x.dtype)
+            for m, (count, evidence) in enumerate(found):
+                alpha = memory.trust[m] + x_row[t] @ memory.gate[m] / x.shape[-1] ** 0.5
+                alpha = alpha + memory.count_scale[m] * math.log1p(count)
+                e = torch.tensor([evidence.get(v, 0.0) for v in range(VOCABULARY)]).to(x)
+                added = added + alpha * e
+            rows.append(added)
+    return torch.stack(rows).view(*ids.shape, VOCABULARY)
+
+
+def model_reference(model, ids, goal):
+    """The equations of the files' docstrings, without state, in float64."""
+    c, turns, r, g = model.config, None, 0.0, 1.0
+    table = model.embedding.table.weight
+    if c.prime_embedding.enabled:
+        table = table + model.embedding.waves @ model.embedding.prime_map
+    e = unit(table[ids])
+    shifted = torch.cat((torch.zeros_like(e[:, :1]), e[:, :-1]), dim=1)
+    smear = model.embedding.smear_gate.weight
+    gate = torch.sigmoid(e[..., : smear.shape[1]] @ smear.T)
+    x = unit(e + gate * model.embedding.smear_scale * shifted)
+    if goal is not None:
+        x = x + (goal @ model.goal.weight.T).unsqueeze(1)
+    if c.kuramoto.enabled:
+        turns, r = turns_reference(model, x)
+    x0 = x
+    for i, block in enumerate(model.blocks):
+        x = block.keep * x + block.bring * x0
+        if block.gate is not None:
+            z = unit(x) @ block.gate.halting.weight.T + block.gate.halting.bias
+            z = z + block.gate.coherence_scale * r if c.kuramoto.enabled else z
+            g = g - torch.sigmoid(z) / c.coherence_gate.threshold
+            g = torch.where(g > c.coherence_gate.skip_below, g, 0.0)
+        number = i - (c.num_layers - c.num_value_embeddings)
+        values = model.value_tables[number].weight[ids] if number >= 0 else None
+        base = c.rotary_base
+        x = x + g * attention_reference(block.attention, unit(x), values, base, turns)
+        hidden = unit(x) @ block.feed_forward.up.weight.T
+        x = x + g * (hidden.clamp_min(0).square() @ block.feed_forward.down.weight.T)
+    if c.temporal_smf.enabled:
+        empty = model.memory.init_state(len(ids), x)
+        x, _ = memory_reference(model.memory, x, empty)
+    x = unit(x)
+    logits = x @ (table if model.head is None else model.head.weight).T
+    cap = c.logit_soft_cap
+    logits = cap * (logits / cap).tanh() if cap else logits
+    return logits + memory_logits_reference(model, ids, x) if c.prsc.enabled else logits
+
+
+def test_the_model_is_its_definition(model):
+    """In value and in every gradient: whatever is rearranged for speed has to stay this."""
+    model, ids = model.double(), text_ids(2, 6)
+    goal = goal_for(model, 2)
+    ours, theirs = model(ids, goal=goal).logits, model_reference(model, ids, goal)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=2e-5)  # float32 rotary and evidence
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(ours.shape, generator=generator, dtype=torch.float64)
+    parameters = list(model.parameters())
+    grads = [torch.autograd.grad((y * weights).sum(), parameters) for y in (ours, theirs)]
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-4)

@@ -1,0 +1,300 @@
+"""The tour: each measurement against a slow twin, and what it says of models without a stage."""
+
+import math
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import FULL
+
+from reso_llm import network as network_module
+from reso_llm.decoding.controllers import PhaseSlip
+from reso_llm.inference import ResoLLMInference
+from reso_llm.stages.fused import soft_cap
+from reso_llm.tour import tour
+from reso_llm.tour.figures import save_figure
+from reso_llm.tour.probes import (
+    DIALOGUES,
+    bits_per_byte,
+    dialogue_ids,
+    goal_vector,
+    next_tokens,
+    probability,
+    read,
+    repeated_share,
+    warning_trace,
+    without,
+)
+from reso_llm.tour.tour import STATIONS, VISIBLE, visit
+
+IDS = [0, 2, 72, 105, 33, 4, 3, 90, 91]
+
+
+@pytest.fixture
+def make_engine(tiny_model, byte_tokenizer):
+    def make(stages=FULL, max_seq_len=64):
+        model = tiny_model(stages=stages, vocab_size=261, max_seq_len=max_seq_len)
+        return ResoLLMInference(model, byte_tokenizer, model.config)
+
+    return make
+
+
+@pytest.fixture
+def engine(make_engine):
+    return make_engine()
+
+
+def logits_of(model, ids, state=None, goal=None):
+    with torch.no_grad():
+        return model(torch.tensor([ids]), state, goal).logits[0].float()
+
+
+# --- probes
+
+
+def test_read_is_token_by_token_what_the_model_says(engine):
+    model, seen = engine.model, read(engine.model, IDS)
+    for t in range(1, len(IDS)):
+        p = logits_of(model, IDS[:t])[-1].double().softmax(-1)
+        assert seen.surprise_nats[t - 1] == pytest.approx(-math.log(p[IDS[t]]), abs=1e-4)
+        assert seen.entropy_nats[t - 1] == pytest.approx(float(-(p * p.log()).sum()), abs=1e-4)
+        output = model(torch.tensor([IDS[:t]]))
+        assert seen.coherence[t - 1] == pytest.approx(output.diagnostics["coherence"][0, -1].item())
+        layers = 1 + int((output.diagnostics["gates"][0, -1] > 0).sum())
+        assert seen.layers_used[t - 1] == layers
+    assert len(seen.hidden) == len(seen.coherence) == len(IDS) - 1
+    assert len(seen.layers_used) == len(IDS)
+
+
+def test_next_tokens_are_the_most_probable(engine):
+    p = logits_of(engine.model, IDS)[-1].softmax(-1)
+    found = next_tokens(engine.model, IDS, 3)
+    assert [i for i, _ in found] == p.argsort(descending=True)[:3].tolist()
+    assert [q for _, q in found] == pytest.approx(p.sort(descending=True).values[:3].tolist())
+
+
+def test_without_the_binding_memory_the_head_alone_speaks(engine):
+    model = engine.model
+    x = model.trunk(torch.tensor([IDS])).x
+    expected = soft_cap(F.linear(x, model.head_weight), model.config.logit_soft_cap)[0]
+    torch.testing.assert_close(logits_of(without(model, "prsc"), IDS), expected.detach())
+    assert not torch.allclose(logits_of(model, IDS), expected)
+
+
+def test_without_phases_attention_is_not_turned(engine, monkeypatch):
+    before, silenced = logits_of(engine.model, IDS), without(engine.model, "kuramoto")
+    found = logits_of(silenced, IDS)
+    turned = network_module.turned_by_phases
+    monkeypatch.setattr(
+        network_module, "turned_by_phases", lambda r, theta, gain: turned(r, theta, 0 * gain)
+    )
+    torch.testing.assert_close(found, logits_of(engine.model, IDS))
+    assert not torch.allclose(found, before)
+
+
+def test_without_the_field_x_passes_it_unchanged(engine, monkeypatch):
+    before, found = (
+        logits_of(engine.model, IDS),
+        logits_of(without(engine.model, "temporal_smf"), IDS),
+    )
+    monkeypatch.setattr(engine.model.memory, "forward", lambda x, state: (x, state))
+    torch.testing.assert_close(found, logits_of(engine.model, IDS))
+    assert not torch.allclose(found, before)
+
+
+def test_without_the_gates_cut_what_little_is_left_still_runs(engine):
+    for block in engine.model.blocks[1:]:
+        block.gate.halting.weight.data.zero_()
+        block.gate.coherence_scale.data.zero_()
+        threshold = block.gate.threshold
+        h = 0.9 * threshold  # leaves 0.1, below the cut
+        block.gate.halting.bias.data.fill_(math.log(h / (1 - h)))
+    assert set(read(engine.model, IDS).layers_used) == {1}
+    assert set(read(without(engine.model, "coherence_gate"), IDS).layers_used) == {2}
+
+
+@pytest.mark.parametrize("stage", ["prsc", "kuramoto", "temporal_smf", "coherence_gate"])
+def test_the_model_itself_is_left_alone(engine, stage):
+    before = {name: t.clone() for name, t in engine.model.state_dict().items()}
+    cuts = [block.gate.skip_below for block in engine.model.blocks[1:]]
+    without(engine.model, stage)
+    for name, t in engine.model.state_dict().items():
+        assert torch.equal(t, before[name])
+    assert [block.gate.skip_below for block in engine.model.blocks[1:]] == cuts
+
+
+def test_an_unknown_stage(engine):
+    with pytest.raises(ValueError, match="memory"):
+        without(engine.model, "memory")
+
+
+@pytest.mark.parametrize("replies_only", [False, True])
+def test_bits_per_byte_counts_the_bytes_that_are_said(engine, replies_only):
+    """Control tokens are neither scored nor bytes; a text is cut at the context."""
+    t, goal = engine.tokenizer, goal_vector(engine.model, engine.tokenizer, "kites")
+    nats = size = 0.0
+    for d in DIALOGUES:
+        ids = dialogue_ids(t, d)[0][:64]
+        start = ids.index(t.assistant_id) if replies_only and t.assistant_id in ids else 0
+        start = start if t.assistant_id in ids or not replies_only else len(ids)
+        log_p = logits_of(engine.model, ids, goal=goal[None]).log_softmax(-1)
+        for at in range(max(1, start), len(ids)):
+            if ids[at] >= 5:
+                nats -= float(log_p[at - 1, ids[at]])
+                size += 1  # a token is a byte here
+    expected = nats / math.log(2) / size
+    goals = [goal] * len(DIALOGUES)
+    found = bits_per_byte(engine.model, t, goals, replies_only=replies_only)
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert found != pytest.approx(bits_per_byte(engine.model, t, replies_only=replies_only))
+
+
+def test_a_goal_vector_is_that_of_create_goal(engine):
+    goal = engine.model.create_goal("kites and boats")
+    torch.testing.assert_close(
+        goal_vector(engine.model, engine.tokenizer, "kites and boats"), goal.vector
+    )
+
+
+def test_probability_is_the_product_over_the_answer(engine):
+    model, t = engine.model, engine.tokenizer
+    model.update_memory("she lives in Oslo")
+    ids, expected = [t.bos_id, *t.encode("lives in")], 1.0
+    for token in t.encode(" Oslo"):
+        p = logits_of(model, ids, model.recollected_state())[-1].softmax(-1)
+        expected, ids = expected * float(p[token]), [*ids, token]
+    assert probability(model, t, "lives in", " Oslo") == pytest.approx(expected, rel=1e-3)
+    assert probability(model, t, "lives in", " Oslo", recollect=False) < expected
+
+
+def test_a_loop_warns(engine):
+    calm, _ = warning_trace(engine.model, list(range(60, 90)))
+    looping, label = warning_trace(engine.model, [60, 61] * 15)
+    assert len(looping) == 29
+    assert looping[-1] > 0.9 > max(calm)
+    assert label == "periodic"
+
+
+@pytest.mark.parametrize(
+    ("ids", "share"),
+    [([1, 2, 3], 0.0), ([1, 2, 3, 1, 2, 3], 0.25), ([7] * 12, 0.9), ([1, 2, 3, 4, 5], 0.0)],
+)
+def test_repeated_share(ids, share):
+    assert repeated_share(ids) == pytest.approx(share)
+
+
+def test_repeated_share_of_nothing():
+    assert math.isnan(repeated_share([1, 2]))
+
+
+# --- the tour
+
+
+@pytest.fixture(scope="module")
+def toured():
+    """A tour of a tiny model with every stage, and the engine."""
+    from conftest import make_tiny_model
+
+    from reso_llm.tokenizer import ResoTokenizer
+
+    model = make_tiny_model(stages=FULL, vocab_size=261, max_seq_len=64)
+    engine = ResoLLMInference(model, ResoTokenizer.train(["bytes alone"], 261), model.config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tour, "GREEDY_LENGTH", 24)
+        return engine, {name: visit(engine, name, 0) for name in STATIONS}
+
+
+def test_every_stop_has_something_to_say_and_leaves_no_trace(toured):
+    engine, stops = toured
+    for stop in stops.values():
+        assert stop.lines
+        assert stop.numbers
+        assert all(math.isfinite(n) for n in stop.numbers.values())
+    assert len(engine.model.session.memory) == 0
+    assert engine.model.get_active_goals() == ()
+
+
+def test_numbers_are_those_of_the_probes(toured):
+    engine, stops = toured
+    t, whole = engine.tokenizer, bits_per_byte(engine.model, engine.tokenizer)
+    for name, stage in (("bindings", "prsc"), ("synchrony", "kuramoto"),
+                        ("field", "temporal_smf"), ("depth", "coherence_gate")):  # fmt: skip
+        absent = bits_per_byte(without(engine.model, stage), t)
+        assert stops[name].numbers[stage] == pytest.approx(absent - whole)
+    own = [goal_vector(engine.model, t, d.topic) for d in DIALOGUES]
+    pays = bits_per_byte(engine.model, t, replies_only=True) - bits_per_byte(
+        engine.model, t, own, replies_only=True
+    )
+    assert stops["goals"].numbers["goal"] == pytest.approx(pays)
+    others = bits_per_byte(engine.model, t, own[1:] + own[:1], replies_only=True)
+    aims = others - bits_per_byte(engine.model, t, own, replies_only=True)
+    assert stops["goals"].numbers["goal, another's"] == pytest.approx(aims)
+    for name, trace in stops["stability"].traces.items():
+        assert stops["stability"].numbers[name] == max(trace[32:])  # of 63
+
+
+def test_what_is_bad_is_told(toured):
+    """Guards a tour that praises whatever happens."""
+    for name in ("bindings", "synchrony", "field"):
+        (gain,), last = toured[1][name].numbers.values(), toured[1][name].lines[-1]
+        word = "helps" if gain > 0 else "HURTS"
+        assert (word if abs(gain) >= VISIBLE else "nothing visible") in last
+
+
+def test_a_small_effect_is_called_none(toured, monkeypatch):
+    monkeypatch.setattr(tour, "VISIBLE", 100.0)
+    assert "nothing visible" in visit(toured[0], "field", 0).lines[-1]
+
+
+def test_slips_are_those_of_the_controller(toured, monkeypatch):
+    """Guards a comparison of a text with itself."""
+    monkeypatch.setattr(tour, "GREEDY_LENGTH", 8)
+    monkeypatch.setattr(tour, "SLIPPING", PhaseSlip(spike_nats=0.0, cooldown_steps=0))
+    stop = visit(toured[0], "control", 0)
+    assert stop.traces["slips"]
+    assert stop.traces["greedy"] != stop.traces["with slips"]
+    assert "spike" in stop.lines[1]
+
+
+def test_memory_tells_a_fact_and_fades(toured):
+    before, after, later = toured[1]["memory"].numbers.values()
+    assert before < later < after
+    assert "100 texts ago" in toured[1]["memory"].lines[-1]
+
+
+def test_the_bag_is_exact(toured):
+    assert toured[1]["primes"].numbers == {"exact": 1.0}
+
+
+def test_the_same_seed_gives_the_same_tour(toured):
+    engine, stops = toured
+    assert visit(engine, "stability", 0) == stops["stability"]
+    assert visit(engine, "stability", 1) != stops["stability"]
+
+
+def test_a_model_without_stages_says_so(make_engine, tmp_path, monkeypatch):
+    monkeypatch.setattr(tour, "GREEDY_LENGTH", 8)
+    engine = make_engine(stages=())
+    stops = {name: visit(engine, name, 0) for name in STATIONS}
+    absent = [n for n, s in STATIONS.items() if s.stage]
+    assert all("trained without it" in stops[name].lines[0] for name in absent)
+    save_figure(stops, tmp_path / "plain.png")
+    assert (tmp_path / "plain.png").stat().st_size > 10_000
+
+
+# --- the figure
+
+
+def test_the_figure(toured, tmp_path):
+    pytest.importorskip("matplotlib")
+    save_figure(toured[1], tmp_path / "tour.png")
+    assert (tmp_path / "tour.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="docx"):
+        save_figure(toured[1], tmp_path / "tour.docx")
+
+
+def test_a_figure_without_matplotlib_is_one_message(toured, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ValueError, match=r"\[plots\]"):
+        save_figure(toured[1], tmp_path / "tour.png")
