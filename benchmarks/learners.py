@@ -105,7 +105,7 @@ def reso_learner(task: Task, config: ResoLLMConfig, seed: int) -> Learner:
     optimizers = make_optimizers(model, optim)
     stream = BatchStream(task.train, config.max_seq_len, task.batch["reso"], seed)
     started = time.perf_counter()
-    model.fit_memory(task.train.tokens)
+    model.fit_bindings(task.train.tokens)
     fitting = time.perf_counter() - started
 
     def step(progress: float) -> None:

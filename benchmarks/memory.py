@@ -184,7 +184,7 @@ def recall_rates(
     known = [draw_parts(rng) for _ in range(min(1000, model.config.temporal_smf.max_moments))]
     texts = [rng.choice(TEMPLATES).format(**parts) for parts in known]
     for time, text in enumerate(texts):
-        session.memory.store(text, encode(text), importance=1.0, time=time)
+        session.episodes.store(text, encode(text), importance=1.0, time=time)
     session.clock = float(len(texts))
     by_token, by_word = ([Counter(f(t)) for t in texts] for f in (encode, words))
     rates = {}
@@ -204,7 +204,7 @@ def recall_rates(
 def price(model: ResoLLMModel) -> list[float]:
     """Gain on ordinary sentences while everything in memory is of importance 1 and age 0."""
     session = model.session
-    session.clock = session.memory.latest
+    session.clock = session.episodes.latest
     full, empty = model.recollected_state(), model.init_state()
     fresh = full.echo._replace(weights=torch.ones_like(full.echo.weights))
     full = full._replace(echo=fresh)
@@ -249,7 +249,7 @@ def measured(
     found = {
         "gain_nats_per_token": gains(model, texts[:facts], texts[facts:]),
         "recall_hit_at_1": recall_rates(model, queries, rng),
-        "num_stored": len(model.session.memory),
+        "num_stored": len(model.session.episodes),
     }
     found["gain_nats_per_token"]["ordinary sentences"] = price(model)
     return found

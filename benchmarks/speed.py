@@ -44,7 +44,7 @@ RATIOS = (
 def made(config: ResoLLMConfig) -> ResoLLMModel:
     """A model whose binding memory has counted random tokens."""
     model = ResoLLMModel(config)
-    model.fit_memory(np.random.default_rng(0).integers(config.vocab_size, size=FITTED))
+    model.fit_bindings(np.random.default_rng(0).integers(config.vocab_size, size=FITTED))
     return model
 
 

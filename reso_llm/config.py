@@ -8,7 +8,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from entropy_core.checks import nearest, require
 from entropy_core.primes import GOLDEN_RATIO
@@ -45,29 +45,38 @@ def _check_positive(config: Any, *names: str) -> None:
 
 
 @dataclass(frozen=True)
-class PrimeEmbeddingConfig:
-    """Prime token embedding: num_frequencies phases of ln p beside the learned table."""
+class StageConfig:
+    """A stage's part of the configuration; its switch is `enabled`.
+
+    trained: whether the stage takes part in training, so that an ablation trains a model without
+    it. The others act on texts that a trained model reads or writes.
+    """
 
     enabled: bool = True
-    num_frequencies: int = 32
+    trained: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check_types(self)
+
+
+@dataclass(frozen=True)
+class PrimeEmbeddingConfig(StageConfig):
+    """Prime token embedding: num_frequencies phases of ln p beside the learned table."""
+
+    num_frequencies: int = 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         _check_positive(self, "num_frequencies")
 
 
 @dataclass(frozen=True)
-class ResonantAttentionConfig:
+class ResonantAttentionConfig(StageConfig):
     """Resonant attention: a golden ladder of frequencies, a temperature per head."""
-
-    enabled: bool = True
-
-    def __post_init__(self) -> None:
-        _check_types(self)
 
 
 @dataclass(frozen=True)
-class KuramotoConfig:
+class KuramotoConfig(StageConfig):
     """Kuramoto synchronisation: phases of a token, pulled to those of its past.
 
     num_oscillators is N, or half of a head's width where that is less; coupling is K; num_steps
@@ -75,7 +84,6 @@ class KuramotoConfig:
     from one token to the next.
     """
 
-    enabled: bool = True
     num_oscillators: int = 16
     coupling: float = 1.0
     num_steps: int = 2
@@ -83,7 +91,7 @@ class KuramotoConfig:
     retention: float = 0.9
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        super().__post_init__()
         _check_positive(self, "num_oscillators", "num_steps", "step_size")
         require(self.coupling >= 0, "KuramotoConfig.coupling", self.coupling, "at least 0")
         require(
@@ -95,20 +103,19 @@ class KuramotoConfig:
 
 
 @dataclass(frozen=True)
-class CoherenceGateConfig:
+class CoherenceGateConfig(StageConfig):
     """Coherence gate: a token whose halting nears `threshold` skips later layers.
 
     A layer of which at most skip_below is left is skipped. ponder_weight is the price of a layer
     in nats a token, added to the loss in training.
     """
 
-    enabled: bool = True
     threshold: float = 1 / GOLDEN_RATIO
     skip_below: float = 0.25
     ponder_weight: float = 0.01
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        super().__post_init__()
         _check_positive(self, "threshold")
         _check_unit(self, "skip_below")
         require(
@@ -120,29 +127,27 @@ class CoherenceGateConfig:
 
 
 @dataclass(frozen=True)
-class AgencyConfig:
+class AgencyConfig(StageConfig):
     """Agency layer: foci of attention and goals."""
 
-    enabled: bool = True
     max_foci: int = 5
     max_goals: int = 10
     novelty_weight: float = 0.4
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        super().__post_init__()
         _check_positive(self, "max_foci", "max_goals")
         _check_unit(self, "novelty_weight")
 
 
 @dataclass(frozen=True)
-class PRSCConfig:
+class PRSCConfig(StageConfig):
     """Prime resonance semantic coherence: concepts, and the n-gram binding memory.
 
     The memory binds contexts of 1 to max_order tokens to at most max_slots tokens each (half as
     many with every order, at least 8) and keeps at most max_entries such pairs.
     """
 
-    enabled: bool = True
     coherence_threshold: float = 0.7
     max_bindings: int = 1000
     max_order: int = 3
@@ -150,21 +155,20 @@ class PRSCConfig:
     max_entries: int = 1_000_000
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        super().__post_init__()
         _check_unit(self, "coherence_threshold")
         _check_positive(self, "max_bindings", "max_slots", "max_entries")
         require(1 <= self.max_order <= 8, "PRSCConfig.max_order", self.max_order, "1 to 8")
 
 
 @dataclass(frozen=True)
-class TemporalSMFConfig:
+class TemporalSMFConfig(StageConfig):
     """Temporal sedenion memory field: episodic memory with decay.
 
     The field has num_heads heads of num_channels sedenions each; memory_decay_rate is the share
     of a stored moment's weight lost per unit of time.
     """
 
-    enabled: bool = True
     num_heads: int = 4
     num_channels: int = 4
     memory_decay_rate: float = 0.01
@@ -172,7 +176,7 @@ class TemporalSMFConfig:
     episodic_tagging: bool = True
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        super().__post_init__()
         _check_positive(self, "num_heads", "num_channels", "max_moments")
         require(
             self.memory_decay_rate >= 0,
@@ -183,40 +187,50 @@ class TemporalSMFConfig:
 
 
 @dataclass(frozen=True)
-class StabilityConfig:
+class EchoConfig(StageConfig):
+    """Echo: the texts in episodic memory predict the next token, beside the network."""
+
+    trained: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class StabilityConfig(StageConfig):
     """Stability monitor: Lyapunov analysis and temperature suggestions."""
 
-    enabled: bool = True
+    trained: ClassVar[bool] = False
+
     lyapunov_threshold: float = 0.1
     auto_temperature_adjust: bool = True
     predictive_horizon: int = 5
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        super().__post_init__()
         _check_positive(self, "lyapunov_threshold", "predictive_horizon")
 
 
 @dataclass(frozen=True)
-class EntanglementConfig:
+class EntanglementConfig(StageConfig):
     """Entanglement network: which node of a group of agents this model is."""
 
+    trained: ClassVar[bool] = False
     enabled: bool = False
     node_id: str = "node"
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        super().__post_init__()
         require(bool(self.node_id.strip()), "EntanglementConfig.node_id", self.node_id, "a name")
 
 
 @dataclass(frozen=True)
-class StochasticResonanceConfig:
+class StochasticResonanceConfig(StageConfig):
     """Stochastic resonance: noise that acts only when repetition is detected."""
 
+    trained: ClassVar[bool] = False
     enabled: bool = False
     noise_amplitude: float = 0.1
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        super().__post_init__()
         _check_positive(self, "noise_amplitude")
 
 
@@ -245,12 +259,13 @@ class ResoLLMConfig:
     rope_base: float = 10000.0
     attention_window: int = 0
     prime_embedding: PrimeEmbeddingConfig = field(default_factory=PrimeEmbeddingConfig)
+    prsc: PRSCConfig = field(default_factory=PRSCConfig)
     resonant_attention: ResonantAttentionConfig = field(default_factory=ResonantAttentionConfig)
     kuramoto: KuramotoConfig = field(default_factory=KuramotoConfig)
     coherence_gate: CoherenceGateConfig = field(default_factory=CoherenceGateConfig)
     agency: AgencyConfig = field(default_factory=AgencyConfig)
-    prsc: PRSCConfig = field(default_factory=PRSCConfig)
     temporal_smf: TemporalSMFConfig = field(default_factory=TemporalSMFConfig)
+    echo: EchoConfig = field(default_factory=EchoConfig)
     stability: StabilityConfig = field(default_factory=StabilityConfig)
     entanglement: EntanglementConfig = field(default_factory=EntanglementConfig)
     stochastic_resonance: StochasticResonanceConfig = field(
@@ -321,11 +336,13 @@ def _from_dict(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
     return cls(**arguments)
 
 
-STAGES = (
-    "prime_embedding", "prsc", "resonant_attention", "kuramoto", "coherence_gate", "agency",
-    "temporal_smf", "stability", "entanglement", "stochastic_resonance",
-)  # fmt: skip
-"""Fields of ResoLLMConfig that are components, in the order of the architecture's diagram."""
+_STAGE_FIELDS = {f.name: f.type for f in fields(ResoLLMConfig) if isinstance(f.type, type)}
+
+STAGES = tuple(n for n, kind in _STAGE_FIELDS.items() if issubclass(kind, StageConfig))
+"""Fields of ResoLLMConfig that are stages, in the order of the architecture's diagram."""
+
+TRAINED_STAGES = tuple(name for name in STAGES if _STAGE_FIELDS[name].trained)
+"""The stages that take part in training."""
 
 
 def with_stage(config: ResoLLMConfig, stage: str, enabled: bool) -> ResoLLMConfig:

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from reso_llm.config import ResoLLMConfig
-from reso_llm.network import ResoNetwork, ResoState
+from reso_llm.network import ResoNetwork, ResoState, current_names
 from reso_llm.session.agency import Focus, Goal
 from reso_llm.session.concepts import Binding, Interference, Unbinding
 from reso_llm.session.episodes import Moment, Recollection
 from reso_llm.session.session import Session
 from reso_llm.stages.echo import echo_state
-from reso_llm.stages.goal import about
+from reso_llm.stages.goal import text_vector
 from reso_llm.stages.prsc import TABLES
 from reso_llm.tokenizer import ResoTokenizer, create_default_tokenizer
 from run_core.checkpoint import load_checkpoint, save_directory
@@ -38,13 +38,14 @@ class ResoLLMModel(ResoNetwork):
 
     def recollected_state(self, batch: int = 1, capacity: int | None = None) -> ResoState:
         """`init_state` with what the session remembers by now: where a generation starts."""
-        state, field = self.init_state(batch, capacity), self.session.recollected_field()
-        if field is not None:
-            field = field.to(state.field.field).expand_as(state.field.field)
-            state = state._replace(field=state.field._replace(field=field))
-        return state._replace(
-            echo=echo_state(self.session.recollected_texts(), self.embedding.table.weight)
-        )
+        state = self.init_state(batch, capacity)
+        field, texts = self.session.recollected_field(), self.session.recollected_texts()
+        if field is not None and self.field is not None:
+            state = with_field(state, field)
+        echo = echo_state(texts, self.embedding.table.weight) if self.echo is not None else None
+        if echo is not None:
+            state = state._replace(stages=state.stages | {"echo": echo})
+        return state
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write weights (safetensors) and configuration, with a sha256 manifest, to a directory.
@@ -74,6 +75,7 @@ class ResoLLMModel(ResoNetwork):
 
     def load_weights(self, weights: dict[str, Tensor], source: str | Path) -> None:
         """Take over weights read from `source`; ValueError naming keys and shapes that differ."""
+        weights = current_names(weights)
         own = {name: tuple(t.shape) for name, t in self.state_dict().items()}
         read = {name: tuple(t.shape) for name, t in weights.items()}
         if self.prsc is not None:  # how much it holds depends on the text it was fitted to
@@ -177,26 +179,36 @@ class ResoLLMModel(ResoNetwork):
     @torch.no_grad()
     def _text_vector(self, text: str) -> Tensor:
         """The pooled token embedding of a text (D,)."""
-        return about(self.embedding.weight, self._encode(text))
+        return text_vector(self.embedding.weight, self._encode(text))
 
     @torch.no_grad()
-    def _field_after(self, ids: list[int]) -> Tensor:
-        """What the text leaves in the empty field (H,C,S).
+    def _field_after(self, ids: list[int]) -> Tensor | None:
+        """The field (H,C,S) after reading a text from the empty one; None without that stage.
 
         A text longer than the context is read in pieces; the field is carried from one to the next.
         """
-        state, size = self.init_state(), self.config.max_seq_len - 1
+        if self.field is None:
+            return None
+        empty, size = self.init_state(), self.config.max_seq_len - 1
+        carried, field = empty, empty.stages["temporal_smf"]
         bos, device = self._text_tokenizer().bos_id, self.head_weight.device
         was_training = self.training
         self.eval()
         try:
             for start in range(0, len(ids), size):
                 piece = torch.tensor([[bos, *ids[start : start + size]]], device=device)
-                carried = self.init_state()._replace(field=state.field)
-                state = self.trunk(piece, carried).state
+                field = self.trunk(piece, carried).state.stages["temporal_smf"]
+                carried = empty._replace(stages=empty.stages | {"temporal_smf": field})
         finally:
             self.train(was_training)
-        return state.field.field[0]
+        return field.field[0]
+
+
+def with_field(state: ResoState, field: Tensor) -> ResoState:
+    """The state with another content (H,C,S) or (B,H,C,S) of the field."""
+    old = state.stages["temporal_smf"]
+    new = old._replace(field=field.to(old.field).expand_as(old.field))
+    return state._replace(stages=state.stages | {"temporal_smf": new})
 
 
 @functools.cache

@@ -1,6 +1,15 @@
-"""The network: `forward` is the architecture diagram."""
+"""The network: `ResoNetwork.trunk` and `forward` are the architecture diagram.
 
-from typing import NamedTuple
+    ids -> embedding -> (+ goal) -> phases -> blocks -> field -> norm -> head (+ bindings, + echo)
+
+Everything here is pure: state goes in as an argument and comes out as a value, and `forward`
+changes no attribute. A stage that is switched off does not exist; with all of them off the network
+is a modern plain decoder.
+
+Shapes: B batch, T time, D width, H heads, K head width, V vocabulary, L layers, N oscillators.
+"""
+
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -8,37 +17,39 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reso_llm.config import ResoLLMConfig
+from reso_llm.stages import PerLayer, Stage
 from reso_llm.stages.block import Block, Shared
 from reso_llm.stages.cache import KVCache
-from reso_llm.stages.echo import MAX_CONTEXT, EchoState, echoed
+from reso_llm.stages.echo import MAX_CONTEXT, Echo
 from reso_llm.stages.embedding import TokenEmbedding
-from reso_llm.stages.field import FieldState, MemoryField
+from reso_llm.stages.field import SedenionField
 from reso_llm.stages.fused import linear, linear_cross_entropy, rms_norm, soft_cap
-from reso_llm.stages.kuramoto import Synchronisation, SyncState
+from reso_llm.stages.goal import GoalMap
+from reso_llm.stages.kuramoto import Synchronisation
 from reso_llm.stages.noise import TAIL, feed_forward_noise
 from reso_llm.stages.prsc import BindingMemory, Evidence
 from reso_llm.stages.rotary import rotary_table, turned_by_phases
 
 
 class ResoState(NamedTuple):
-    """Everything the model remembers of the tokens before: a value, never changed in place."""
+    """Everything the network remembers of the tokens before: a value, never changed in place.
+
+    stages holds the state of every stage that has one, by its name in the configuration.
+    """
 
     length: int  # tokens read
     tail: Tensor  # (B,W) ids of the newest tokens, -1 for none
-    last_embedding: Tensor | None  # (B,1,D), of the newest token
-    phases: SyncState | None
     caches: tuple[KVCache, ...]  # one for each layer
-    field: FieldState | None
-    echo: EchoState | None  # of the texts in memory, the same for all rows
-    padding: Tensor | None = None  # (B,) of the `length` tokens, how many at the left a row lacks
+    stages: dict[str, tuple]
+    padding: Tensor | None = None  # (B,) of the `length` tokens, how many at the left are padding
 
     @property
     def capacity(self) -> int:
         """Tokens the caches have room for; more than that only with an attention window."""
         return self.caches[0].buffer.keys.shape[2]
 
-    def hidden_columns(self, time: int) -> Tensor | None:
-        """Columns (B, length + time) that are padding; None where there is none."""
+    def padded_columns(self, time: int) -> Tensor | None:
+        """Which of the columns (B, length + time) are padding; None without padding."""
         if self.padding is None:
             return None
         columns = torch.arange(self.length + time, device=self.padding.device)
@@ -46,7 +57,7 @@ class ResoState(NamedTuple):
 
 
 class Trunk(NamedTuple):
-    """What the head reads: normalised x (B,T,D), the memory's evidence; and what else is known."""
+    """Input of the head: normalised x (B,T,D) and the memory's evidence; state and diagnostics."""
 
     x: Tensor
     evidence: Evidence | None
@@ -57,8 +68,9 @@ class Trunk(NamedTuple):
 class ResoOutput(NamedTuple):
     """Logits (B,T,V), the state after these tokens (None in training), and diagnostics by name.
 
-    coherence (B,T): the Kuramoto order parameter; gates (B,T,L-1): what the coherence gate left of
-    each layer after the first, 0 where it was skipped; hidden (B,T,D): the final, normalised x.
+    coherence (B,T): the Kuramoto order parameter; gates (B,T,L-1): the share of each layer after
+    the first that the coherence gate left, 0 where the layer was skipped; hidden (B,T,D): the
+    final, normalised x.
     """
 
     logits: Tensor
@@ -67,18 +79,17 @@ class ResoOutput(NamedTuple):
 
 
 class ResoNetwork(nn.Module):
-    """The network of `config`; with every component disabled, a modern plain decoder."""
+    """The network of `config`; with every stage disabled, a modern plain decoder."""
 
     def __init__(self, config: ResoLLMConfig) -> None:
         super().__init__()
         self.config = c = config
         self.embedding = TokenEmbedding(c.vocab_size, c.dim, c.prime_embedding)
         self.prsc = BindingMemory(c.vocab_size, c.dim, c.prsc) if c.prsc.enabled else None
-        synchronised = c.kuramoto.enabled
-        self.kuramoto = Synchronisation(c.dim, c.oscillators) if synchronised else None
+        self.kuramoto = Synchronisation(c.dim, c.oscillators) if c.kuramoto.enabled else None
         gains = torch.empty(c.oscillators.num_oscillators)
-        self.phase_gain = nn.Parameter(gains) if synchronised else None
-        self.goal = linear(c.dim, c.dim) if c.agency.enabled else None
+        self.phase_gain = nn.Parameter(gains) if c.kuramoto.enabled else None
+        self.goal = GoalMap(c.dim) if c.agency.enabled else None
         plain = c.num_layers - c.num_value_embeddings
         self.value_tables = nn.ModuleList(
             nn.Embedding(c.vocab_size, c.dim) for _ in range(c.num_value_embeddings)
@@ -87,22 +98,38 @@ class ResoNetwork(nn.Module):
             Block(c, has_value_embedding=i >= plain, has_gate=c.coherence_gate.enabled and i > 0)
             for i in range(c.num_layers)
         )
-        self.memory = MemoryField(c.dim, c.temporal_smf) if c.temporal_smf.enabled else None
+        self.field = SedenionField(c.dim, c.temporal_smf) if c.temporal_smf.enabled else None
         self.head = None if c.tie_embeddings else linear(c.dim, c.vocab_size)
+        self.echo = Echo() if c.echo.enabled else None
         table = rotary_table(0, c.max_seq_len, c.head_dim, c.rotary_base)
         self.register_buffer("rotary", table, persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Zero head, unless the embedding's table is the head; small value tables; no goal."""
+        """Zero the head (unless it is the embedding's table) and the phases' gain; small value tables."""
         if self.head is not None:
             nn.init.zeros_(self.head.weight)
-        if self.goal is not None:
-            nn.init.zeros_(self.goal.weight)
         if self.phase_gain is not None:
             nn.init.zeros_(self.phase_gain)
         for table in self.value_tables:
             nn.init.normal_(table.weight, std=self.config.dim**-0.5)
+
+    def stages(self) -> dict[str, Stage]:
+        """The stages of this network by their name in the configuration.
+
+        The token embedding stands for `prime_embedding`, and exists without primes too.
+        """
+        gates = [block.gate for block in self.blocks if block.gate is not None]
+        stages = {
+            "prime_embedding": self.embedding,
+            "prsc": self.prsc,
+            "kuramoto": self.kuramoto,
+            "coherence_gate": PerLayer(gates) if gates else None,
+            "agency": self.goal,
+            "temporal_smf": self.field,
+            "echo": self.echo,
+        }
+        return {name: stage for name, stage in stages.items() if stage is not None}
 
     def init_state(self, batch: int = 1, capacity: int | None = None) -> ResoState:
         """The state before the first token, for up to `capacity` (default max_seq_len) tokens.
@@ -112,22 +139,13 @@ class ResoNetwork(nn.Module):
         c, like = self.config, self.embedding.table.weight
         room = 2 * c.attention_window or capacity or c.max_seq_len
         shape = (batch, c.num_heads, room, c.head_dim)
+        states = {name: stage.init_state(batch, like) for name, stage in self.stages().items()}
         return ResoState(
             length=0,
             tail=torch.full((batch, self._tail_length), -1, device=like.device),
-            last_embedding=None,
-            phases=self.kuramoto.init_state(batch, like) if self.kuramoto else None,
             caches=tuple(KVCache.empty(*shape, like=like) for _ in self.blocks),
-            field=self.memory.init_state(batch, like) if self.memory else None,
-            echo=None,
+            stages={name: state for name, state in states.items() if state is not None},
         )
-
-    @property
-    def _tail_length(self) -> int:
-        """Ids of the past that the stages read."""
-        ngram = self.prsc.tail_length if self.prsc else 0
-        echo = MAX_CONTEXT - 1 if self.memory else 0
-        return max(ngram, echo, TAIL if self.config.stochastic_resonance.enabled else 0)
 
     def forward(
         self,
@@ -142,12 +160,15 @@ class ResoNetwork(nn.Module):
         resonance, which is silent without one. Raises ValueError where the tokens do not fit.
         """
         x, evidence, after, diagnostics = self.trunk(ids, state, goal, generator)
+        # Head: the network's own logits, bounded.
         logits = soft_cap(F.linear(x, self.head_weight), self.config.logit_soft_cap)
+        # PRSC: evidence of the binding memory, weighed by the final x.
         if evidence is not None:
             logits = logits.scatter_add(-1, evidence.ids, self.prsc.weigh(evidence, x))
-        if state is not None and state.echo is not None:
-            history = torch.cat((self._tail(state, MAX_CONTEXT - 1), ids), dim=1)
-            logits = echoed(logits, state.echo, history)
+        # Echo: the texts in episodic memory.
+        if self.echo is not None and state is not None and "echo" in state.stages:
+            history = torch.cat((self._newest(state, MAX_CONTEXT - 1), ids), dim=1)
+            logits = self.echo(logits, state.stages["echo"], history)
         return ResoOutput(logits, after, diagnostics | {"hidden": x})
 
     def trunk(
@@ -161,32 +182,35 @@ class ResoNetwork(nn.Module):
     ) -> Trunk:
         """Everything before the head. fold (B,) and weight (V,D) are for `loss`."""
         before = state or self._nothing_before(ids)
+        known, after = before.stages, dict(before.stages)
         rotary = self._rotary(before, ids.shape[1], bounded=state is not None)
-        x, last = self.embedding(ids, before.last_embedding, weight)
-        evidence = (
-            self.prsc(ids, self._tail(before, self.prsc.tail_length), fold) if self.prsc else None
-        )
+        # Prime token embedding, with a smear of the token before.
+        x, after["prime_embedding"] = self.embedding(ids, known.get("prime_embedding"), weight)
+        # PRSC: what the binding memory knows after each token; `forward` weighs it.
+        evidence = None
+        if self.prsc is not None:
+            evidence = self.prsc(ids, self._newest(before, self.prsc.tail_length), fold)
+        # Agency: a goal shifts what every position looks for.
         if goal is not None:
-            x = x + self._goal_map(goal).unsqueeze(1)
-        coherence = phases = None
+            x = x + self._mapped(goal).unsqueeze(1)
+        # Kuramoto synchronisation: phases turn attention, coherence is read by the gates.
+        coherence = None
         if self.kuramoto is not None:
-            theta, coherence, phases = self.kuramoto(x, before.phases)
+            theta, coherence, after["kuramoto"] = self.kuramoto(x, known.get("kuramoto"))
             rotary = turned_by_phases(rotary, theta, self.phase_gain)
-        x, caches, gates = self._run_blocks(ids, x, rotary, before, coherence, generator)
-        field = None
-        if self.memory is not None:
-            x, field = self.memory(x, before.field)
-        diagnostics = gates if coherence is None else gates | {"coherence": coherence}
+        # ResoFormer blocks.
+        x, caches, diagnostics = self._run_blocks(ids, x, rotary, before, coherence, generator)
+        # Temporal sedenion memory.
+        if self.field is not None:
+            x, after["temporal_smf"] = self.field(x, known.get("temporal_smf"))
+        if coherence is not None:
+            diagnostics["coherence"] = coherence
         if state is not None:
-            tail = torch.cat((before.tail, ids), dim=1)[:, ids.shape[1] :]
             state = ResoState(
                 length=before.length + ids.shape[1],
-                tail=tail,
-                last_embedding=last,
-                phases=phases,
+                tail=torch.cat((before.tail, ids), dim=1)[:, ids.shape[1] :],
                 caches=tuple(caches),
-                field=field,
-                echo=before.echo,
+                stages=after,
                 padding=before.padding,
             )
         return Trunk(rms_norm(x), evidence, state, diagnostics)
@@ -204,15 +228,15 @@ class ResoNetwork(nn.Module):
         noise, resonance = None, self.config.stochastic_resonance
         if generator is not None and resonance.enabled:
             noise = feed_forward_noise(before.tail, ids, resonance.noise_amplitude, generator)
-        shared = Shared(x, rotary, coherence, noise, before.hidden_columns(ids.shape[1]))
+        shared = Shared(x, rotary, coherence, noise, before.padded_columns(ids.shape[1]))
         plain = len(self.blocks) - len(self.value_tables)
-        left, caches, gates = None, [], []
+        share, caches, gates = None, [], []
         for i, block in enumerate(self.blocks):
             value = self.value_tables[i - plain](ids) if i >= plain else None
-            x, cache, left = block(x, shared, value, before.caches[i], left)
+            x, cache, share = block(x, shared, value, before.caches[i], share)
             caches.append(cache)
-            if left is not None:
-                gates.append(left)
+            if share is not None:
+                gates.append(share)
         return x, caches, {"gates": torch.cat(gates, dim=-1)} if gates else {}
 
     def loss(
@@ -252,7 +276,7 @@ class ResoNetwork(nn.Module):
             loss = loss + (price - price.detach())
         return loss
 
-    def fit_memory(self, tokens: np.ndarray) -> None:
+    def fit_bindings(self, tokens: np.ndarray) -> None:
         """Let the binding memory, where there is one, count the training text (N,) of ids."""
         if self.prsc is not None:
             self.prsc.fit(tokens)
@@ -262,14 +286,23 @@ class ResoNetwork(nn.Module):
         """Output map (V,D): the head's, or the token embedding's table where the two are tied."""
         return self.embedding.weight if self.head is None else self.head.weight
 
+    @property
+    def _tail_length(self) -> int:
+        """Ids of the past that the stages read."""
+        bindings = self.prsc.tail_length if self.prsc else 0
+        echo = MAX_CONTEXT - 1 if self.echo else 0
+        return max(bindings, echo, TAIL if self.config.stochastic_resonance.enabled else 0)
+
     def _nothing_before(self, ids: Tensor) -> ResoState:
+        """The state before the first token, without room for any: what training begins with."""
         tail = ids.new_full((len(ids), self._tail_length), -1)
-        return ResoState(0, tail, None, None, (None,) * len(self.blocks), None, None)
+        return ResoState(0, tail, (None,) * len(self.blocks), {})
 
-    def _tail(self, before: ResoState, length: int) -> Tensor:
-        return before.tail[:, before.tail.shape[1] - length :]
+    def _newest(self, before: ResoState, count: int) -> Tensor:
+        """Ids (B,count) of the newest tokens."""
+        return before.tail[:, before.tail.shape[1] - count :]
 
-    def _goal_map(self, goal: Tensor) -> Tensor:
+    def _mapped(self, goal: Tensor) -> Tensor:
         if self.goal is None:
             raise ValueError("a goal needs the agency layer: set agency.enabled=true")
         return self.goal(goal)
@@ -291,3 +324,14 @@ class ResoNetwork(nn.Module):
         c = self.config
         table = rotary_table(before.length, end, c.head_dim, c.rotary_base)
         return table.to(self.rotary)
+
+
+_RENAMED = {"memory": "field", "keep": "residual_scale", "bring": "input_scale"}
+
+
+def current_names(weights: dict[str, Any]) -> dict[str, Any]:
+    """Weights under today's names, whichever version of the network wrote them."""
+    return {
+        ".".join(_RENAMED.get(part, part) for part in name.split(".")): tensor
+        for name, tensor in weights.items()
+    }

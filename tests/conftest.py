@@ -52,7 +52,7 @@ def make_tiny_model(seed: int = 0, stages=(), **changes) -> ResoLLMModel:
         with torch.no_grad():
             for p in model.parameters():
                 p.add_(0.2 * torch.randn_like(p))
-    model.fit_memory(fitted_text(model.config.vocab_size))
+    model.fit_bindings(fitted_text(model.config.vocab_size))
     return model.eval()
 
 

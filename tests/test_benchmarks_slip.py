@@ -596,8 +596,8 @@ def test_a_network_shares_the_field_by_its_fidelity(engine):
     assert told.abs().sum() > 0
     for fidelity, share in ((0.25, 0), (0.5, 0), (0.75, 1 / 3), (1.0, 1 / 2)):
         state = consensus.heard_state(model, model, fidelity)
-        torch.testing.assert_close(state.field.field, share * told)
-        assert state.echo is None or not state.echo.weights.numel()
+        torch.testing.assert_close(state.stages["temporal_smf"].field, share * told)
+        assert state.stages["echo"] is None or not state.stages["echo"].weights.numel()
     rows = consensus.hearsay(model, model, ["Mara keeps the map."], ["Tor sold a bell."])
     by_state = {row["state"]: row for row in rows}
     assert by_state["F 0.5"]["fact"] == (0, 0, 0)

@@ -179,7 +179,7 @@ def status(session: ChatSession) -> list[str]:
 
 
 def _memories(session: ChatSession) -> str:
-    memory = session.engine.model.session.memory
+    memory = session.engine.model.session.episodes
     if memory is None:
         return "-"
     return f"{len(memory)} of at most {_texts(memory.config.max_moments)}"

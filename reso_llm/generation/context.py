@@ -22,7 +22,7 @@ from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.generation.attending import received_attention
 from reso_llm.generation.states import heated, padded, repeated, stacked
 from reso_llm.generation.stepper import Stepper
-from reso_llm.model import ResoLLMModel
+from reso_llm.model import ResoLLMModel, with_field
 from reso_llm.network import ResoOutput, ResoState
 from reso_llm.tokenizer import ResoTokenizer
 
@@ -174,8 +174,7 @@ class Context:
         """A row from its start, behind `padding` columns."""
         state = self.model.recollected_state()
         if self.field is not None:
-            field = self.field.to(state.field.field).unsqueeze(0)
-            state = state._replace(field=state.field._replace(field=field))
+            state = with_field(state, self.field)
         inputs = torch.tensor([ids], device=self.device)
         return self.model(inputs, padded(state, padding), self._goals(1), self.noise)
 

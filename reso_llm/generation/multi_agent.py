@@ -157,5 +157,5 @@ def _shared_fields(
 
 
 def _own_field(agent: Engine) -> Tensor | None:
-    state = agent.model.recollected_state().field
+    state = agent.model.recollected_state().stages.get("temporal_smf")
     return None if state is None else state.field[0]

@@ -19,7 +19,7 @@ from reso_llm.generation.loop import RowRun
 from reso_llm.model import ResoLLMModel
 from reso_llm.session.agency import Focus, Goal, Target
 from reso_llm.session.session import Session
-from reso_llm.stages.goal import about
+from reso_llm.stages.goal import text_vector
 from reso_llm.tokenizer import SPECIAL_TOKENS, ResoTokenizer
 
 FIRST_WORD = len(SPECIAL_TOKENS)
@@ -137,7 +137,7 @@ def summarised(
 
 def _achieved(model: ResoLLMModel, ids: list[int]) -> tuple[str, ...]:
     """Descriptions of the goals that this text achieves; the progress of all is updated."""
-    text = about(model.embedding.weight, [i for i in ids if i >= FIRST_WORD])
+    text = text_vector(model.embedding.weight, [i for i in ids if i >= FIRST_WORD])
     return tuple(goal.description for goal in model.session.agency.update_progress(text))
 
 
@@ -203,13 +203,13 @@ def word_places(tokenizer: ResoTokenizer, ids: Sequence[int]) -> dict[str, list[
 
 def _touched(session: Session, ids: list[int], num_new: int) -> tuple[str, ...]:
     """Texts in memory of which three tokens in a row end in this text's `num_new` newest."""
-    if session.memory is None or not session.memory.moments:
+    if session.episodes is None or not session.episodes.moments:
         return ()
     recent = ids[max(0, len(ids) - num_new - 2) :]
     said = {t for t in zip(recent, recent[1:], recent[2:], strict=False) if t[2] >= FIRST_WORD}
     return tuple(
         m.text
-        for m in session.memory.moments
+        for m in session.episodes.moments
         if not said.isdisjoint(zip(m.token_ids, m.token_ids[1:], m.token_ids[2:], strict=False))
     )
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from reso_llm.decoding.cache_noise import CacheNoise, noisy_cache
 from reso_llm.network import ResoState
 from reso_llm.stages.cache import KVBuffer, KVCache
+from reso_llm.stages.echo import EchoState
 
 
 def padded(state: ResoState, padding: int) -> ResoState:
@@ -89,10 +90,10 @@ def _zip_rows(values: Sequence[Any], function: Callable[[list[Tensor]], Tensor])
         return function(list(values))
     if isinstance(first, KVCache):
         return _zip_caches(values, function)
-    if isinstance(first, ResoState):
-        names = [name for name in first._fields if name != "echo"]
-        parts = {name: _zip_rows([getattr(v, name) for v in values], function) for name in names}
-        return first._replace(**parts)
+    if isinstance(first, EchoState):  # of the same texts for all rows
+        return first
+    if isinstance(first, dict):
+        return {name: _zip_rows([v[name] for v in values], function) for name in first}
     if isinstance(first, tuple):
         parts = [_zip_rows(column, function) for column in zip(*values, strict=True)]
         return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)

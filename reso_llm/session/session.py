@@ -43,7 +43,7 @@ class Session:
     clock: float = 0.0
     agency: Agency | None = field(init=False)
     concepts: ConceptSpace | None = field(init=False)
-    memory: EpisodicMemory | None = field(init=False)
+    episodes: EpisodicMemory | None = field(init=False)
     stability: StabilityMonitor | None = field(init=False)
     node_id: str | None = field(init=False)
 
@@ -51,7 +51,8 @@ class Session:
         c = self.config
         self.agency = Agency(c.agency) if c.agency.enabled else None
         self.concepts = ConceptSpace(c.prsc, c.vocab_size) if c.prsc.enabled else None
-        self.memory = EpisodicMemory(c.temporal_smf) if c.temporal_smf.enabled else None
+        remembers = c.temporal_smf.enabled or c.echo.enabled
+        self.episodes = EpisodicMemory(c.temporal_smf) if remembers else None
         self.stability = StabilityMonitor(c.stability) if c.stability.enabled else None
         self.node_id = c.entanglement.node_id if c.entanglement.enabled else None
 
@@ -112,11 +113,17 @@ class Session:
         self.clock += time
 
     def require_memory(self, method: str) -> EpisodicMemory:
-        """The episodic memory that `method` works on. ValueError without temporal_smf."""
-        return _needed(self.memory, method, "temporal_smf")
+        """The episodic memory that `method` works on. ValueError without temporal_smf and echo."""
+        return _needed(self.episodes, method, "temporal_smf")
 
     def remember(
-        self, text: str, ids: list[int], *, importance: float, time: float | None, field: Tensor
+        self,
+        text: str,
+        ids: list[int],
+        *,
+        importance: float,
+        time: float | None,
+        field: Tensor | None,
     ) -> Moment:
         """Store a text, its ids and what it leaves in the field (H,C,S), learned at `time` or now.
 
@@ -138,16 +145,16 @@ class Session:
 
     def recollected_field(self, now: float | None = None) -> Tensor | None:
         """What all moments left (H,C,S), each by its weight at `now`; None without any."""
-        if self.memory is None:
+        if self.episodes is None:
             return None
-        return self.memory.field(self.clock if now is None else now)
+        return self.episodes.field(self.clock if now is None else now)
 
     def recollected_texts(self, now: float | None = None) -> list[tuple[tuple[int, ...], float]]:
         """Token ids of all moments, oldest first, each with its weight at `now`."""
-        if self.memory is None:
+        if self.episodes is None:
             return []
         now = self.clock if now is None else now
-        return [(m.token_ids, self.memory.weight(m, now)) for m in self.memory.moments]
+        return [(m.token_ids, self.episodes.weight(m, now)) for m in self.episodes.moments]
 
     # --- entanglement
 

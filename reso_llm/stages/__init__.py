@@ -1,1 +1,51 @@
-"""The stages of the model: one file each, with its equation, state and both forms."""
+"""The stages of the network, one file each: equation, state, both forms, and how to silence it.
+
+A stage file reads in one order: the equation and its source, the state, pure functions, the torch
+module (the parallel form: all tokens of a batch) and the numpy step (the one-token form: one more
+token of one row on a CPU). The two forms are tested to be equal.
+
+`ResoNetwork.stages()` names the stages of a network by their switch in the configuration. The rest
+of the package takes its lists from there or from `reso_llm.config.STAGES`.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from torch import Tensor
+
+
+class Stage(Protocol):
+    """What the network, the stepper and the ablations ask of a stage."""
+
+    def init_state(self, batch: int, like: Tensor) -> tuple | None:
+        """The state before the first token of `batch` rows; None for a stage without one.
+
+        `like` gives dtype and device.
+        """
+
+    def stepper(self, state: Any) -> Any:
+        """The one-token form, going on from a state; its `.state` gives the state back.
+
+        None for a stage that does nothing for each token.
+        """
+
+    def silence(self) -> None:
+        """Set the weights in place to values with which the stage adds exactly nothing."""
+
+
+class PerLayer:
+    """A stage of which every layer holds a part, without a state of its own."""
+
+    def __init__(self, parts: Iterable[Any]) -> None:
+        self.parts = tuple(parts)
+
+    def init_state(self, batch: int, like: Tensor) -> None:
+        """The parts keep no state."""
+
+    def stepper(self, state: None) -> None:
+        """The one-token form of a part belongs to its block's."""
+
+    def silence(self) -> None:
+        """Silence the part of every layer."""
+        for part in self.parts:
+            part.silence()

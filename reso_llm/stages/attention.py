@@ -5,12 +5,12 @@
     y       = W_o softmax(q k^T / sqrt(K)) (v + lambda v_e)
 
 Pairs of a head's components are complex numbers, turned by the token's position t (RoPE, Su 2021,
-arXiv 2104.09864) and by its oscillators' phases theta: a pair of tokens out of phase by d sees its
-match turned by gamma d, so tokens in phase attend to each other. norm is RMS norm over K (query-key
-norm, Henry 2020, arXiv 2010.04245); s_h s'_h is a temperature per head; v_e is an optional value
-per token from a table (value embeddings, modded-nanogpt); W_o starts at zero, and so does gamma
-(`phase_gain`, of the model). With a window w a token sees itself and the
-w - 1 tokens before it (Longformer, Beltagy 2020, arXiv 2004.05150).
+arXiv 2104.09864) and by its oscillators' phases theta (`rotary.py`): two tokens out of phase by d
+see their match turned by gamma d, so tokens in phase attend to each other. norm is RMS norm over K
+(query-key norm, Henry 2020, arXiv 2010.04245); s_h s'_h is a temperature per head; v_e is an
+optional value per token from a table (value embeddings, modded-nanogpt); W_o and gamma start at
+zero. With a window w a token sees itself and the w - 1 tokens before it (Longformer, Beltagy 2020,
+arXiv 2004.05150). The one-token form has one query: attention is two products over the cache.
 
 Shapes: B batch, T time, D width, H heads, K head width.
 """
@@ -20,12 +20,13 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from numpy import ndarray
 from torch import Tensor, nn
 
 from reso_llm.config import ResoLLMConfig
 from reso_llm.stages.arrays import EPS, matrix, row_squares, scalar, view
-from reso_llm.stages.cache import Cache, KVCache, Scratch
+from reso_llm.stages.cache import CacheStep, KVCache, Scratch
 from reso_llm.stages.fused import linear, rms_norm
 from reso_llm.stages.rotary import rotate
 
@@ -61,18 +62,17 @@ class Attention(nn.Module):
         rotary: Tensor,
         value_embedding: Tensor | None,
         cache: KVCache | None,
-        hidden: Tensor | None = None,
+        padding: Tensor | None = None,
     ) -> tuple[Tensor, KVCache | None]:
         """Normalised x (B,T,D), the rotary table of its tokens -> (B,T,D), cache.
 
-        hidden (B,P): columns of all tokens so far that a row must not see, its padding.
+        padding (B,P) marks the columns, of all tokens so far, that a row must not see.
         """
-        batch, time, dim = x.shape
         q, k, v = self._project(x, rotary, value_embedding)
         if cache is not None:
             k, v, cache = cache.extended(k, v, self.window)
-        y = _attend(q, k, v, self.window, hidden)
-        return self.out(y.transpose(1, 2).reshape(batch, time, dim)), cache
+        y = _attend(q, k, v, self.window, padding)
+        return self.out(rearrange(y, "b h t k -> b t (h k)")), cache
 
     def write(
         self, x: Tensor, rotary: Tensor, value_embedding: Tensor | None, cache: KVCache
@@ -85,11 +85,9 @@ class Attention(nn.Module):
         self, x: Tensor, rotary: Tensor, value_embedding: Tensor | None, first: int = 0
     ) -> tuple[Tensor, ...]:
         """Queries, keys and values (B,H,T,K), normed and turned; from `first` = 1, no queries."""
-        batch, time, _ = x.shape
         heads = self.num_heads
-        parts = F.linear(x, self.qkv[first:].flatten(0, 1)).view(
-            batch, time, -1, x.shape[-1] // heads
-        )
+        parts = F.linear(x, rearrange(self.qkv[first:], "part out d -> (part out) d"))
+        parts = rearrange(parts, "b t (parts k) -> b t parts k", k=x.shape[-1] // heads)
         qk, v = parts[:, :, :-heads], parts[:, :, -heads:]  # (B,T,2H or H,K), (B,T,H,K)
         if value_embedding is not None:
             v = torch.addcmul(v, self.value_mix, value_embedding.view_as(v))
@@ -97,13 +95,14 @@ class Attention(nn.Module):
         if self.temperature is not None:
             qk = qk * self.temperature[first * heads :]
         qk = rotate(qk, rotary)  # both at once: half the kernels
-        return *qk.transpose(1, 2).chunk(2 - first, dim=1), v.transpose(1, 2)
+        qk, v = (rearrange(part, "b t h k -> b h t k") for part in (qk, v))
+        return *qk.chunk(2 - first, dim=1), v
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, window: int, hidden: Tensor | None = None) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, window: int, padding: Tensor | None = None) -> Tensor:
     """Causal attention of the last T positions over all of them, or over `window` of them."""
     time, total = q.shape[2], k.shape[2]
-    unlimited = hidden is None and (not window or total <= window)
+    unlimited = padding is None and (not window or total <= window)
     if time == 1 and unlimited:
         return F.scaled_dot_product_attention(q, k, v)
     if time == total and unlimited:
@@ -111,15 +110,15 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, window: int, hidden: Tensor | None 
     mask = torch.ones(time, total, dtype=torch.bool, device=q.device).tril(total - time)
     if window:
         mask = mask.triu(total - time - window + 1)
-    if hidden is not None:  # the keys are the newest columns
-        mask = mask & ~hidden[:, None, None, hidden.shape[1] - total :]
+    if padding is not None:  # the keys are the newest columns
+        mask = mask & ~padding[:, None, None, padding.shape[1] - total :]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
 class AttentionStep:
-    """`Attention` of one query: normalised x and its turn -> what is added to x."""
+    """One-token form of `Attention`: normalised x and its turn -> what is added to x."""
 
-    def __init__(self, module: nn.Module, cache: Cache, scratch: Scratch) -> None:
+    def __init__(self, module: Attention, cache: CacheStep, scratch: Scratch) -> None:
         self.scratch, self.heads, self.cache = scratch, module.num_heads, cache
         qkv = view(module.qkv)  # (3,D,D): which, out, in
         D = qkv.shape[-1]

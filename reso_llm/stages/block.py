@@ -1,13 +1,15 @@
 """ResoFormer block: pre-norm attention and feed-forward around a residual stream.
 
-    x = a x + b x_0
+    x = a x + b x_0                                       residual_scale a, input_scale b
     x = x + g attention(norm x)
     x = x + g W_2 relu(W_1 norm x + n)^2
 
 x_0 is the embedding, mixed back in by two learned scalars per block (modded-nanogpt); squared
-ReLU is Primer (So 2021, arXiv 2109.08668). W_2 starts at zero. g is what the coherence gate leaves
-of this layer (`gate.py`; 1 without it); n is the noise of stochastic resonance (`noise.py`; none
-without it). Where g is zero for every row, only keys and values are computed.
+ReLU is Primer (So 2021, arXiv 2109.08668). W_2 starts at zero. g is the share of this layer that
+the coherence gate leaves (`gate.py`; 1 without it); n is the noise of stochastic resonance
+(`noise.py`; none without it). Where g is zero for every row, only keys and values are computed.
+
+Shapes: B batch, T time, D width, F hidden width.
 """
 
 from typing import NamedTuple
@@ -22,7 +24,7 @@ from reso_llm.config import ResoLLMConfig
 from reso_llm.stages import arrays
 from reso_llm.stages.arrays import matrix, scalar, view
 from reso_llm.stages.attention import Attention, AttentionStep
-from reso_llm.stages.cache import Cache, KVCache, Scratch
+from reso_llm.stages.cache import CacheStep, KVCache, Scratch
 from reso_llm.stages.fused import linear, relu_squared, rms_norm
 from reso_llm.stages.gate import CoherenceGate, GateStep
 from reso_llm.stages.noise import FeedForwardNoise
@@ -49,13 +51,13 @@ class FeedForward(nn.Module):
 
 
 class Shared(NamedTuple):
-    """What all blocks of a pass read: x_0 (B,T,D), rotary table, r (B,T), noise, padding."""
+    """Inputs that all blocks share: x_0 (B,T,D), rotary table, r (B,T), noise, padding."""
 
     x0: Tensor
     rotary: Tensor
     coherence: Tensor | None
     noise: FeedForwardNoise | None
-    hidden: Tensor | None  # (B,P) columns that a row must not see
+    padding: Tensor | None  # (B,P) columns that a row must not see
 
 
 class Block(nn.Module):
@@ -66,15 +68,15 @@ class Block(nn.Module):
         self.gate = CoherenceGate(config) if has_gate else None
         self.attention = Attention(config, has_value_embedding)
         self.feed_forward = FeedForward(config.dim, config.ffn_multiplier)
-        self.keep = nn.Parameter(torch.empty(()))
-        self.bring = nn.Parameter(torch.empty(()))
+        self.residual_scale = nn.Parameter(torch.empty(()))
+        self.input_scale = nn.Parameter(torch.empty(()))
         self.dropout = config.dropout
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Start as the identity: all of x, none of x_0."""
-        nn.init.ones_(self.keep)
-        nn.init.zeros_(self.bring)
+        nn.init.ones_(self.residual_scale)
+        nn.init.zeros_(self.input_scale)
 
     def forward(
         self,
@@ -82,36 +84,40 @@ class Block(nn.Module):
         shared: Shared,
         value: Tensor | None,
         cache: KVCache | None,
-        left: Tensor | None,
+        share: Tensor | None,
     ) -> tuple[Tensor, KVCache | None, Tensor | None]:
-        """x (B,T,D), value embedding, cache and what the gate left of the layer before (B,T,1)."""
-        x = torch.addcmul(self.keep * x, self.bring, shared.x0)
+        """x (B,T,D), value embedding, cache, share (B,T,1) of the layer before -> the next ones."""
+        # Mix the embedding back in.
+        x = torch.addcmul(self.residual_scale * x, self.input_scale, shared.x0)
         normed = rms_norm(x)
+        # The gate takes its share; a layer that no row uses writes keys and values only.
         if self.gate is not None:
-            left = self.gate(normed, shared.coherence, left)
-            if cache is not None and not left.any():
-                return x, self.attention.write(normed, shared.rotary, value, cache), left
-        y, cache = self.attention(normed, shared.rotary, value, cache, shared.hidden)
-        x = self._add(x, y, left)
-        return self._add(x, self.feed_forward(rms_norm(x), shared.noise), left), cache, left
+            share = self.gate(normed, shared.coherence, share)
+            if cache is not None and not share.any():
+                return x, self.attention.write(normed, shared.rotary, value, cache), share
+        # Attention, then feed-forward.
+        y, cache = self.attention(normed, shared.rotary, value, cache, shared.padding)
+        x = self._add(x, y, share)
+        return self._add(x, self.feed_forward(rms_norm(x), shared.noise), share), cache, share
 
-    def _add(self, x: Tensor, y: Tensor, left: Tensor | None) -> Tensor:
+    def _add(self, x: Tensor, y: Tensor, share: Tensor | None) -> Tensor:
         y = F.dropout(y, self.dropout) if self.training and self.dropout else y
-        return x + y if left is None else torch.addcmul(x, left, y)
+        return x + y if share is None else torch.addcmul(x, share, y)
 
 
 ZERO = scalar(0.0)
 
 
 class BlockStep:
-    """`Block`: one layer, which changes x (D,) in place."""
+    """One-token form of `Block`: one layer, which changes x (D,) in place."""
 
-    def __init__(self, module: nn.Module, cache: Cache, scratch: Scratch) -> None:
+    def __init__(self, module: Block, cache: CacheStep, scratch: Scratch) -> None:
         self.scratch = scratch
         self.gate = None if module.gate is None else GateStep(module.gate)
         self.attention = AttentionStep(module.attention, cache, scratch)
         self.up, self.down = matrix(module.feed_forward.up), matrix(module.feed_forward.down)
-        self.keep, self.bring = view(module.keep), view(module.bring)
+        self.residual_scale = view(module.residual_scale)
+        self.input_scale = view(module.input_scale)
 
     def __call__(
         self,
@@ -120,22 +126,22 @@ class BlockStep:
         turn: ndarray,
         value: ndarray | None,
         coherence: float,
-        left: float,
+        share: float,
     ) -> float:
-        """What the gate left of this layer, given what it left of the one before."""
+        """The share of this layer, given that of the one before."""
         s = self.scratch
-        x *= self.keep
-        x += np.multiply(x0, self.bring, out=s.out)
+        x *= self.residual_scale
+        x += np.multiply(x0, self.input_scale, out=s.out)
         arrays.rms_norm(x, out=s.normed)
         if self.gate is not None:
-            left = self.gate(s.normed, coherence, left)
-            if left == 0:
+            share = self.gate(s.normed, coherence, share)
+            if share == 0:
                 self.attention.write(turn, value)
-                return left
-        self._add(x, self.attention(turn, value), left)
+                return share
+        self._add(x, self.attention(turn, value), share)
         arrays.rms_norm(x, out=s.normed)
-        self._add(x, self._feed_forward(), left)
-        return left
+        self._add(x, self._feed_forward(), share)
+        return share
 
     def _feed_forward(self) -> ndarray:
         s = self.scratch
@@ -145,7 +151,7 @@ class BlockStep:
         return np.dot(hidden, self.down, out=s.out)
 
     @staticmethod
-    def _add(x: ndarray, y: ndarray, left: float) -> None:
-        if left != 1:
-            y *= left
+    def _add(x: ndarray, y: ndarray, share: float) -> None:
+        if share != 1:
+            y *= share
         x += y

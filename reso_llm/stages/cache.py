@@ -1,4 +1,7 @@
-"""Keys and values of the tokens before: the cache of one attention layer, in both forms."""
+"""Keys and values of the tokens before: the cache of one attention layer, in both forms.
+
+Shapes: B batch, T time, H heads, K head width, n tokens in the cache.
+"""
 
 from typing import NamedTuple
 
@@ -87,7 +90,7 @@ class Extended(NamedTuple):
 
 
 class Scratch:
-    """Arrays that every layer writes anew, and their views."""
+    """Arrays of the one-token form that every layer overwrites, and their views."""
 
     def __init__(self, config: ResoLLMConfig) -> None:
         D, H, K = config.dim, config.num_heads, config.head_dim
@@ -101,19 +104,19 @@ class Scratch:
         self.value = self.v.reshape(H, K)
         self.mixed = np.empty(D, np.float32)
         self.heads = self.mixed.reshape(H, 1, K)
-        # Attention received by the columns up to the newest one, where somebody wants to know.
+        # Attention received by the columns up to the newest; None where it is not summed up.
         self.received: ndarray | None = None
 
 
-class Cache:
-    """`KVCache` with the same rules: write where nobody has written yet, or copy first.
+class CacheStep:
+    """One-token form of `KVCache`, by the same rule: copy the buffer before a second line writes.
 
-    So the state that a stepper began with stays as it was, whoever goes on with it. The first
-    `hidden` tokens are padding, which no query sees.
+    So the state that a stepper began with stays as it was, whichever line goes on with it. The
+    first `padding` tokens are hidden from every query.
     """
 
-    def __init__(self, given: tuple, window: int, hidden: int) -> None:
-        self._given, self.window, self.hidden = given, window, hidden
+    def __init__(self, given: KVCache, window: int, padding: int) -> None:
+        self._given, self.window, self.padding = given, window, padding
         self.length = given.length
         self._take(given.buffer)
 
@@ -132,21 +135,21 @@ class Cache:
         self.buffer.written = self.length
 
     def _move(self, kept: int) -> None:
-        """To memory of its own, with the newest `kept` tokens."""
+        """Copy the newest `kept` tokens into a buffer of this line's own."""
         old = self._given._replace(buffer=self.buffer, length=self.length)
         seen = slice(self.length - kept, self.length)
         fresh = old.empty(1, *self.keys.shape, like=self.buffer.keys)
         self._take(fresh.buffer)
         self.keys[:, :kept] = view(old.buffer.keys)[0, :, seen]
         self.values[:, :kept] = view(old.buffer.values)[0, :, seen]
-        self.hidden, self.length = max(0, self.hidden - (self.length - kept)), kept
+        self.padding, self.length = max(0, self.padding - (self.length - kept)), kept
 
     @property
     def first(self) -> int:
         """The oldest token that the newest one sees."""
-        return max(self.hidden, self.length - self.window) if self.window else self.hidden
+        return max(self.padding, self.length - self.window) if self.window else self.padding
 
     @property
-    def value(self) -> tuple:
+    def value(self) -> KVCache:
         """The `KVCache` of the tokens so far."""
         return self._given._replace(buffer=self.buffer, length=self.length)

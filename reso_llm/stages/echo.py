@@ -1,4 +1,4 @@
-"""Echo: what the texts in episodic memory say comes next, mixed into the model's distribution.
+"""Echo: the texts in episodic memory predict the next token, beside the network.
 
     p'(v) = (p(v) + c(v)) / (1 + sum_u c(u)),    c(v) = sum_j s(m_j) w_j w_j / W_{m_j} [id_j = v]
 
@@ -10,9 +10,9 @@ p' is the mean of the posterior of a Dirichlet prior whose base measure is p and
 is 1, given c counts (MacKay & Peto 1995); the counts are those of a cache of contexts (Grave et al.
 2017, arXiv 1612.04426).
 
-So a text of weight 1 that alone matches in full counts as much as the model itself. What no text
-says costs at most ln(1 + w sum_m s(m)) nats, w the largest weight, and nothing where nothing
-matches.
+So a text of weight 1 that alone matches in full counts as much as the model itself. A token that
+no text predicts loses at most ln(1 + w sum_m s(m)) nats, w the largest weight, and nothing where no
+text matches. The stage has no weights: its state is the stored texts, the same for all rows.
 
 Shapes: B batch, T time, V vocabulary, N stored tokens, M tokens of context.
 """
@@ -21,17 +21,20 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from numpy import ndarray
+from torch import Tensor, nn
+
+from reso_llm.stages.arrays import view
 
 STRENGTHS = (0.07, 0.3, 0.7, 1.0)
-"""s(1) ... s(M), fitted to 37 conversations of which the first half is stored and the second,
-without it in the context, is predicted: worth .13 nats a token there."""
+"""s(1) ... s(M), fitted to 37 conversations: the first half is stored, the second half predicted
+without the first in the context. The echo gains .13 nats a token there."""
 
 MAX_CONTEXT = len(STRENGTHS)
 
 
 class EchoState(NamedTuple):
-    """All stored tokens, what precedes them in their text, and their weights: a value."""
+    """All stored tokens, the tokens before each in its text, and their weights: a value."""
 
     ids: Tensor  # (N,)
     contexts: Tensor  # (M,N), the nearest first, -2 for nothing, which equals no id
@@ -57,25 +60,62 @@ def echo_state(texts: Iterable[tuple[Sequence[int], float]], like: Tensor) -> Ec
     return EchoState(torch.tensor(ids, device=device), rows.T, like.new_tensor(weights))
 
 
-def echoed(logits: Tensor, echo: EchoState, history: Tensor) -> Tensor:
-    """Logits (B,T,V) of p', up to a constant, where p is that of `logits`.
+class Echo(nn.Module):
+    """The stage: logits, the stored texts and the tokens read -> logits of p'."""
 
-    history (B,M-1+T) ends with the T tokens read; -1 stands for no token. The logits of tokens
-    that no match supports stay as they are.
-    """
-    matches = history[:, MAX_CONTEXT - 1 :].unsqueeze(-1) == echo.contexts[0]  # (B,T,N)
-    row, t, j = matches.nonzero(as_tuple=True)  # (n,) each: few of all pairs match
-    length, whole = torch.zeros_like(j), torch.ones_like(j, dtype=torch.bool)
-    for back in range(1, MAX_CONTEXT):
-        earlier = history[row, t + MAX_CONTEXT - 1 - back]
-        whole = whole & (earlier == echo.contexts[back, j])
-        length = length + whole
-    weights = echo.weights[j]
-    rivals = (row * history.shape[1] + t) * MAX_CONTEXT + length  # one number for each (b, t, m)
-    total = weights.new_zeros(history.numel() * MAX_CONTEXT).index_add(0, rivals, weights)
-    share = weights / total.clamp_min(torch.finfo(total.dtype).tiny)[rivals]
-    support = weights.new_tensor(STRENGTHS)[length] * weights * share
-    counts = torch.zeros_like(logits).index_put(
-        (row, t, echo.ids[j]), support.to(logits), accumulate=True
-    )
-    return torch.logaddexp(logits, logits.logsumexp(-1, keepdim=True) + counts.log())
+    def __init__(self) -> None:
+        super().__init__()
+        self.strengths = STRENGTHS
+
+    def init_state(self, batch: int, like: Tensor) -> None:
+        """No text is stored before a session stores one; see `echo_state`."""
+
+    def stepper(self, state: EchoState | None) -> "EchoStep | None":
+        """The one-token form; None where no text is stored."""
+        return None if state is None else EchoStep(self, state)
+
+    def silence(self) -> None:
+        """Give a match no strength, however long it is."""
+        self.strengths = (0.0,) * MAX_CONTEXT
+
+    def forward(self, logits: Tensor, state: EchoState, history: Tensor) -> Tensor:
+        """Logits (B,T,V) of p', up to a constant, where p is that of `logits`.
+
+        history (B,M-1+T) ends with the T tokens read; -1 stands for no token. The logits of tokens
+        that no match supports stay as they are.
+        """
+        # Every pair of a token read and a stored token that its text has behind the same token.
+        matches = history[:, MAX_CONTEXT - 1 :].unsqueeze(-1) == state.contexts[0]  # (B,T,N)
+        row, t, j = matches.nonzero(as_tuple=True)  # (n,) each: few of all pairs match
+        # How many tokens further back the two texts agree.
+        length, whole = torch.zeros_like(j), torch.ones_like(j, dtype=torch.bool)
+        for back in range(1, MAX_CONTEXT):
+            earlier = history[row, t + MAX_CONTEXT - 1 - back]
+            whole = whole & (earlier == state.contexts[back, j])
+            length = length + whole
+        # A match shares its strength with its rivals, the matches of that length at that token.
+        weights = state.weights[j]
+        rivals = (row * history.shape[1] + t) * MAX_CONTEXT + length  # one number for each (b,t,m)
+        total = weights.new_zeros(history.numel() * MAX_CONTEXT).index_add(0, rivals, weights)
+        share = weights / total.clamp_min(torch.finfo(total.dtype).tiny)[rivals]
+        support = weights.new_tensor(self.strengths)[length] * weights * share
+        # Add the counts to the distribution.
+        counts = torch.zeros_like(logits).index_put(
+            (row, t, state.ids[j]), support.to(logits), accumulate=True
+        )
+        return torch.logaddexp(logits, logits.logsumexp(-1, keepdim=True) + counts.log())
+
+
+class EchoStep:
+    """One-token form of `Echo`: `forward` itself, asked only where a stored token matches."""
+
+    def __init__(self, module: Echo, state: EchoState) -> None:
+        self.module, self.state = module, state
+        self.newest = view(state.contexts[0])  # (N,)
+
+    def __call__(self, logits: ndarray, history: list[int]) -> ndarray:
+        """Logits (V,) after `history`, at least M ids with the newest last."""
+        if not (self.newest == history[-1]).any():
+            return logits
+        newest = torch.tensor([history[-MAX_CONTEXT:]])
+        return self.module(torch.from_numpy(logits)[None, None], self.state, newest).numpy().ravel()

@@ -8,14 +8,14 @@ Token id i owns the i-th prime p_i (id 0 -> 2). Phi is fixed: multiplying primes
 folded model pay nothing for the primes. Without them W is E.
 
 The smear gives every layer the previous token for the price of one addition (modded-nanogpt).
-Its state in decoding is the last token's embedding.
+Its state is the embedding of the newest token.
 
 Shapes: B batch, T time, D width, V vocabulary, F frequencies; Phi (V,2F), P (2F,D).
 """
 
 import copy
 import math
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +33,12 @@ GATE_WIDTH = 16
 PLAIN = PrimeEmbeddingConfig(enabled=False)
 
 
+class EmbeddingState(NamedTuple):
+    """The smear's past: the embedding (B,1,D) of the newest token, zero before the first."""
+
+    last: Tensor
+
+
 def prime_waves(vocab_size: int, num_frequencies: int) -> Tensor:
     """Phi, (V,2F): all cosines, then all sines; ValueError for too many frequencies."""
     primes = first_primes(vocab_size)
@@ -41,8 +47,23 @@ def prime_waves(vocab_size: int, num_frequencies: int) -> Tensor:
     return torch.tensor(waves, dtype=torch.get_default_dtype())
 
 
+class _KeptTable(NamedTuple):
+    """The effective table, and the parameters and their versions that it was computed from."""
+
+    parameters: tuple[Tensor, Tensor]
+    versions: tuple[int, int]
+    table: Tensor
+
+    def is_of(self, parameters: tuple[Tensor, Tensor]) -> bool:
+        """Whether these are the same parameters, unchanged."""
+        return all(
+            p is kept and p._version == version
+            for p, kept, version in zip(parameters, self.parameters, self.versions, strict=True)
+        )
+
+
 class TokenEmbedding(nn.Module):
-    """ids (B,T) and the previous embedding (B,1,D) or None -> x (B,T,D) and the last embedding."""
+    """ids (B,T) and the state before them, None at the start -> x (B,T,D) and the next state."""
 
     def __init__(self, vocab_size: int, dim: int, prime: PrimeEmbeddingConfig = PLAIN) -> None:
         super().__init__()
@@ -52,7 +73,7 @@ class TokenEmbedding(nn.Module):
         self.prime_map = nn.Parameter(torch.empty(waves.shape[1], dim)) if prime.enabled else None
         self.smear_gate = nn.Linear(min(GATE_WIDTH, dim), 1, bias=False)
         self.smear_scale = nn.Parameter(torch.empty(()))
-        self._memo: tuple[list[Tensor], list[int], Tensor] | None = None
+        self._kept: _KeptTable | None = None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -68,32 +89,38 @@ class TokenEmbedding(nn.Module):
         """The effective table W (V,D): lookup, and output map where the two are tied.
 
         With gradients it is a new product at each call: take it once in a forward pass. Without
-        them it is kept for as long as the parameters stay as they are; writing through `p.data`
-        in place is the one change that goes unseen.
+        gradients the product is kept until a parameter changes in place, moves, or is loaded or
+        replaced; assigning `p.data` is the one change that goes unseen.
         """
         if self.prime_map is None:
             return self.table.weight
-        sources = [self.table.weight, self.prime_map]
-        # Fused optimizers change parameters without counting a version: gradients are the sign
-        # that a step may come. Inference tensors do not count either.
-        at_rest = all(p.grad is None and not p.is_inference() for p in sources)
-        if torch.is_grad_enabled() or not at_rest:
-            self._memo = None
+        parameters = (self.table.weight, self.prime_map)
+        # Fused optimizers change parameters without counting a version: a gradient announces one.
+        changing = torch.is_grad_enabled() or any(
+            p.grad is not None or p.is_inference() for p in parameters
+        )
+        if changing:
+            self._kept = None
             return self._product()
-        if self._memo is None or not _unchanged(sources, *self._memo[:2]):
+        if self._kept is None or not self._kept.is_of(parameters):
             with torch.inference_mode(False), torch.no_grad():
-                # The aliases hold the memory, so that no other tensor can take its address.
-                aliases, versions = [p.detach() for p in sources], [p._version for p in sources]
-                self._memo = aliases, versions, self._product()
-        return self._memo[2]
+                versions = tuple(p._version for p in parameters)
+                self._kept = _KeptTable(parameters, versions, self._product())
+        return self._kept.table
 
     def _product(self) -> Tensor:
         with torch.autocast(self.waves.device.type, enabled=False):  # it would round the table
             return torch.addmm(self.table.weight, self.waves, self.prime_map)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles carry no memo."""
-        return self.__dict__ | {"_memo": None}
+    def _apply(self, *args, **options) -> "TokenEmbedding":
+        """Forget the kept table when the parameters move or change their type."""
+        self._kept = None
+        return super()._apply(*args, **options)
+
+    def _load_from_state_dict(self, *args, **options) -> None:
+        """Forget the kept table when parameters are loaded."""
+        self._kept = None
+        super()._load_from_state_dict(*args, **options)
 
     def fold(self) -> "TokenEmbedding":
         """A copy without primes whose plain table is W: the same function, parameters apart."""
@@ -102,36 +129,40 @@ class TokenEmbedding(nn.Module):
         plain.prime_map = plain.waves = None
         return plain
 
+    def init_state(self, batch: int, like: Tensor) -> EmbeddingState:
+        """No token before the first."""
+        return EmbeddingState(like.new_zeros(batch, 1, self.table.embedding_dim))
+
+    def stepper(self, state: EmbeddingState) -> "EmbeddingStep":
+        """The one-token form."""
+        return EmbeddingStep(self, state)
+
+    def silence(self) -> None:
+        """Drop the primes' share of the table: W is E."""
+        if self.prime_map is not None:
+            nn.init.zeros_(self.prime_map)
+
     def forward(
-        self, ids: Tensor, previous: Tensor | None, weight: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+        self, ids: Tensor, state: EmbeddingState | None, weight: Tensor | None = None
+    ) -> tuple[Tensor, EmbeddingState]:
         """`weight` is `self.weight` where the caller has it already."""
         e = rms_norm(F.embedding(ids, self.weight if weight is None else weight))
-        if previous is None:
-            previous = torch.zeros_like(e[:, :1])
-        shifted = torch.cat((previous, e[:, :-1]), dim=1)
+        before = torch.zeros_like(e[:, :1]) if state is None else state.last
+        shifted = torch.cat((before, e[:, :-1]), dim=1)
         gate = self.smear_scale * torch.sigmoid(
             self.smear_gate(e[..., : self.smear_gate.in_features])
         )
-        return rms_norm(e + gate * shifted), e[:, -1:]
-
-
-def _unchanged(sources: list[Tensor], aliases: list[Tensor], versions: list[int]) -> bool:
-    """Whether each source has the memory of its alias, and the version noted then."""
-    return all(
-        p.data_ptr() == alias.data_ptr() and p.dtype is alias.dtype and p._version == version
-        for p, alias, version in zip(sources, aliases, versions, strict=True)
-    )
+        return rms_norm(e + gate * shifted), EmbeddingState(e[:, -1:])
 
 
 class EmbeddingStep:
-    """`TokenEmbedding`: a token -> x (D,), with the smear of the token before."""
+    """One-token form of `TokenEmbedding`: a token -> x (D,), with the smear of the one before."""
 
-    def __init__(self, module: nn.Module, last: Tensor | None) -> None:
+    def __init__(self, module: TokenEmbedding, state: EmbeddingState) -> None:
         self.table = view(module.weight)  # (V,D)
         self.gate = view(module.smear_gate.weight)[0]
         self.scale = module.smear_scale.item()
-        self.last = np.zeros_like(self.table[0]) if last is None else view(last).ravel()
+        self.last = view(state.last).ravel()
 
     def __call__(self, token: int) -> ndarray:
         e = arrays.rms_norm(self.table[token])
@@ -142,5 +173,6 @@ class EmbeddingStep:
         return arrays.rms_norm(x, out=x)
 
     @property
-    def state(self) -> Tensor:
-        return torch.from_numpy(self.last).view(1, 1, -1)
+    def state(self) -> EmbeddingState:
+        """The state after the tokens so far."""
+        return EmbeddingState(torch.from_numpy(self.last).view(1, 1, -1))

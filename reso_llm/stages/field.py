@@ -1,4 +1,4 @@
-"""Temporal sedenion memory: a decaying field of products, written and read by every token.
+"""Temporal sedenion memory: a decaying field of products, read and written by every token.
 
     y_t = r_t* S_{t-1}                          read, before this token writes
     S_t = e^{-d_t} S_{t-1} + i_t a_t v_t        write: address times content
@@ -10,9 +10,9 @@ E[r* (a v)] = 0 for unrelated r: an associative memory by superposition (hologra
 representation, Plate 1995) whose scalar decay makes it a linear recurrence, as in gated linear
 attention (Yang 2023, arXiv 2312.06635).
 
-The address is a learned mix of this token's and the previous one's, so that one write can bind a
-token to what came before it. The read leaves the own write out: that would be a feed-forward path
-from x_t to x_t, which the blocks already have, on top of what is remembered.
+The address is a learned mix of this token's and the previous one's, so one write can bind a token
+to the one before it. A token reads before it writes: reading its own write would be a feed-forward
+path from x_t to x_t, which the blocks already have.
 
 Shapes: B batch, T time, D width, H heads, C channels a head, S = 16 components, E = C S.
 """
@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from numpy import ndarray
 from torch import Tensor, nn
 
@@ -38,9 +39,9 @@ HALF_LIVES = (16.0, 4096.0)  # in tokens; heads start spread above the first up 
 
 
 class FieldState(NamedTuple):
-    """What the stage remembers: a value, never changed in place.
+    """The field after the tokens so far: a value, never changed in place.
 
-    Fields add: what a text left behind, times a weight, may be added to `field` at any time.
+    Fields add: the field of another text, times a weight, may be added to `field` at any time.
     """
 
     field: Tensor  # (B,H,C,S)
@@ -62,7 +63,7 @@ def scan_chunk(field: Tensor, writes: Tensor, log_retention: Tensor) -> tuple[Te
     return before, after.squeeze(2)
 
 
-class MemoryField(nn.Module):
+class SedenionField(nn.Module):
     """The stage x' = x + W_o (g * y / sqrt(1 + mean y^2)); see the module's docstring.
 
     g in (0, 1) is a read gate per head. The bound leaves a faint memory faint: an empty field adds
@@ -111,26 +112,38 @@ class MemoryField(nn.Module):
             like.new_zeros(batch, self.num_heads, S),
         )
 
+    def stepper(self, state: FieldState) -> "FieldStep":
+        """The one-token form."""
+        return FieldStep(self, state)
+
+    def silence(self) -> None:
+        """Drop what is read from the field."""
+        nn.init.zeros_(self.out.weight)
+
     def forward(self, x: Tensor, state: FieldState | None = None) -> tuple[Tensor, FieldState]:
         """x (B,T,D) and the state before it, None for an empty one -> x' (B,T,D), next state."""
         state = self.init_state(len(x), x) if state is None else state
+        # Project: an address, a reader, the content to write, three gates.
         z = F.linear(rms_norm(x), self.inputs.weight)
         addresses, readers, content, gates = z.split(self.sizes, dim=-1)
         addresses, last = self._mixed(addresses, state.previous_address)
-        readers = readers.unflatten(-1, (self.num_heads, S))
-        gates = gates.unflatten(-1, (3, -1)) + self.gate_bias  # (B,T,3,H)
+        readers = rearrange(readers, "b t (h s) -> b t h s", s=S)
+        content = rearrange(content, "b t (h c s) -> b t h c s", h=self.num_heads, s=S)
+        gates = rearrange(gates, "b t (g h) -> b t g h", g=3) + self.gate_bias
         write, read = torch.sigmoid(gates[:, :, :2, :, None, None]).unbind(2)
-        content = content.unflatten(-1, (self.num_heads, self.num_channels, S))
+        # Write: address times content, into a field that decays.
         address, reader = self._matrices(torch.stack((addresses, readers))).unbind()
         writes = (content * write) @ address  # (B,T,H,C,S)
         fields, field = self._carry(state.field, writes, gates[:, :, 2])
-        y = fields @ reader.mT  # the matrix of r* is that of r, transposed
-        y = F.rms_norm(y.flatten(3), (S * self.num_channels,), eps=1.0)  # (B,T,H,E)
-        return x + self.out((read.flatten(3) * y).flatten(2)), FieldState(field, last)
+        # Read: the conjugate of the reader times the field before this token.
+        y = rearrange(fields @ reader.mT, "b t h c s -> b t h (c s)")  # r* has r's matrix, turned
+        y = F.rms_norm(y, (S * self.num_channels,), eps=1.0)
+        y = rearrange(read.flatten(3) * y, "b t h e -> b t (h e)")
+        return x + self.out(y), FieldState(field, last)
 
     def _mixed(self, addresses: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
         """Addresses (B,T,HS) mixed with the previous token's (B,T,H,S), and the last raw one."""
-        addresses = addresses.unflatten(-1, (self.num_heads, S))
+        addresses = rearrange(addresses, "b t (h s) -> b t h s", s=S)
         shifted = torch.cat((previous.unsqueeze(1), addresses[:, :-1]), dim=1)
         mixed = torch.addcmul(addresses, self.previous_mix, shifted - addresses)
         # A view of the last one would keep the projections of the whole prompt in memory.
@@ -138,27 +151,27 @@ class MemoryField(nn.Module):
 
     def _matrices(self, vectors: Tensor) -> Tensor:
         """R (...,S,S) with v R = u v for a row v, where u is `vectors` (...,S) at length 1."""
-        return (rms_norm(vectors) @ self.product).unflatten(-1, (S, S))
+        return rearrange(rms_norm(vectors) @ self.product, "... (r s) -> ... r s", s=S)
 
     def _carry(self, field: Tensor, writes: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
         """The field each token reads (B,T,H,C,S), and the one after the last (B,H,C,S)."""
         if writes.shape[1] == 1:
-            retention = torch.sigmoid(gates).view(*gates.shape[::2], 1, 1)
+            retention = rearrange(torch.sigmoid(gates), "b 1 h -> b h 1 1")
             return field.unsqueeze(1), torch.addcmul(writes[:, 0], retention, field)
-        log_retention = F.logsigmoid(gates).transpose(1, 2)  # (B,H,T)
-        flat = writes.flatten(3).transpose(1, 2)  # (B,H,T,E)
-        state, read = field.flatten(2), []
+        log_retention = rearrange(F.logsigmoid(gates), "b t h -> b h t")
+        flat = rearrange(writes, "b t h c s -> b h t (c s)")
+        state, read = rearrange(field, "b h c s -> b h (c s)"), []
         for some, kept in zip(flat.split(CHUNK, 2), log_retention.split(CHUNK, 2), strict=True):
             fields, state = scan_chunk(state, some, kept)
             read.append(fields)
-        fields = torch.cat(read, dim=2).transpose(1, 2)  # (B,T,H,E)
-        return fields.unflatten(-1, field.shape[2:]), state.view_as(field)
+        fields = rearrange(torch.cat(read, dim=2), "b h t (c s) -> b t h c s", s=S)
+        return fields, state.view_as(field)
 
 
 class FieldStep:
-    """`MemoryField`: reads the field into x (D,), in place, then writes this token into it."""
+    """One-token form of `SedenionField`: read the field into x (D,), in place, then write to it."""
 
-    def __init__(self, module: nn.Module, state: tuple) -> None:
+    def __init__(self, module: SedenionField, state: FieldState) -> None:
         self._given = state
         self.inputs, self.out = matrix(module.inputs), matrix(module.out)
         self.mix, self.bias = view(module.previous_mix), view(module.gate_bias)[..., None]
@@ -193,6 +206,7 @@ class FieldStep:
         addresses += difference
 
     @property
-    def state(self) -> tuple:
+    def state(self) -> FieldState:
+        """The state after the tokens so far."""
         field, previous = torch.from_numpy(self.field.copy()), torch.from_numpy(self.previous)
         return self._given._replace(field=field[None], previous_address=previous[None])

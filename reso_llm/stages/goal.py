@@ -1,15 +1,51 @@
-"""The goal stage: pooled vectors of texts, and the goals that training draws from replies."""
+"""Agency in the network: a goal shifts what every position looks for.
+
+    x_t <- x_t + W_g g            g (D,) the pooled vector of a text, W_g zero at the start
+
+Training makes goals mean something: the goal of a row is the pooled vector of a random part of
+its own reply (hindsight goals, Andrychowicz 2017, arXiv 1707.01495). Foci and the goals of a
+session are kept by `reso_llm.session.agency`.
+
+Shapes: B batch, T time, D width, V vocabulary.
+"""
 
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from reso_llm.stages.fused import rms_norm
+from reso_llm.stages.fused import linear, rms_norm
+
+
+class GoalMap(nn.Module):
+    """The map W_g: a goal (B,D) -> what is added to every x_t of its row (B,D)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = linear(dim, dim).weight
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Ignore the goal."""
+        nn.init.zeros_(self.weight)
+
+    def init_state(self, batch: int, like: Tensor) -> None:
+        """A goal is an argument of the network, not a state."""
+
+    def stepper(self, state: None) -> None:
+        """The goal's share of x is the same for every token: `forward` computes it once."""
+
+    def silence(self) -> None:
+        """Ignore the goal."""
+        self.reset_parameters()
+
+    def forward(self, goal: Tensor) -> Tensor:
+        return F.linear(goal, self.weight)
 
 
 def pooled(embeddings: Tensor, mask: Tensor, weights: Tensor | None = None) -> Tensor:
-    """What the tokens in the mask are about: (B,T,D), (B,T) -> (B,D) of rms 1, 0 for no token.
+    """The vector of the tokens in the mask: (B,T,D), (B,T) -> (B,D) of rms 1, 0 for no token.
 
     The mean of the rms-normalised token vectors, normalised again. weights (B,T) >= 0 may count
     rare tokens for more, such as their information in nats.
@@ -21,8 +57,8 @@ def pooled(embeddings: Tensor, mask: Tensor, weights: Tensor | None = None) -> T
     return rms_norm(total)  # the sum and the mean have one direction
 
 
-def about(table: Tensor, ids: Sequence[int]) -> Tensor:
-    """What some tokens are about: `pooled` rows of a table (V,D) -> (D,); 0 for no token."""
+def text_vector(table: Tensor, ids: Sequence[int]) -> Tensor:
+    """The vector of a text: `pooled` rows of a table (V,D) -> (D,); 0 for no token."""
     vectors = table[torch.as_tensor(ids, dtype=torch.long, device=table.device)].unsqueeze(0)
     return pooled(vectors, torch.ones_like(vectors[..., 0]))[0]
 

@@ -10,8 +10,11 @@ to the next. Im(e^{-i theta} Z) = |Z| sin(psi - theta) with psi the phase of Z: 
 the field. It is the mean-field form of the Kuramoto model (Kuramoto 1975; Strogatz, Physica D 143,
 2000, and `entropy_core.kuramoto`), where the population of an oscillator is its own past.
 
-A weighted sum S_t = u_t + lambda S_{t-1} is all a step needs of the past. Many tokens take it as
-products with a triangular matrix, chunk by chunk; a single token takes one addition.
+The phases turn queries and keys by gamma theta (`rotary.py`), gamma zero at the start. The
+coherence gate and the monitors read r.
+
+A weighted sum S_t = u_t + lambda S_{t-1} is all that a step needs of the past. Many tokens take it
+as products with a triangular matrix, chunk by chunk; a single token takes one addition.
 
 Shapes: B batch, T time, D width, N oscillators.
 """
@@ -94,6 +97,7 @@ class Synchronisation(nn.Module):
         super().__init__()
         self.config = config
         self.project = linear(dim, 2 * config.num_oscillators)
+        self.silent = False
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -108,6 +112,14 @@ class Synchronisation(nn.Module):
         weight = like.new_zeros((batch, 1, 1, 1), dtype=dtype)
         return SyncState((sums,) * (self.config.num_steps + 1), weight)
 
+    def stepper(self, state: SyncState) -> "SynchronisationStep":
+        """The one-token form."""
+        return SynchronisationStep(self, state)
+
+    def silence(self) -> None:
+        """Report phases of zero, which turn nothing; r stays for the gate and the monitors."""
+        self.silent = True
+
     def forward(self, x: Tensor, state: SyncState | None) -> tuple[Tensor, Tensor, SyncState]:
         """Residual stream x (B,T,D) -> final phases (B,T,N), r (B,T) in [0, 1], next state.
 
@@ -118,14 +130,16 @@ class Synchronisation(nn.Module):
         phases = self.project(rms_norm(x)).to(state.weight.dtype)
         theta, omega = phases.chunk(2, dim=-1)
         theta, r, state = synchronise(theta, omega, self.config, state)
+        if self.silent:
+            theta = torch.zeros_like(theta)
         return theta.to(x.dtype), r.to(x.dtype), state
 
 
 class SynchronisationStep:
-    """`Synchronisation`: x (D,) -> phases (N,) and coherence r."""
+    """One-token form of `Synchronisation`: x (D,) -> phases (N,) and coherence r."""
 
-    def __init__(self, module: nn.Module, state: tuple) -> None:
-        self._given, self.config = state, module.config
+    def __init__(self, module: Synchronisation, state: SyncState) -> None:
+        self._given, self.config, self.silent = state, module.config, module.silent
         self.project = matrix(module.project)
         self.retention = scalar(self.config.retention)
         self.dt = scalar(self.config.step_size)
@@ -153,10 +167,12 @@ class SynchronisationStep:
         field = self.sums[-1]
         field += np.sin(pair)
         r = float(np.add.reduce(np.hypot(field[0], field[1]))) / (N * self.weight)
-        return pair[1], min(r, 1.0)  # in this order NaN stays
+        theta = np.zeros(N, np.float32) if self.silent else pair[1]
+        return theta, min(r, 1.0)  # in this order NaN stays
 
     @property
-    def state(self) -> tuple:
+    def state(self) -> SyncState:
+        """The state after the tokens so far."""
         sums = torch.from_numpy(self.sums.copy())[:, None, None]  # (steps + 1,1,1,2,N)
         weight = self._given.weight.new_tensor(self.weight).view(1, 1, 1, 1)
         return self._given._replace(sums=tuple(sums.unbind()), weight=weight)

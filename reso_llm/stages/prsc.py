@@ -10,8 +10,8 @@ counts are a product of experts (Hinton 2002), trained together, so the network 
 
 In training the memory must not know the text it is read on, or the gate learns to trust what it
 will not have. `fit` cuts the text into FOLDS spans; a window reads the counts of the others only
-(cross-fitting). Learned tables added to the residual stream had brought nothing:
-docs/architecture.md has the number.
+(cross-fitting). Learned tables added to the residual stream brought nothing; the number stands in
+docs/architecture.md. The memory's past is the ids before, which the network carries as its tail.
 
 Shapes: B batch, T time, D width, V vocabulary, M orders, E entries, C contexts, J slots read for
 a token (sum over orders of the entries read at most).
@@ -41,7 +41,7 @@ MAX_FITTED = 10_000_000  # tokens: counting them takes some GB and half a minute
 
 
 class Evidence(NamedTuple):
-    """What the memory says after each token: ids (B,T,J), values (B,T,J) nats, counts (B,T,M)."""
+    """Evidence after each token: ids (B,T,J), values (B,T,J) in nats, ln counts (B,T,M)."""
 
     ids: Tensor
     values: Tensor
@@ -76,7 +76,7 @@ class BindingMemory(nn.Module):
         return {"slot_orders": orders, "slot_ranks": ranks, "spread": spread, "powers": powers}
 
     def reset_parameters(self) -> None:
-        """Half of what the counts say, whatever the token."""
+        """Trust half of the evidence of every order, whatever the token and the counts."""
         nn.init.zeros_(self.gate)
         nn.init.constant_(self.trust, 0.5)
         nn.init.zeros_(self.count_scale)
@@ -109,7 +109,7 @@ class BindingMemory(nn.Module):
         return (alpha @ self.spread) * evidence.values.to(x.dtype)
 
     def _find(self, history: Tensor) -> Tensor:
-        """Rows of the table for the contexts of each order, the last row for what is not there."""
+        """Row of the table for the context of each order; the last row where it is not listed."""
         keys = context_keys(history, self.powers)
         rows = torch.searchsorted(self.keys, keys)
         return torch.where(self.keys[rows] == keys, rows, len(self.keys) - 1)
@@ -146,16 +146,28 @@ class BindingMemory(nn.Module):
             return None
         return (starts * FOLDS // self.num_fitted).clamp_max(FOLDS - 1)
 
-    def make_room(self, shapes: dict[str, Tensor]) -> None:
-        """Give the tables the shapes of those about to be loaded; what they held is lost."""
+    def make_room(self, tables: dict[str, Tensor]) -> None:
+        """Resize the tables to the shapes of those about to be loaded; their contents are lost."""
         for name in TABLES:
-            if name in shapes:
+            if name in tables:
                 old = getattr(self, name)
-                setattr(self, name, old.new_zeros(shapes[name].shape))
+                setattr(self, name, old.new_zeros(tables[name].shape))
+
+    def init_state(self, batch: int, like: Tensor) -> None:
+        """The memory keeps no state: the ids before are the network's tail."""
+
+    def stepper(self, state: None) -> "BindingStep":
+        """The one-token form."""
+        return BindingStep(self)
+
+    def silence(self) -> None:
+        """Trust no order."""
+        for p in (self.gate, self.trust, self.count_scale):
+            nn.init.zeros_(p)
 
 
 def _empty_tables() -> dict[str, Tensor]:
-    """What every table has: a last context that no n-gram is, a first entry that says nothing."""
+    """Tables without n-grams: a last context that matches none, a first entry that adds nothing."""
     return {
         "keys": torch.tensor([NO_CONTEXT]),
         "bounds": torch.zeros(1, 2, dtype=torch.int32),
@@ -167,8 +179,8 @@ def _empty_tables() -> dict[str, Tensor]:
     }
 
 
-class Found(NamedTuple):
-    """A context of the binding memory: its order less one, its entries, ln(1 + count)."""
+class Match(NamedTuple):
+    """A context that the memory lists: its order less one, its entries, ln(1 + count)."""
 
     order: int
     entries: slice
@@ -176,12 +188,12 @@ class Found(NamedTuple):
 
 
 class BindingStep:
-    """`BindingMemory`: the contexts that end with a token, and what they add to the logits.
+    """One-token form of `BindingMemory`: the contexts that a text ends with, and their evidence.
 
-    Keys are Python integers, and only the entries there are get read: no padding.
+    Keys are Python integers. Only entries that exist are read, so nothing is padded.
     """
 
-    def __init__(self, module: nn.Module, tail: list[int]) -> None:
+    def __init__(self, module: BindingMemory) -> None:
         self.powers, self.keys, self.bounds = map(view, (module.powers, module.keys, module.bounds))
         self.ids, self.evidence, self.log_counts = map(
             view, (module.entry_ids, module.evidence, module.log_counts)
@@ -189,31 +201,29 @@ class BindingStep:
         self.slots, self.width_scale = module.slots, module.gate.shape[1] ** -0.5
         self.gate = view(module.gate)  # (M,D)
         self.trust, self.count_scale = module.trust.tolist(), module.count_scale.tolist()
-        before = tail[len(tail) - module.tail_length :]
-        self.recent = [self.powers[token].tolist() for token in reversed(before)]  # newest first
 
-    def look_up(self, token: int) -> list[Found]:
-        """The contexts found that end with `token`, the newest."""
-        self.recent.insert(0, self.powers[token].tolist())
+    def look_up(self, history: list[int]) -> list[Match]:
+        """Contexts that `history` (at least M ids, the newest last, -1 for none) ends with."""
         keys, high, low = [], 1, 1
-        for k, powers in enumerate(self.recent):
-            high, low = high * powers[k][0] % MODULI[0], low * powers[k][1] % MODULI[1]
+        for order, powers in enumerate(self.powers[history[: -len(self.slots) - 1 : -1]].tolist()):
+            high = high * powers[order][0] % MODULI[0]
+            low = low * powers[order][1] % MODULI[1]
             keys.append(high * MODULI[1] + low)
-        self.recent.pop()
         rows = self.keys.searchsorted(np.array(keys)).tolist()
-        found = []
-        for m, (key, row) in enumerate(zip(keys, rows, strict=True)):
+        matches = []
+        for order, (key, row) in enumerate(zip(keys, rows, strict=True)):
             if self.keys[row] == key:
                 first, end = self.bounds[row].tolist()
-                entries = slice(first, min(end, first + self.slots[m]))
-                found.append(Found(m, entries, float(self.log_counts[row])))
-        return found
+                entries = slice(first, min(end, first + self.slots[order]))
+                matches.append(Match(order, entries, float(self.log_counts[row])))
+        return matches
 
-    def add(self, found: list[Found], hidden: ndarray, logits: ndarray) -> None:
-        """Weigh the entries found by the final, normalised x (D,), into the logits (V,)."""
-        if not found:
+    def add(self, matches: list[Match], hidden: ndarray, logits: ndarray) -> None:
+        """Add the evidence of the matches, weighed by the final x (D,), to the logits (V,)."""
+        if not matches:
             return
         alphas = np.dot(self.gate, hidden).tolist()
-        for m, entries, log_count in found:
-            alpha = alphas[m] * self.width_scale + self.trust[m] + self.count_scale[m] * log_count
+        for order, entries, log_count in matches:
+            alpha = alphas[order] * self.width_scale + self.trust[order]
+            alpha += self.count_scale[order] * log_count
             np.add.at(logits, self.ids[entries], alpha * self.evidence[entries])

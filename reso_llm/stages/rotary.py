@@ -1,4 +1,13 @@
-"""Rotary positions, turned on by the oscillators' phases."""
+"""Rotary positions, turned on by the oscillators' phases.
+
+    (x_2i + i x_2i+1) e^{i (t f_i + gamma_n theta_tn)},    f_i = base^(-2i/K)
+
+Pairs of a head's components are complex numbers, turned by the token's position t (RoPE, Su 2021,
+arXiv 2104.09864) and by its phases theta. Resonant attention takes base = phi^(K/2), the golden
+ladder; the plain decoder the configured one.
+
+Shapes: B batch, T time, H heads, K head width, N oscillators.
+"""
 
 import numpy as np
 import torch
@@ -47,7 +56,7 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 
 
 class RotaryStep:
-    """The turn (K/2,) of a position and of the phases: `rotary_table`, `turned_by_phases`."""
+    """One-token form of `rotary_table` and `turned_by_phases`: the turn (K/2,) of one position."""
 
     def __init__(self, table: Tensor, base: float, gain: Tensor | None) -> None:
         self.table = view(table).view(np.complex64)[..., 0]  # (T,K/2)
@@ -67,7 +76,7 @@ class RotaryStep:
         return turn
 
     def _beyond(self, position: int) -> ndarray:
-        """Positions past the table, which a window allows."""
+        """The turn of a position past the table; an attention window allows such positions."""
         width = 2 * self.table.shape[1]
         angles = position * self.base ** (-np.arange(0, width, 2) / width)
         return (np.cos(angles) + 1j * np.sin(angles)).astype(np.complex64)

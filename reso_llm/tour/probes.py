@@ -22,7 +22,7 @@ from torch import Tensor
 from entropy_core.information import entropy_nats
 from reso_llm.decoding.stability import readings
 from reso_llm.model import ResoLLMModel
-from reso_llm.stages.goal import about
+from reso_llm.stages.goal import text_vector
 from reso_llm.tokenizer import SPECIAL_TOKENS, ResoTokenizer
 
 
@@ -109,26 +109,12 @@ def next_tokens(model: ResoLLMModel, ids: Sequence[int], count: int) -> list[tup
 
 
 def without(model: ResoLLMModel, stage: str) -> ResoLLMModel:
-    """A copy in which `stage` adds nothing; ValueError for a stage that is not known here.
-
-    prsc: no evidence; kuramoto: phases do not turn attention; coherence_gate: no layer is skipped
-    before nothing at all is left of it; temporal_smf: what is read from the field is dropped.
-    """
+    """A copy in which `stage` is silent; ValueError for a stage that the model does not have."""
     model = copy.deepcopy(model)
-    with torch.no_grad():
-        if stage == "prsc":
-            for p in (model.prsc.gate, model.prsc.trust, model.prsc.count_scale):
-                p.zero_()
-        elif stage == "kuramoto":
-            model.phase_gain.zero_()
-        elif stage == "temporal_smf":
-            model.memory.out.weight.zero_()
-        elif stage == "coherence_gate":
-            for gate in (block.gate for block in model.blocks if block.gate is not None):
-                gate.skip_below = 0.0
-        else:
-            known = "prsc, kuramoto, coherence_gate or temporal_smf"
-            raise ValueError(f"stage = {stage!r}: expected {known}")
+    stages = model.stages()
+    if stage not in stages:
+        raise ValueError(f"stage = {stage!r}: expected one of {', '.join(stages)}")
+    stages[stage].silence()
     return model
 
 
@@ -162,7 +148,7 @@ def bits_per_byte(
 @torch.no_grad()
 def goal_vector(model: ResoLLMModel, tokenizer: ResoTokenizer, text: str) -> Tensor:
     """What `create_goal` makes of a description (D,)."""
-    return about(model.embedding.weight, tokenizer.encode(text))
+    return text_vector(model.embedding.weight, tokenizer.encode(text))
 
 
 def probability(

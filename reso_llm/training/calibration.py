@@ -15,7 +15,7 @@ from torch import Tensor
 
 from reso_llm.data.token_cache import Split
 from reso_llm.session.agency import GoalCalibration, calibrate
-from reso_llm.stages.goal import about
+from reso_llm.stages.goal import text_vector
 from reso_llm.tokenizer import SPECIAL_TOKENS
 
 MAX_CONVERSATIONS = 200
@@ -30,7 +30,7 @@ def goal_calibration(split: Split, table: Tensor) -> GoalCalibration | None:
     if len(pairs) < MIN_CONVERSATIONS:
         return None
     questions, replies = (
-        torch.stack([about(table, ids) for ids in side]) for side in zip(*pairs, strict=True)
+        torch.stack([text_vector(table, ids) for ids in side]) for side in zip(*pairs, strict=True)
     )
     cosines = [F.cosine_similarity(replies, questions.roll(k, 0)) for k in range(1, PARTNERS + 1)]
     return calibrate(torch.cat(cosines))

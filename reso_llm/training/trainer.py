@@ -96,7 +96,7 @@ class Trainer:
         self.model = ResoLLMModel(config.model).to(device)
         self.optimizers = make_optimizers(self.model, config.optim)
         self.counters = Counters()
-        self.model.fit_memory(data.train.tokens)
+        self.model.fit_bindings(data.train.tokens)
         if config.compile:
             self.model.loss = torch.compile(self.model.loss)
         self.stream = self._stream_at(0)

@@ -147,7 +147,7 @@ def test_a_network_shares_what_is_in_memory(make_agent):
     """Half of a perfect pair's field is the other's; with no link an agent keeps its own."""
     agents = [make_agent(0, node) for node in NODES]
     agents[1].model.update_memory("the other has read this", importance=5.0)
-    field = agents[1].model.recollected_state().field.field[0]
+    field = agents[1].model.recollected_state().stages["temporal_smf"].field[0]
 
     def traces(network):
         for agent in agents:  # or what is in memory fades

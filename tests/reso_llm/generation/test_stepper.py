@@ -68,10 +68,18 @@ def close(array, tensor, tolerance=1e-4):
     np.testing.assert_allclose(array, tensor.numpy(), rtol=tolerance, atol=tolerance)
 
 
+def with_echo(state, echo):
+    """The state with other stored texts, or with none."""
+    stages = {name: kept for name, kept in state.stages.items() if name != "echo"}
+    return state._replace(stages=stages if echo is None else stages | {"echo": echo})
+
+
 def leaves(value):
     """All tensors and numbers of a state; of a cache, what has been written for it."""
     if hasattr(value, "buffer"):
         return [value.keys, value.values]
+    if isinstance(value, dict):
+        value = tuple(value[name] for name in sorted(value))
     if isinstance(value, tuple):
         return [leaf for part in value for leaf in leaves(part)]
     return [] if value is None else [torch.as_tensor(value)]
@@ -107,7 +115,7 @@ def test_the_small_model():
             p.add_(0.05 * torch.randn_like(p))
         for block in model.blocks[1:]:
             block.gate.halting.bias.fill_(-1.0)
-    model.fit_memory(np.random.default_rng(0).integers(64, size=2000))
+    model.fit_bindings(np.random.default_rng(0).integers(64, size=2000))
     ids = np.random.default_rng(1).integers(64, size=PREFILL + STEPS).tolist()
     state = prefilled(model, ids[:PREFILL])
     compare(model, Stepper(model, state), state, ids[PREFILL:])
@@ -139,7 +147,7 @@ def test_an_empty_memory_and_an_empty_state(tiny_model):
     state = model.init_state()
     stepper = Stepper(model, state)
     assert_equal_states(stepper.state, state)
-    assert stepper.state.last_embedding is None
+    assert not stepper.state.stages["prime_embedding"].last.any()
     compare(model, stepper, state, ids_of(model, 8))
 
 
@@ -189,16 +197,16 @@ def test_goals(tiny_model):
 
 def test_stored_texts_echo(tiny_model):
     long = PRSCConfig(max_order=6)  # reads more of the past than the echo does
-    model = tiny_model(stages=("temporal_smf", "prsc"), max_seq_len=ROOM, prsc=long)
+    model = tiny_model(stages=("echo", "prsc"), max_seq_len=ROOM, prsc=long)
     ids = ids_of(model, PREFILL + STEPS)
     texts = [([*ids[3:12], 60, *ids[9:20], 7], 1.0), ([9, *ids[8:14]], 0.3)]
     echo = echo_state(texts, model.embedding.table.weight)
-    state = prefilled(model, ids[:PREFILL], state=model.init_state()._replace(echo=echo))
+    state = prefilled(model, ids[:PREFILL], state=with_echo(model.init_state(), echo))
     after = compare(model, Stepper(model, state), state, ids[PREFILL:])
-    assert after.echo is echo
-    silent = Stepper(model, state._replace(echo=None)).step(ids[PREFILL])
+    assert after.stages["echo"] is echo
+    silent = Stepper(model, with_echo(state, None)).step(ids[PREFILL])
     short = echo_state([([ids[PREFILL], 60], 1.0)], model.embedding.table.weight)
-    heard = Stepper(model, state._replace(echo=short)).step(ids[PREFILL])
+    heard = Stepper(model, with_echo(state, short)).step(ids[PREFILL])
     assert abs(heard.logits - silent.logits).max() > 1e-2
     assert np.array_equal(heard.hidden, silent.hidden)
 
@@ -249,7 +257,7 @@ def test_steps_own_their_arrays(tiny_model):
 def test_damaged_weights_show_without_a_warning(tiny_model):
     model = tiny_model(stages=FULL)
     state = prefilled(model, [3, 4])
-    for parameter in (model.blocks[1].gate.halting.bias, model.blocks[0].keep):
+    for parameter in (model.blocks[1].gate.halting.bias, model.blocks[0].residual_scale):
         for damage in (torch.inf, torch.nan):
             torch.nn.init.constant_(parameter, damage)
             with torch.inference_mode():
@@ -263,7 +271,7 @@ def test_large_scores_do_not_overflow(tiny_model):
     model = tiny_model(stages=FULL)
     with torch.no_grad():
         model.blocks[0].attention.temperature.mul_(100)
-        model.memory.gate_bias.mul_(-300)
+        model.field.gate_bias.mul_(-300)
         model.blocks[1].gate.halting.bias.fill_(-2000)
     state = prefilled(model, [3, 4])
     compare(model, Stepper(model, state), state, [5, 6, 3, 4], tolerance=1e-3)

@@ -14,6 +14,7 @@ import torch
 
 from reso_llm.config import (
     AgencyConfig,
+    EchoConfig,
     EntanglementConfig,
     KuramotoConfig,
     PrimeEmbeddingConfig,
@@ -28,7 +29,7 @@ from reso_llm.model import ResoLLMModel
 from reso_llm.session.agency import GoalCalibration
 from reso_llm.session.entanglement import EntanglementNetwork
 from reso_llm.session.session import Session
-from reso_llm.stages.echo import MAX_CONTEXT, STRENGTHS, echo_state, echoed
+from reso_llm.stages.echo import MAX_CONTEXT, STRENGTHS, Echo, echo_state
 from reso_llm.tokenizer import create_default_tokenizer
 
 FACT = "Mara Quill keeps the blue ledger in Torvik."
@@ -145,11 +146,11 @@ COMPONENTS = {
 @pytest.mark.parametrize("key", COMPONENTS)
 def test_a_disabled_component_says_which_key_enables_it(make_model, key):
     off = dataclasses.replace(getattr(ResoLLMConfig(), key), enabled=False)
-    model = make_model(**{key: off})
+    model = make_model(**{key: off}, echo=EchoConfig(enabled=key != "temporal_smf"))
     for method, arguments in COMPONENTS[key]:
         with pytest.raises(ValueError, match=rf"^{method} needs {key}.enabled=true"):
             getattr(model, method)(*arguments)
-    assert model.recollected_state().echo is None
+    assert "echo" not in model.recollected_state().stages
 
 
 def test_entanglement(make_model):
@@ -215,7 +216,7 @@ def test_prsc_tables(make_model):
     def entries(**changes):
         model = make_model(prsc=PRSCConfig(**changes))
         rng = random.Random(0)
-        model.fit_memory([rng.randrange(40) for _ in range(500)])
+        model.fit_bindings([rng.randrange(40) for _ in range(500)])
         return len(model.prsc.entry_ids), model.prsc.tail_length
 
     full, tail = entries(max_order=2)
@@ -237,8 +238,10 @@ def test_memory_decay_rate(make_model):
     model.session.advance(4)
     kept = 3 * math.exp(-0.5 * 4)
     assert model.session.clock == 6
-    torch.testing.assert_close(model.recollected_state().field.field[0], kept * moment.field)
-    weights = model.recollected_state().echo.weights
+    torch.testing.assert_close(
+        model.recollected_state().stages["temporal_smf"].field[0], kept * moment.field
+    )
+    weights = model.recollected_state().stages["echo"].weights
     torch.testing.assert_close(weights, torch.full_like(weights, kept))
     assert model.recall("Mara")[0].weight == pytest.approx(kept)
 
@@ -256,8 +259,8 @@ def test_memory_episodic_tagging(make_model):
     model = make_model(temporal_smf=memory_config(episodic_tagging=False))
     model.update_memory(FACT)
     state = model.recollected_state()
-    assert state.field.field.any()
-    assert state.echo is None
+    assert state.stages["temporal_smf"].field.any()
+    assert "echo" not in state.stages
     with pytest.raises(ValueError, match="episodic_tagging"):
         model.recall("Mara")
 
@@ -305,7 +308,7 @@ def test_stability_lyapunov_threshold(make_model):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("path", ["field", "echo"])
+@pytest.mark.parametrize("path", ["temporal_smf", "echo"])
 def test_update_memory_changes_the_logits(make_model, path):
     """Without the text in the context, by either path alone."""
     model = make_model()
@@ -314,7 +317,7 @@ def test_update_memory_changes_the_logits(make_model, path):
     close(before, model(ids).logits)
     model.update_memory(FACT, importance=2.0)
     empty, told = model.init_state(), model.recollected_state()
-    state = empty._replace(**{path: getattr(told, path)})
+    state = empty._replace(stages=empty.stages | {path: told.stages[path]})
     assert (model(ids, state).logits - before).abs().max() > 1e-2
     close(model(ids, empty).logits, before)
 
@@ -324,11 +327,11 @@ def test_a_text_of_weight_1_weighs_as_much_as_the_model(make_model):
     """p' = (p + 1) / 2 after a context of M tokens that only it has."""
     model = make_model()
     model.update_memory("abcdefgh")
-    echo = model.recollected_state().echo
+    echo = model.recollected_state().stages["echo"]
     ids = torch.tensor([model.tokenizer.encode("cdefg")])
     p, told = (
-        model(ids, model.init_state()._replace(echo=e)).logits[0, -1].softmax(-1)
-        for e in (None, echo)
+        model(ids, model.init_state()._replace(stages=stages)).logits[0, -1].softmax(-1)
+        for stages in ({}, {"echo": echo})
     )
     (token,) = model.tokenizer.encode("h")
     expected = p / 2
@@ -366,8 +369,9 @@ def test_a_long_text_is_read_in_pieces(make_model):
     for start in (0, 63):
         piece = torch.tensor([[model.tokenizer.bos_id, *ids[start : start + 63]]])
         state = model.init_state()
-        state = state if field is None else state._replace(field=field)
-        field = model(piece, state).state.field
+        if field is not None:
+            state = state._replace(stages=state.stages | {"temporal_smf": field})
+        field = model(piece, state).state.stages["temporal_smf"]
     close(model.update_memory(text).field, field.field[0])
     assert model.train().update_memory(text).field.grad_fn is None
     assert model.training
@@ -414,14 +418,14 @@ def test_forward_leaves_the_session_alone(make_model):
     model.create_goal("Be brief")
     model.bind_concept("a", 1)
     before, state = pickle.dumps(model.session), model.recollected_state()
-    kept = [t.clone() for t in state.echo]
+    kept = [t.clone() for t in state.stages["echo"]]
     ids = torch.tensor([model.tokenizer.encode("Mara keeps")])
     with torch.no_grad():
         first = model(ids, state)
         model(ids, first.state)
         again = model(ids, state)
     assert torch.equal(first.logits, again.logits)
-    assert all(map(torch.equal, kept, state.echo))
+    assert all(map(torch.equal, kept, state.stages["echo"]))
     model.loss(ids[:, :-1], ids[:, 1:]).backward()
     assert pickle.dumps(model.session) == before
 
@@ -430,7 +434,7 @@ def test_a_copied_model_has_its_own_session(make_model):
     model = make_model()
     other = copy.deepcopy(model)
     other.update_memory(FACT)
-    assert len(model.session.memory) == 0
+    assert len(model.session.episodes) == 0
     assert model.session == copy.copy(model.session)
     assert model.session != Session(model.config)
 
@@ -440,8 +444,8 @@ def test_a_model_may_change_its_precision(make_model):
         model = make_model(temporal_smf=memory_config(episodic_tagging=tagging))
         model.update_memory(FACT)
         model.double().update_memory(FACT)
-        assert model.session.memory.field(0.0).dtype == torch.float32
-        assert model.recollected_state().field.field.dtype == torch.float64
+        assert model.session.episodes.field(0.0).dtype == torch.float32
+        assert model.recollected_state().stages["temporal_smf"].field.dtype == torch.float64
 
 
 # --- errors ---------------------------------------------------------------------------------------
@@ -464,7 +468,7 @@ def test_what_cannot_be_stored_changes_nothing(make_model):
         model.session.advance(-1)
     with pytest.raises(ValueError, match="not all 0"):
         model.create_goal("")
-    assert (model.session.clock, len(model.session.memory)) == (0, 0)
+    assert (model.session.clock, len(model.session.episodes)) == (0, 0)
     model.update_memory(FACT, time=5.0)
     with pytest.raises(ValueError, match="not before the latest"):
         model.update_memory(FACT, time=4.0)
@@ -504,7 +508,7 @@ def test_echo_is_its_definition(seed):
     history = torch.tensor([[rng.randrange(4) for _ in range(9)] for _ in range(2)])
     history[0, :3] = -1
     logits = draw(2, 9 - MAX_CONTEXT + 1, 6, seed=seed).requires_grad_()
-    ours = echoed(logits, echo_state(texts, logits), history).softmax(-1)
+    ours = Echo()(logits, echo_state(texts, logits), history).softmax(-1)
     theirs = echoed_reference(logits, texts, history)
     torch.testing.assert_close(ours, theirs)
     weights = draw(*ours.shape, seed=9)
@@ -516,7 +520,7 @@ def test_a_full_memory_is_no_louder_than_one_text():
     """A thousand texts that follow one token differently share its strength."""
     logits, history = torch.zeros(1, 1, 2000), torch.tensor([[-1, -1, -1, 0]])
     echo = echo_state([([0, 1 + i], 1.0) for i in range(1000)], logits)
-    p = echoed(logits, echo, history).softmax(-1)[0, 0]
+    p = Echo()(logits, echo, history).softmax(-1)[0, 0]
     assert p[1001].item() == pytest.approx(1 / 2000 / (1 + STRENGTHS[0]), rel=1e-4)
     expected = (1 / 2000 + STRENGTHS[0] / 1000) / (1 + STRENGTHS[0])
     assert p[1].item() == pytest.approx(expected, rel=1e-4)
@@ -524,17 +528,17 @@ def test_a_full_memory_is_no_louder_than_one_text():
 
 def test_a_text_of_weight_0_says_nothing():
     logits, history = draw(1, 1, 6), torch.tensor([[-1, -1, -1, 1]])
-    assert torch.equal(echoed(logits, echo_state([([1, 2], 0.0)], logits), history), logits)
+    assert torch.equal(Echo()(logits, echo_state([([1, 2], 0.0)], logits), history), logits)
 
 
 def test_what_no_text_says_keeps_its_logit():
     logits = draw(1, 1, 6)
     history = torch.tensor([[-1, -1, 1, 2]])
     echo = echo_state([([1, 2, 3], 1.0), ([4, 5], 1.0)], logits)
-    moved = (echoed(logits, echo, history) != logits)[0, 0]
+    moved = (Echo()(logits, echo, history) != logits)[0, 0]
     assert moved.tolist() == [False, False, False, True, False, False]
     nothing = torch.tensor([[-1, -1, -1, 0]])
-    assert torch.equal(echoed(logits, echo, nothing), logits)
+    assert torch.equal(Echo()(logits, echo, nothing), logits)
 
 
 def test_texts_without_a_context_are_in_no_state():

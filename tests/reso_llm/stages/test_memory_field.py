@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from entropy_core import sedenion
 from reso_llm.config import TemporalSMFConfig
 from reso_llm.stages import field as module
-from reso_llm.stages.field import FieldState, MemoryField, scan_chunk
+from reso_llm.stages.field import FieldState, SedenionField, scan_chunk
 
 F64 = torch.float64
 SHAPES = {"two heads": (2, 3), "one head": (1, 1), "one channel": (3, 1)}
@@ -22,7 +22,7 @@ def draw(*shape, seed=0, dtype=F64):
 
 def make_stage(heads=2, channels=3, dtype=F64, dim=DIM, seed=5):
     """A stage with every parameter moved off its start: the zero output map hides all else."""
-    stage = MemoryField(dim, TemporalSMFConfig(num_heads=heads, num_channels=channels)).to(dtype)
+    stage = SedenionField(dim, TemporalSMFConfig(num_heads=heads, num_channels=channels)).to(dtype)
     with torch.no_grad():
         for i, p in enumerate(stage.parameters()):
             p.copy_(0.4 * draw(*p.shape, seed=seed + i))
@@ -80,7 +80,7 @@ def value_and_gradients(function, stage, x, state):
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
-@pytest.mark.parametrize("form", [MemoryField.forward, run_in_steps], ids=["parallel", "steps"])
+@pytest.mark.parametrize("form", [SedenionField.forward, run_in_steps], ids=["parallel", "steps"])
 def test_forms_agree_in_value_and_gradient(monkeypatch, form, shape):
     monkeypatch.setattr(module, "CHUNK", 4)  # 4 + 4 + 1 tokens: whole, whole, partial
     stage = make_stage(*shape)
@@ -92,7 +92,7 @@ def test_forms_agree_in_value_and_gradient(monkeypatch, form, shape):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("form", [MemoryField.forward, run_in_steps], ids=["parallel", "steps"])
+@pytest.mark.parametrize("form", [SedenionField.forward, run_in_steps], ids=["parallel", "steps"])
 def test_forms_agree_in_float32(form):
     """At the chunk length in use, over more than two chunks."""
     stage = make_stage(2, 2)
@@ -139,7 +139,7 @@ def test_scan_is_safe_at_every_decay(decay):
 
 def scripted_stage(previous_mix, half_life=math.inf):
     """Reads its input as address, reader and content side by side; gates wide open; output = y."""
-    stage = MemoryField(48, TemporalSMFConfig(num_heads=1, num_channels=1)).to(F64)
+    stage = SedenionField(48, TemporalSMFConfig(num_heads=1, num_channels=1)).to(F64)
     with torch.no_grad():
         stage.inputs.weight.zero_()
         stage.inputs.weight[:48].copy_(torch.eye(48))
@@ -210,7 +210,7 @@ def test_half_life():
 
 
 def test_a_new_stage_is_the_identity_with_spread_half_lives():
-    stage = MemoryField(DIM, TemporalSMFConfig(num_heads=4, num_channels=2))
+    stage = SedenionField(DIM, TemporalSMFConfig(num_heads=4, num_channels=2))
     x = draw(BATCH, 6, DIM, dtype=torch.float32)
     y, state = stage(x, None)
     assert torch.equal(y, x)
@@ -220,7 +220,7 @@ def test_a_new_stage_is_the_identity_with_spread_half_lives():
     assert torch.equal(address, reader), "a token finds what was bound to itself"
     half_lives = math.log(2) / F.softplus(-stage.gate_bias[2].detach())
     torch.testing.assert_close(half_lives, torch.tensor([64.0, 256.0, 1024.0, 4096.0]))
-    single = MemoryField(DIM, TemporalSMFConfig(num_heads=1, num_channels=2))
+    single = SedenionField(DIM, TemporalSMFConfig(num_heads=1, num_channels=2))
     assert math.log(2) / F.softplus(-single.gate_bias[2]).item() == pytest.approx(4096, rel=1e-4)
 
 
@@ -293,7 +293,7 @@ def test_every_parameter_learns():
 @pytest.mark.parametrize("time", [1, 5])
 def test_lower_precision(time):
     """Whole in bfloat16, and under autocast, where the state may be wider than the projections."""
-    stage = MemoryField(DIM, TemporalSMFConfig(num_heads=2, num_channels=2))
+    stage = SedenionField(DIM, TemporalSMFConfig(num_heads=2, num_channels=2))
     stage.out.weight.copy_(draw(*stage.out.weight.shape))
     x = draw(BATCH, 5 + time, DIM, dtype=torch.float32)
     expected = stage(x[:, 5:], stage(x[:, :5], None)[1])[0]

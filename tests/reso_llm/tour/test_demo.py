@@ -98,7 +98,7 @@ def test_without_the_field_x_passes_it_unchanged(engine, monkeypatch):
         logits_of(engine.model, IDS),
         logits_of(without(engine.model, "temporal_smf"), IDS),
     )
-    monkeypatch.setattr(engine.model.memory, "forward", lambda x, state: (x, state))
+    monkeypatch.setattr(engine.model.field, "forward", lambda x, state: (x, state))
     torch.testing.assert_close(found, logits_of(engine.model, IDS))
     assert not torch.allclose(found, before)
 
@@ -211,7 +211,7 @@ def test_every_stop_has_something_to_say_and_leaves_no_trace(toured):
         assert stop.lines
         assert stop.numbers
         assert all(math.isfinite(n) for n in stop.numbers.values())
-    assert len(engine.model.session.memory) == 0
+    assert len(engine.model.session.episodes) == 0
     assert engine.model.get_active_goals() == ()
 
 

@@ -197,7 +197,7 @@ def test_each_group_has_the_rate_of_its_kind(tiny_model):
     assert rates[id(model.embedding.table.weight)] == 2.0
     assert rates[id(model.value_tables[0].weight)] == 2.0
     assert rates[id(model.head.weight)] == 3.0
-    assert rates[id(model.blocks[0].keep)] == 4.0
+    assert rates[id(model.blocks[0].residual_scale)] == 4.0
     assert rates[id(model.embedding.smear_gate.weight)] == 4.0
 
 
