@@ -152,7 +152,7 @@ def heard_state(teller: ResoLLMModel, listener: ResoLLMModel, fidelity: float) -
     """What `listener`, who knows nothing, starts from in a network with the teller."""
     network = EntanglementNetwork(("teller", "listener"))
     network.link("teller", "listener", fidelity)
-    told_field = teller.recollected_state().field.field[0]
+    told_field = teller.recollected_state().stages["temporal_smf"].field[0]
     own = listener.init_state()
     fields = {"teller": told_field, "listener": own.field.field[0]}
     shared = network.share("listener", fields).unsqueeze(0)

@@ -592,7 +592,7 @@ def test_a_network_shares_the_field_by_its_fidelity(engine):
     """Nothing up to F = 1/2, a third of the teller's field at 3/4, a half at 1; never the echo."""
     model = engine.model
     consensus.told(model, "Mara keeps the blue map.", 1.0)
-    told = model.recollected_state().field.field
+    told = model.recollected_state().stages["temporal_smf"].field
     assert told.abs().sum() > 0
     for fidelity, share in ((0.25, 0), (0.5, 0), (0.75, 1 / 3), (1.0, 1 / 2)):
         state = consensus.heard_state(model, model, fidelity)
