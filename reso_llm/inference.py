@@ -7,8 +7,8 @@ from typing import Any
 from reso_llm.config import ResoLLMConfig
 from reso_llm.decoding.controllers import SRB
 from reso_llm.generation.engine import Engine, Prompt
-from reso_llm.generation.loop import GenerationOptions
 from reso_llm.generation.multi_agent import coordinate
+from reso_llm.generation.options import GenerationOptions
 from reso_llm.generation.results import GenerationResult
 from reso_llm.model import ResoLLMModel
 from reso_llm.session.agency import GoalCalibration

@@ -106,7 +106,7 @@ class ResoNetwork(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Zero the head (unless it is the embedding's table) and the phases' gain; small value tables."""
+        """Zero the phases' gain, and the head unless it is the embedding; small value tables."""
         if self.head is not None:
             nn.init.zeros_(self.head.weight)
         if self.phase_gain is not None:

@@ -19,7 +19,9 @@ from torch import Tensor
 from benchmarks.common import weights_hash
 from benchmarks.phase_slip.arms import WATCH, Arm
 from reso_llm.generation.engine import Prompt
-from reso_llm.generation.loop import GenerationOptions, RowRun, finish
+from reso_llm.generation.loop import finish
+from reso_llm.generation.options import GenerationOptions
+from reso_llm.generation.row import TextRow
 from reso_llm.inference import SHIPPED, ResoLLMInference
 from run_core.run import resolve
 
@@ -93,8 +95,8 @@ class Ours:
     ) -> list[Text]:
         job = self.engine.start(prompts, options, seeds)
         job.context.forbidden = torch.cat((job.context.forbidden, job.context.ends))
-        finish(job.steps, job.runs)
-        return [_our_text(run) for run in job.runs]
+        finish(job.steps, job.rows)
+        return [_our_text(row) for row in job.rows]
 
     def ids(self, prompt: Prompt) -> list[int]:
         """See `Writer`."""
@@ -105,7 +107,7 @@ class Ours:
         return self.engine.model(ids).logits
 
 
-def _our_text(run: RowRun) -> Text:
-    slips = tuple((event.step, event.cause) for event in run.row.events)
-    entropies = tuple(signals.entropy_nats for signals in run.row.signals)
-    return Text(tuple(run.ids), run.stream.close(), slips, entropies)
+def _our_text(row: TextRow) -> Text:
+    slips = tuple((event.step, event.cause) for event in row.decoding.events)
+    entropies = tuple(signals.entropy_nats for signals in row.decoding.signals)
+    return Text(tuple(row.new_ids), row.text, slips, entropies)

@@ -5,7 +5,7 @@ from typing import Any
 
 from reso_llm.data.conversation import Message
 from reso_llm.generation.engine import Engine
-from reso_llm.generation.loop import GenerationOptions
+from reso_llm.generation.options import GenerationOptions
 from reso_llm.generation.results import GenerationResult
 from reso_llm.session.agency import Goal
 from run_core import terminal

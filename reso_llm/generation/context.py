@@ -1,10 +1,10 @@
-"""Context of a generation: feeds tokens to the model and keeps them within max_seq_len.
+"""Context of a generation: feeds the rows' tokens to the model and keeps them in max_seq_len.
 
 Policy. The model sees at most max_seq_len tokens. When they are full, or a prompt is longer, the
 newest half is kept behind the first token (<|bos|>) and read again: generation never stops for
 lack of room. Noise in the cache ends there too. A model with an attention window has no such
 limit. Rows of a batch share their columns, so a short row is read again when the longest is full,
-and loses nothing.
+and loses nothing. The rows own their ids; the context owns the model's state after them.
 
 One row on a CPU is read by the `Stepper`, everything else by the model itself.
 
@@ -12,7 +12,6 @@ Shapes: B rows, V vocabulary, D width.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.generation.attending import received_attention
+from reso_llm.generation.row import Prediction, TextRow, ends_of
 from reso_llm.generation.states import heated, padded, repeated, stacked
 from reso_llm.generation.stepper import Stepper
 from reso_llm.model import ResoLLMModel, with_field
@@ -27,18 +27,8 @@ from reso_llm.network import ResoOutput, ResoState
 from reso_llm.tokenizer import ResoTokenizer
 
 
-class Read(NamedTuple):
-    """What the model says after all tokens so far."""
-
-    logits: Tensor  # (B,V), float32; -inf where a token may not be written
-    coherence: Sequence[float]  # (B,) order parameter of the newest token; NaN without kuramoto
-    layers_used: Sequence[int]  # (B,)
-    hidden: np.ndarray  # (B,D), the final, normalised x
-    embedding: np.ndarray  # (B,D), of the newest token
-
-
 class Context:
-    """The rows of one generation: their ids, and the model's state after them.
+    """The model's state after the ids of some rows.
 
     Its methods are to be called in inference mode.
     """
@@ -47,26 +37,23 @@ class Context:
         self,
         model: ResoLLMModel,
         tokenizer: ResoTokenizer,
-        prompts: Sequence[Sequence[int]],
+        rows: Sequence[TextRow],
         *,
         goal: Tensor | None = None,
         noise: torch.Generator | None = None,
         field: Tensor | None = None,
         attending: bool = False,
     ) -> None:
-        """prompts hold at least one id each; goal is (D,); noise is stochastic resonance's source.
+        """rows hold at least one id each; goal is (D,); noise is stochastic resonance's source.
 
-        field (H,C,S): what is in memory at the start, in place of the session's own. attending:
-        whether `received` will be asked.
+        field (H,C,S) takes the place of the session's own at the start. attending: whether
+        `received` will be asked.
         """
         self.model, self.noise, self.field, self.attending = model, noise, field, attending
-        self.table = model.embedding.weight
+        self.tokenizer, self.table = tokenizer, model.embedding.weight
         self.device = self.table.device
-        self.ids = [list(prompt) for prompt in prompts]
-        self.num_prompt = [len(prompt) for prompt in prompts]
-        self.dropped = [0] * len(prompts)
-        self.ended: set[int] = set()
-        """Rows that are not written any more."""
+        self.rows = rows
+        self.dropped = [0] * len(rows)
         self.goal = None if goal is None else goal.to(self.table).view(1, -1)
         self.forbidden = _unusable(tokenizer, model.config.vocab_size).to(self.device)
         self.ends = torch.tensor(ends_of(tokenizer), device=self.device)
@@ -74,15 +61,11 @@ class Context:
         self.state: ResoState | None = None
         self._length = 0  # columns of the state
         self._bounded = model.config.attention_window == 0
-        self._num_first = [0] * len(prompts)  # tokens that were read at once
-        self._received = [np.zeros(0)] * len(prompts)  # before that, by place in ids
+        self._num_first = [0] * len(rows)  # tokens that were read at once
+        self._received = [np.zeros(0)] * len(rows)  # before that, by place in ids
 
-    def append(self, row: int, token: int) -> None:
-        """One more token of a row, to be read with the newest of the others."""
-        self.ids[row].append(token)
-
-    def read(self) -> Read:
-        """Read the newest token of each row; the next token's logits.
+    def predict(self) -> Prediction:
+        """Read the newest token of each row, and predict the next.
 
         The logits of a row that has ended mean nothing.
         """
@@ -91,20 +74,24 @@ class Context:
         if self._bounded and self._length == self.model.config.max_seq_len:
             self._read_anew(num_unread=1)
         self._length += 1
-        newest = [ids[-1] for ids in self.ids]
+        newest = [row.ids[-1] for row in self.rows]
         if self.stepper is not None:
             step = self.stepper.step(newest[0])
             logits = self._allowed(torch.from_numpy(step.logits)[None])
             embedding = self.stepper.embedding.table[newest]
-            return Read(logits, [step.coherence], [step.layers_used], step.hidden[None], embedding)
+            return Prediction(
+                logits, [step.coherence], [step.layers_used], step.hidden[None], embedding
+            )
         inputs = torch.tensor(newest, device=self.device).unsqueeze(1)
-        output = self.model(inputs, self.state, self._goals(len(self.ids)), self.noise)
+        output = self.model(inputs, self.state, self._goals(len(self.rows)), self.noise)
         self.state = output.state
         return self._host(output.logits[:, -1], output.diagnostics)
 
     def heat(self, row: int, noise: CacheNoise, generator: torch.Generator) -> None:
         """Put noise into a row's cache, for the tokens from the next one on."""
-        num_prompt = max(1, self.num_prompt[row] - self.dropped[row])  # <|bos|> is never dropped
+        num_prompt = max(
+            1, self.rows[row].num_prompt - self.dropped[row]
+        )  # <|bos|> is never dropped
         state = heated(self._current(), row, noise, num_prompt, generator)
         if self.attending and self.stepper is not None:
             self._received[row] = self._received_by_id(row)
@@ -133,7 +120,7 @@ class Context:
         ValueError unless the context is attending.
         """
         if not self.attending:
-            raise ValueError("nobody asked for it: expected Context(..., attending=True)")
+            raise ValueError("attention received was not summed: use Context(..., attending=True)")
         total = self._received_by_id(row)
         return total / (total.sum() or 1.0)
 
@@ -149,7 +136,7 @@ class Context:
 
     def _take(self, state: ResoState) -> None:
         self._length = state.length
-        one = len(self.ids) == 1 and Stepper.supports(self.model)
+        one = len(self.rows) == 1 and Stepper.supports(self.model)
         attending = self.attending
         self.stepper = Stepper(self.model, state, self.goal, attending=attending) if one else None
         self.state = None if one else state
@@ -159,7 +146,7 @@ class Context:
 
         All but the num_unread newest tokens; logits (B,V) and diagnostics (B,1,...) after them.
         """
-        kept = [tuple(self._kept(row, num_unread)) for row in range(len(self.ids))]
+        kept = [tuple(self._kept(row, num_unread)) for row in range(len(self.rows))]
         longest = max(map(len, kept))
         outputs = {ids: self._read_alone(ids, longest - len(ids)) for ids in dict.fromkeys(kept)}
         rows = [outputs[ids] for ids in kept]
@@ -180,8 +167,8 @@ class Context:
 
     def _kept(self, row: int, num_unread: int) -> list[int]:
         """Ids of a row to be read at once; of a row that has ended, any will do."""
-        ids, limit = self.ids[row], self.model.config.max_seq_len
-        if row in self.ended:
+        ids, limit = self.rows[row].ids, self.model.config.max_seq_len
+        if self.rows[row].stop_reason:
             return ids[:1]
         if self.attending and self._length:
             self._received[row] = self._received_by_id(row)
@@ -193,7 +180,7 @@ class Context:
 
     def _columns(self, row: int) -> list[int]:
         """Where in a row's ids its columns are from, padding aside."""
-        return [0, *range(self.dropped[row] + 1, len(self.ids[row]))]
+        return [0, *range(self.dropped[row] + 1, len(self.rows[row].ids))]
 
     def _received_by_id(self, row: int) -> np.ndarray:
         """Attention received (n,) by each of a row's ids, up to now."""
@@ -201,10 +188,10 @@ class Context:
         if self.stepper is not None:
             received = self.stepper.received
         else:
-            tokens = [self.ids[row][i] for i in columns[:-1]]
+            tokens = [self.rows[row].ids[i] for i in columns[:-1]]
             num_new = len(tokens) - self._num_first[row]
             received = self._looked_back(tokens, num_new) if num_new > 0 else np.zeros(0)
-        total = np.zeros(len(self.ids[row]))
+        total = np.zeros(len(self.rows[row].ids))
         total[: len(self._received[row])] = self._received[row]
         total[columns[: len(received)]] += received
         return total
@@ -222,7 +209,7 @@ class Context:
         """Logits without what may not be written, in place."""
         return logits.index_fill_(-1, self.forbidden, -torch.inf)
 
-    def _host(self, logits: Tensor, diagnostics: dict[str, Tensor]) -> Read:
+    def _host(self, logits: Tensor, diagnostics: dict[str, Tensor]) -> Prediction:
         """Logits, and what the monitors read of the newest tokens, in one transfer."""
         hidden = diagnostics["hidden"][:, -1]
         nothing = hidden.new_full((len(hidden),), torch.nan)
@@ -230,11 +217,11 @@ class Context:
         layers = torch.full_like(nothing, self.model.config.num_layers)
         if "gates" in diagnostics:
             layers = 1 + (diagnostics["gates"][:, -1] != 0).sum(-1)
-        newest = torch.tensor([ids[-1] for ids in self.ids], device=self.device)
+        newest = torch.tensor([row.ids[-1] for row in self.rows], device=self.device)
         parts = coherence[:, None], layers[:, None], hidden, self.table[newest]
         numbers = torch.cat(parts, dim=1).float().cpu().numpy()
         middle = 2 + hidden.shape[1]
-        return Read(
+        return Prediction(
             self._allowed(logits.float()),
             numbers[:, 0].tolist(),
             numbers[:, 1].astype(int).tolist(),
@@ -247,11 +234,6 @@ class Context:
         if not self._bounded:
             return horizon
         return min(horizon, self.model.config.max_seq_len - self._length)
-
-
-def ends_of(tokenizer: ResoTokenizer) -> tuple[int, int]:
-    """Tokens that end a text: its own end, and the beginning of another."""
-    return tokenizer.end_id, tokenizer.bos_id
 
 
 def _unusable(tokenizer: ResoTokenizer, vocab_size: int) -> Tensor:

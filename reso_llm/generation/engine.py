@@ -5,7 +5,7 @@ the decoding controllers those of `reso_llm.decoding`.
 """
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,9 +16,12 @@ from reso_llm.data.conversation import Message
 from reso_llm.decoding.controllers import SRB, StabilityTemperature
 from reso_llm.decoding.stability import StabilityMonitor
 from reso_llm.generation.context import Context
-from reso_llm.generation.loop import GenerationOptions, RowRun, drawn_seed, finish, write
-from reso_llm.generation.results import GenerationResult, summarised
+from reso_llm.generation.loop import finish, write
+from reso_llm.generation.options import GenerationOptions, drawn_seed
+from reso_llm.generation.results import GenerationResult, result_of, written_text
+from reso_llm.generation.row import TextRow
 from reso_llm.model import ResoLLMModel
+from reso_llm.session.agency import Goal
 from reso_llm.tokenizer import ResoTokenizer
 
 Prompt = str | Sequence[Message] | Sequence[tuple[str, str]]
@@ -29,12 +32,18 @@ RESONANCE_STREAM = 0x2E50_0015  # the model's noise has a stream of its own
 
 
 class Job(NamedTuple):
-    """A generation on its way: when it started, its rows, and the steps that write them."""
+    """A generation on its way: its rows, the steps that write them, and what it began with."""
 
     started: float  # by time.perf_counter()
     context: Context
-    runs: list[RowRun]
     steps: Generator[None, None, None]
+    goals: Mapping[Goal, bool]
+    """The goals that steer it, and whether each was achieved before."""
+
+    @property
+    def rows(self) -> Sequence[TextRow]:
+        """The rows, one for each prompt."""
+        return self.context.rows
 
 
 class Engine:
@@ -90,8 +99,7 @@ class Engine:
 
         Exceptions: the noise of stochastic resonance is drawn for all rows at once; noise in the
         cached keys of a row shorter than the longest is another draw, as keys are turned by their
-        column; a goal that one row achieves is over for those after it. Raises ValueError for no
-        prompts, and as `generate` does.
+        column. Raises ValueError for no prompts, and as `generate` does.
         """
         if isinstance(prompts, str) or not prompts:
             raise ValueError(f"prompts = {prompts!r}: expected a list of at least one prompt")
@@ -113,9 +121,7 @@ class Engine:
         for _ in job.steps:
             yield from pieces
             pieces.clear()
-        (result,) = self.results(job)
-        yield from pieces
-        return result
+        return self.close(job)[0]
 
     def generate_with_goal(
         self,
@@ -158,45 +164,64 @@ class Engine:
         noise = None
         if self.config.stochastic_resonance.enabled:
             noise = torch.Generator(self.device).manual_seed(seeds[0] ^ RESONANCE_STREAM)
+        session = self.model.session
+        rows = [
+            self._row(prompt, options, seed, on_text)
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
         context = Context(
             self.model,
             self.tokenizer,
-            [self.prompt_ids(prompt) for prompt in prompts],
-            goal=self.model.session.steering(),
+            rows,
+            goal=session.steering(),
             noise=noise,
             field=field,
             attending=options.metrics and self.config.agency.enabled,
         )
-        runs = [self._row_run(options, seed, on_text) for seed in seeds]
-        if len(runs) == 1 and runs[0].row.monitor is not None:
-            self.model.session.stability = runs[0].row.monitor
-        return Job(started, context, runs, write(context, runs))
+        if len(rows) == 1 and rows[0].decoding.monitor is not None:
+            session.stability = rows[0].decoding.monitor
+        goals = {} if session.agency is None else session.agency.active_goals
+        return Job(started, context, write(context), {goal: goal.achieved for goal in goals})
 
-    def _row_run(
-        self, options: GenerationOptions, seed: int, on_text: Callable[[str], None] | None
-    ) -> RowRun:
-        """One row about to be written; a monitor of its own watches it where anybody reads it."""
+    def _row(
+        self,
+        prompt: Prompt,
+        options: GenerationOptions,
+        seed: int,
+        on_text: Callable[[str], None] | None,
+    ) -> TextRow:
+        """One row about to be written, with a monitor where metrics or a controller read it."""
         followed = any(isinstance(c, StabilityTemperature) for c in options.controllers)
         monitor = None
         if self.config.stability.enabled and (options.metrics or followed):
             monitor = StabilityMonitor(self.config.stability)
-        return RowRun(
-            options, self.tokenizer, seed=seed, device=self.device, monitor=monitor, on_text=on_text
+        return TextRow(
+            self.prompt_ids(prompt),
+            options,
+            self.tokenizer,
+            seed=seed,
+            device=self.device,
+            monitor=monitor,
+            on_text=on_text,
         )
 
     def finish(self, job: Job) -> list[GenerationResult]:
-        """Write all rows of a job to their end, or to where Ctrl-C ends them."""
-        finish(job.steps, job.runs)
-        return self.results(job)
+        """Write all rows of a job to their end, or to where Ctrl-C ends them; then `close` it."""
+        finish(job.steps, job.rows)
+        return self.close(job)
 
     @torch.inference_mode()
-    def results(self, job: Job) -> list[GenerationResult]:
-        """What each row came to; the session takes note of the texts, and its clock runs on."""
+    def close(self, job: Job) -> list[GenerationResult]:
+        """The results of a job whose rows have ended; the session takes note of their texts."""
+        milliseconds = (time.perf_counter() - job.started) * 1000
+        context, session = job.context, self.model.session
+        texts = [written_text(self.model, context, b) for b in range(len(job.rows))]
         results = [
-            summarised(self.model, self.tokenizer, job.context, b, r, job.started)
-            for b, r in enumerate(job.runs)
+            result_of(row, text, session, job.goals, context.warnings(b), milliseconds)
+            for b, (row, text) in enumerate(zip(job.rows, texts, strict=True))
         ]
-        self.model.session.advance(len(results))
+        for text in texts:
+            session.note(text)
         return results
 
     @property

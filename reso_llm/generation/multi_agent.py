@@ -23,10 +23,11 @@ from torch import Tensor
 from entropy_core.checks import nearest
 from reso_llm.data.conversation import Message
 from reso_llm.decoding.sampling import sample
-from reso_llm.generation.context import Read
 from reso_llm.generation.engine import Engine, Job, Prompt
-from reso_llm.generation.loop import GenerationOptions, drawn_seed, finish, measured_rows
+from reso_llm.generation.loop import finish, measured_rows
+from reso_llm.generation.options import GenerationOptions, drawn_seed
 from reso_llm.generation.results import GenerationResult
+from reso_llm.generation.row import Prediction
 from reso_llm.session.entanglement import EntanglementNetwork, consensus_logits
 
 STRATEGIES = ("parallel", "sequential", "consensus")
@@ -90,8 +91,8 @@ def _consensus(
         agent.start([prompt], options, [seed], field=field)
         for agent, field in zip(agents, fields, strict=True)
     ]
-    finish(_agree(agents, jobs, options, network, seed), [job.runs[0] for job in jobs])
-    return [agent.results(job)[0] for agent, job in zip(agents, jobs, strict=True)]
+    finish(_agree(agents, jobs, options, network, seed), [job.rows[0] for job in jobs])
+    return [agent.close(job)[0] for agent, job in zip(agents, jobs, strict=True)]
 
 
 def _agree(
@@ -101,32 +102,32 @@ def _agree(
     network: EntanglementNetwork | None,
     seed: int,
 ) -> Iterator[None]:
-    """Draw token after token from the product of all distributions; all agents take note of it."""
+    """Draw token after token from the product of all distributions; every agent takes it."""
     device, shared = agents[0].device, agents[0].tokenizer.vocab_size
     generator = torch.Generator(device).manual_seed(seed)
-    first = jobs[0]
-    while not first.runs[0].stop_reason:
-        reads = [job.context.read() for job in jobs]
-        measured = [measured_rows(read, job.runs)[0] for job, read in zip(jobs, reads, strict=True)]
-        for job, read, numbers in zip(jobs, reads, measured, strict=True):
-            job.runs[0].decide(numbers, read, 0)  # refuses what is no distribution
-        logits = torch.stack([read.logits[:, :shared].to(device) for read in reads])
-        mixed = consensus_logits(logits, _trust(agents, reads, network).to(device))
-        seen = first.runs[0].seen(first.context.ids[0], device)
-        token = int(sample(mixed, seen, options.sampling, generator))
-        for job, read, numbers in zip(jobs, reads, measured, strict=True):
-            job.context.append(0, token)
-            job.runs[0].take(token, "", numbers, read, 0)
+    rows = [job.rows[0] for job in jobs]
+    while not rows[0].stop_reason:
+        predictions = [job.context.predict() for job in jobs]
+        measures = [measured_rows(p, [row])[0] for p, row in zip(predictions, rows, strict=True)]
+        turns = list(zip(rows, measures, predictions, strict=True))
+        for row, measured, prediction in turns:
+            row.decide(measured, prediction, 0)  # refuses what is no distribution
+        logits = torch.stack([p.logits[:, :shared].to(device) for p in predictions])
+        mixed = consensus_logits(logits, _trust(agents, predictions, network).to(device))
+        token = int(sample(mixed, rows[0].penalised(device), options.sampling, generator))
+        for row, measured, prediction in turns:
+            row.take(token, "", measured, prediction, 0)
         yield
 
 
 def _trust(
     agents: Sequence[Engine],
-    reads: Sequence[Read],
+    predictions: Sequence[Prediction],
     network: EntanglementNetwork | None,
 ) -> Tensor:
     """Order parameters (A,), as each agent sees them in the network."""
-    own = [1.0 if math.isnan(read.coherence[0]) else read.coherence[0] for read in reads]
+    seen = [prediction.coherence[0] for prediction in predictions]
+    own = [1.0 if math.isnan(coherence) else coherence for coherence in seen]
     if network is not None:
         names = [agent.model.session.node_id for agent in agents]
         states = dict(zip(names, own, strict=True))

@@ -7,18 +7,17 @@ import dataclasses
 import json
 import math
 import re
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from entropy_core.signals import Signals
 from reso_llm.decoding.row import Event
 from reso_llm.generation.context import Context
-from reso_llm.generation.loop import RowRun
+from reso_llm.generation.row import TextRow
 from reso_llm.model import ResoLLMModel
-from reso_llm.session.agency import Focus, Goal, Target
-from reso_llm.session.session import Session
+from reso_llm.session.agency import Appraisal, Focus, Goal, Target
+from reso_llm.session.session import Session, WrittenText
 from reso_llm.stages.goal import text_vector
 from reso_llm.tokenizer import SPECIAL_TOKENS, ResoTokenizer
 
@@ -96,66 +95,59 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def summarised(
-    model: ResoLLMModel,
-    tokenizer: ResoTokenizer,
-    context: Context,
-    row: int,
-    run: RowRun,
-    started: float,
+def written_text(model: ResoLLMModel, context: Context, b: int) -> WrittenText:
+    """Row b of a context as the model's session notes it."""
+    row, table = context.rows[b], model.embedding.weight
+    vector = text_vector(table, [i for i in row.new_ids if i >= FIRST_WORD])
+    if not (context.attending and row.surprises):
+        return WrittenText(vector, ())
+    surprises = [0.0] * (len(row.ids) - len(row.surprises)) + row.surprises  # 0 in the prompt
+    received = context.received(b)[: len(row.ids)]
+    targets = words(model, context.tokenizer, row.ids, surprises, received)
+    return WrittenText(vector, tuple(targets))
+
+
+def result_of(
+    row: TextRow,
+    text: WrittenText,
+    session: Session,
+    goals: Mapping[Goal, bool],
+    context_warnings: Sequence[str],
+    milliseconds: float,
 ) -> GenerationResult:
-    """The result of a row that has ended; the session notes its foci and the progress of goals."""
-    n = len(run.ids) if run.options.metrics else 0  # Ctrl-C may fall between a reading and its id
-    readings, decoded = run.row.readings[:n], run.row
-    goals = model.session.agency.active_goals if model.session.agency else ()
-    achieved = _achieved(model, run.ids) if goals else ()
-    ids = [*context.ids[row][: context.num_prompt[row]], *run.ids]
+    """The result of a row that has ended; nothing changes, however often it is asked.
+
+    goals: those that steered the text, and whether each was achieved before it.
+    """
+    new_ids, decoded = row.new_ids, row.decoding
+    n = len(new_ids) if row.options.metrics else 0  # Ctrl-C may fall between a reading and its id
+    readings, agency = decoded.readings[:n], session.agency
+    appraisals = agency.appraise(text.vector, tuple(goals)) if agency else []
     return GenerationResult(
-        text=run.stream.close(),
-        token_ids=tuple(run.ids),
-        tokens_generated=len(run.ids),
-        prompt_tokens=context.num_prompt[row],
-        stop_reason=run.stop_reason,
-        seed=run.seed,
-        generation_time_ms=(time.perf_counter() - started) * 1000,
+        text=row.text,
+        token_ids=tuple(new_ids),
+        tokens_generated=len(new_ids),
+        prompt_tokens=row.num_prompt,
+        stop_reason=row.stop_reason,
+        seed=row.seed,
+        generation_time_ms=milliseconds,
         stability=readings[-1].stability_class if readings else "unknown",
         lyapunov=readings[-1].lyapunov_per_token if readings else math.nan,
         entropy_trace=tuple(s.entropy_nats for s in decoded.signals[:n]),
         lyapunov_trace=tuple(r.lyapunov_per_token for r in readings),
         temperature_trace=tuple(decoded.temperatures[:n]),
-        coherence_trace=tuple(run.coherence[:n]),
+        coherence_trace=tuple(row.coherence[:n]),
         signals_trace=tuple(decoded.signals[:n]),
-        layers_trace=tuple(run.layers[:n]),
-        events=tuple(event for event in decoded.events if event.step < len(run.ids)),
-        goals_achieved=achieved,
-        goal_progress={goal.description: _progress(model.session, goal) for goal in goals},
-        attention_summary=_attended(model, tokenizer, context, row, ids, run.surprises[:n]),
-        memories_touched=_touched(model.session, ids, len(run.ids)),
-        warnings=(*context.warnings(row), *_goal_warnings(model.session, goals), *_alarms(run)),
+        layers_trace=tuple(row.layers[:n]),
+        events=tuple(event for event in decoded.events if event.step < len(new_ids)),
+        goals_achieved=tuple(
+            a.goal.description for a in appraisals if a.achieved and not goals[a.goal]
+        ),
+        goal_progress=_progress(session, goals, appraisals),
+        attention_summary=agency.foci_of(text.targets, tuple(goals)) if agency else (),
+        memories_touched=_touched(session, row.ids, len(new_ids)),
+        warnings=(*context_warnings, *_goal_warnings(session, goals), *_alarms(row)),
     )
-
-
-def _achieved(model: ResoLLMModel, ids: list[int]) -> tuple[str, ...]:
-    """Descriptions of the goals that this text achieves; the progress of all is updated."""
-    text = text_vector(model.embedding.weight, [i for i in ids if i >= FIRST_WORD])
-    return tuple(goal.description for goal in model.session.agency.update_progress(text))
-
-
-def _attended(
-    model: ResoLLMModel,
-    tokenizer: ResoTokenizer,
-    context: Context,
-    row: int,
-    ids: list[int],
-    surprises: list[float],
-) -> tuple[Focus, ...]:
-    """What this text attends to; the session takes note of it."""
-    if not (context.attending and surprises):
-        return ()
-    unsurprising = [0.0] * (len(ids) - len(surprises))  # the prompt
-    received = context.received(row)[: len(ids)]
-    targets = words(model, tokenizer, ids, [*unsurprising, *surprises], received)
-    return model.session.agency.observe_text(targets)
 
 
 def words(
@@ -214,15 +206,24 @@ def _touched(session: Session, ids: list[int], num_new: int) -> tuple[str, ...]:
     )
 
 
-def _progress(session: Session, goal: Goal) -> float:
-    return goal.progress if session.agency.calibrated else math.nan
+def _progress(
+    session: Session, goals: Iterable[Goal], appraisals: Sequence[Appraisal]
+) -> dict[str, float]:
+    """Progress with each goal; NaN without calibration, as before for a text without a word."""
+    known = {appraisal.goal: appraisal.progress for appraisal in appraisals}
+    calibrated = session.agency is not None and session.agency.calibrated
+    return {
+        goal.description: known.get(goal, goal.progress) if calibrated else math.nan
+        for goal in goals
+    }
 
 
-def _goal_warnings(session: Session, goals: Sequence[Goal]) -> tuple[str, ...]:
+def _goal_warnings(session: Session, goals: Iterable[Goal]) -> tuple[str, ...]:
     if not goals or session.agency.calibrated:
         return ()
     return ("this model has no goal calibration: progress of goals is not known",)
 
 
-def _alarms(run: RowRun) -> tuple[str, ...]:
-    return run.row.monitor.warnings if run.row.monitor is not None else ()
+def _alarms(row: TextRow) -> tuple[str, ...]:
+    monitor = row.decoding.monitor
+    return monitor.warnings if monitor is not None else ()

@@ -16,7 +16,7 @@ Shapes: B batch, T time, D width. Foci and goals are session state in `Agency`, 
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -106,6 +106,14 @@ class Target(NamedTuple):
     attention: float
 
 
+class Appraisal(NamedTuple):
+    """How far a text got with a goal: progress in [0, 1], and whether the text achieves it."""
+
+    goal: Goal
+    progress: float
+    achieved: bool
+
+
 class Agency:
     """Foci and goals of one session."""
 
@@ -148,7 +156,7 @@ class Agency:
             raise ValueError(f"surprise_nats = {surprise_nats!r}: expected at least 0")
         if not 0 <= attention <= 1:
             raise ValueError(f"attention = {attention!r}: expected a number from 0 to 1")
-        new = self._seen(Target(target, surprise_nats, vector, attention))
+        new = self._seen(Target(target, surprise_nats, vector, attention), self._goals)
         foci = [new]
         for old in self._foci:
             terms = [FOCUS_RETENTION * t for t in (old.novelty, old.relevance, old.intensity)]
@@ -160,18 +168,22 @@ class Agency:
         foci.sort(key=lambda focus: -focus.salience)  # stable: of equals, the newest stays
         self._foci = tuple(foci[: self.config.max_foci])
 
-    def observe_text(self, targets: Iterable[Target]) -> tuple[Focus, ...]:
-        """Take note of a text: its max_foci most salient targets, the most salient last.
-
-        Returns them as foci of this text alone, the most salient first.
-        """
-        seen = sorted(((self._seen(t), t) for t in targets), key=lambda pair: -pair[0].salience)
-        salient = seen[: self.config.max_foci]
-        for _, t in reversed(salient):
+    def observe_text(self, targets: Iterable[Target]) -> None:
+        """Take note of a text: its max_foci most salient targets, the most salient last."""
+        for _, t in reversed(self._most_salient(targets, self._goals)):
             self.observe(
                 t.name, surprise_nats=t.surprise_nats, vector=t.vector, attention=t.attention
             )
-        return tuple(focus for focus, _ in salient)
+
+    def foci_of(self, targets: Iterable[Target], goals: Sequence[Goal]) -> tuple[Focus, ...]:
+        """Foci of a text alone under these goals, the most salient first; nothing is noted."""
+        return tuple(focus for focus, _ in self._most_salient(targets, goals))
+
+    def _most_salient(
+        self, targets: Iterable[Target], goals: Sequence[Goal]
+    ) -> list[tuple[Focus, Target]]:
+        foci = [(self._seen(target, goals), target) for target in targets]
+        return sorted(foci, key=lambda pair: -pair[0].salience)[: self.config.max_foci]
 
     def create_goal(
         self, description: str, goal_type: str = "exploratory", *, vector: Tensor
@@ -203,34 +215,38 @@ class Agency:
             raise ValueError(f"goal {goal.description!r} is not active")
         self._goals.remove(goal)
 
-    def update_progress(self, text_vector: Tensor) -> tuple[Goal, ...]:
-        """Compare a text's pooled vector (D,) with every active goal; return those achieved now.
+    def appraise(self, text_vector: Tensor, goals: Sequence[Goal]) -> list[Appraisal]:
+        """Compare a text's pooled vector (D,) with each goal; nothing is noted.
 
-        Call it once a text, at its end: the 5 % of false achievements are for each comparison.
-        Does nothing without a calibration, or for a text vector of 0, which has no direction.
+        Empty without a calibration, or for a text vector of 0, which has no direction.
         """
         if self.calibration is None or not text_vector.any():
-            return ()
+            return []
+        cosines = [_cosine(text_vector, goal.vector) for goal in goals]
+        return [
+            Appraisal(goal, self.calibration.progress(c), c >= self.calibration.threshold)
+            for goal, c in zip(goals, cosines, strict=True)
+        ]
+
+    def update_progress(self, text_vector: Tensor) -> tuple[Goal, ...]:
+        """Note how far a text got with every active goal; return those achieved now.
+
+        Call it once a text, at its end: the 5 % of false achievements are for each comparison.
+        An exploratory goal that is achieved is dropped. Without appraisals nothing changes.
+        """
         reached = []
-        for goal in self._goals:
-            cosine = _cosine(text_vector, goal.vector)
-            was_achieved, goal.achieved = goal.achieved, cosine >= self.calibration.threshold
-            goal.progress = self.calibration.progress(cosine)
-            if goal.achieved and not was_achieved:
+        for goal, progress, achieved in self.appraise(text_vector, self._goals):
+            if achieved and not goal.achieved:
                 reached.append(goal)
+            goal.progress, goal.achieved = progress, achieved
         ended = [goal for goal in reached if goal.goal_type == "exploratory"]
         self._goals = [goal for goal in self._goals if goal not in ended]
         return tuple(reached)
 
-    def _seen(self, t: Target) -> Focus:
-        novelty = -math.expm1(-t.surprise_nats / NOVELTY_SCALE_NATS)
-        return self._focus(t.name, novelty, self._relevance(t.vector), t.attention)
-
-    def _relevance(self, vector: Tensor | None) -> float:
-        """Cosine with the nearest active goal, at least 0; 0 without a vector or a goal."""
-        if vector is None:
-            return 0.0
-        return min(1.0, max((0.0, *(_cosine(vector, goal.vector) for goal in self._goals))))
+    def _seen(self, target: Target, goals: Sequence[Goal]) -> Focus:
+        novelty = -math.expm1(-target.surprise_nats / NOVELTY_SCALE_NATS)
+        relevance = _relevance(target.vector, goals)
+        return self._focus(target.name, novelty, relevance, target.attention)
 
     def _focus(self, target: str, novelty: float, relevance: float, intensity: float) -> Focus:
         rest = (1 - self.config.novelty_weight) / 3
@@ -241,6 +257,13 @@ class Agency:
         }
         kind = max(parts, key=parts.__getitem__)
         return Focus(kind, target, intensity, novelty, relevance, sum(parts.values()))
+
+
+def _relevance(vector: Tensor | None, goals: Sequence[Goal]) -> float:
+    """Cosine with the nearest goal, at least 0; 0 without a vector or a goal."""
+    if vector is None:
+        return 0.0
+    return min(1.0, max((0.0, *(_cosine(vector, goal.vector) for goal in goals))))
 
 
 def _cosine(a: Tensor, b: Tensor) -> float:

@@ -2,10 +2,11 @@
 
     initial state = empty state + sum_k w_k field_k,    w_k = importance_k exp(-decay (now - t_k))
 
-`forward` is pure and never sees it. What the README calls on the model (goals, foci, concepts,
-stability, memory) changes a session, and so does the engine; nothing else does. A method that
-needs a disabled component raises ValueError naming the key that enables it. Vectors, fields and
-ids come as values, so a session holds no weights and can be copied or pickled by itself.
+`forward` is pure and never sees it. Two things change a session: what the README calls on the model
+(goals, foci, concepts, stability, memory), and `note`, which the engine calls once for each text it
+has written. A method that needs a disabled component raises ValueError naming the key that enables
+it. Vectors, fields and ids come as values, so a session holds no weights and can be copied or
+pickled by itself.
 
 Shapes: H heads, C channels and S = 16 components of the memory field, D width.
 """
@@ -13,7 +14,7 @@ Shapes: H heads, C channels and S = 16 components of the memory field, D width.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from torch import Tensor
 from entropy_core.checks import require
 from reso_llm.config import ResoLLMConfig
 from reso_llm.decoding.stability import StabilityMonitor
-from reso_llm.session.agency import Agency, Focus, Goal
+from reso_llm.session.agency import Agency, Focus, Goal, Target
 from reso_llm.session.concepts import Binding, ConceptSpace, Interference, Unbinding
 from reso_llm.session.entanglement import EntanglementNetwork
 from reso_llm.session.episodes import EpisodicMemory, Moment, Recollection
@@ -30,13 +31,23 @@ from reso_llm.stages.fused import rms_norm
 Component = TypeVar("Component")
 
 
+class WrittenText(NamedTuple):
+    """A generated text as a session notes it.
+
+    vector (D,) is the pooled vector of its new words, targets its words, prompt included; empty
+    where attention was not measured.
+    """
+
+    vector: Tensor
+    targets: tuple[Target, ...]
+
+
 @dataclass
 class Session:
     """One session of a model with this configuration; a disabled component is None.
 
-    clock is the memory's time: how many texts were generated. The engine calls `advance`,
-    `agency.observe_text` and `agency.update_progress`, and makes `stability` the monitor of the
-    newest text that was asked for alone.
+    clock is the memory's time: how many texts were generated. `stability` is the monitor of the
+    newest text that was generated alone, and not in a batch.
     """
 
     config: ResoLLMConfig
@@ -55,6 +66,13 @@ class Session:
         self.episodes = EpisodicMemory(c.temporal_smf) if remembers else None
         self.stability = StabilityMonitor(c.stability) if c.stability.enabled else None
         self.node_id = c.entanglement.node_id if c.entanglement.enabled else None
+
+    def note(self, text: WrittenText) -> None:
+        """Take note of a text that was written: foci, progress of goals, and the clock move on."""
+        if self.agency is not None:
+            self.agency.observe_text(text.targets)
+            self.agency.update_progress(text.vector)
+        self.advance()
 
     # --- agency
 

@@ -12,8 +12,9 @@ from reso_llm.config import CoherenceGateConfig
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.decoding.controllers import SRB, PhaseSlip
 from reso_llm.generation.attending import received_attention
-from reso_llm.generation.context import Context, ends_of
-from reso_llm.generation.loop import GenerationOptions
+from reso_llm.generation.context import Context
+from reso_llm.generation.options import GenerationOptions
+from reso_llm.generation.row import TextRow, ends_of
 from reso_llm.generation.stepper import Stepper
 from reso_llm.inference import ResoLLMInference
 from reso_llm.stages import attention
@@ -189,12 +190,12 @@ def test_heat_stays_in_its_row_and_spares_what_is_protected(make_engine):
     @torch.inference_mode()
     def logits(heated, noise=noise):
         context = new_context(engine, prompts)
-        context.read()
+        context.predict()
         for row in heated:
             context.heat(row, noise, torch.Generator().manual_seed(1))
         for row in (0, 1):
-            context.append(row, 80)
-        return context.read().logits
+            context.rows[row].ids.append(80)
+        return context.predict().logits
 
     plain, first, second = logits([]), logits([0]), logits([1])
     assert torch.equal(plain, logits([0, 1], CacheNoise(scale=0.8, protect_prompt=True)))
@@ -209,10 +210,10 @@ def test_the_first_token_counts_as_prompt_once_the_prompt_is_gone(make_engine):
     context = new_context(engine, [engine.prompt_ids("abc")])
     with torch.inference_mode():
         for token in range(60, 72):
-            context.read()
-            context.append(0, token)
-        context.read()
-    assert context.dropped[0] > context.num_prompt[0]
+            context.predict()
+            context.rows[0].ids.append(token)
+        context.predict()
+    assert context.dropped[0] > context.rows[0].num_prompt
     before = context.stepper.state
     context.heat(0, CacheNoise(scale=0.8, protect_prompt=True), torch.Generator().manual_seed(1))
     for old, new in zip(before.caches, context.stepper.state.caches, strict=True):
@@ -248,15 +249,15 @@ def test_lookahead_is_a_greedy_continuation(make_engine, max_seq_len, others):
     goal = torch.randn(engine.config.dim, generator=torch.Generator().manual_seed(0))
     context = new_context(engine, prompts, goal=goal)
     with torch.inference_mode():
-        context.read()
+        context.predict()
         for row in range(len(prompts)):
-            context.append(row, 77)
-        context.read()
+            context.rows[row].ids.append(77)
+        context.predict()
         candidates = torch.tensor([70, 4, 0, 33, 260])
         found, again = (context.lookahead(0, candidates, 4) for _ in range(2))
-        room = context.model.config.max_seq_len - max(map(len, context.ids))
+        room = context.model.config.max_seq_len - max(len(row.ids) for row in context.rows)
     expected = [
-        lookahead_reference(engine, context.ids[0], c, min(4, room), goal)
+        lookahead_reference(engine, context.rows[0].ids, c, min(4, room), goal)
         for c in candidates.tolist()
     ]
     assert found.tolist() == pytest.approx(expected, abs=1e-3)
@@ -272,13 +273,18 @@ def test_lookahead_never_says_what_may_not_be_written(make_engine):
         engine.model.head.weight.zero_()
     context = new_context(engine, [[0, 50]])
     with torch.inference_mode():
-        context.read()
+        context.predict()
         found = context.lookahead(0, torch.tensor([60]), 3)
     assert found.item() == pytest.approx(-math.log(258), abs=1e-4)
 
 
 def new_context(engine, prompts, **options):
-    return Context(engine.model, engine.tokenizer, prompts, **options)
+    device = torch.device("cpu")
+    rows = [
+        TextRow(ids, GenerationOptions(), engine.tokenizer, seed=0, device=device)
+        for ids in prompts
+    ]
+    return Context(engine.model, engine.tokenizer, rows, **options)
 
 
 def test_what_ends_a_text(byte_tokenizer):
@@ -350,8 +356,8 @@ def test_received_is_a_share_by_place_in_the_text(make_engine, by_torch, window)
         context = new_context(engine, [engine.prompt_ids("prompt")], attending=True)
         with torch.inference_mode():
             for token in range(60, 90):
-                context.read()
-                context.append(0, token)
+                context.predict()
+                context.rows[0].ids.append(token)
         assert bool(context.dropped[0]) == (not window)
         return context.received(0)
 
@@ -371,10 +377,10 @@ def test_heat_does_not_make_anybody_forget_where_was_looked(make_engine):
     def received(scale):
         context = new_context(engine, [engine.prompt_ids("prompt")], attending=True)
         for token in range(60, 70):
-            context.read()
+            context.predict()
             if scale and token == 65:
                 context.heat(0, CacheNoise(scale=scale), torch.Generator().manual_seed(0))
-            context.append(0, token)
+            context.rows[0].ids.append(token)
         return context.received(0)
 
     np.testing.assert_allclose(received(1e-6), received(0), atol=1e-5)
@@ -384,8 +390,8 @@ def test_nothing_is_received_before_a_new_token_was_read(make_engine):
     engine = make_engine()
     context = new_context(engine, [engine.prompt_ids("x")], attending=True)
     with torch.inference_mode():
-        context.read()
-    context.append(0, 70)
+        context.predict()
+    context.rows[0].ids.append(70)
     assert context.received(0).tolist() == [0, 0, 0]
     with pytest.raises(ValueError, match="attending=True"):
         new_context(engine, [[0]]).received(0)

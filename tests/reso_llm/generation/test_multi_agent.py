@@ -171,7 +171,7 @@ def test_a_network_shares_what_is_in_memory(make_agent):
 
 
 def options():
-    from reso_llm.generation.loop import GenerationOptions
+    from reso_llm.generation.options import GenerationOptions
 
     return GenerationOptions(max_length=6, temperature=5.0)
 

@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from conftest import FULL
 
 from reso_llm.decoding.controllers import SRB, PhaseSlip, StabilityTemperature, StochasticResonance
-from reso_llm.generation.results import word_places
+from reso_llm.generation.loop import finish
+from reso_llm.generation.options import GenerationOptions
+from reso_llm.generation.results import result_of, word_places, written_text
 from reso_llm.generation.text_stream import TextStream
 from reso_llm.inference import ResoLLMInference
 from reso_llm.session.agency import GoalCalibration
@@ -49,6 +51,56 @@ def engine(make_engine):
 
 def lengths(result):
     return {name: len(getattr(result, name)) for name in TRACES}
+
+
+# --- a report changes nothing -------------------------------------------------------------------
+
+
+def finished_job(engine, prompts=("Once upon",)):
+    options = GenerationOptions(max_length=12, temperature=5.0)
+    job = engine.start(prompts, options, range(3, 3 + len(prompts)))
+    finish(job.steps, job.rows)
+    return job
+
+
+def results_of(engine, job):
+    session = engine.model.session
+    with torch.inference_mode():
+        texts = [written_text(engine.model, job.context, b) for b in range(len(job.rows))]
+        return [
+            result_of(row, text, session, job.goals, job.context.warnings(b), 1.0).to_dict()
+            for b, (row, text) in enumerate(zip(job.rows, texts, strict=True))
+        ]
+
+
+def test_a_result_may_be_asked_for_twice(engine):
+    """Guards reports that moved goals, foci and the clock: asked twice, they counted twice."""
+    engine.model.session.agency.calibration = GoalCalibration(-2.0, 0.1, -1.5)  # all achieve it
+    goal = engine.model.create_goal("be kind")
+    job, session = finished_job(engine), engine.model.session
+    first, second = results_of(engine, job), results_of(engine, job)
+    assert first == second
+    assert first[0]["goals_achieved"] == ["be kind"]
+    assert first[0]["attention_summary"]
+    assert (session.clock, session.get_attention_foci(), goal.progress) == (0.0, (), 0.0)
+    closed = engine.close(job)[0].to_dict()
+    assert closed | {"generation_time_ms": 1.0} == first[0]
+    assert (session.clock, goal.progress, goal.achieved) == (1.0, 1.0, True)
+    assert session.get_attention_foci()
+    assert results_of(engine, job) == first, "also after the session took note"
+
+
+def test_the_session_notes_each_row_once(engine):
+    engine.close(finished_job(engine, ["Once upon", "a time"]))
+    assert engine.model.session.clock == 2.0
+
+
+def test_rows_of_a_batch_achieve_a_goal_each(engine):
+    engine.model.session.agency.calibration = GoalCalibration(-2.0, 0.1, -1.5)
+    engine.model.create_goal("anything")
+    results = engine.generate_batch(["x", "y"], 8, **HOT)
+    assert [r.goals_achieved for r in results] == [("anything",), ("anything",)]
+    assert engine.model.get_active_goals() == ()
 
 
 # --- traces, events, stops ----------------------------------------------------------------------
