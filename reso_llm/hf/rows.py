@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from entropy_core.signals import Signals
 from reso_llm.decoding.row import Draw, Event, Row, measure
-from reso_llm.decoding.stability import Reading
+from reso_llm.decoding.stability import StabilityReading
 from reso_llm.hf.cache import heat, kv_layers, left_padding
 
 READ_AGAIN = {  # arguments of the model that a lookahead, which has the ids of a row, replaces
@@ -37,7 +37,7 @@ class RowResult(NamedTuple):
     signals: tuple[Signals, ...]
     temperatures: tuple[float, ...]
     surprises_nats: tuple[float, ...]  # -ln p of the token in the model's own distribution
-    readings: tuple[Reading, ...]  # of the stability monitor, if it is on
+    readings: tuple[StabilityReading, ...]  # of the stability monitor, if it is on
 
 
 class Rows:
