@@ -33,7 +33,7 @@ ALLOWED = 10  # tokens from this one on are banned
 
 
 class Ban(transformers.LogitsProcessor):
-    """Bans tokens, in place or not, and counts its calls as a grammar does."""
+    """Bans tokens and raises the others, in place or not; counts its calls as a grammar does."""
 
     def __init__(self, in_place=False):
         self.in_place, self.calls = in_place, 0
@@ -41,6 +41,7 @@ class Ban(transformers.LogitsProcessor):
     def __call__(self, input_ids, scores):
         self.calls += 1
         scores = scores if self.in_place else scores.clone()
+        scores += 3
         scores[:, ALLOWED:] = -math.inf
         return scores
 
@@ -56,11 +57,15 @@ def test_bans_hold_in_forced_draws_wherever_they_stand(before, in_place):
     kind = [getattr(transformers, f"{before[0]}LogitsWarper")(before[1])] if before else []
     given = dict(do_sample=True, eos_token_id=V - 1, max_new_tokens=55)
     every_other = Script({step: Decision("hot", 1.5, True) for step in range(0, 55, 2)})
-    _, results = run(TINY["gpt2"], [every_other], logits_processor=[*kind, ban], **given)
+    ids, results = run(TINY["gpt2"], [every_other], logits_processor=[*kind, ban], **given)
     assert all(max(row.token_ids) < ALLOWED for row in results)
     assert len(results[0].events) == 28
     assert ban.calls == 55
     assert max(s.entropy_nats for s in results[0].signals) > math.log(ALLOWED)  # of all tokens
+    with torch.no_grad():
+        log_p = TINY["gpt2"](ids[1:2, :-1]).logits[0, IDS.shape[1] - 1 :].log_softmax(-1)
+    surprises = [-float(log_p[t, token]) for t, token in enumerate(results[1].token_ids)]
+    assert results[1].surprises_nats == pytest.approx(surprises, abs=1e-3)
 
 
 def test_a_warper_of_the_user_is_the_sampler_of_a_forced_draw():
