@@ -1,7 +1,7 @@
-"""Configuration of a ResoLLM: the backbone, its component dataclasses and the presets.
+"""Configuration of a ResoLLM: the backbone, one dataclass for each stage, and the presets.
 
-Every class checks itself on construction: a wrong value raises `ValueError` naming the key, the
-value and what would be accepted. Names and documented fields follow the ResoLLM v2 README.
+Every class checks itself on construction: a wrong value raises `ValueError` with the key, the value
+and the accepted range. Names and documented fields follow the ResoLLM v2 README.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from entropy_core.primes import GOLDEN_RATIO
 
 
 def _check_types(config: Any) -> None:
-    """A string, a bool or a fraction where a count belongs is an error, never a conversion."""
+    """Raise ValueError for a field of another type; an int is accepted as a float."""
     name = type(config).__name__
     for item in fields(config):
         value, kind = getattr(config, item.name), item.type
@@ -46,10 +46,10 @@ def _check_positive(config: Any, *names: str) -> None:
 
 @dataclass(frozen=True)
 class StageConfig:
-    """A stage's part of the configuration; its switch is `enabled`.
+    """Options of one stage; `enabled` switches it.
 
-    trained: whether the stage takes part in training, so that an ablation trains a model without
-    it. The others act on texts that a trained model reads or writes.
+    trained: whether the stage takes part in training. To ablate such a stage, a model is trained
+    without it. Other stages act on the texts that a trained model reads or writes.
     """
 
     enabled: bool = True
@@ -61,7 +61,10 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class PrimeEmbeddingConfig(StageConfig):
-    """Prime token embedding: num_frequencies phases of ln p beside the learned table."""
+    """Prime token embedding: waves of ln p, of the prime p of a token, beside the learned table.
+
+    num_frequencies: waves of each token.
+    """
 
     num_frequencies: int = 32
 
@@ -72,16 +75,16 @@ class PrimeEmbeddingConfig(StageConfig):
 
 @dataclass(frozen=True)
 class ResonantAttentionConfig(StageConfig):
-    """Resonant attention: a golden ladder of frequencies, a temperature per head."""
+    """Resonant attention: rotary frequencies on a golden ladder, and a temperature of each head."""
 
 
 @dataclass(frozen=True)
 class KuramotoConfig(StageConfig):
-    """Kuramoto synchronisation: phases of a token, pulled to those of its past.
+    """Kuramoto synchronisation: the phases of a token, pulled towards those of its past.
 
-    num_oscillators is N, or half of a head's width where that is less; coupling is K; num_steps
-    Euler steps of step_size are taken; the mean field keeps `retention` (lambda) of its weight
-    from one token to the next.
+    num_oscillators: N; a head has at most half its width of them. coupling: K. num_steps,
+    step_size: Euler steps, and dt of each. retention: λ, the share of its weight that the mean
+    field keeps from one token to the next.
     """
 
     num_oscillators: int = 16
@@ -104,10 +107,11 @@ class KuramotoConfig(StageConfig):
 
 @dataclass(frozen=True)
 class CoherenceGateConfig(StageConfig):
-    """Coherence gate: a token whose halting nears `threshold` skips later layers.
+    """Coherence gate: a token skips later layers as its halting probabilities add up.
 
-    A layer of which at most skip_below is left is skipped. ponder_weight is the price of a layer
-    in nats a token, added to the loss in training.
+    threshold: sum of halting probabilities at which a layer adds nothing. skip_below: largest share
+    of a layer that is skipped. ponder_weight: price of a layer, in nats per token, added to the
+    loss in training.
     """
 
     threshold: float = 1 / GOLDEN_RATIO
@@ -128,7 +132,11 @@ class CoherenceGateConfig(StageConfig):
 
 @dataclass(frozen=True)
 class AgencyConfig(StageConfig):
-    """Agency layer: foci of attention and goals."""
+    """Agency layer: foci of attention, and goals that steer the text.
+
+    max_foci, max_goals: number at the same time. novelty_weight: weight of novelty in the salience
+    of a focus, 0 to 1; relevance and intensity share the rest.
+    """
 
     max_foci: int = 5
     max_goals: int = 10
@@ -142,10 +150,12 @@ class AgencyConfig(StageConfig):
 
 @dataclass(frozen=True)
 class PRSCConfig(StageConfig):
-    """Prime resonance semantic coherence: concepts, and the n-gram binding memory.
+    """Prime resonance semantic coherence: concepts of a session, and the n-gram binding memory.
 
-    The memory binds contexts of 1 to max_order tokens to at most max_slots tokens each (half as
-    many with every order, at least 8) and keeps at most max_entries such pairs.
+    coherence_threshold: least coherence of a concept with each of its tokens, 0 to 1. max_bindings:
+    concepts of a session. max_order: longest context of the memory, in tokens.
+    max_slots: next tokens that the memory keeps for a context of 1 token; half as many for each
+    longer context, at least 8. max_entries: pairs of context and next token in all.
     """
 
     coherence_threshold: float = 0.7
@@ -163,10 +173,12 @@ class PRSCConfig(StageConfig):
 
 @dataclass(frozen=True)
 class TemporalSMFConfig(StageConfig):
-    """Temporal sedenion memory field: episodic memory with decay.
+    """Temporal sedenion memory field, and episodic memory with decay.
 
-    The field has num_heads heads of num_channels sedenions each; memory_decay_rate is the share
-    of a stored moment's weight lost per unit of time.
+    num_heads, num_channels: heads of the field, and sedenions of each. memory_decay_rate: a stored
+    moment weighs importance * exp(-rate * age), with age in texts. max_moments: moments of a
+    session; the lightest is forgotten first. episodic_tagging: keep single moments, not only the
+    sum of their fields.
     """
 
     num_heads: int = 4
@@ -195,7 +207,12 @@ class EchoConfig(StageConfig):
 
 @dataclass(frozen=True)
 class StabilityConfig(StageConfig):
-    """Stability monitor: Lyapunov analysis and temperature suggestions."""
+    """Stability monitor: finite-time Lyapunov exponents, warnings and temperature suggestions.
+
+    lyapunov_threshold: exponent, in nats per token, above which a text is unstable.
+    auto_temperature_adjust: let the monitor suggest temperatures. predictive_horizon: h, tokens
+    that a warning looks ahead and over which an exponent is taken.
+    """
 
     trained: ClassVar[bool] = False
 
@@ -210,7 +227,10 @@ class StabilityConfig(StageConfig):
 
 @dataclass(frozen=True)
 class EntanglementConfig(StageConfig):
-    """Entanglement network: which node of a group of agents this model is."""
+    """Entanglement network: the model is one node of a group of agents.
+
+    node_id: name of the node.
+    """
 
     trained: ClassVar[bool] = False
     enabled: bool = False
@@ -223,7 +243,10 @@ class EntanglementConfig(StageConfig):
 
 @dataclass(frozen=True)
 class StochasticResonanceConfig(StageConfig):
-    """Stochastic resonance: noise that acts only when repetition is detected."""
+    """Stochastic resonance: noise in the feed-forward layers while the text repeats itself.
+
+    noise_amplitude: deviation of the noise, in units of the hidden input's root mean square.
+    """
 
     trained: ClassVar[bool] = False
     enabled: bool = False
@@ -236,14 +259,16 @@ class StochasticResonanceConfig(StageConfig):
 
 @dataclass(frozen=True)
 class ResoLLMConfig:
-    """Shape of the language model. With every component disabled it is the plain control.
+    """Shape of the language model. With every stage disabled it is the plain control.
 
-    dim is the residual width D, split over num_heads heads of D / num_heads; max_seq_len is the
-    context in tokens. tie_embeddings shares the token embedding with the output head.
-    num_value_embeddings gives that many of the last layers a table of per-token values added in
-    attention (modded-nanogpt). attention_window limits every token to that many tokens, itself
-    included, and makes generation unlimited in length; 0 is full attention. logit_soft_cap c
-    bounds the head's logits to c * tanh(z / c) (Gemma 2); 0 turns it off.
+    vocab_size: V. dim: residual width D. num_layers: L. num_heads: H heads of width D / H.
+    max_seq_len: context, in tokens. ffn_multiplier: hidden width of a feed-forward layer, in D.
+    dropout: probability, in training. tie_embeddings: share the token embedding with the output
+    head. num_value_embeddings: how many of the last layers have a table of per-token values that
+    attention adds (modded-nanogpt). logit_soft_cap: c bounds the logits to c * tanh(z / c)
+    (Gemma 2); 0 turns it off. rope_base: base of the rotary frequencies without resonant attention.
+    attention_window: tokens that a token attends to, itself included, which makes generation
+    unlimited in length; 0 is full attention.
     """
 
     vocab_size: int = 4096
@@ -299,13 +324,13 @@ class ResoLLMConfig:
 
     @property
     def rotary_base(self) -> float:
-        """Base of the rotary frequencies; the golden ladder's is phi^(K/2)."""
+        """Base of the rotary frequencies; that of the golden ladder is phi^(K/2)."""
         golden = self.resonant_attention.enabled
         return GOLDEN_RATIO ** (self.head_dim / 2) if golden else self.rope_base
 
     @property
     def oscillators(self) -> KuramotoConfig:
-        """The Kuramoto component with no more oscillators than a head has pairs."""
+        """The Kuramoto options, with at most as many oscillators as a head has pairs."""
         fitting = min(self.kuramoto.num_oscillators, self.head_dim // 2)
         return dataclasses.replace(self.kuramoto, num_oscillators=fitting)
 
@@ -346,13 +371,13 @@ TRAINED_STAGES = tuple(name for name in STAGES if _STAGE_FIELDS[name].trained)
 
 
 def with_stage(config: ResoLLMConfig, stage: str, enabled: bool) -> ResoLLMConfig:
-    """The configuration with one of STAGES on or off, as it is otherwise."""
+    """Copy a configuration with one of STAGES switched on or off."""
     component = dataclasses.replace(getattr(config, stage), enabled=enabled)
     return dataclasses.replace(config, **{stage: component})
 
 
 def control_of(config: ResoLLMConfig) -> ResoLLMConfig:
-    """The plain decoder of the same size: every stage off."""
+    """Copy a configuration with every stage off: the plain decoder of the same size."""
     for stage in STAGES:
         config = with_stage(config, stage, enabled=False)
     return config
@@ -364,7 +389,7 @@ def control_config() -> ResoLLMConfig:
 
 
 def small_config() -> ResoLLMConfig:
-    """4 layers, 256 wide: development, tests, and a CPU."""
+    """4 layers, 256 wide: for development, tests and a CPU."""
     return ResoLLMConfig()
 
 

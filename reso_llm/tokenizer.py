@@ -1,22 +1,22 @@
 """Byte-level BPE tokenizer with a chat layout and prime numbers as token names.
 
-Text -> UTF-8 bytes -> tokens (Sennrich et al. 2016 on bytes, as GPT-2 does), so every Unicode
-string has an encoding and decodes back to itself.
+Text -> UTF-8 bytes -> tokens (Sennrich et al. 2016 on bytes, as GPT-2 does). Every Unicode string
+has an encoding and decodes back to itself.
 
     ids 0..4      <|bos|> <|system|> <|user|> <|assistant|> <|end|>      control tokens
     ids 5..260    the 256 bytes
     ids 261..     merges, in the order they were learned
 
-A control token is put in place by this module only; content always goes through `encode`, which
-cannot produce one whatever the text says. Layout of a conversation:
+Only this module inserts control tokens. Content always goes through `encode`, which produces none,
+whatever the text says. Layout of a conversation:
 
     <|bos|> <|user|> content <|end|> <|assistant|> content <|end|> ...
 
-Token id i also owns the i-th prime p_i (id 0 -> 2, id 1 -> 3, ...). A bag of tokens is the product
-of its primes, and unique factorisation gives the bag back.
+Token id i has the i-th prime p_i (id 0 -> 2, id 1 -> 3, ...). A bag of tokens is the product of its
+primes, and unique factorisation gives the bag back.
 
-The shipped `default_tokenizer.json` (4096 tokens, learned from real dialogue) is written again,
-byte for byte, by `python benchmarks/default_tokenizer.py --guanaco PATH/guanaco_900.jsonl`.
+The shipped `default_tokenizer.json` has 4096 tokens, learned from real dialogue. It is reproduced
+byte for byte by `python benchmarks/default_tokenizer.py --guanaco PATH/guanaco_900.jsonl`.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ SPLIT_PATTERN = (
     r"|\s+"
 )
 
-# Longer texts are cut before encoding, because one endless "word" would cost the merge loop far
-# more memory than its text. Only texts longer than this are affected.
+# Texts longer than this are cut before encoding, because in one endless "word" the merge loop would
+# need far more memory than the text.
 CHUNK_CHARS = 1 << 16
 BATCH_CHARS = 1 << 18
 
@@ -64,7 +64,7 @@ logger = logging.getLogger(__name__)
 
 
 def byte_alphabet() -> dict[str, int]:
-    """Character that stands for each byte inside a byte-level vocabulary (GPT-2's table)."""
+    """The byte of each character of a byte-level vocabulary (GPT-2's table)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(printable)]
     table = {chr(byte): byte for byte in printable}
@@ -72,10 +72,10 @@ def byte_alphabet() -> dict[str, int]:
 
 
 class StreamDecoder:
-    """Turns ids that arrive one by one into text, never half a character.
+    """Turns ids that arrive one by one into text, in whole characters.
 
-    `feed` returns the text that has become complete, `flush` the rest (bytes that never became a
-    character are shown as U+FFFD). All returned pieces joined equal `tokenizer.decode(ids)`.
+    `feed` returns the characters that have become complete. `flush` returns the rest, with U+FFFD
+    for bytes that form no character. All pieces joined equal `tokenizer.decode(ids)`.
     """
 
     def __init__(self, tokenizer: ResoTokenizer, *, keep_special: bool = False) -> None:
@@ -84,30 +84,30 @@ class StreamDecoder:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, ids: int | Iterable[int]) -> str:
-        """Text completed by `ids` (one id or several); ValueError for an id out of range."""
+        """Return the text completed by `ids`, one or several; ValueError for an id out of range."""
         ids = [ids] if isinstance(ids, int | np.integer) else ids
         return self._decoder.decode(self._tokenizer.decode_bytes(ids, self._keep_special))
 
     def flush(self) -> str:
-        """What is left when no more ids come; the decoder can then be used again."""
+        """Return the rest after the last id; the decoder can then be used again."""
         rest = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return rest
 
 
 class ResoTokenizer:
-    """Byte-level BPE over five control tokens, 256 bytes and learned merges.
+    """Byte-level BPE with five control tokens, 256 bytes and learned merges.
 
-    Make one with `train`, `load` or `create_default_tokenizer`. It never changes afterwards.
+    Make one with `train`, `load` or `create_default_tokenizer`. A tokenizer is immutable.
     """
 
     bos_id, system_id, user_id, assistant_id, end_id = range(5)
     special_tokens = SPECIAL_TOKENS
 
     def __init__(self, vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> None:
-        """`vocab` maps byte-level strings to ids, `merges` are its pairs in order of rank.
+        """Build from `vocab`, byte-level strings to ids, and `merges`, its pairs in order of rank.
 
-        ValueError when they do not form a complete Reso vocabulary.
+        Raises ValueError when they do not form a complete Reso vocabulary.
         """
         _check_vocabulary(vocab, merges)
         self._backend = _build_backend(dict(vocab), [tuple(pair) for pair in merges])
@@ -125,11 +125,11 @@ class ResoTokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> ResoTokenizer:
-        """Learn merges from `texts` (streamed once); the same texts give the same tokenizer.
+        """Learn merges from `texts`, read once; the same texts give the same tokenizer.
 
-        `vocab_size` counts the 5 control tokens and the 256 bytes: 261 means bytes alone, which
-        is character level on ASCII. Data too small to fill it gives a smaller vocabulary, which
-        is logged and visible in `.vocab_size`. ValueError below 261 or for a lone surrogate.
+        `vocab_size` includes the 5 control tokens and the 256 bytes: 261 means bytes alone, which
+        is character level on ASCII. Texts too small to fill it give a smaller vocabulary, with a
+        warning in the log. Raises ValueError below 261 and for a lone surrogate.
         """
         if vocab_size < MIN_VOCAB_SIZE:
             raise ValueError(
@@ -168,7 +168,7 @@ class ResoTokenizer:
 
     @classmethod
     def from_json(cls, text: str, name: str = "tokenizer") -> ResoTokenizer:
-        """Inverse of `to_json`; ValueError beginning with `name` for anything else."""
+        """Inverse of `to_json`; ValueError that begins with `name` for any other text."""
         try:
             model = json.loads(text)["model"]
             tokenizer = cls(model["vocab"], [tuple(pair) for pair in model["merges"]])
@@ -187,7 +187,7 @@ class ResoTokenizer:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ResoTokenizer:
-        """Read a saved tokenizer; ValueError naming the file when broken, foreign or absent."""
+        """Read a saved tokenizer; ValueError naming a file that is broken, foreign or absent."""
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -204,26 +204,27 @@ class ResoTokenizer:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (hex) of split pattern, tokens and merges: equal when ids mean the same."""
+        """sha256 (hex) of split pattern, tokens and merges: equal where equal ids mean the same."""
         return self._fingerprint
 
     # -- text and ids
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, never a control token; ValueError for a lone surrogate."""
+        """Encode `text`, without control tokens; ValueError for a lone surrogate."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of every text, in parallel."""
+        """Encode every text, in parallel."""
         ids: list[list[int]] = [[] for _ in texts]
         for owner, piece in self.encode_pieces(texts):
             ids[owner] += piece.tolist()
         return ids
 
     def encode_pieces(self, texts: Sequence[str]) -> Iterator[tuple[int, np.ndarray]]:
-        """(k, int32 ids) pieces of texts[k], in order, at least one per text, of bounded size.
+        """Yield pieces (k, int32 ids) of texts[k], in order, of bounded size, one or more per text.
 
-        What the token cache is written from: the ids of a huge text never exist all at once.
+        The token cache is written from these, so that the ids of a huge text are never all in
+        memory.
         """
         for owners, chunks in _batches_of_chunks(texts):
             for owner, encoding in zip(
@@ -232,22 +233,22 @@ class ResoTokenizer:
                 yield owner, np.array(encoding.ids, dtype=np.int32)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes token `token_id` stands for (a control token: its name)."""
+        """The bytes of a token; for a control token, its name. ValueError for an unknown id."""
         if not 0 <= token_id < self.vocab_size:
             raise ValueError(f"token id {token_id} is not in 0..{self.vocab_size - 1}")
         return self._bytes[token_id]
 
     def decode_bytes(self, ids: Iterable[int], keep_special: bool = False) -> bytes:
-        """The bytes of `ids` joined; control tokens only with `keep_special`."""
+        """Join the bytes of `ids`; control tokens only with `keep_special`."""
         first = 0 if keep_special else len(SPECIAL_TOKENS)
         return b"".join([self.token_bytes(i) for i in map(int, ids) if i >= first or i < 0])
 
     def decode(self, ids: Iterable[int], *, keep_special: bool = False) -> str:
-        """Text of `ids`; `decode(encode(x)) == x`. Bytes that are not UTF-8 become U+FFFD."""
+        """Decode `ids`: `decode(encode(x)) == x`. Bytes that are not UTF-8 become U+FFFD."""
         return self.decode_bytes(ids, keep_special).decode("utf-8", errors="replace")
 
     def stream_decoder(self, *, keep_special: bool = False) -> StreamDecoder:
-        """A `StreamDecoder` over this vocabulary."""
+        """Make a `StreamDecoder` for this vocabulary."""
         return StreamDecoder(self, keep_special=keep_special)
 
     # -- conversations
@@ -255,9 +256,10 @@ class ResoTokenizer:
     def encode_conversation(
         self, messages: Iterable[tuple[str, str]]
     ) -> tuple[list[int], list[int]]:
-        """(ids, reply_mask) of (role, content) pairs, both as long as the conversation.
+        """Encode (role, content) pairs as ids and a reply mask of the same length.
 
-        The mask is 1 on what an assistant has to produce: its content and the `<|end|>` after it.
+        The mask is 1 on the tokens that an assistant produces: its content and the `<|end|>` after
+        it. Raises ValueError for an unknown role.
         """
         ids, reply_mask = [self.bos_id], [0]
         for role, content in messages:
@@ -267,11 +269,11 @@ class ResoTokenizer:
         return ids, reply_mask
 
     def encode_prompt(self, messages: Iterable[tuple[str, str]]) -> list[int]:
-        """Ids of the conversation so far and `<|assistant|>`: the model goes on from here."""
+        """Encode the conversation so far and `<|assistant|>`, after which the model replies."""
         return [*self.encode_conversation(messages)[0], self.assistant_id]
 
     def role_id(self, role: str) -> int:
-        """Control token of "system", "user" or "assistant"; ValueError for another role."""
+        """Control token id of "system", "user" or "assistant"; ValueError for other roles."""
         if role not in ROLE_IDS:
             raise ValueError(f"unknown role {role!r}: use one of {', '.join(ROLE_IDS)}")
         return ROLE_IDS[role]
@@ -284,13 +286,13 @@ class ResoTokenizer:
         return [primes[i] for i in self.encode(text)]
 
     def decode_primes(self, primes: Iterable[int]) -> str:
-        """Inverse of `encode_primes`; ValueError naming a number that owns no token."""
+        """Inverse of `encode_primes`; ValueError naming a number that is no token's prime."""
         index = {prime: i for i, prime in enumerate(first_primes(self.vocab_size))}
         ids = []
         for number in primes:
             if number not in index:
                 raise ValueError(
-                    f"{number} owns no token: expected one of the first {self.vocab_size} primes, "
+                    f"{number} is no token's prime: expected one of the first {self.vocab_size}, "
                     f"2 to {first_primes(self.vocab_size)[-1]}"
                 )
             ids.append(index[number])
@@ -299,14 +301,14 @@ class ResoTokenizer:
     def bag(self, ids: Iterable[int]) -> int:
         """Product of the primes of `ids`: the tokens without their order (no tokens -> 1)."""
         factors = [first_primes(self.vocab_size)[self._checked(i)] for i in ids] or [1]
-        while len(factors) > 1:  # pairwise, so that big numbers meet big numbers
+        while len(factors) > 1:  # in pairs, so that factors of a product have similar sizes
             factors = [
                 left * right for left, right in zip(factors[::2], [*factors[1::2], 1], strict=False)
             ]
         return factors[0]
 
     def factorise(self, product: int) -> list[int]:
-        """Token ids of a bag, sorted, with repeats; ValueError for what is not a bag."""
+        """Token ids of a bag, sorted, with repeats; ValueError for a number that is no bag."""
         if product < 1:
             raise ValueError(f"{product} is not a product of primes: expected an integer >= 1")
         ids = []
@@ -317,8 +319,8 @@ class ResoTokenizer:
             if product == 1:
                 return ids
         raise ValueError(
-            f"a factor of {product.bit_length()} bits remains that no token of this vocabulary "
-            f"owns (largest prime {first_primes(self.vocab_size)[-1]})"
+            f"the product has a factor of {product.bit_length()} bits without primes of this "
+            f"vocabulary, the largest of which is {first_primes(self.vocab_size)[-1]}"
         )
 
     def _checked(self, token_id: int) -> int:
@@ -327,7 +329,7 @@ class ResoTokenizer:
 
 
 def create_default_tokenizer() -> ResoTokenizer:
-    """The shipped tokenizer: 4096 tokens, learned from real dialogue, no network needed."""
+    """Read the shipped tokenizer: 4096 tokens, learned from real dialogue."""
     source = resources.files("reso_llm").joinpath("default_tokenizer.json")
     return ResoTokenizer.from_json(source.read_text(encoding="utf-8"), "default_tokenizer.json")
 
@@ -340,7 +342,7 @@ def _empty_backend(model: models.BPE | None = None) -> Tokenizer:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    # Not part of the saved file, so it has to be set on every way to a backend.
+    # The saved file does not contain this setting, so that every backend needs it set.
     backend.encode_special_tokens = True
     return backend
 
@@ -354,7 +356,7 @@ def _build_backend(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Toke
 
 
 def _check_vocabulary(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> None:
-    """ValueError unless ids are 0..n-1: control tokens, the 256 bytes, one id per merge."""
+    """Raise ValueError unless ids are 0..n-1: control tokens, the 256 bytes, one id per merge."""
     tokens = sorted(vocab, key=vocab.__getitem__)
     if [vocab[token] for token in tokens] != list(range(len(tokens))):
         raise ValueError("token ids are not 0..n-1 without gaps")
@@ -370,7 +372,7 @@ def _check_vocabulary(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]
 
 
 def _agrees(theirs: Any, ours: Any) -> bool:
-    """Equal JSON values, except that ours may have fields a newer library has added."""
+    """Whether JSON values are equal, but for fields that only ours, of a newer library, has."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         return all(key in ours and _agrees(theirs[key], ours[key]) for key in theirs)
     if isinstance(theirs, list) and isinstance(ours, list):
@@ -379,7 +381,7 @@ def _agrees(theirs: Any, ours: Any) -> bool:
 
 
 def _chunks(text: str) -> Iterator[str]:
-    """`text` in pieces of at most CHUNK_CHARS, cut after a line or a word where there is one."""
+    """Cut `text` into pieces of at most CHUNK_CHARS, where possible after a line or a word."""
     _check_characters(text)
     start = 0
     while len(text) - start > CHUNK_CHARS:
@@ -405,7 +407,7 @@ def _check_characters(text: str) -> None:
 
 
 def _batches_of_chunks(texts: Sequence[str]) -> Iterator[tuple[list[int], list[str]]]:
-    """(owners, chunks) of bounded size: chunk k belongs to texts[owners[k]]."""
+    """Yield (owners, chunks) of bounded size: chunk k belongs to texts[owners[k]]."""
     owners: list[int] = []
     chunks: list[str] = []
     size = 0
@@ -422,7 +424,7 @@ def _batches_of_chunks(texts: Sequence[str]) -> Iterator[tuple[list[int], list[s
 
 
 def check_tokenizer(tokenizer: ResoTokenizer, fingerprint: str, path: str | Path) -> None:
-    """ValueError unless the tokenizer is the one whose fingerprint the training recorded."""
+    """Raise ValueError for a tokenizer with another fingerprint than the training recorded."""
     if tokenizer.fingerprint != fingerprint:
         raise ValueError(
             f"{path}: tokenizer.json is not the tokenizer this model was trained with; "

@@ -24,7 +24,7 @@ from reso_llm.config import (
     small_config,
     with_stage,
 )
-from reso_llm.decoding.controllers import Reading, StochasticResonance
+from reso_llm.decoding.controllers import RowView, StochasticResonance
 from reso_llm.generation.results import GenerationResult
 from reso_llm.inference import ResoLLMInference
 from reso_llm.model import ResoLLMModel
@@ -190,7 +190,7 @@ def noise_in_loops_only(evidence: Evidence) -> Finding:
     controller = StochasticResonance()
     calm = Signals(*[1.0] * len(Signals._fields))
     scores = [i / 100 for i in range(101)]
-    acts = [controller.decide(Reading(calm, score, 0.8)) is not None for score in scores]
+    acts = [controller.decide(RowView(calm, score, 0.8)) is not None for score in scores]
     first = next((score for score, act in zip(scores, acts, strict=True) if act), None)
     only = acts == sorted(acts) and not acts[0] and acts[-1]
     words = f"acts from a repetition score of {first} on, of 0 to 1" if only else "acts otherwise"

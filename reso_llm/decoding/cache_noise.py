@@ -1,8 +1,8 @@
-"""Noise in a key-value cache: the heat of a phase slip.
+"""Noise in a key-value cache, as a phase slip adds it.
 
     K' = K + scale * std(K) * xi,    V' = V + scale * std(V) * xi,    xi ~ N(0, 1)
 
-std is that of each layer's own tensor, of one row. The noise stays in the cache. Source: the
+std is the deviation of one row of one layer's tensor. The noise stays in the cache. Source: the
 Phase-Slip sampler, whose published scale is 0.03 for keys and values of all tokens.
 
 Shapes: H heads, T tokens in the cache, K head width.
@@ -19,11 +19,12 @@ from entropy_core.checks import require
 
 @dataclass(frozen=True, kw_only=True)
 class CacheNoise:
-    """How much noise, and where.
+    """How much noise a cache gets, and where.
 
-    scale: in deviations of the tensor; 0 does nothing. values_only: leave keys, and so where is
-    looked, alone. protect_prompt: leave the tokens of the prompt alone. window: only the last
-    so many tokens; 0 for all. Raises ValueError naming a field out of range.
+    scale: deviation of the noise, in deviations of the tensor; 0 adds none. values_only: keep the
+    keys, and with them the attention weights. protect_prompt: keep the tokens of the prompt.
+    window: change only this many of the last tokens; 0 changes all. Raises ValueError naming a
+    field out of range.
     """
 
     scale: float = 0.03
@@ -43,7 +44,10 @@ def noisy_cache(
     num_prompt: int,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """New keys and values (H,T,K) of one layer and row, of which num_prompt tokens are prompt."""
+    """New keys and values (H,T,K) of one layer and row; the first num_prompt tokens are prompt.
+
+    The generator gives the noise of the values first, then that of the keys.
+    """
     length = keys.shape[-2]
     first = num_prompt if noise.protect_prompt else 0
     if noise.window:
@@ -53,7 +57,7 @@ def noisy_cache(
 
 
 def _heated(x: Tensor, scale: float, first: int, generator: torch.Generator) -> Tensor:
-    """x (H,T,K) with noise on the tokens from `first` on; a cache too short to vary stays."""
+    """x (H,T,K) with noise on the tokens from `first` on; without such tokens, x itself."""
     if scale == 0 or first >= x.shape[-2]:
         return x
     part = x[..., first:, :]

@@ -1,15 +1,15 @@
-"""Decoding controllers: small objects that read one row's signals and say how to draw its token.
+"""Decoding controllers: small objects that see one row's signals and decide how to draw its token.
 
     SRB                   stop when the text has settled, deepen when it is undecided but turning
-    PhaseSlip             heat: noise into the key-value cache and one token at a high temperature
-    StochasticResonance   noise on the logits while the text repeats itself
-    StabilityTemperature  the temperature that the stability monitor suggests
+    PhaseSlip             add noise to the key-value cache and draw one token at a high temperature
+    StochasticResonance   add noise to the logits while the text repeats itself
+    StabilityTemperature  draw at the temperature that the stability monitor suggests
 
-Each is a frozen set of options whose `start()` makes the memory of one row of one generation, so
-nothing leaks between rows or calls. A decision is taken before a token is drawn, from the entropy
-of its distribution and the text so far; a stop takes effect after that token. The rules are those
-of `entropy_core.control`; here they meet what they act on. Sources: SRB derivation notes; the
-Phase-Slip sampler; Gammaitoni 1998, Rev. Mod. Phys. 70, 223.
+A controller is a frozen set of options. Its `start()` makes the state of one row of one generation,
+so nothing leaks between rows or calls. A decision is taken before a token is drawn, from the
+entropy of its distribution and the text so far; a stop takes effect after that token. The pure
+rules are in `entropy_core.control`. Sources: SRB derivation notes; the Phase-Slip sampler;
+Gammaitoni 1998, Rev. Mod. Phys. 70, 223.
 
 Shapes: D embedding width.
 """
@@ -34,17 +34,17 @@ from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.decoding.stability import StabilityMonitor
 
 
-class Reading(NamedTuple):
-    """What a controller may know of a row before a token is drawn."""
+class RowView(NamedTuple):
+    """What a controller sees of a row before a token is drawn."""
 
     signals: Signals
     loop_score: float  # of the ids so far, 0 to 1
-    temperature: float  # what the sampler would use
-    monitor: StabilityMonitor | None = None  # of the stability stage, where it is on
+    temperature: float  # the sampler's, as earlier controllers have left it
+    monitor: StabilityMonitor | None = None  # the row's stability monitor, if it is on
 
 
 class Decision(NamedTuple):
-    """What a controller wants of the token about to be drawn; a default asks for nothing."""
+    """How a controller changes the draw of a token; a field at its default changes nothing."""
 
     cause: str
     temperature: float | None = None
@@ -56,40 +56,40 @@ class Decision(NamedTuple):
 
 
 class Deepen(NamedTuple):
-    """Compare the `candidates` most probable tokens by how well text of `horizon` more goes on."""
+    """Compare the `candidates` most probable tokens by the next `horizon` tokens after each."""
 
     candidates: int
     horizon: int
 
 
 class RowController(Protocol):
-    """One controller's memory of one row."""
+    """One controller's state in one row."""
 
-    def decide(self, reading: Reading) -> Decision | None:
-        """What to do at this token; None for nothing."""
+    def decide(self, view: RowView) -> Decision | None:
+        """Decide about the next token; None changes nothing."""
         ...
 
 
 class Controller(Protocol):
-    """The options of a controller: frozen, comparable, good for any number of rows."""
+    """The options of a controller: frozen, comparable, used by any number of rows."""
 
     @property
     def name(self) -> str:
-        """How its decisions are recorded."""
+        """The name under which decisions are recorded."""
         ...
 
     def start(self) -> RowController:
-        """The memory of a new row."""
+        """Make the state of a new row."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class SRB(SRBOptions):
-    """Semantic resonance budget: `max_tokens` are spent on tokens, or on deepening some of them.
+    """Semantic resonance budget: spend `max_tokens` on new tokens and on deepening some of them.
 
     Deepening compares `candidates` tokens by continuations of `horizon` tokens and costs their
-    product; 0 candidates switch it off. What is left of the budget must exceed that cost: a run
-    ends within max_tokens. Raises ValueError naming a field out of range.
+    product; 0 candidates switch it off. It happens only where the rest of the budget exceeds its
+    cost, so a run ends within max_tokens. Raises ValueError naming a field out of range.
     """
 
     candidates: int = 4
@@ -110,8 +110,8 @@ class _SRBRow:
     def __init__(self, options: SRB) -> None:
         self.options, self.state = options, SRBState()
 
-    def decide(self, reading: Reading) -> Decision | None:
-        options, signals = self.options, reading.signals
+    def decide(self, view: RowView) -> Decision | None:
+        options, signals = self.options, view.signals
         action, self.state = srb_step(
             self.state, signals.ema_nats, signals.delta_ema_nats, signals.coherence, options
         )
@@ -127,11 +127,11 @@ class _SRBRow:
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseSlip(PhaseSlipOptions):
-    """Phase-Slip: at a trigger one token is drawn hot and the cache gets noise.
+    """Phase-Slip: at a trigger, draw one token hot and add noise to the cache.
 
-    The defaults are the published ones (with greedy decoding otherwise); `loop_patience` switches
-    on the trigger that sees loops. slip_temperature None leaves the temperature alone, and a noise
-    scale of 0 the cache. Raises ValueError naming a field out of range.
+    The defaults are the published ones; the published sampler is greedy between triggers.
+    `loop_patience` switches on the trigger on loops. slip_temperature None keeps the temperature,
+    and a noise scale of 0 keeps the cache. Raises ValueError naming a field out of range.
     """
 
     slip_temperature: float | None = 1.5
@@ -152,10 +152,10 @@ class _PhaseSlipRow:
     def __init__(self, options: PhaseSlip) -> None:
         self.options, self.state = options, phase_slip_init(options)
 
-    def decide(self, reading: Reading) -> Decision | None:
+    def decide(self, view: RowView) -> Decision | None:
         options = self.options
         cause, self.state = phase_slip_step(
-            self.state, reading.signals.entropy_nats, options, reading.loop_score
+            self.state, view.signals.entropy_nats, options, view.loop_score
         )
         if cause is SlipCause.NONE:
             return None
@@ -171,8 +171,8 @@ class _PhaseSlipRow:
 class StochasticResonance:
     """Gaussian noise of `amplitude` deviations of the logits while loop_score is at least `loop`.
 
-    For any model; a ResoLLM may have noise of its own inside (`reso_llm.noise`). Raises ValueError
-    naming a field out of range.
+    It works with any model. The stage of the same name (`reso_llm.stages.noise`) acts inside a
+    ResoLLM. Raises ValueError naming a field out of range.
     """
 
     amplitude: float = 0.3
@@ -186,23 +186,23 @@ class StochasticResonance:
     def start(self) -> RowController:
         return self
 
-    def decide(self, reading: Reading) -> Decision | None:
-        if self.amplitude > 0 and reading.loop_score >= self.loop:
+    def decide(self, view: RowView) -> Decision | None:
+        if self.amplitude > 0 and view.loop_score >= self.loop:
             return Decision("loop", logit_noise=self.amplitude)
         return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class StabilityTemperature:
-    """The sampler's temperature, moved as the stability monitor suggests (`reso_llm.stability`)."""
+    """The temperature that the stability monitor suggests (`reso_llm.decoding.stability`)."""
 
     name: str = field(default="stability_temperature", init=False)
 
     def start(self) -> RowController:
         return self
 
-    def decide(self, reading: Reading) -> Decision | None:
-        suggested = reading.monitor.suggested_temperature(reading.temperature)
-        if suggested == reading.temperature:
+    def decide(self, view: RowView) -> Decision | None:
+        suggested = view.monitor.suggested_temperature(view.temperature)
+        if suggested == view.temperature:
             return None
-        return Decision(reading.monitor.steering_cause, temperature=suggested)
+        return Decision(view.monitor.steering_cause, temperature=suggested)

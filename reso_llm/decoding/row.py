@@ -1,9 +1,9 @@
-"""One row of a generation: its signals, its controllers, its randomness, and what they did.
+"""One row of a generation: its signals, controllers, random streams and recorded events.
 
     measure logits -> decide -> draw a token -> observe it -> ...
 
-The same row serves `ResoLLMInference` and, in Hugging Face's `generate`, any other causal LM
-(`reso_llm.hf`). Logits are measured where they are; per token a few numbers reach the host.
+The engine (`reso_llm.generation`) and Hugging Face's `generate` (`reso_llm.hf`) use the same row.
+Logits are measured on their own device; a few numbers per token reach the host.
 
 Shapes: B batch, V vocabulary, D embedding width.
 """
@@ -25,15 +25,18 @@ from reso_llm.decoding.controllers import (
     Controller,
     Decision,
     Deepen,
-    Reading,
+    RowView,
     StabilityTemperature,
 )
 from reso_llm.decoding.sampling import SamplingOptions, sample
-from reso_llm.decoding.stability import LOOP_WINDOW, MAX_PERIOD, StabilityMonitor
-from reso_llm.decoding.stability import Reading as StabilityReading
+from reso_llm.decoding.stability import (
+    LOOP_WINDOW,
+    MAX_PERIOD,
+    StabilityMonitor,
+    StabilityReading,
+)
 
-NOISE_STREAM = 0x5EED0F5E  # the noise has a stream of its own: without effect, it moves no draw
-
+NOISE_STREAM = 0x5EED0F5E  # noise has its own random stream, so that it does not shift the draws
 
 Lookahead = Callable[[Tensor, int], Tensor]
 """(candidates (m,), horizon) -> ln p (m,) of `horizon` tokens after each, taken greedily."""
@@ -41,10 +44,11 @@ Lookahead = Callable[[Tensor, int], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class SignalOptions:
-    """How signals average: C+ over `window` embeddings, E with ema_weight (`entropy_core.signals`).
+    """How signals are averaged (`entropy_core.signals`).
 
-    min_prob is the least probability of the effective support that normalises entropy; None takes
-    the whole vocabulary. Raises ValueError naming a field out of range.
+    window: embeddings in the mean of C+. ema_weight: weight of the newest token in E. min_prob:
+    smallest probability of the effective support, over which entropy is normalised; None takes the
+    whole vocabulary. Raises ValueError naming a field out of range.
     """
 
     window: int = 8
@@ -59,7 +63,7 @@ class SignalOptions:
 
 
 class Measure(NamedTuple):
-    """Numbers of one row's logits: entropies, and ln sum exp(logits)."""
+    """Entropy, normalised entropy and ln sum exp of one row's logits."""
 
     entropy_nats: float
     normalised_entropy: float
@@ -67,7 +71,7 @@ class Measure(NamedTuple):
 
 
 class Event(NamedTuple):
-    """One decision of a controller: at which token (counted from 0), and what it did."""
+    """One decision of a controller, with the token (from 0) that it was about."""
 
     step: int
     controller: str
@@ -78,8 +82,8 @@ class Event(NamedTuple):
 class Draw(NamedTuple):
     """How to draw the token of this step.
 
-    In this order: deepening excludes all but its candidates, noise moves the logits, `sample`
-    draws. Noise in the cache is the caller's to add; it is for the tokens after this one.
+    Deepening excludes all but its candidates, then noise moves the logits, then `sample` draws. The
+    caller adds the noise in the cache, which acts on later tokens.
     """
 
     sampling: SamplingOptions
@@ -88,11 +92,15 @@ class Draw(NamedTuple):
     deepen: Deepen | None = None
     stop: str = ""
 
+    def changes(self, sampling: SamplingOptions) -> bool:
+        """Whether this token is drawn otherwise than `sampling` alone would draw it."""
+        return self.sampling != sampling or bool(self.logit_noise) or self.deepen is not None
+
 
 def measure(logits: Tensor, min_prob: float | None = None) -> list[Measure]:
-    """The numbers of each row of logits (B,V), in one pass where they are, and one transfer.
+    """Measure each row of logits (B,V), with one pass on their device and one transfer to the host.
 
-    A row without a distribution (NaN or +inf among its logits, or all of them -inf) has entropy
+    A row that is no distribution (NaN or +inf among its logits, or all of them -inf) has entropy
     NaN, here and in `measure_row`.
     """
     with torch.inference_mode():
@@ -108,7 +116,7 @@ def measure_row(logits: np.ndarray, min_prob: float | None = None) -> Measure:
     top = float(logits.max())
     if not math.isfinite(top):
         return Measure(math.nan, math.nan, top)
-    shifted = np.maximum(logits - logits.dtype.type(top), -700.0)  # as 0 times -inf is not 0
+    shifted = np.maximum(logits - logits.dtype.type(top), -700.0)  # 0 times -inf would be NaN
     p = np.exp(shifted)
     total = float(p.sum())
     entropy = max(math.log(total) - float(p.dot(shifted)) / total, 0.0)
@@ -117,10 +125,10 @@ def measure_row(logits: np.ndarray, min_prob: float | None = None) -> Measure:
 
 
 class Row:
-    """The state of one row of one generation; the same seed draws the same.
+    """The state of one row of one generation; the same seed draws the same tokens.
 
-    The monitor is the row's own, and may have read earlier text. Raises ValueError where
-    StabilityTemperature has no monitor to follow.
+    No other row may use the monitor, which may have read earlier text. Raises ValueError for
+    StabilityTemperature without a monitor.
     """
 
     def __init__(
@@ -133,9 +141,7 @@ class Row:
         signals: SignalOptions = SignalOptions(),
         monitor: StabilityMonitor | None = None,
     ) -> None:
-        follows = any(isinstance(c, StabilityTemperature) for c in controllers)
-        if follows and monitor is None:
-            raise ValueError("StabilityTemperature follows the stability monitor, which is off")
+        check_controllers(controllers, has_monitor=monitor is not None)
         self.sampling = sampling
         self.controllers = [(c.name, c.start()) for c in controllers]
         self.generator = torch.Generator(device).manual_seed(seed)
@@ -151,11 +157,11 @@ class Row:
 
     @property
     def step(self) -> int:
-        """Tokens decided about."""
+        """Number of decisions so far."""
         return len(self.signals)
 
     def decide(self, measured: Measure, embedding: np.ndarray) -> Draw:
-        """How to draw the next token: its distribution measured, the newest embedding (D,).
+        """Decide how to draw a token: its measured distribution, the embedding (D,) before it.
 
         Raises FloatingPointError where the logits are no distribution.
         """
@@ -165,8 +171,9 @@ class Row:
         draw = Draw(self.sampling)
         for name, controller in self.controllers:
             temperature = draw.sampling.temperature
-            reading = Reading(signals, self.loop_score, temperature, self.monitor)
-            decision = controller.decide(reading)
+            decision = controller.decide(
+                RowView(signals, self.loop_score, temperature, self.monitor)
+            )
             if decision is not None:
                 draw, effect = _applied(draw, decision, name)
                 self.events.append(Event(self.step, name, decision.cause, effect))
@@ -175,7 +182,7 @@ class Row:
         return draw
 
     def draw(self, logits: Tensor, seen: Tensor, draw: Draw, lookahead: Lookahead) -> int:
-        """The token drawn from logits (1,V); the repetition penalty knows the ids `seen` (1,n)."""
+        """Draw a token from logits (1,V); the repetition penalty acts on the ids `seen` (1,n)."""
         if draw.deepen is not None:
             logits = deepened(logits, draw.deepen, lookahead)
         if draw.logit_noise:
@@ -189,7 +196,7 @@ class Row:
         coherence: float | None = None,
         hidden: np.ndarray | None = None,
     ) -> None:
-        """Take note of the drawn token, its surprise, and what the model says of itself."""
+        """Record the drawn token, its surprise, and the model's order parameter and state (D,)."""
         if self.monitor is None:
             self.loop_score = self.loops.add(token)
             return
@@ -204,14 +211,20 @@ class Row:
         self.readings.append(reading)
 
     def _noisy(self, logits: Tensor, amplitude: float) -> Tensor:
-        """Logits with noise; what is excluded (-inf) stays so and does not count."""
-        kept = logits[logits.isfinite()]
+        """Logits with noise; excluded tokens (-inf) stay so and do not enter the deviation."""
+        possible = logits[logits.isfinite()]
         xi = torch.empty_like(logits).normal_(generator=self.noise)
-        return logits + amplitude * kept.std(correction=0) * xi
+        return logits + amplitude * possible.std(correction=0) * xi
+
+
+def check_controllers(controllers: Sequence[Controller], *, has_monitor: bool) -> None:
+    """Raise ValueError for StabilityTemperature without a monitor."""
+    if not has_monitor and any(isinstance(c, StabilityTemperature) for c in controllers):
+        raise ValueError("StabilityTemperature follows the stability monitor, which is off")
 
 
 def _applied(draw: Draw, decision: Decision, name: str) -> tuple[Draw, str]:
-    """The draw with one more decision in it, and the effect in words; later decisions win."""
+    """Apply one more decision to a draw; return the new draw and the effect in words."""
     effects, changes = [], {}
     if decision.temperature is not None:
         changes["temperature"] = decision.temperature
@@ -237,9 +250,9 @@ def _applied(draw: Draw, decision: Decision, name: str) -> tuple[Draw, str]:
 
 
 def deepened(logits: Tensor, deepen: Deepen, lookahead: Lookahead) -> Tensor:
-    """Logits (1,V) of the candidates alone: ln p of each and of how it would go on; others -inf."""
+    """Logits (1,V): ln p of each candidate and of its continuation; -inf for all other tokens."""
     log_p = logits[0].log_softmax(-1)
     best = log_p.topk(min(deepen.candidates, len(log_p)))
-    ids = best.indices[best.values > -torch.inf]  # what is excluded is not read either
+    ids = best.indices[best.values > -torch.inf]  # an excluded token is no candidate
     scores = log_p[ids] + lookahead(ids, deepen.horizon).to(log_p)
     return torch.full_like(logits, -torch.inf).index_copy(-1, ids, scores[None])

@@ -20,8 +20,8 @@ from entropy_core.checks import require
 class SamplingOptions:
     """How to draw a token.
 
-    temperature 0 takes the most probable token; top_k 0, top_p 1, min_p 0 and repetition_penalty 1
-    are neutral. Raises ValueError naming the option that is out of range.
+    temperature 0 takes the most probable token. top_k 0, top_p 1, min_p 0 and repetition_penalty 1
+    change nothing. Raises ValueError naming the option that is out of range.
     """
 
     temperature: float = 0.8
@@ -50,14 +50,14 @@ def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
 
 
 def filter_logits(logits: Tensor, options: SamplingOptions) -> Tensor:
-    """Logits (B,V) after temperature, top-k, top-p and min-p; what is excluded becomes -inf."""
+    """Logits (B,V) after temperature, top-k, top-p and min-p; excluded tokens become -inf."""
     logits = logits / options.temperature
     if 0 < options.top_k < logits.shape[-1]:
         smallest = logits.topk(options.top_k, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < smallest, -torch.inf)
     if options.top_p < 1:
         values, order = logits.softmax(-1).sort(dim=-1, descending=True)
-        beyond = values.cumsum(-1) - values >= options.top_p  # the mass before it is enough
+        beyond = values.cumsum(-1) - values >= options.top_p  # the tokens before hold top_p already
         logits = logits.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
     if options.min_p > 0:
         least = logits.amax(-1, keepdim=True) + math.log(options.min_p)
@@ -68,7 +68,7 @@ def filter_logits(logits: Tensor, options: SamplingOptions) -> Tensor:
 def sample(
     logits: Tensor, seen: Tensor, options: SamplingOptions, generator: torch.Generator | None
 ) -> Tensor:
-    """Draw ids (B,1) from logits (B,V); `seen` (B,n) are the ids the repetition penalty knows."""
+    """Draw ids (B,1) from logits (B,V); the repetition penalty acts on the ids `seen` (B,n)."""
     logits = penalize_repetition(logits, seen, options.repetition_penalty)
     if options.temperature == 0:
         return logits.argmax(-1, keepdim=True)

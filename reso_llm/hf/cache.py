@@ -1,9 +1,9 @@
-"""Noise in the caches of transformers 5: which tensors of a layer are the tokens of a row.
+"""Noise in the caches of transformers 5: where a layer keeps the tokens of a row.
 
     slot s of a layer holds token s + (total - held),   held = min(total, slots)
 
-A static layer has more slots than tokens, a sliding window fewer. Padding on the left is neither
-heated nor counted. The noise itself is `reso_llm.decoding.cache_noise`.
+A static layer has more slots than tokens, a sliding window fewer. Padding on the left gets no noise
+and does not enter the deviation. The noise itself is `reso_llm.decoding.cache_noise`.
 
 Shapes: B rows of a batch, T tokens, H heads, K head width.
 """
@@ -17,7 +17,10 @@ from reso_llm.decoding.cache_noise import CacheNoise, noisy_cache
 
 
 def left_padding(mask: Tensor | None, num_rows: int) -> list[int]:
-    """Masked tokens before each row of a mask (B,T). Raises ValueError if there are others."""
+    """Number of masked tokens before each row of a mask (B,T).
+
+    Raises ValueError where a token is masked after an unmasked one.
+    """
     if mask is None:
         return [0] * num_rows
     seen = mask != 0
@@ -27,32 +30,49 @@ def left_padding(mask: Tensor | None, num_rows: int) -> list[int]:
 
 
 def kv_layers(cache: Any) -> list[Any]:
-    """The layers of a transformers cache that keep keys and values as they are.
+    """The layers of a transformers cache whose keys and values are plain tensors.
 
-    Layers that share those of others keep none. Raises ValueError for any other cache.
+    A layer that shares the tensors of another one is left out. Raises ValueError for a cache with
+    a layer of another kind (quantized, recurrent), for an offloaded one, and for no cache.
     """
     from transformers import cache_utils as c
 
     plain = {c.DynamicLayer, c.DynamicSlidingWindowLayer}
     plain |= {c.StaticLayer, c.StaticSlidingWindowLayer}
     layers = [x for x in getattr(cache, "layers", ()) if getattr(x, "is_initialized", True)]
-    strange = sorted({type(x).__name__ for x in layers} - {x.__name__ for x in plain})
-    if not layers or strange or getattr(cache, "offloading", False):
-        what = ", ".join(strange) or ("an offloaded one" if layers else type(cache).__name__)
-        raise ValueError(f"noise needs a key-value cache it can reach, plain or static; got {what}")
+    others = sorted({type(x).__name__ for x in layers} - {x.__name__ for x in plain})
+    if not layers or others or getattr(cache, "offloading", False):
+        got = ", ".join(others) or ("an offloaded one" if layers else type(cache).__name__)
+        raise ValueError(f"noise needs a key-value cache, plain or static; got {got}")
     return layers
+
+
+def is_recurrent(cache: Any, use_cache: bool) -> bool:
+    """Whether a model keeps a state beside keys and values, judged by the cache it generates with.
+
+    Models with a cache class of their own take none from `generate`.
+    """
+    from transformers import cache_utils as c
+
+    linear = getattr(c, "LinearAttentionCacheLayerMixin", ())  # absent from early transformers 5
+    return (use_cache and cache is None) or any(
+        isinstance(layer, linear) for layer in getattr(cache, "layers", ())
+    )
 
 
 def heat(
     cache: Any, i: int, noise: CacheNoise, num_pads: int, num_new: int, generator: torch.Generator
 ) -> None:
-    """Put noise into row i of a cache of which the last num_new tokens are not the prompt's."""
+    """Add noise to row i of a cache, in place.
+
+    num_pads: padding before the row. num_new: tokens at the end that are not part of the prompt.
+    """
     for layer in kv_layers(cache):
         total = int(layer.get_seq_length())
-        held = min(total, layer.keys.shape[-2])  # a sliding window has dropped the first ones
+        held = min(total, layer.keys.shape[-2])  # a sliding window drops the first tokens
         start = max(num_pads - (total - held), 0)
         keys, values = layer.keys[i, :, start:held], layer.values[i, :, start:held]  # (H,T,K)
         num_prompt = max(held - start - num_new, 0)
         noisy = noisy_cache(keys, values, noise, num_prompt, generator)
-        keys.copy_(noisy[0])  # in place: a compiled model knows the address
+        keys.copy_(noisy[0])  # a compiled model holds the address
         values.copy_(noisy[1])

@@ -4,45 +4,50 @@
         ids = model.generate(**inputs, max_new_tokens=50)
     control.results[0].events
 
-Who draws, with z the logits of a row, and P, W the processors of `generate` before and from its
-temperature on:
+Let z be the logits of a row, S the sampler's processors in `generate` (temperature, top-k, top-p,
+min-p), and P all its other processors, such as penalties, bans and grammars:
 
-    decision acts on the draw:  token ~ Row.draw(P(z)), every other score is -inf
-    no decision does:           token ~ softmax(W(P(z))), or the argmax, by `generate` itself
+    a decision changes the draw:  token ~ Row.draw(P(z)), every other score is -inf
+    no decision changes it:       token ~ softmax(S(P(z))) or its argmax, drawn by `generate` itself
 
-Controllers measure z itself. A decision acts on the draw when it changes temperature or vocabulary,
-adds noise to logits, or deepens; noise in the cache acts on the tokens after it. So without
-decisions a row is plain `generate`, token for token, greedy or sampled.
+Controllers measure z. A decision changes the draw when it sets temperature or vocabulary, adds
+noise to the logits, or deepens; noise in the cache acts on later tokens. So a row without decisions
+is plain `generate`, token for token, greedy or sampled.
 Source: `custom_generate` of transformers 5; the rows are `reso_llm.decoding.row`.
 
 Shapes: B rows of a batch, T tokens, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import wraps
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from reso_llm.config import StabilityConfig
 from reso_llm.decoding.controllers import Controller, PhaseSlip
-from reso_llm.decoding.row import Row, SignalOptions
+from reso_llm.decoding.row import Row, SignalOptions, check_controllers
 from reso_llm.decoding.sampling import SamplingOptions
 from reso_llm.decoding.stability import StabilityMonitor
+from reso_llm.hf.cache import is_recurrent
+from reso_llm.hf.processors import sampling_of
 from reso_llm.hf.rows import RowResult, Rows
 
 SIGNALS = SignalOptions()
-# Filters that `Row.draw` does not know, and values beside None at which they do nothing.
-NEUTRAL = {"typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
-NEUTRAL |= {"top_h": None, "watermarking_config": None}
+REDUNDANT_INPUTS = {
+    "attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep",
+    "output_attentions", "output_hidden_states",
+}  # fmt: skip
+"""Arguments of the model that change no logits for a reader who has all ids of a row."""
 
 
 class Control:
-    """What a `controlled` model was asked to do; `results` are the rows of its last `generate`.
+    """The controllers of a `controlled` model.
 
-    Every `generate` starts afresh: row i draws from seed + i, whatever was generated before.
+    `results` holds the rows of every `generate` of the block, in order; row j draws from seed + j.
+    A call that raises adds none.
     """
 
     def __init__(
@@ -53,41 +58,45 @@ class Control:
         stability: StabilityConfig | None,
     ) -> None:
         self.controllers, self.seed = tuple(controllers), seed
-        self.signals, self.stability = signals, stability
+        self.signals = signals
+        self.stability = stability if stability is not None and stability.enabled else None
         self.results: tuple[RowResult, ...] = ()
-        self._row(SamplingOptions(), 0, "cpu")  # a mistake shows here, not at the first token
+        self.num_calls = 0
+        check_controllers(self.controllers, has_monitor=self.stability is not None)
 
-    def _row(self, sampling: SamplingOptions, index: int, device: torch.device | str) -> Row:
-        watched = self.stability is not None and self.stability.enabled
-        return Row(
-            sampling,
-            self.controllers,
-            seed=self.seed + index,
-            device=device,
-            signals=self.signals,
-            monitor=StabilityMonitor(self.stability) if watched else None,
-        )
+    def generate(self, model: nn.Module, original: Callable, arguments: Mapping[str, Any]) -> Any:
+        """Run the original `generate` of a model, its arguments by name, with these controllers."""
+        _check_arguments(arguments)
+        # transformers does not give these two to a loop of `custom_generate`.
+        names = ("streamer", "synced_gpus")
+        own = {name: arguments[name] for name in names if arguments.get(name) is not None}
 
-    def decode(
+        def loop(model: nn.Module, input_ids: Tensor, **kwargs: Any) -> Any:
+            return self._decode(model, input_ids, own=own, **kwargs)
+
+        arguments = _with_stop_strings(model, arguments)
+        return original(**{**arguments, "custom_generate": loop})
+
+    def _decode(
         self,
         model: nn.Module,
         input_ids: Tensor,
         logits_processor: Any,
         stopping_criteria: Any,
         generation_config: Any,
-        **kwargs: Any,
+        own: Mapping[str, Any],
+        **inputs: Any,
     ) -> Any:
-        """The loop of `generate` with rows in it, in the form that its `custom_generate` wants."""
-        self.results = ()
-        _check(model, input_ids, generation_config, kwargs)
-        sampling, device = _sampling(generation_config), input_ids.device
+        """The loop of `generate` with rows in it."""
+        _check_call(model, input_ids, generation_config, inputs)
+        sampling = sampling_of(logits_processor, generation_config.do_sample)
         rows = Rows(
             model,
-            [self._row(sampling, i, device) for i in range(len(input_ids))],
+            [self._row(sampling, i, input_ids.device) for i in range(len(input_ids))],
             input_ids,
-            _split(logits_processor),
+            logits_processor,
             generation_config,
-            kwargs,
+            inputs,
             min_prob=self.signals.min_prob,
             heats=any(isinstance(c, PhaseSlip) and c.noise.scale > 0 for c in self.controllers),
         )
@@ -96,10 +105,23 @@ class Control:
             logits_processor=rows.process,
             stopping_criteria=_Criteria(stopping_criteria, rows),
             generation_config=generation_config,
-            **kwargs,
+            **own,
+            **inputs,
         )
-        self.results = rows.results()
+        self.results += rows.results(self.num_calls)
+        self.num_calls += 1
         return output
+
+    def _row(self, sampling: SamplingOptions, i: int, device: Any) -> Row:
+        """Row i of the next call."""
+        return Row(
+            sampling,
+            self.controllers,
+            seed=self.seed + len(self.results) + i,
+            device=device,
+            signals=self.signals,
+            monitor=None if self.stability is None else StabilityMonitor(self.stability),
+        )
 
 
 @contextmanager
@@ -111,48 +133,73 @@ def controlled(
     signals: SignalOptions = SIGNALS,
     stability: StabilityConfig | None = None,
 ) -> Iterator[Control]:
-    """Inside the block, `model.generate` has controllers; what they did is in `Control.results`.
+    """Inside the block, `model.generate` runs with controllers; `Control.results` has its rows.
 
-    Works with whatever calls `model.generate`: a pipeline, a chat loop, an evaluation. The
-    temperature that controllers see is that of the generation config, and 0 if it is greedy.
-    `stability` switches on the monitor that StabilityTemperature follows. The `scores` of an output
-    show a forced token as the only one possible. Prompts are padded on the left; padding gets no
-    noise. Deepening reads a row again from its ids, so it does not see the noise in the cache.
+    Everything that calls `model.generate` is controlled: a pipeline, a chat loop, an evaluation.
+    Row j of the block draws from seed + j, so n calls with one prompt give n texts. A copy of the
+    model made inside the block is a plain model.
 
-    Raises ValueError for a model that is already controlled, and from `generate`: for beams,
-    assisted decoding, encoder-decoder models and inputs_embeds; for filters a forced draw would
-    ignore (typical_p, top_h, epsilon_cutoff, eta_cutoff, watermarking_config) and stop_strings; for
-    noise in a cache out of reach (use_cache=False, quantized, offloaded, recurrent); for a batch
-    without a padding token. Raises FloatingPointError for logits that are not finite.
+    The temperature that controllers see is that of the sampler, and 0 if `generate` is greedy.
+    `stability` switches on the monitor that StabilityTemperature follows. In the `scores` of an
+    output, a token that a controller drew is the only possible one. Prompts are padded on the left;
+    padding gets no noise. Deepening reads a row again from its ids, without the noise in the cache.
+
+    Raises ValueError on entry for a model that is already controlled, recurrent, or an
+    encoder-decoder; and from `generate`, before the first token: for beams, assisted decoding and
+    continuous batching; for inputs_embeds, token_type_ids and other inputs beside the ids; for
+    typical_p, top_h, epsilon_cutoff and eta_cutoff; for a batch without a padding token; and, with
+    PhaseSlip, for no cache, a quantized or an offloaded one. A controller of another class that
+    adds noise to such a cache raises at that token. Raises FloatingPointError for logits that are
+    not finite.
     """
-    if "generate" in vars(model):
-        raise ValueError("the generate of this model is replaced already: end that first")
-    control = Control(controllers, seed, signals, stability)
-    model.generate = partial(_generate, model.generate, control)
+    _check_model(model)
+    control, original = Control(controllers, seed, signals, stability), model.generate
+
+    @wraps(original)
+    def generate(*args: Any, **kwargs: Any) -> Any:
+        return control.generate(model, original, _by_name(original, args, kwargs))
+
+    def plain_state() -> dict[str, Any]:
+        """The attributes of the model without those of this block, for copies and pickles."""
+        ours = ("generate", "__getstate__")
+        return {name: value for name, value in vars(model).items() if name not in ours}
+
+    model.generate, model.__getstate__ = generate, plain_state
     try:
         yield control
     finally:
-        del model.generate
+        del model.generate, model.__getstate__
 
 
-def _generate(
-    original: Callable, control: Control, inputs=None, generation_config=None, **kwargs: Any
-) -> Any:
-    """`generate` with the loop of `control`, given what transformers keeps from such a loop."""
-    for name in ("assistant_model", "custom_generate"):
-        if kwargs.get(name) is not None:
-            raise ValueError(f"{name}: controllers need a loop of their own, token by token")
-    if kwargs.get("stop_strings") is not None:
-        raise ValueError(
-            "stop_strings: expected stopping_criteria=[StopStringCriteria(tokenizer, strings)]"
-        )
-    kept = {n: kwargs[n] for n in ("streamer", "synced_gpus") if kwargs.get(n) is not None}
-    loop = partial(control.decode, **kept)
-    return original(inputs, generation_config, custom_generate=loop, **kwargs)
+def _by_name(function: Callable, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by name, keyword arguments of any name among them."""
+    signature = inspect.signature(function)
+    arguments = signature.bind(*args, **kwargs).arguments
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            arguments |= arguments.pop(name, {})
+    return arguments
+
+
+def _with_stop_strings(model: nn.Module, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arguments with a stopping criterion for stop_strings.
+
+    transformers makes the criterion itself, but drops the tokenizer if `generate` has another loop.
+    """
+    from transformers import StopStringCriteria
+
+    configs = (arguments.get("generation_config"), model.generation_config)
+    options = [arguments.get("stop_strings"), *(getattr(c, "stop_strings", None) for c in configs)]
+    strings = next((x for x in options if x is not None), None)
+    tokenizer = arguments.get("tokenizer")
+    if strings is None or tokenizer is None:
+        return arguments
+    criteria = [*(arguments.get("stopping_criteria") or ()), StopStringCriteria(tokenizer, strings)]
+    return {**arguments, "stop_strings": None, "stopping_criteria": criteria}
 
 
 class _Criteria(list):
-    """The criteria of `generate`, and after them the rows, which read each token and may stop."""
+    """The stopping criteria of `generate`, followed by the rows, which observe every token."""
 
     def __init__(self, criteria: Any, rows: Rows) -> None:
         super().__init__(criteria)
@@ -162,40 +209,42 @@ class _Criteria(list):
         return self.rows.observe(input_ids, self.criteria(input_ids, scores, **kwargs))
 
 
-def _check(model: nn.Module, input_ids: Tensor, config: Any, kwargs: dict) -> None:
+def _check_model(model: nn.Module) -> None:
+    if "generate" in vars(model):
+        raise ValueError("this model is controlled already: leave that block first")
+    if model.config.is_encoder_decoder:
+        raise ValueError("an encoder-decoder model: expected a causal language model")
+    if getattr(model, "_is_stateful", False):
+        _refuse_recurrent(model)
+
+
+def _check_arguments(arguments: Mapping[str, Any]) -> None:
+    for name in ("assistant_model", "custom_generate"):
+        if arguments.get(name) is not None:
+            raise ValueError(f"{name}: controllers need a loop of their own, token by token")
+    if arguments.get("cache_implementation") == "paged":
+        raise ValueError(
+            "cache_implementation = 'paged': controllers need a cache of one call; "
+            "expected 'dynamic' or 'static'"
+        )
+
+
+def _check_call(model: nn.Module, input_ids: Tensor, config: Any, inputs: dict) -> None:
     mode = config.get_generation_mode().value
     if mode not in ("greedy_search", "sample"):
         raise ValueError(f"{mode}: controllers work with greedy decoding and sampling")
-    if model.config.is_encoder_decoder:
-        raise ValueError("an encoder-decoder model: expected a causal language model")
-    if kwargs.get("inputs_embeds") is not None or input_ids.shape[1] == 0:
+    if inputs.get("inputs_embeds") is not None or input_ids.shape[1] == 0:
         raise ValueError("controllers read token ids: expected input_ids of at least one token")
+    if is_recurrent(inputs.get("past_key_values"), inputs["use_cache"]):
+        _refuse_recurrent(model)
+    others = sorted(n for n, x in inputs.items() if x is not None and n not in REDUNDANT_INPUTS)
+    if others:
+        raise ValueError(f"{', '.join(others)}: controllers read a row from input_ids alone")
     if len(input_ids) > 1 and config.pad_token_id is None and config.eos_token_id is None:
         raise ValueError("rows end at different tokens: expected a pad_token_id")
-    for name, neutral in NEUTRAL.items() if config.do_sample else ():
-        value = getattr(config, name, None)
-        if value is not None and value != neutral:
-            raise ValueError(f"{name} = {value!r}: expected {neutral}, unknown to controllers")
 
 
-def _sampling(config: Any) -> SamplingOptions:
-    """The generation config's sampler; its repetition penalty acts before, as a processor."""
-    if not config.do_sample:
-        return SamplingOptions(temperature=0.0)
-    return SamplingOptions(
-        temperature=1.0 if config.temperature is None else config.temperature,
-        top_k=config.top_k or 0,
-        top_p=1.0 if config.top_p is None else config.top_p,
-        min_p=config.min_p or 0.0,
+def _refuse_recurrent(model: nn.Module) -> None:
+    raise ValueError(
+        f"{type(model).__name__} is recurrent: controllers need a model that keeps keys and values"
     )
-
-
-def _split(processors: Any) -> tuple[Any, Any]:
-    """The processors of `generate` before its first warper (temperature, top-k, ...), and after."""
-    from transformers.generation import logits_process as names
-
-    warpers = (names.TemperatureLogitsWarper, names.TopKLogitsWarper, names.TopPLogitsWarper)
-    warpers += (names.MinPLogitsWarper, names.LogitNormalization)
-    is_warper = (i for i, p in enumerate(processors) if isinstance(p, warpers))
-    first, kind = next(is_warper, len(processors)), type(processors)
-    return kind(processors[:first]), kind(processors[first:])

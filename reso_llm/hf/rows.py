@@ -1,17 +1,16 @@
-"""The rows of one Hugging Face `generate`: what they do to logits, to the cache, and at the end.
+"""The rows of one Hugging Face `generate`: they decide on each token, and record what they did.
 
     process: measure z (B,V) -> decide -> draw where a decision acts -> noise into the cache
     observe: read the drawn token, end rows
 
-Two transfers to the host per token: the measures of the logits, and what is to know of the token.
-Noise lands after the pass that made the logits, so it acts from the next one on; the cache keeps
-its length. Source: `reso_llm.decoding.row`; cache classes of transformers 5.
+A token costs two transfers to the host: the measures of its logits, and its id, logit and
+embedding. Noise enters the cache after the pass that made the logits, so it acts from the next pass
+on; the cache keeps its length. Source: `reso_llm.decoding.row`; cache classes of transformers 5.
 
 Shapes: B rows of a batch, T tokens, V vocabulary, D embedding width, H heads, m candidates.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -19,17 +18,13 @@ from torch import Tensor, nn
 
 from entropy_core.signals import Signals
 from reso_llm.decoding.row import Draw, Event, Row, measure
-from reso_llm.decoding.stability import Reading
+from reso_llm.decoding.stability import StabilityReading
 from reso_llm.hf.cache import heat, kv_layers, left_padding
-
-READ_AGAIN = {  # arguments of the model that a lookahead, which has the ids of a row, replaces
-    "attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep",
-    "streamer", "synced_gpus",
-}  # fmt: skip
+from reso_llm.hf.processors import only, process
 
 
 class RowResult(NamedTuple):
-    """What happened to one row of one `generate`; sequences have one item for each new token."""
+    """The record of one row of one `generate`; sequences have one item for each new token."""
 
     token_ids: tuple[int, ...]  # without the padding after the end
     stop_reason: str  # "end", "stop" (a criterion), "length", or a controller's: "srb_settled"
@@ -37,18 +32,23 @@ class RowResult(NamedTuple):
     signals: tuple[Signals, ...]
     temperatures: tuple[float, ...]
     surprises_nats: tuple[float, ...]  # -ln p of the token in the model's own distribution
-    readings: tuple[Reading, ...]  # of the stability monitor, if it is on
+    readings: tuple[StabilityReading, ...]  # of the stability monitor, if it is on
+    call: int  # the `generate` of the block that it belongs to, counted from 0
 
 
 class Rows:
-    """All rows of one call, used once. `processors` come before and after the place of a draw."""
+    """All rows of one call of `generate`.
+
+    processors, config and kwargs are those that `generate` gives its loop; `heats` says that a
+    controller adds noise to the cache, so that a cache out of reach is refused at the first token.
+    """
 
     def __init__(
         self,
         model: nn.Module,
         rows: Sequence[Row],
         input_ids: Tensor,
-        processors: tuple[Any, Any],
+        processors: Any,
         config: Any,
         kwargs: dict[str, Any],
         *,
@@ -56,7 +56,7 @@ class Rows:
         heats: bool,
     ) -> None:
         self.model, self.rows, self.kwargs = model, rows, kwargs
-        self.before, self.after = processors
+        self.processors = processors
         self.min_prob, self.heats = min_prob, heats
         eos = config.eos_token_id
         self.eos = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
@@ -75,24 +75,22 @@ class Rows:
         cache = self.kwargs.get("past_key_values")
         if self.heats and self.num_fed == 0:
             kv_layers(cache)
-        scores = self.before(input_ids, logits)
         self.logits, self.measures = logits, measure(logits, self.min_prob)
+        drawn = [self._decide(i) for i in range(len(self.rows))]
+        scores = process(self.processors, input_ids, logits, drawn)
         forced = {}
-        for i, row in enumerate(self.rows):
-            if self.reasons[i]:
-                forced |= {i: self.pad} if self.draws[i].stop else {}
-                continue
-            draw = self.draws[i] = row.decide(self.measures[i], self.embeddings[i])
-            if draw.sampling != row.sampling or draw.logit_noise or draw.deepen is not None:
-                unseen, ahead = input_ids[:1, :0], partial(self._lookahead, input_ids, i)
-                forced[i] = row.draw(scores[i : i + 1], unseen, draw, ahead)
-            if draw.cache_noise is not None:
+        for i, (row, draw) in enumerate(zip(self.rows, self.draws, strict=True)):
+            if drawn[i]:
+                forced[i] = self._draw(i, input_ids, scores[i : i + 1])
+            elif self.reasons[i] and draw.stop:  # `generate` pads the rows that it ended itself
+                forced[i] = self.pad
+            if draw.cache_noise is not None and not self.reasons[i]:
                 heat(cache, i, draw.cache_noise, self.num_pads[i], self.num_fed, row.noise)
         self.num_fed += 1
-        return only(self.after(input_ids, scores), forced)
+        return only(scores, forced) if forced else scores
 
     def observe(self, input_ids: Tensor, done: Tensor) -> Tensor:
-        """Read the new last tokens (B,T), the rows the criteria end (B,) -> rows that end (B,)."""
+        """Read the last tokens of ids (B,T); return which rows have ended (B,), `done` included."""
         ids = input_ids[:, -1:]
         logits = self.logits.gather(-1, ids)
         embedded = self._embed(ids[:, 0]).to(logits.device)
@@ -104,8 +102,8 @@ class Rows:
                 self.reasons[i] = self._reason(i, int(token), bool(ended), input_ids.shape[1])
         return done | torch.tensor([bool(r) for r in self.reasons], device=done.device)
 
-    def results(self) -> tuple[RowResult, ...]:
-        """The record of each row."""
+    def results(self, call: int) -> tuple[RowResult, ...]:
+        """The record of each row, as part of the given call."""
         return tuple(
             RowResult(
                 tuple(tokens),
@@ -115,11 +113,29 @@ class Rows:
                 tuple(row.temperatures),
                 tuple(surprises),
                 tuple(row.readings),
+                call,
             )
             for row, tokens, reason, surprises in zip(
                 self.rows, self.tokens, self.reasons, self.surprises, strict=True
             )
         )
+
+    def _decide(self, i: int) -> bool:
+        """Take the decision of row i; return whether the row draws its token itself."""
+        if self.reasons[i]:
+            return False
+        row = self.rows[i]
+        self.draws[i] = row.decide(self.measures[i], self.embeddings[i])
+        return self.draws[i].changes(row.sampling)
+
+    def _draw(self, i: int, input_ids: Tensor, scores: Tensor) -> int:
+        """Draw the token of row i from its scores (1,V)."""
+
+        def lookahead(candidates: Tensor, horizon: int) -> Tensor:
+            return self._lookahead(input_ids, i, candidates, horizon)
+
+        penalised = input_ids[:1, :0]  # none: the repetition penalty is one of the processors
+        return self.rows[i].draw(scores, penalised, self.draws[i], lookahead)
 
     def _note(self, i: int, token: int, surprise_nats: float) -> None:
         self.tokens[i].append(token)
@@ -138,34 +154,21 @@ class Rows:
         return self.model.get_input_embeddings()(ids.to(self.model.device)).float()
 
     def _lookahead(self, input_ids: Tensor, i: int, candidates: Tensor, horizon: int) -> Tensor:
-        """`reso_llm.decoding.row.Lookahead` of row i; padding on the left is simply left out."""
+        """`reso_llm.decoding.row.Lookahead` of row i, without the padding on its left."""
         cache = self.kwargs.get("past_key_values")
         if cache is not None and int(cache.get_seq_length()) != input_ids.shape[1]:
             raise ValueError("deepening reads a row again: expected all its ids, got the last ones")
-        lost = [n for n, x in self.kwargs.items() if x is not None and n not in READ_AGAIN]
-        if lost:
-            raise ValueError(f"deepening reads a row from its ids alone, without {lost}")
         context = input_ids[i, self.num_pads[i] :]
-        kept = {n: 1 for n in ("logits_to_keep",) if n in self.kwargs}
-        return continuation_log_probs(self.model, context, candidates, horizon, **kept)
-
-
-def only(scores: Tensor, forced: dict[int, int]) -> Tensor:
-    """Scores (B,V) that leave the rows of `forced` just this token."""
-    if forced:
-        scores = scores.clone()  # `generate` may keep the logits that these are
-    for i, token in forced.items():
-        scores[i] = -torch.inf
-        scores[i, token] = 0
-    return scores
+        last_only = {"logits_to_keep": 1} if "logits_to_keep" in self.kwargs else {}
+        return continuation_log_probs(self.model, context, candidates, horizon, **last_only)
 
 
 def continuation_log_probs(
     model: nn.Module, context: Tensor, candidates: Tensor, horizon: int, **kwargs: Any
 ) -> Tensor:
-    """ln p (m,) of the most probable `horizon` tokens after context (T,) and each candidate (m,).
+    """ln p (m,) of the greedy `horizon` tokens after context (T,) and each candidate (m,).
 
-    Taken greedily, without a cache; as many as the positions of the model leave room for.
+    The model reads without a cache. The horizon ends at its last position.
     """
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     horizon = horizon if room is None else max(min(horizon, room - len(context)), 0)

@@ -14,7 +14,7 @@ from reso_llm.decoding.controllers import (
     Decision,
     Deepen,
     PhaseSlip,
-    Reading,
+    RowView,
     StabilityTemperature,
     StochasticResonance,
 )
@@ -23,42 +23,42 @@ from reso_llm.decoding.stability import StabilityMonitor
 ALL = (SRB(), PhaseSlip(), StochasticResonance(), StabilityTemperature())
 
 
-def reading(entropy=1.0, *, delta=0.0, coherence=0.0, loop=0.0, temperature=0.8, monitor=None):
-    """A reading whose averages are the entropy itself."""
+def view(entropy=1.0, *, delta=0.0, coherence=0.0, loop=0.0, temperature=0.8, monitor=None):
+    """A view whose averages are the entropy itself."""
     signals = Signals(entropy, 0.5, delta, 0.0, entropy, delta, coherence)
-    return Reading(signals, loop, temperature, monitor)
+    return RowView(signals, loop, temperature, monitor)
 
 
-def decisions(controller, readings):
+def decisions(controller, views):
     row = controller.start()
-    return [row.decide(r) for r in readings]
+    return [row.decide(r) for r in views]
 
 
-def causes(controller, readings):
-    return [decision and decision.cause for decision in decisions(controller, readings)]
+def causes(controller, views):
+    return [decision and decision.cause for decision in decisions(controller, views)]
 
 
 # --- SRB --------------------------------------------------------------------------------------
 
-CALM = reading(0.5, coherence=0.95)
-BUSY = reading(2.0, coherence=0.5)
-LOST, TURNING = reading(4.0, coherence=0.1), reading(4.0, coherence=0.5)
+CALM = view(0.5, coherence=0.95)
+BUSY = view(2.0, coherence=0.5)
+LOST, TURNING = view(4.0, coherence=0.1), view(4.0, coherence=0.5)
 
 
 @pytest.mark.parametrize(
-    ("options", "readings", "expected"),
+    ("options", "views", "expected"),
     [
         ({"patience": 3}, [CALM] * 3, [None, None, "settled"]),
         ({"patience": 3}, [CALM, CALM, BUSY, CALM, CALM, CALM], [None] * 5 + ["settled"]),
-        ({"patience": 3}, [reading(0.5, delta=0.06, coherence=0.95)] * 4, [None] * 4),
+        ({"patience": 3}, [view(0.5, delta=0.06, coherence=0.95)] * 4, [None] * 4),
         ({"max_tokens": 3}, [BUSY] * 3, [None, None, "budget"]),
         ({}, [LOST, TURNING, TURNING, LOST, TURNING], [None, "deepen", None, None, "deepen"]),
         ({"candidates": 0}, [LOST, TURNING], [None, None]),
         ({"deepen_nats": 4.1}, [LOST, TURNING], [None, None]),
     ],
 )
-def test_srb_table(options, readings, expected):
-    assert causes(SRB(**options), readings) == expected
+def test_srb_table(options, views, expected):
+    assert causes(SRB(**options), views) == expected
 
 
 def test_srb_decisions_say_what_to_do():
@@ -96,25 +96,25 @@ def test_the_budget_is_spent_to_the_last_token_and_never_exceeded(max_tokens, ca
 
 # --- Phase-Slip -------------------------------------------------------------------------------
 
-SPIKE, CONFIDENT = reading(4.0), reading(0.01)
+SPIKE, CONFIDENT = view(4.0), view(0.01)
 
 
 @pytest.mark.parametrize(
-    ("options", "readings", "expected"),
+    ("options", "views", "expected"),
     [
         ({}, [SPIKE] * 6, ["spike"] + [None] * 4 + ["spike"]),
         ({"cooldown_steps": 1}, [SPIKE] * 4, ["spike", None, "spike", None]),
         ({}, [BUSY] * 13, [None, "stale"] + [None] * 10 + ["stale"]),
         ({}, [CONFIDENT] * 20, [None] * 20),
         ({"spike_nats": 5.0}, [SPIKE], [None]),
-        ({"loop_patience": 2}, [reading(0.01, loop=0.95)] * 3, [None, "loop", None]),
-        ({"loop_patience": 2}, [reading(0.01, loop=0.85)] * 3, [None] * 3),
-        ({"loop_patience": 2}, [reading(0.6, loop=0.95)], [None]),
-        ({}, [reading(0.01, loop=1.0)] * 20, [None] * 20),  # loops are off as published
+        ({"loop_patience": 2}, [view(0.01, loop=0.95)] * 3, [None, "loop", None]),
+        ({"loop_patience": 2}, [view(0.01, loop=0.85)] * 3, [None] * 3),
+        ({"loop_patience": 2}, [view(0.6, loop=0.95)], [None]),
+        ({}, [view(0.01, loop=1.0)] * 20, [None] * 20),  # loops are off as published
     ],
 )
-def test_phase_slip_table(options, readings, expected):
-    assert causes(PhaseSlip(**options), readings) == expected
+def test_phase_slip_table(options, views, expected):
+    assert causes(PhaseSlip(**options), views) == expected
 
 
 def test_a_slip_is_hot_over_the_full_vocabulary_and_heats_the_cache():
@@ -148,7 +148,7 @@ def test_a_slip_is_hot_over_the_full_vocabulary_and_heats_the_cache():
     ],
 )
 def test_stochastic_resonance_acts_on_loops_only(options, loop, expected):
-    assert decisions(StochasticResonance(**options), [reading(loop=loop)]) == [expected]
+    assert decisions(StochasticResonance(**options), [view(loop=loop)]) == [expected]
 
 
 def monitor(entropies, ids, surprise=None, **config):
@@ -173,7 +173,7 @@ def test_stability_temperature_is_what_the_monitor_suggests(temperature):
         suggested = watching.suggested_temperature(temperature)
         assert (suggested > temperature) == (cause == "loop")
         (found,) = decisions(
-            StabilityTemperature(), [reading(monitor=watching, temperature=temperature)]
+            StabilityTemperature(), [view(monitor=watching, temperature=temperature)]
         )
         assert found == Decision(cause, temperature=suggested)
 
@@ -181,9 +181,9 @@ def test_stability_temperature_is_what_the_monitor_suggests(temperature):
 def test_stability_temperature_leaves_alone_what_is_not_to_move():
     loop = [1, 2] * 30
     fixed = monitor([1.0] * 60, loop, auto_temperature_adjust=False)
-    greedy = reading(monitor=monitor([1.0] * 60, loop), temperature=0.0)
-    calm = reading(monitor=monitor([1.0] * 3, [5, 6, 7]))
-    table = [reading(monitor=fixed), greedy, calm]
+    greedy = view(monitor=monitor([1.0] * 60, loop), temperature=0.0)
+    calm = view(monitor=monitor([1.0] * 3, [5, 6, 7]))
+    table = [view(monitor=fixed), greedy, calm]
     assert decisions(StabilityTemperature(), table) == [None] * 3
 
 
@@ -196,7 +196,7 @@ def test_rows_share_nothing(controller):
     watching = monitor([1.0] * 20, [3] * 20)
     draws = np.random.default_rng(0).uniform(0, 5, (2, 60)).tolist()
     rows = [
-        [reading(e, coherence=e % 1, loop=float(e < 2), monitor=watching) for e in row]
+        [view(e, coherence=e % 1, loop=float(e < 2), monitor=watching) for e in row]
         for row in draws
     ]
     alone = [decisions(controller, row) for row in rows]

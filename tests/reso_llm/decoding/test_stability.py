@@ -12,8 +12,8 @@ from entropy_core import signals
 from entropy_core.divergence import PAIR_WINDOW, STATE_WINDOW, THEILER, HiddenDivergence, MovingMean
 from entropy_core.lyapunov import CLASSES
 from reso_llm.config import StabilityConfig
-from reso_llm.decoding import stability
-from reso_llm.decoding.stability import Reading, StabilityMonitor, readings
+from reso_llm.decoding import alarms, stability
+from reso_llm.decoding.stability import StabilityMonitor, StabilityReading, readings
 
 CONFIG = StabilityConfig(enabled=True)
 MIXED = [t * 7919 % 4001 for t in range(2000)]  # ids without repetition
@@ -230,7 +230,7 @@ def test_a_loop_is_periodic_warns_once_and_ends(period):
     assert monitor.stability_class == "periodic"
     assert len(monitor.warnings) == 1
     # The first repeated token is number 41 + period; a score above the midpoint takes 8 of them.
-    expected = 40 + period + math.ceil(stability.LOOP_MIDPOINT * stability.LOOP_WINDOW)
+    expected = 40 + period + math.ceil(alarms.LOOP_MIDPOINT * stability.LOOP_WINDOW)
     assert monitor.warnings[0].startswith(f"token {expected}: ")
     for token in MIXED[100:120]:
         monitor.observe(1.0, token)
@@ -247,7 +247,7 @@ def test_warning_is_the_sigmoid_of_the_average_excess(T):
     a = 2 / (CONFIG.predictive_horizon + 1)
     weights = a * (1 - a) ** np.arange(T)[::-1]
     excess = (weights * (surprise - entropy)).sum()
-    expected = 1 / (1 + math.exp(-(excess - stability.EXCESS_MIDPOINT) / stability.EXCESS_SCALE))
+    expected = 1 / (1 + math.exp(-(excess - alarms.EXCESS_MIDPOINT) / alarms.EXCESS_SCALE))
     monitor = watched(entropy, surprise_nats=surprise)
     assert monitor.stability == pytest.approx(1 - expected)
 
@@ -334,7 +334,7 @@ def test_readings_equal_observe_and_reset_starts_anew():
 
 def test_first_reading_claims_nothing():
     reading = StabilityMonitor(CONFIG).observe(1.5, 3)
-    assert isinstance(reading, Reading)
+    assert isinstance(reading, StabilityReading)
     assert reading.stability_class == "unknown"
     assert reading.stability_class in CLASSES
     assert math.isnan(reading.lyapunov_per_token)
