@@ -267,8 +267,16 @@ class ResoTokenizer:
         return ids, reply_mask
 
     def encode_prompt(self, messages: Iterable[tuple[str, str]]) -> list[int]:
-        """Ids of the conversation so far and `<|assistant|>`: the model goes on from here."""
-        return [*self.encode_conversation(messages)[0], self.assistant_id]
+        """Ids after which the model writes the reply.
+
+        The conversation and `<|assistant|>`; where the last message is an assistant's, its content
+        begins the reply and no `<|end|>` follows it.
+        """
+        messages = list(messages)
+        ids = self.encode_conversation(messages)[0]
+        if messages and messages[-1][0] == "assistant":
+            return ids[:-1]
+        return [*ids, self.assistant_id]
 
     def role_id(self, role: str) -> int:
         """Control token of "system", "user" or "assistant"; ValueError for another role."""
