@@ -81,16 +81,16 @@ class ChatSession:
         Raises ValueError before the first reply.
         """
         *earlier, last = self._exchanges_so_far()
-        if last.goal is not None and self.goal is None:
-            self.set_goal(last.goal)
+        self._set_goal_again(last)
         return self._answer(last.question, on_text, metrics, earlier)
 
     def extend(self, on_text: Callable[[str], None], metrics: bool = True) -> Reply:
-        """Write on where the last reply ends; `on_text` receives only what is new.
+        """Write on where the last reply ends, towards its goal; `on_text` receives what is new.
 
         Raises ValueError before the first reply, and for a reply that fills the context.
         """
         *earlier, last = self._exchanges_so_far()
+        self._set_goal_again(last)
         return self._answer(last.question, on_text, metrics, earlier, last.reply)
 
     def undo(self) -> Exchange:
@@ -144,6 +144,11 @@ class ChatSession:
         """Pursue a goal with the next reply, in place of one set before; see `create_goal`."""
         self.drop_goal()
         self.goal = self.engine.model.create_goal(terminal.encodable(description))
+
+    def _set_goal_again(self, exchange: Exchange) -> None:
+        """Pursue the goal of an exchange again, unless another one is set."""
+        if exchange.goal is not None and self.goal is None:
+            self.set_goal(exchange.goal)
 
     def drop_goal(self) -> None:
         """Pursue no goal with the next reply."""

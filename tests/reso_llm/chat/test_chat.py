@@ -147,10 +147,11 @@ def test_retry_replaces_the_last_reply(session, monkeypatch):
     assert [options["seed"] for _, options in given] == [0, 1, 2]
 
 
-def test_retry_pursues_the_goal_again(session):
+def test_retry_and_continue_pursue_the_goal_again(session):
     chat(session, "goal kites", "hi")
-    result, _ = session.retry(lambda text: None)
-    assert list(result.goal_progress) == ["kites"]
+    for write in (session.retry, session.extend, session.retry):
+        result, _ = write(lambda text: None)
+        assert list(result.goal_progress) == ["kites"]
     chat(session, "goal boats")
     result, _ = session.retry(lambda text: None)
     assert list(result.goal_progress) == ["boats"]
