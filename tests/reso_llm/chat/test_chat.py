@@ -251,6 +251,12 @@ def test_status_counts(session):
     assert "clock    1 text\n" in text
 
 
+def test_status_of_a_reply_longer_than_the_context(session):
+    """The last exchange counts as read, and no more tokens than the context holds."""
+    session.exchanges = [Exchange("hi", "b" * 9), Exchange("a" * 30, "b" * 60)]
+    assert "context  64 of 64 tokens, 4 turns, 2 left out" in chat(session, "status")
+
+
 def test_help_lists_every_command(session):
     text = chat(session, "help")
     for name in COMMANDS:
@@ -397,11 +403,14 @@ def test_hostile_text_is_harmless_on_every_way_to_the_screen(session, monkeypatc
         "".join(turn.content for turn in turns).encode()  # the tokenizer takes no lone surrogate
 
 
-def test_only_a_terminal_that_wants_it_is_dimmed(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
+class Terminal(io.StringIO):
+    """A stream that claims to be a terminal."""
 
+    def isatty(self):
+        return True
+
+
+def test_only_a_terminal_that_wants_it_is_dimmed(monkeypatch):
     def shown(stream):
         Screen.of(stream).note("x")
         return stream.getvalue()
@@ -417,11 +426,19 @@ def test_only_a_terminal_that_wants_it_is_dimmed(monkeypatch):
     assert shown(Terminal()) == "x\n"
 
 
-def test_a_screen_is_as_wide_as_its_terminal_is_now(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
+def test_notes_are_broken_between_words_in_a_terminal_alone(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setenv("NO_COLOR", "1")
+    note = "a note of some more characters than thirty"
+    for stream, lines in ((Terminal(), 2), (io.StringIO(), 1)):
+        Screen.of(stream).note(note)
+        shown = stream.getvalue().splitlines()
+        assert len(shown) == lines
+        assert " ".join(line.strip() for line in shown) == note
+        assert max(map(len, shown)) <= 30 or lines == 1
 
+
+def test_a_screen_is_as_wide_as_its_terminal_is_now(monkeypatch):
     screen = Screen.of(Terminal())
     for told, columns in ((50, 50), (140, 140), (1000, 200), (3, 20)):
         monkeypatch.setenv("COLUMNS", str(told))

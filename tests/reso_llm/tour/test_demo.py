@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from conftest import FULL
 
 from reso_llm import network as network_module
+from reso_llm.config import STAGES
 from reso_llm.decoding.controllers import PhaseSlip
 from reso_llm.inference import ResoLLMInference
 from reso_llm.stages.fused import soft_cap
@@ -206,6 +207,11 @@ def toured():
         return engine, {name: visit(engine, name, 0) for name in STATIONS}
 
 
+def test_stages_come_in_the_order_of_the_configuration():
+    stages = [station.stage for station in STATIONS.values() if station.stage]
+    assert stages == sorted(stages, key=STAGES.index)
+
+
 def test_every_station_has_something_to_say_and_leaves_no_trace(toured):
     engine, findings = toured
     for finding in findings.values():
@@ -267,6 +273,12 @@ def test_memory_tells_a_fact_and_fades(toured):
 
 def test_the_bag_is_exact(toured):
     assert toured[1]["primes"].numbers == {"exact": 1.0}
+
+
+def test_the_monitor_warns_of_the_loop(toured):
+    """Guards a text called looping that does not repeat itself."""
+    highest = toured[1]["stability"].numbers
+    assert highest["looping"] > 0.9 > highest["clean"]
 
 
 def test_the_same_seed_gives_the_same_tour(toured):
