@@ -51,7 +51,7 @@ def main() -> None:
     from reso_llm.generation.engine import describe
     from reso_llm.inference import ResoLLMInference
     from reso_llm.tour.figures import check_figure, save_figure
-    from reso_llm.tour.tour import STATIONS, visit
+    from reso_llm.tour.tour import stations_of, visit
     from run_core.terminal import Screen, printable
 
     if options.save_figure:
@@ -62,12 +62,12 @@ def main() -> None:
     engine = ResoLLMInference.from_pretrained(checkpoint, options.device)
     columns = min(80, Screen.of(sys.stdout).columns)
     show(describe(engine), columns)
-    findings = {}
-    for number, (name, station) in enumerate(STATIONS.items(), start=1):
+    tour, findings = stations_of(engine.model), {}
+    for number, (name, station) in enumerate(tour.items(), start=1):
         print()
         show(f"{number}. {station.title}", columns)
         show(station.about, columns, "   ")
-        findings[name] = visit(engine, name, options.seed)
+        findings[name] = visit(engine, station, options.seed)
         for line in findings[name].lines:
             show(printable(line), columns, "   ")
     if options.save_figure:

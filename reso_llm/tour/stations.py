@@ -210,6 +210,7 @@ def measure_memory(engine: Engine, seed: int) -> Finding:
     bits_before = bits_per_byte(model, tokenizer, recollect=True)
     model.update_memory(FACT)
     p["after"] = probability(model, tokenizer, CUE, ANSWER)
+    p_without = probability(without(model, "echo"), tokenizer, CUE, ANSWER)
     cost = bits_per_byte(model, tokenizer, recollect=True) - bits_before
     model.session.advance(TEXTS_LATER)
     p[f"{TEXTS_LATER:.0f} texts later"] = probability(model, tokenizer, CUE, ANSWER)
@@ -219,6 +220,7 @@ def measure_memory(engine: Engine, seed: int) -> Finding:
     lines = [
         f"told: {FACT!r}; p({ANSWER!r} after {CUE!r}):",
         "  " + "   ".join(f"{name} {value:.3g}" for name, value in p.items()),
+        f"after, without the echo of what was told: {p_without:.3g}",
         f"it costs other talk {cost:+.4f} bits per byte",
         f"recall('Olga'): {recalled}",
     ]

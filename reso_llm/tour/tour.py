@@ -1,10 +1,11 @@
-"""The stations of the guided tour, in the order of `reso_llm.config.STAGES`."""
+"""The stations of the guided tour: which there are, in which order, and how one is visited."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 from reso_llm.config import STAGES
 from reso_llm.generation.engine import Engine
+from reso_llm.model import ResoLLMModel
 from reso_llm.tour import stations
 from reso_llm.tour.stations import Finding
 
@@ -12,7 +13,7 @@ from reso_llm.tour.stations import Finding
 class Station(NamedTuple):
     """One station of the tour.
 
-    title, about: its heading, and what to look for. stage: the stage that it needs, "" for what
+    title, about: its heading, and what to look for. stage: the stage that it shows, "" for what
     every model has. measure: from an engine and a seed; None measures what the stage saves.
     """
 
@@ -22,14 +23,13 @@ class Station(NamedTuple):
     measure: Callable[[Engine, int], Finding] | None = None
 
 
-BEFORE = {
+STATIONS = {
     "primes": Station(
         "Tokens are primes",
         "Token i is the i-th prime: a bag of tokens is one number, and its factors are the tokens.",
-        measure=stations.measure_primes,
+        "prime_embedding",
+        stations.measure_primes,
     ),
-}
-OF_STAGES = {
     "bindings": Station(
         "Binding memory",
         "It counts what followed the same last tokens in the training text, addressed by primes.",
@@ -62,7 +62,7 @@ OF_STAGES = {
     "memory": Station(
         "Episodic memory",
         "What was told once changes what is said later, without being in the context.",
-        "temporal_smf",
+        "echo",
         stations.measure_memory,
     ),
     "stability": Station(
@@ -71,8 +71,6 @@ OF_STAGES = {
         "stability",
         stations.measure_stability,
     ),
-}
-AFTER = {
     "control": Station(
         "Decoding controllers",
         "A slip heats greedy text where its entropy jumps or it runs in circles; SRB ends it.",
@@ -81,18 +79,23 @@ AFTER = {
 }
 
 
-def _in_order() -> dict[str, Station]:
-    """All stations by name."""
-    ordered = sorted(OF_STAGES.items(), key=lambda item: STAGES.index(item[1].stage))
-    return BEFORE | dict(ordered) | AFTER
+def stations_of(model: ResoLLMModel) -> dict[str, Station]:
+    """The stations of a tour of this model: its stages in the order of STAGES, then the others.
+
+    A stage of the network that none of STATIONS shows gets a station that measures what it saves.
+    """
+    ordered = {}
+    for stage in STAGES:
+        own = {name: station for name, station in STATIONS.items() if station.stage == stage}
+        if not own and stage in model.stages():
+            title = stage.replace("_", " ").capitalize()
+            own = {stage: Station(title, "What the stage saves on unseen talk.", stage)}
+        ordered |= own
+    return ordered | {name: station for name, station in STATIONS.items() if not station.stage}
 
 
-STATIONS = _in_order()
-
-
-def visit(engine: Engine, name: str, seed: int) -> Finding:
-    """Measure one of STATIONS; the finding says so where the model lacks the stage."""
-    station = STATIONS[name]
+def visit(engine: Engine, station: Station, seed: int) -> Finding:
+    """What the station finds; for a stage that the model lacks, a finding that says so."""
     if station.stage and not getattr(engine.config, station.stage).enabled:
         return Finding([f"this model was trained without it ({station.stage}.enabled=false)"])
     if station.measure is None:

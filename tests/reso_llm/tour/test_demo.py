@@ -13,7 +13,7 @@ from reso_llm.config import STAGES
 from reso_llm.decoding.controllers import PhaseSlip
 from reso_llm.inference import ResoLLMInference
 from reso_llm.stages.fused import soft_cap
-from reso_llm.tour import stations
+from reso_llm.tour import stations, tour
 from reso_llm.tour.figures import check_figure, save_figure
 from reso_llm.tour.probes import (
     DIALOGUES,
@@ -28,7 +28,7 @@ from reso_llm.tour.probes import (
     without,
 )
 from reso_llm.tour.stations import VISIBLE
-from reso_llm.tour.tour import STATIONS, visit
+from reso_llm.tour.tour import STATIONS, stations_of, visit
 
 IDS = [0, 2, 72, 105, 33, 4, 3, 90, 91]
 
@@ -204,12 +204,27 @@ def toured():
     engine = ResoLLMInference(model, ResoTokenizer.train(["bytes alone"], 261), model.config)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stations, "GREEDY_LENGTH", 24)
-        return engine, {name: visit(engine, name, 0) for name in STATIONS}
+        return engine, {name: visit(engine, station, 0) for name, station in STATIONS.items()}
 
 
-def test_stages_come_in_the_order_of_the_configuration():
-    stages = [station.stage for station in STATIONS.values() if station.stage]
-    assert stages == sorted(stages, key=STAGES.index)
+def test_stations_come_in_the_order_of_the_stages(engine):
+    ordered = stations_of(engine.model)
+    assert ordered.keys() == STATIONS.keys()
+    stages = [station.stage for station in ordered.values()]
+    assert stages[-1] == ""
+    assert stages[:-1] == sorted(stages[:-1], key=STAGES.index)
+
+
+def test_a_stage_without_a_station_gets_one(engine, monkeypatch):
+    """Guards a new stage that the tour passes by."""
+    others = {name: station for name, station in STATIONS.items() if name != "synchrony"}
+    monkeypatch.setattr(tour, "STATIONS", others)
+    station = stations_of(engine.model)["kuramoto"]
+    saved = visit(engine, station, 0).saved["kuramoto"]
+    whole = bits_per_byte(engine.model, engine.tokenizer)
+    silenced = bits_per_byte(without(engine.model, "kuramoto"), engine.tokenizer)
+    assert saved == pytest.approx(silenced - whole)
+    assert "entanglement" not in stations_of(engine.model)  # nothing of it is in the network
 
 
 def test_every_station_has_something_to_say_and_leaves_no_trace(toured):
@@ -252,14 +267,14 @@ def test_what_is_bad_is_told(toured):
 
 def test_a_small_effect_is_called_none(toured, monkeypatch):
     monkeypatch.setattr(stations, "VISIBLE", 100.0)
-    assert "nothing visible" in visit(toured[0], "field", 0).lines[-1]
+    assert "nothing visible" in visit(toured[0], STATIONS["field"], 0).lines[-1]
 
 
 def test_slips_are_those_of_the_controller(toured, monkeypatch):
     """Guards a comparison of a text with itself."""
     monkeypatch.setattr(stations, "GREEDY_LENGTH", 8)
     monkeypatch.setattr(stations, "SLIPPING", PhaseSlip(spike_nats=0.0, cooldown_steps=0))
-    finding = visit(toured[0], "control", 0)
+    finding = visit(toured[0], STATIONS["control"], 0)
     assert finding.traces["slips"]
     assert finding.traces["greedy"] != finding.traces["with slips"]
     assert "spike" in finding.lines[1]
@@ -268,6 +283,8 @@ def test_slips_are_those_of_the_controller(toured, monkeypatch):
 def test_memory_tells_a_fact_and_fades(toured):
     before, after, later = toured[1]["memory"].numbers.values()
     assert before < later < after
+    without_echo = float(toured[1]["memory"].lines[2].rpartition(": ")[2])
+    assert without_echo < 0.1 * after
     assert "100 texts ago" in toured[1]["memory"].lines[-1]
 
 
@@ -283,14 +300,14 @@ def test_the_monitor_warns_of_the_loop(toured):
 
 def test_the_same_seed_gives_the_same_tour(toured):
     engine, findings = toured
-    assert visit(engine, "stability", 0) == findings["stability"]
-    assert visit(engine, "stability", 1) != findings["stability"]
+    assert visit(engine, STATIONS["stability"], 0) == findings["stability"]
+    assert visit(engine, STATIONS["stability"], 1) != findings["stability"]
 
 
 def test_a_model_without_stages_says_so(make_engine, tmp_path, monkeypatch):
     monkeypatch.setattr(stations, "GREEDY_LENGTH", 8)
     engine = make_engine(stages=())
-    findings = {name: visit(engine, name, 0) for name in STATIONS}
+    findings = {name: visit(engine, station, 0) for name, station in STATIONS.items()}
     absent = [n for n, s in STATIONS.items() if s.stage]
     assert all("trained without it" in findings[name].lines[0] for name in absent)
     save_figure(findings, tmp_path / "plain.png")
