@@ -18,6 +18,7 @@ def make_parser() -> cli.Parser:
     add("--top_p", type=float, default=0.9, help="nucleus sampling; 1 is off")
     add("--repetition_penalty", type=float, default=1.1, help="1 is off")
     add("--max_length", type=int, default=128, help="tokens of a reply")
+    add("--system", type=str | None, help="system message; it stays when the context is full")
     add("--seed", type=int | None, help="repeat the same replies")
     add("--device", type=str, default="cpu", help="cpu or cuda")
     add("--metrics", type=bool | None, help="what was measured; default: at a terminal")

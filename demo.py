@@ -37,9 +37,9 @@ def train_first(out: str) -> None:
     train(parser.build(TrainConfig, values, "config"), resume=Path(out, "config.yaml").is_file())
 
 
-def show(text: str, indent: str = "") -> None:
-    """Print text in lines of at most 80 characters, now."""
-    lines = textwrap.wrap(text, 80 - len(indent), subsequent_indent="  ")
+def show(text: str, columns: int, indent: str = "") -> None:
+    """Print text in lines of at most `columns` characters, now."""
+    lines = textwrap.wrap(text, columns - len(indent), subsequent_indent="  ")
     print(textwrap.indent("\n".join(lines), indent), flush=True)
 
 
@@ -50,27 +50,28 @@ def main() -> None:
         parser.error("train and checkpoint are two models: give one of them")
     from reso_llm.generation.engine import describe
     from reso_llm.inference import ResoLLMInference
-    from reso_llm.tour.figures import check_plots, save_figure
-    from reso_llm.tour.tour import STATIONS, visit
-    from run_core.terminal import printable
+    from reso_llm.tour.figures import check_figure, save_figure
+    from reso_llm.tour.tour import stations_of, visit
+    from run_core.terminal import Screen, printable
 
     if options.save_figure:
-        check_plots()
+        check_figure(options.save_figure)
     if options.train:
         train_first(options.train)
     checkpoint = options.train or options.checkpoint
     engine = ResoLLMInference.from_pretrained(checkpoint, options.device)
-    print(describe(engine))
-    stops = {}
-    for number, (name, station) in enumerate(STATIONS.items(), start=1):
+    columns = min(80, Screen.of(sys.stdout).columns)
+    show(describe(engine), columns)
+    tour, findings = stations_of(engine.model), {}
+    for number, (name, station) in enumerate(tour.items(), start=1):
         print()
-        show(f"{number}. {station.title}")
-        show(station.about, "   ")
-        stops[name] = visit(engine, name, options.seed)
-        for line in stops[name].lines:
-            show(printable(line), "   ")
+        show(f"{number}. {station.title}", columns)
+        show(station.about, columns, "   ")
+        findings[name] = visit(engine, station, options.seed)
+        for line in findings[name].lines:
+            show(printable(line), columns, "   ")
     if options.save_figure:
-        save_figure(stops, options.save_figure)
+        save_figure(findings, options.save_figure)
         print(f"\nfigure: {options.save_figure}")
     print("\nTalk to it: python chat.py" + (f" --checkpoint {checkpoint}" if checkpoint else ""))
 

@@ -6,21 +6,27 @@ a screen that is no terminal switch the dimming off.
 """
 
 import contextlib
+import io
 import math
 import os
 import re
 import shutil
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
 
-MAX_COLUMNS = 80
+PIPE_COLUMNS = 80
+"""Width of a line where no terminal shows it."""
+MIN_COLUMNS, MAX_COLUMNS = 20, 200
+"""Bounds of the width taken from a terminal."""
 # All control characters but newline and tab, lone surrogates, and what reorders or breaks lines.
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff"
     "\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
 )
+BYTE_ORDER_MARK = "\ufeff"
 DIM, NORMAL = "\x1b[2m", "\x1b[0m"
 
 
@@ -35,18 +41,24 @@ def encodable(text: str) -> str:
 
 
 class Screen:
-    """Where a conversation is shown. `columns` is how wide a note may be."""
+    """Where a conversation is shown: a stream, and whether notes are dimmed on it."""
 
-    def __init__(self, stream: TextIO, *, dims: bool = False, columns: int = MAX_COLUMNS) -> None:
-        self.stream, self.dims, self.columns = stream, dims, columns
+    def __init__(self, stream: TextIO, *, dims: bool = False) -> None:
+        self.stream, self.dims = stream, dims
 
     @classmethod
-    def of(cls, stream: TextIO) -> "Screen":
-        """The screen behind a stream, with its width and what the environment says of colour."""
-        shown = stream.isatty()
+    def of(cls, stream: TextIO | None) -> "Screen":
+        """The screen behind a stream; of a stream that is closed, one that shows nothing."""
         plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-        columns = shutil.get_terminal_size((MAX_COLUMNS, 24)).columns if shown else MAX_COLUMNS
-        return cls(stream, dims=shown and not plain, columns=max(20, min(columns, MAX_COLUMNS)))
+        return cls(stream or io.StringIO(), dims=_is_terminal(stream) and not plain)
+
+    @property
+    def columns(self) -> int:
+        """How wide a line may be: as the terminal is now, within bounds."""
+        if not _is_terminal(self.stream):
+            return PIPE_COLUMNS
+        columns = shutil.get_terminal_size((PIPE_COLUMNS, 24)).columns
+        return max(MIN_COLUMNS, min(columns, MAX_COLUMNS))
 
     def write(self, text: str) -> None:
         """Show text now."""
@@ -54,15 +66,25 @@ class Screen:
         self.stream.flush()
 
     def note(self, text: str) -> None:
-        """Show one line about the conversation, dimmed where that is possible."""
+        """Show one line about the conversation, dimmed where that is possible.
+
+        A terminal gets it broken between words; a pipe gets it whole.
+        """
         line = printable(text)
+        if _is_terminal(self.stream):
+            line = textwrap.fill(line, self.columns, subsequent_indent="  ")
         self.stream.write(f"{DIM}{line}{NORMAL}\n" if self.dims else f"{line}\n")
         self.stream.flush()
 
 
 def is_interactive() -> bool:
-    """Whether someone types and sees the answers."""
-    return sys.stdin.isatty() and sys.stdout.isatty()
+    """Whether a terminal is at both ends: a person types and sees the replies."""
+    return _is_terminal(sys.stdin) and _is_terminal(sys.stdout)
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    """Whether a stream belongs to a terminal; None stands for one that is closed."""
+    return stream is not None and stream.isatty()
 
 
 def lines(screen: Screen) -> Iterator[str]:
@@ -95,13 +117,17 @@ def lines(screen: Screen) -> Iterator[str]:
 
 
 def _piped() -> Iterator[str]:
-    """Lines of stdin; bytes that are no text are U+FFFD."""
+    """Lines of stdin, none where it is closed; a byte order mark at the start of one is no text.
+
+    Bytes that are no text are read as U+FFFD.
+    """
     binary = getattr(sys.stdin, "buffer", None)
-    if binary is None:  # a stand-in that holds text
-        yield from sys.stdin
-        return
-    for line in binary:
-        yield line.decode(sys.stdin.encoding, "replace")
+    if binary is None:  # stdin is closed, or a stand-in that holds text
+        decoded = iter(sys.stdin or ())
+    else:
+        decoded = (line.decode(sys.stdin.encoding, "replace") for line in binary)
+    for line in decoded:
+        yield line.removeprefix(BYTE_ORDER_MARK)
 
 
 @contextlib.contextmanager
@@ -119,31 +145,34 @@ def undecodable_replaced() -> Iterator[None]:
             stream.reconfigure(errors=errors)
 
 
+# --- numbers as text
+
 BARS = "▁▂▃▄▅▆▇█"
 
 
 def sparkline(values: Sequence[float], top: float, width: int) -> str:
-    """Values from 0 to `top` as at most `width` bars, each the mean of as many as it takes.
+    """A line of at most `width` bars for values from 0 to `top`; "-" without values.
 
-    A dash stands for values that are not defined, and for none at all.
+    Each bar is the mean of equally many values in a row; a dash is a bar without a finite value.
     """
-    size = max(1, -(-len(values) // max(1, width)))
+    size = max(1, math.ceil(len(values) / max(1, width)))
     groups = [values[i : i + size] for i in range(0, len(values), size)]
-    return "".join(_bar(mean(group) / top) for group in groups) or "-"
+    return "".join(_bar(finite_mean(group) / top) for group in groups) or "-"
 
 
-def _bar(level: float) -> str:
-    if math.isnan(level):
+def _bar(share: float) -> str:
+    """The bar for a share of the full height, limited to 0 to 1; "-" for NaN."""
+    if math.isnan(share):
         return "-"
-    return BARS[round(min(max(level, 0.0), 1.0) * (len(BARS) - 1))]
+    return BARS[round(min(max(share, 0.0), 1.0) * (len(BARS) - 1))]
 
 
-def mean(values: Sequence[float]) -> float:
-    """Mean of the values that are defined; NaN without any."""
-    known = [v for v in values if math.isfinite(v)]
-    return statistics.fmean(known) if known else math.nan
+def finite_mean(values: Iterable[float]) -> float:
+    """Mean of the finite values; NaN without any."""
+    finite = [value for value in values if math.isfinite(value)]
+    return statistics.fmean(finite) if finite else math.nan
 
 
-def number(value: float, form: str = ".2f") -> str:
-    """A number, or a dash where it is not defined."""
-    return format(value, form) if math.isfinite(value) else "-"
+def formatted(value: float, spec: str = ".2f") -> str:
+    """The number in a format of `format`; "-" where it is not finite."""
+    return format(value, spec) if math.isfinite(value) else "-"

@@ -116,11 +116,11 @@ def test_controllers_of_the_chat(run, monkeypatch, option, controller):
 
 @pytest.fixture
 def short_tour(monkeypatch):
-    monkeypatch.setattr("reso_llm.tour.tour.GREEDY_LENGTH", 4)
+    monkeypatch.setattr("reso_llm.tour.stations.GREEDY_LENGTH", 4)
 
 
 @pytest.mark.usefixtures("short_tour")
-def test_the_demo_visits_every_stop(run, monkeypatch, capsys):
+def test_the_demo_visits_every_station(run, monkeypatch, capsys):
     assert call(demo, monkeypatch, "--checkpoint", run[0]) == 0
     out = capsys.readouterr().out
     assert all(f"{i}. {s.title}\n" in out for i, s in enumerate(STATIONS.values(), start=1))
@@ -148,6 +148,14 @@ def test_the_demo_trains_first_and_goes_on_with_the_run(run, monkeypatch, capsys
 def test_the_demo_takes_one_model(monkeypatch, capsys):
     assert call(demo, monkeypatch, "--train", "a", "--checkpoint", "b") == 2
     assert "give one of them" in capsys.readouterr().err
+
+
+def test_the_demo_checks_its_figure_before_the_work(monkeypatch, capsys, tmp_path):
+    """Guards a training of minutes whose picture has no place to go."""
+    options = ["--train", tmp_path / "run", "--save-figure", tmp_path / "away" / "x.png"]
+    assert call(demo, monkeypatch, *options) == 2
+    assert "no directory" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_demo_misses_matplotlib_at_once(run, monkeypatch, capsys):

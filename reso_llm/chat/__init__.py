@@ -1,1 +1,1 @@
-"""The conversation in a terminal: session, commands, panel."""
+"""The chat: its conversation (`session.py`), its terminal (`commands.py`), and its panel."""

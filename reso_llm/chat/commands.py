@@ -1,12 +1,8 @@
-"""A conversation in the terminal: lines in, streamed replies out, and commands in between.
+"""The chat in a terminal: lines in, streamed replies out, and the commands in between.
 
-A line is a command where it is `exit`, `quit`, `status`, `metrics` or `help` and nothing else, or
-begins with `goal`, `remember` or `recall`; with a slash before it, too. A backslash before a line
-says it to the model as it stands: `\\goal keepers are tall`.
-
-Context policy. All turns are given to the model as long as they leave room for the reply; then
-the oldest turns are forgotten, two by two, and the chat says so. Of a turn that alone is too long
-the beginning is read, and the chat says so.
+A line is a command when its first word is one of COMMANDS, with or without a slash before it. A
+command without an argument must stand alone: `help me` is said to the model. A backslash before a
+line says it to the model as it is: `\\goal keepers are tall`.
 """
 
 import sys
@@ -15,24 +11,28 @@ from typing import NamedTuple
 
 from entropy_core.checks import nearest
 from reso_llm.chat.panel import panel
-from reso_llm.chat.session import ChatSession
+from reso_llm.chat.session import ChatSession, Reply
 from reso_llm.generation.engine import describe
 from run_core import terminal
 from run_core.terminal import Screen
 
 MAX_LINE = 10_000
 """Characters of a line that are read."""
+MAX_QUOTE = 60
+"""Characters of a text that a note quotes, at most."""
+ARGUMENT_COLUMN = 17
+"""Width of a command and its argument in `help`."""
 
 
 class Chat:
-    """A conversation on a screen: what is typed is answered, or done."""
+    """A conversation on a screen. `take` answers a line or carries out its command."""
 
     def __init__(self, session: ChatSession, screen: Screen, show_metrics: bool = True) -> None:
         self.session, self.screen, self.show_metrics = session, screen, show_metrics
         self.ended = False
 
     def run(self, lines: Iterable[str]) -> None:
-        """Take every line until the lines end or one says exit; Ctrl-C stops what one does."""
+        """Take every line until the lines end or one says exit; Ctrl-C stops the current line."""
         for line in lines:
             try:
                 self.take(line)
@@ -43,38 +43,45 @@ class Chat:
                 return
 
     def take(self, line: str) -> None:
-        """Do what one line says: a command, or a turn to reply to."""
+        """Carry out the command in a line, or reply to the line."""
         text = line.strip()
         if len(text) > MAX_LINE:
             self._note(f"line cut: the first {MAX_LINE:,} of {len(text):,} characters are read")
             text = text[:MAX_LINE]
-        name, rest = command_of(text)
+        name, argument = parse_line(text)
         if name in COMMANDS:
-            self._command(name, rest)
+            self._run_command(name, argument)
         elif name is not None:
+            hint = nearest(name, list(COMMANDS)) or ";"
             self._note(
-                f"there is no command /{name[:20]}{nearest(name, list(COMMANDS))} help lists them; "
-                f"a backslash before a line says it to the model"
+                f"there is no command /{name[:20]}{hint} help lists them; "
+                "a backslash before a line says it to the model"
             )
         elif text.removeprefix("\\").strip():
-            self._say(text.removeprefix("\\"))
+            self._show(self.session.reply(text.removeprefix("\\"), *self._listener))
 
-    def _say(self, text: str) -> None:
-        result, notes = self.session.reply(text, self.screen.write, self.show_metrics)
+    @property
+    def _listener(self) -> tuple[Callable[[str], None], bool]:
+        """Where a reply is streamed to, and whether it is measured."""
+        return self.screen.write, self.show_metrics
+
+    def _show(self, reply: Reply) -> None:
+        """End the line of a streamed reply; show its notes and its panel."""
         self.screen.write("\n")
-        for note in notes:
+        for note in reply.notes:
             self._note(note)
-        if result.goals_achieved:
-            self._note(f"goal achieved: {', '.join(result.goals_achieved)}")
-        config = self.session.engine.config
+        if reply.result.goals_achieved:
+            self._note(f"goal achieved: {', '.join(reply.result.goals_achieved)}")
         if self.show_metrics:
-            for row in panel(result, config.vocab_size, config.num_layers, self.screen.columns):
+            config = self.session.engine.config
+            columns = self.screen.columns
+            for row in panel(reply.result, config.vocab_size, config.num_layers, columns):
                 self.screen.note(row)
 
-    def _command(self, name: str, rest: str) -> None:
+    def _run_command(self, name: str, argument: str) -> None:
         try:
-            COMMANDS[name].do(self, rest)
-        except ValueError as error:  # of the model: no such stage, nothing to remember
+            COMMANDS[name].method(self, argument)
+        except ValueError as error:  # the model lacks the stage, or there is no reply yet
             self._note(f"{name}: {error}")
 
     def _note(self, text: str) -> None:
@@ -83,13 +90,28 @@ class Chat:
     # --- commands
 
     def end(self, _: str) -> None:
+        """Leave the chat after this line."""
         self.ended = True
 
+    def retry(self, _: str) -> None:
+        """Replace the last reply by another one."""
+        self._show(self.session.retry(*self._listener))
+
+    def extend(self, _: str) -> None:
+        """Write on where the last reply ends."""
+        self._show(self.session.extend(*self._listener))
+
+    def undo(self, _: str) -> None:
+        """Take the last question and its reply back."""
+        self._note(f"taken back: {_quoted(self.session.undo().question)}")
+
     def toggle_metrics(self, _: str) -> None:
+        """Show the panel under replies, or hide it."""
         self.show_metrics = not self.show_metrics
         self._note(f"metrics {'on' if self.show_metrics else 'off'}")
 
     def set_goal(self, description: str) -> None:
+        """Set the goal of the next reply; without a description, drop it."""
         old = self.session.goal
         if description:
             self.session.set_goal(description)
@@ -101,97 +123,110 @@ class Chat:
             self._note(f"goal dropped: {old.description}")
 
     def remember(self, text: str) -> None:
+        """Put a text into episodic memory."""
         if not text:
             self._note("remember what? remember <text>")
             return
         self.session.engine.model.update_memory(terminal.encodable(text))
-        self._note(f"remembered; {_memories(self.session)}")
+        self._note(f"remembered; {_num_memories(self.session)}")
 
     def recall(self, query: str) -> None:
+        """Show the memories that resonate with a text."""
         if not query:
             self._note("recall what? recall <text>")
             return
-        found = self.session.engine.model.recall(terminal.encodable(query))
-        for r in found:
-            words = " ".join(r.moment.text.split())
-            words = words if len(words) <= self.screen.columns else f"{words[:60]}…"
-            self._note(f"{_texts(r.age)} ago, resonance {r.resonance:.2f}: {words}")
-        if not found:
+        recollections = self.session.engine.model.recall(terminal.encodable(query))
+        for r in recollections:
+            age = _num_texts(r.age)
+            self._note(f"{age} ago, resonance {r.resonance:.2f}: {_quoted(r.moment.text)}")
+        if not recollections:
             self._note("nothing in memory resonates with that")
 
-    def status(self, _: str) -> None:
+    def show_status(self, _: str) -> None:
+        """Show what the chat and the model's session hold."""
         for line in status(self.session):
             self.screen.note(line)
 
-    def help(self, _: str) -> None:
-        for name, command in COMMANDS.items():
-            self.screen.note(f"{name} {command.takes}".ljust(17) + command.means)
-        self.screen.note("\\...".ljust(17) + "say a line to the model that would be a command")
-        self.screen.note("Ctrl-C".ljust(17) + "stops a reply; twice at the prompt, leaves")
+    def show_help(self, _: str) -> None:
+        """List the commands."""
+        rows = [(f"{name} {c.argument}", c.description) for name, c in COMMANDS.items()]
+        rows += [
+            ("\\...", "say a line to the model that would be a command"),
+            ("Ctrl-C", "stops a reply; twice at the prompt, leaves"),
+        ]
+        for left, right in rows:
+            self.screen.note(left.ljust(ARGUMENT_COLUMN) + right)
 
 
 class Command(NamedTuple):
-    """What follows its name, what it means, and what does it."""
+    """A command: its argument ("" without one), its line in `help`, the method of `Chat`."""
 
-    takes: str
-    means: str
-    do: Callable[[Chat, str], None]
+    argument: str
+    description: str
+    method: Callable[[Chat, str], None]
 
 
 COMMANDS = {
-    "exit": Command("", "leave, as do quit and the end of input", Chat.end),
+    "exit": Command("", "leave; so do quit and the end of input", Chat.end),
     "quit": Command("", "leave", Chat.end),
+    "retry": Command("", "replace the last reply by another one", Chat.retry),
+    "continue": Command("", "write on where the last reply ends", Chat.extend),
+    "undo": Command("", "take the last question and its reply back", Chat.undo),
     "goal": Command("<text>", "what the next reply is to be about; alone: drop it", Chat.set_goal),
     "remember": Command("<text>", "put a text into memory", Chat.remember),
-    "recall": Command("<text>", "what in memory resonates with it, and its age", Chat.recall),
-    "status": Command("", "model, context, goal, memory, clock", Chat.status),
-    "metrics": Command("", "show or hide what was measured", Chat.toggle_metrics),
-    "help": Command("", "this list", Chat.help),
+    "recall": Command("<text>", "the memories that resonate with a text", Chat.recall),
+    "status": Command("", "model, context, goal, memory, clock", Chat.show_status),
+    "metrics": Command("", "show or hide the panel under replies", Chat.toggle_metrics),
+    "help": Command("", "list the commands", Chat.show_help),
 }
 
 
-def command_of(line: str) -> tuple[str | None, str]:
-    """(name, what follows it) of a line that is a command, known or not; (None, line) of speech."""
+def parse_line(line: str) -> tuple[str | None, str]:
+    """(name, argument) of a command, known or not; (None, line) of a line for the model."""
     first, _, rest = line.partition(" ")
-    name, rest = first.removeprefix("/").lower(), rest.strip()
-    takes_text = name in COMMANDS and bool(COMMANDS[name].takes)
-    if name in COMMANDS and (takes_text or not rest):
-        return name, rest
-    if first.startswith("/"):
-        return name, rest
-    return None, line
+    name, argument = first.removeprefix("/").lower(), rest.strip()
+    has_slash = first.startswith("/")
+    is_command = name in COMMANDS and bool(COMMANDS[name].argument or not argument)
+    return (name, argument) if has_slash or is_command else (None, line)
 
 
 def status(session: ChatSession) -> list[str]:
-    """What `status` shows."""
-    engine = session.engine
+    """The lines of `status`."""
+    engine, turns = session.engine, session.turns
     kept = engine.model.session
     foci = ", ".join(focus.target for focus in kept.agency.foci) if kept.agency else ""
     return [
         f"model    {describe(engine)}",
         f"context  {session.context_used} of {engine.config.max_seq_len} tokens, "
-        f"{len(session.turns)} turns, {session.forgotten} forgotten",
+        f"{len(turns)} turns, {len(turns) - len(session.turns_read)} left out",
+        f"system   {_quoted(session.system[0].content) if session.system else '-'}",
         f"goal     {session.goal.description if session.goal else '-'}",
         f"foci     {foci or '-'}",
-        f"memory   {_memories(session)}",
-        f"clock    {_texts(kept.clock)}",
+        f"memory   {_num_memories(session)}",
+        f"clock    {_num_texts(kept.clock)}",
     ]
 
 
-def _memories(session: ChatSession) -> str:
-    memory = session.engine.model.session.episodes
-    if memory is None:
+def _num_memories(session: ChatSession) -> str:
+    episodes = session.engine.model.session.episodes
+    if episodes is None:
         return "-"
-    return f"{len(memory)} of at most {_texts(memory.config.max_moments)}"
+    return f"{len(episodes)} of at most {_num_texts(episodes.config.max_moments)}"
 
 
-def _texts(count: float) -> str:
-    """A time of the memory's clock, or a number of texts."""
+def _num_texts(count: float) -> str:
+    """A number of texts, which is also the unit of the session's clock."""
     return f"{count:.0f} text{'' if count == 1 else 's'}"
 
 
+def _quoted(text: str) -> str:
+    """The text on one line, shortened to MAX_QUOTE characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= MAX_QUOTE else f"{line[: MAX_QUOTE - 1]}…"
+
+
 def run_in_terminal(session: ChatSession, show_metrics: bool = True) -> None:
-    """The conversation on this process's terminal, or through its pipes, to its end."""
+    """Hold a conversation on this process's terminal or through its pipes until it ends."""
     screen = Screen.of(sys.stdout)
     with terminal.undecodable_replaced():
         if terminal.is_interactive():

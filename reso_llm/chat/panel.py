@@ -5,75 +5,82 @@
     48 tokens  61/s  ended by end
     ! token 12: 83% of the last 12 tokens are repeated (+1 more)
 
-A value that is not defined is a dash. What does not fit is left out from the end, warnings last.
+A dash stands for a value that is not defined. In a narrow terminal the last facts are left out;
+the first line and the warning stay.
 """
 
 import math
 from collections.abc import Sequence
 
 from reso_llm.generation.results import GenerationResult
-from run_core.terminal import mean, number, sparkline
+from run_core.terminal import finite_mean, formatted, sparkline
 
 MAX_LINES = 4
 
 
 def panel(result: GenerationResult, vocab_size: int, num_layers: int, columns: int) -> list[str]:
-    """Lines of at most `columns` characters about a reply of a model of that size."""
-    wrapped = _wrapped(_facts(result, num_layers), columns)
-    room = MAX_LINES - 1 - bool(result.warnings)
-    lines = [_entropy(result, vocab_size, columns), *wrapped[:room]]
-    if result.warnings:
-        more = len(result.warnings) - 1
-        rest = f" (+{more} more)" if more else ""
-        lines.append(_cut(f"! {result.warnings[0]}", columns - len(rest)) + rest)
-    return lines
+    """The lines for a reply of a model of that size, at most `columns` characters each."""
+    first = [_entropy_line(result, vocab_size, columns)]
+    last = [_warning_line(result.warnings, columns)] if result.warnings else []
+    facts = _wrapped(_facts(result, num_layers), columns)
+    return [*first, *facts[: MAX_LINES - len(first) - len(last)], *last]
 
 
-def _entropy(result: GenerationResult, vocab_size: int, columns: int) -> str:
-    top = math.log(vocab_size)
-    words = f"  mean {number(mean(result.entropy_trace))} of {top:.1f} nats"
+def _entropy_line(result: GenerationResult, vocab_size: int, columns: int) -> str:
+    """Entropy along the reply, from 0 to the ln V of a uniform distribution."""
+    highest = math.log(vocab_size)
+    words = f"  mean {formatted(finite_mean(result.entropy_trace))} of {highest:.1f} nats"
     room = columns - len("entropy ") - len(words)
-    return _cut(f"entropy {sparkline(result.entropy_trace, top, room)}{words}", columns)
+    return _shortened(f"entropy {sparkline(result.entropy_trace, highest, room)}{words}", columns)
+
+
+def _warning_line(warnings: Sequence[str], columns: int) -> str:
+    """The first warning, and how many more there are."""
+    rest = f" (+{len(warnings) - 1} more)" if len(warnings) > 1 else ""
+    return _shortened(f"! {warnings[0]}", columns - len(rest)) + rest
 
 
 def _facts(result: GenerationResult, num_layers: int) -> list[str]:
-    """What is told of a reply, the most telling first."""
+    """Facts about a reply, the most important first."""
     milliseconds = result.generation_time_ms
     speed = result.tokens_generated / milliseconds * 1000 if milliseconds > 0 else math.nan
-    progress = "/".join(number(p, ".0%") for p in result.goal_progress.values())
+    progress = "/".join(formatted(p, ".0%") for p in result.goal_progress.values())
     facts = [
-        f"order {number(mean(result.coherence_trace))}",
-        f"Lyapunov {number(result.lyapunov, '+.2f')}",
+        f"order {formatted(finite_mean(result.coherence_trace))}",
+        f"Lyapunov {formatted(result.lyapunov, '+.2f')}",
         result.stability,
         f"T {_temperature(result.temperature_trace)}",
-        f"layers {number(mean(result.layers_trace), '.1f')}/{num_layers}",
+        f"layers {formatted(finite_mean(result.layers_trace), '.1f')}/{num_layers}",
         f"goal {progress or '-'}",
         f"memories {len(result.memories_touched)}",
         f"{result.tokens_generated} tokens",
-        f"{number(speed, '.0f')}/s",
+        f"{formatted(speed, '.0f')}/s",
         f"ended by {result.stop_reason}",
     ]
-    return [*facts, f"events {len(result.events)}"] if result.events else facts
+    if result.events:
+        facts.append(f"events {len(result.events)}")
+    return facts
 
 
 def _temperature(trace: Sequence[float]) -> str:
-    """One number, or from the lowest to the highest."""
+    """The one temperature of a reply, or the lowest and the highest."""
     if not trace:
         return "-"
-    low, high = number(min(trace)), number(max(trace))
+    low, high = formatted(min(trace)), formatted(max(trace))
     return low if low == high else f"{low}..{high}"
 
 
-def _wrapped(words: list[str], columns: int) -> list[str]:
-    """Words in lines, two spaces between them; none is torn apart."""
+def _wrapped(facts: list[str], columns: int) -> list[str]:
+    """Lines of whole facts, two spaces between them; a fact wider than a line is shortened."""
     lines: list[str] = []
-    for word in words:
-        if lines and len(lines[-1]) + 2 + len(word) <= columns:
-            lines[-1] += f"  {word}"
+    for fact in facts:
+        if lines and len(lines[-1]) + 2 + len(fact) <= columns:
+            lines[-1] += f"  {fact}"
         else:
-            lines.append(_cut(word, columns))
+            lines.append(_shortened(fact, columns))
     return lines
 
 
-def _cut(text: str, columns: int) -> str:
+def _shortened(text: str, columns: int) -> str:
+    """The text, or its beginning and an ellipsis."""
     return text if len(text) <= columns else f"{text[: max(0, columns - 1)]}…"

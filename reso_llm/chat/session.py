@@ -1,7 +1,12 @@
-"""A conversation with a model: its turns and how the next reply is sampled."""
+"""A conversation with a model: what was said, what of it the model reads, how it replies.
+
+Context policy. The model reads the system message and the newest exchanges that leave room for the
+reply. Older exchanges are left out of what it reads; they come back when newer ones are undone. A
+question that is too long by itself is cut at its end. Every reply says what was left out.
+"""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from reso_llm.data.conversation import Message
 from reso_llm.generation.engine import Engine
@@ -11,13 +16,34 @@ from reso_llm.session.agency import Goal
 from run_core import terminal
 
 SAMPLING = {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.1}
-"""How a chat draws its tokens, unless told otherwise."""
+"""How a chat draws its tokens by default."""
+
+
+class Exchange(NamedTuple):
+    """A question, its reply, and the description of the goal that the reply pursued."""
+
+    question: str
+    reply: str
+    goal: str | None = None
+
+    @property
+    def turns(self) -> list[Message]:
+        """The exchange as two messages."""
+        return [Message("user", self.question), Message("assistant", self.reply)]
+
+
+class Reply(NamedTuple):
+    """The result of one reply, and sentences about what it left out or changed."""
+
+    result: GenerationResult
+    notes: list[str]
 
 
 class ChatSession:
-    """The turns of one conversation with `engine`; `options` go to its `generate`.
+    """One conversation with `engine`; `options` go to its `generate`.
 
-    With a seed, reply i uses seed + i. Raises ValueError for options out of range.
+    With a seed, the i-th reply written uses seed + i. Raises ValueError for options out of range
+    and for a system message that is blank or takes more than half of the room for the prompt.
     """
 
     def __init__(
@@ -25,77 +51,180 @@ class ChatSession:
         engine: Engine,
         max_length: int = 128,
         seed: int | None = None,
+        system: str | None = None,
         **options: Any,
     ) -> None:
         self.engine, self.max_length, self.seed = engine, max_length, seed
         self.options = SAMPLING | options
         GenerationOptions(max_length=max_length, **self.options)
-        self.turns: list[Message] = []
-        self.forgotten = self.num_replies = 0
+        context = engine.config.max_seq_len
+        self.room = context - min(max_length, context // 2)
+        """Tokens of a prompt, at most."""
+        self.system = [] if system is None else [self._system_message(system)]
+        self.exchanges: list[Exchange] = []
+        self.num_replies = 0
         self.goal: Goal | None = None
 
-    def reply(
-        self, text: str, on_text: Callable[[str], None], metrics: bool = True
-    ) -> tuple[GenerationResult, list[str]]:
-        """Answer one user turn, streaming the text: the result, and notes on the conversation.
+    # --- replies
 
-        A reply that Ctrl-C stopped is kept as far as it went, and not at all without a word. The
-        goal is dropped afterwards. metrics: measure the text as it is written.
+    def reply(self, text: str, on_text: Callable[[str], None], metrics: bool = True) -> Reply:
+        """Answer one question; `on_text` receives the reply piece by piece.
+
+        A reply that Ctrl-C stops is kept as far as it went. It is not kept when it has no word
+        yet. The goal is dropped afterwards. metrics: measure the text as it is written.
         """
-        every = [*self.turns, Message("user", terminal.encodable(text))]
-        turns, notes = self._fitting(every)
-        seed = None if self.seed is None else self.seed + self.num_replies
+        return self._answer(terminal.encodable(text), on_text, metrics, self.exchanges)
+
+    def retry(self, on_text: Callable[[str], None], metrics: bool = True) -> Reply:
+        """Replace the last reply by another one to the same question and towards the same goal.
+
+        Raises ValueError before the first reply.
+        """
+        *earlier, last = self._exchanges_so_far()
+        self._set_goal_again(last)
+        return self._answer(last.question, on_text, metrics, earlier)
+
+    def extend(self, on_text: Callable[[str], None], metrics: bool = True) -> Reply:
+        """Write on where the last reply ends, towards its goal; `on_text` receives what is new.
+
+        Raises ValueError before the first reply, and for a reply that fills the context.
+        """
+        *earlier, last = self._exchanges_so_far()
+        self._set_goal_again(last)
+        return self._answer(last.question, on_text, metrics, earlier, last.reply)
+
+    def undo(self) -> Exchange:
+        """Take the last exchange back and return it; the model's session keeps what it noted.
+
+        Raises ValueError before the first reply.
+        """
+        *self.exchanges, last = self._exchanges_so_far()
+        return last
+
+    def _answer(
+        self,
+        question: str,
+        on_text: Callable[[str], None],
+        metrics: bool,
+        earlier: list[Exchange],
+        begun: str = "",
+    ) -> Reply:
+        """Write a reply that starts with `begun`; the exchange follows the earlier ones."""
+        read, question, notes = self._fit(earlier, question, begun)
+        prompt = [*self.system, *_turns(read), Message("user", question)]
+        if begun:
+            prompt.append(Message("assistant", begun))
         result = self.engine.generate(
-            turns,
+            prompt,
             self.max_length,
-            seed=seed,
+            seed=None if self.seed is None else self.seed + self.num_replies,
             on_text=on_text,
             **({"metrics": metrics} | self.options),
         )
         self.num_replies += 1
+        goal = self.goal.description if self.goal else None
         self.drop_goal()
-        if result.stop_reason == "interrupted" and not result.text.strip():
-            return result, ["stopped before the first word; this turn is not kept"]
-        self.turns = [*turns, Message("assistant", result.text)]
-        self.forgotten += len(every) - len(turns)
         if result.stop_reason == "interrupted":
+            if not result.text.strip():
+                return Reply(
+                    result, ["stopped before the first word; the conversation is as it was"]
+                )
             notes.append("stopped; the reply is kept as far as it went")
-        return result, notes
+        self.exchanges = [*earlier, Exchange(question, begun + result.text, goal)]
+        return Reply(result, notes)
+
+    def _exchanges_so_far(self) -> list[Exchange]:
+        if not self.exchanges:
+            raise ValueError("there is no reply yet")
+        return self.exchanges
+
+    # --- the goal of the next reply
 
     def set_goal(self, description: str) -> None:
         """Pursue a goal with the next reply, in place of one set before; see `create_goal`."""
         self.drop_goal()
         self.goal = self.engine.model.create_goal(terminal.encodable(description))
 
+    def _set_goal_again(self, exchange: Exchange) -> None:
+        """Pursue the goal of an exchange again, unless another one is set."""
+        if exchange.goal is not None and self.goal is None:
+            self.set_goal(exchange.goal)
+
     def drop_goal(self) -> None:
-        """Pursue no goal any more."""
+        """Pursue no goal with the next reply."""
         goal, self.goal = self.goal, None
         if goal is not None and goal in self.engine.model.get_active_goals():
             self.engine.model.session.agency.drop_goal(goal)
 
+    # --- what the model reads
+
+    @property
+    def turns(self) -> list[Message]:
+        """All questions and replies, also those that the model no longer reads."""
+        return _turns(self.exchanges)
+
+    @property
+    def turns_read(self) -> list[Message]:
+        """The newest questions and replies that the context holds."""
+        room = self.engine.config.max_seq_len - 1 - self._size(self.system)
+        return _turns(self._newest(self.exchanges, room) or self.exchanges[-1:])
+
     @property
     def context_used(self) -> int:
         """Tokens of the conversation that the context holds."""
-        size = len(self.engine.tokenizer.encode_conversation(self.turns)[0])
+        size = 1 + self._size([*self.system, *self.turns_read])
         return min(size, self.engine.config.max_seq_len)
 
-    def _fitting(self, turns: list[Message]) -> tuple[list[Message], list[str]]:
-        """The newest turns that leave room for the reply, and notes on what is left out."""
-        context, notes = self.engine.config.max_seq_len, []
-        room = context - min(self.max_length, context // 2)
-        before = len(turns)
-        while len(turns) > 2 and self._size(turns) > room:
-            turns = turns[2:]
-        if before > len(turns):
-            gone = self.forgotten + before - len(turns)
-            notes.append(f"the context is full: the {gone} oldest turns are forgotten")
-        whole = text = turns[-1].content
-        while text and (size := self._size(turns)) > room:
-            text = text[: min(len(text) - 1, len(text) * room // size)]
-            turns = [*turns[:-1], Message("user", text)]
-        if len(text) < len(whole):
-            notes.append(f"too long: the first {len(text):,} of {len(whole):,} characters are read")
-        return turns, notes
+    def _fit(
+        self, earlier: list[Exchange], question: str, begun: str
+    ) -> tuple[list[Exchange], str, list[str]]:
+        """The exchanges to read, the question as far as it is read, and notes on the rest."""
+        notes = []
+        room = self.room - self._size([*self.system, Message("assistant", begun)])
+        if room < self._size([Message("user", "")]):
+            raise ValueError("the reply fills the context: it cannot go on")
+        short = self._shortened(question, room)
+        newest = self._newest(earlier, room - self._size([Message("user", short)]))
+        if len(newest) < len(earlier):
+            left_out = 2 * (len(earlier) - len(newest))
+            notes.append(f"the context is full: the {left_out} oldest turns are left out")
+        if len(short) < len(question):
+            characters = f"{len(short):,} of {len(question):,} characters"
+            notes.append(f"too long: the first {characters} are read")
+        return newest, short, notes
 
-    def _size(self, turns: list[Message]) -> int:
-        return len(self.engine.tokenizer.encode_prompt(turns))
+    def _shortened(self, question: str, room: int) -> str:
+        """The longest beginning found of a question that fits into `room` tokens."""
+        while question and (size := self._size([Message("user", question)])) > room:
+            question = question[: min(len(question) - 1, len(question) * room // size)]
+        return question
+
+    def _newest(self, exchanges: list[Exchange], room: int) -> list[Exchange]:
+        """The newest exchanges that fit into `room` tokens together."""
+        count = 0
+        for exchange in reversed(exchanges):
+            room -= self._size(exchange.turns)
+            if room < 0:
+                break
+            count += 1
+        return exchanges[len(exchanges) - count :]
+
+    def _size(self, messages: list[Message]) -> int:
+        """Tokens of messages, <|bos|> aside."""
+        return len(self.engine.tokenizer.encode_conversation(messages)[0]) - 1
+
+    def _system_message(self, text: str) -> Message:
+        message = Message("system", terminal.encodable(text))
+        size, limit = self._size([message]), self.room // 2
+        if not text.strip():
+            raise ValueError("system is blank: give a text, or leave it out")
+        if size > limit:
+            raise ValueError(
+                f"system has {size} tokens, but at most {limit} leave room for a conversation in "
+                f"a context of {self.engine.config.max_seq_len}: shorten it"
+            )
+        return message
+
+
+def _turns(exchanges: list[Exchange]) -> list[Message]:
+    return [turn for exchange in exchanges for turn in exchange.turns]

@@ -1,1 +1,1 @@
-"""The guided tour of a trained model: stations, probes, figure."""
+"""The tour: `tour.py` lists its stations, `stations.py` measures them, `figures.py` draws them."""

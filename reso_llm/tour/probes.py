@@ -1,11 +1,10 @@
-"""Probes: what a stage of a trained model does, read from texts with and without it.
+"""Probes: what a stage of a trained model does to texts, measured with and without it.
 
     bits per byte = sum_t -ln p(id_t | ids before) / (ln 2 * bytes of the tokens scored)
 
-"Without" is a copy of the model in which the stage's own output weights are zero, so it adds
-exactly nothing (of the gate: one that cuts nothing off). All other weights are the same, and were
-trained beside the stage: what it is worth to a model that never had it, benchmarks/ablation.py
-measures.
+"Without" is a copy of the model in which the stage's own output weights are zero, so that it adds
+exactly nothing; the gate's copy skips no layer. All other weights are those trained beside the
+stage. `evaluate.py ablation` measures what a stage is worth to a model trained without it.
 
 Shapes: T tokens, D width, V vocabulary.
 """
@@ -61,24 +60,24 @@ DIALOGUES = (
         "school, teacher and children",
     ),
 )
-"""Written for this file: no model of this repository was trained on them."""
+"""Written for this file. No model of this repository was trained on them."""
 
 
-class Reading(NamedTuple):
-    """One pass over a text: values of tokens 1 to T-1, each read off the token before."""
+class TokenValues(NamedTuple):
+    """Values of tokens 1 to T-1 of a text, each predicted from the tokens before it."""
 
     surprise_nats: list[float]
     entropy_nats: list[float]
     coherence: list[float] | None
-    layers_used: list[int] | None  # of tokens 0 to T-1
+    layers_used: list[int] | None  # of tokens 0 to T-1, the whole text
     hidden: np.ndarray  # (T-1,D)
 
 
 @torch.inference_mode()
 def read(
     model: ResoLLMModel, ids: Sequence[int], goal: Tensor | None = None, *, recollect: bool = False
-) -> Reading:
-    """Read ids (at most max_seq_len of them) towards a goal (D,).
+) -> TokenValues:
+    """One pass over ids (at most max_seq_len of them) towards a goal (D,).
 
     recollect: begin with what the model's session remembers.
     """
@@ -91,7 +90,7 @@ def read(
     layers = None
     if "gates" in known:
         layers = (1 + (known["gates"][0] > 0).sum(-1)).tolist()
-    return Reading(
+    return TokenValues(
         surprise.tolist(),
         entropy_nats(logits).tolist(),
         known["coherence"][0, :-1].tolist() if "coherence" in known else None,
@@ -119,7 +118,7 @@ def without(model: ResoLLMModel, stage: str) -> ResoLLMModel:
 
 
 def dialogue_ids(tokenizer: ResoTokenizer, dialogue: Dialogue) -> tuple[list[int], list[int]]:
-    """Ids of a dialogue, and 1 for each of its reply, as the chat template has it."""
+    """Ids of a dialogue in the chat layout, and a mask that is 1 on its reply."""
     return tokenizer.encode_conversation(
         [("user", dialogue.question), ("assistant", dialogue.reply)]
     )
@@ -133,7 +132,7 @@ def bits_per_byte(
     replies_only: bool = False,
     recollect: bool = False,
 ) -> float:
-    """Bits per byte of DIALOGUES, control tokens left out; goals: one (D,) for each of them."""
+    """Bits per byte of DIALOGUES, control tokens left out; goals: one vector (D,) a dialogue."""
     nats = num_bytes = 0.0
     for i, dialogue in enumerate(DIALOGUES):
         ids, reply = (x[: model.config.max_seq_len] for x in dialogue_ids(tokenizer, dialogue))
@@ -147,14 +146,14 @@ def bits_per_byte(
 
 @torch.no_grad()
 def goal_vector(model: ResoLLMModel, tokenizer: ResoTokenizer, text: str) -> Tensor:
-    """What `create_goal` makes of a description (D,)."""
+    """The vector (D,) that `create_goal` makes of a description."""
     return text_vector(model.embedding.weight, tokenizer.encode(text))
 
 
 def probability(
     model: ResoLLMModel, tokenizer: ResoTokenizer, cue: str, answer: str, recollect: bool = True
 ) -> float:
-    """Probability that `answer` follows `cue`, all its tokens, with what is remembered."""
+    """Probability that all tokens of `answer` follow `cue`, given what the session remembers."""
     before = [tokenizer.bos_id, *tokenizer.encode(cue)]
     answer_ids = tokenizer.encode(answer)
     ids = [*before, *answer_ids][-model.config.max_seq_len :]
@@ -164,19 +163,19 @@ def probability(
 
 def warning_trace(model: ResoLLMModel, ids: Sequence[int]) -> tuple[list[float], str]:
     """The stability monitor's warning at each token, 0 to 1, and its class at the end."""
-    seen = read(model, ids)
-    found = readings(
+    values = read(model, ids)
+    monitored = readings(
         model.config.stability,
-        seen.entropy_nats,
+        values.entropy_nats,
         list(ids[1:]),
-        surprise_nats=seen.surprise_nats,
-        coherence=seen.coherence,
-        hidden=seen.hidden,
+        surprise_nats=values.surprise_nats,
+        coherence=values.coherence,
+        hidden=values.hidden,
     )
-    return [r.warning for r in found], found[-1].stability_class
+    return [reading.warning for reading in monitored], monitored[-1].stability_class
 
 
 def repeated_share(ids: Sequence[int], size: int = 3) -> float:
-    """Share of the runs of `size` tokens that have come before; NaN where there is none."""
+    """Share of the runs of `size` tokens that occurred before; NaN for a shorter text."""
     runs = [tuple(ids[i : i + size]) for i in range(len(ids) - size + 1)]
     return 1 - len(set(runs)) / len(runs) if runs else math.nan

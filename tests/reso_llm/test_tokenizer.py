@@ -237,6 +237,7 @@ def test_conversation_layout(tokenizer):
     assert ids == [0, 1, a, 4, 2, b, 4, 3, c, 4]
     assert mask == [0, 0, 0, 0, 0, 0, 0, 0, 1, 1]
     assert tokenizer.encode_prompt(messages[:2]) == ids[:8]
+    assert tokenizer.encode_prompt(messages) == ids[:9]  # the reply that "c" begins goes on
     with pytest.raises(ValueError, match="unknown role 'tool'"):
         tokenizer.encode_conversation([("tool", "x")])
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from conftest import FULL
 
-from reso_llm.chat.commands import MAX_LINE, Chat, command_of, run_in_terminal
+from reso_llm.chat.commands import COMMANDS, MAX_LINE, Chat, parse_line, run_in_terminal
 from reso_llm.chat.panel import panel
-from reso_llm.chat.session import ChatSession
+from reso_llm.chat.session import ChatSession, Exchange
 from reso_llm.decoding.controllers import StabilityTemperature
 from reso_llm.generation.results import GenerationResult
 from reso_llm.inference import ResoLLMInference
@@ -44,9 +44,9 @@ def session(make_session):
     return make_session()
 
 
-def chat(session, *lines, metrics=False, columns=80):
+def chat(session, *lines, metrics=False):
     stream = io.StringIO()
-    Chat(session, Screen(stream, columns=columns), metrics).run(lines)
+    Chat(session, Screen(stream), metrics).run(lines)
     return stream.getvalue()
 
 
@@ -96,22 +96,111 @@ def test_exit_and_blank_lines(session, word):
     assert session.turns == []
 
 
-def test_oldest_turns_are_forgotten_and_told(session):
-    """The prompt leaves room for the reply; the newest user turn always stays."""
-    text = chat(session, *["twenty characters..."] * 4)
-    prompt = session.engine.tokenizer.encode_prompt(session.turns[:-1])
-    assert session.forgotten > 0
-    assert len(prompt) <= 64 - 8
-    assert session.turns[-2].content == "twenty characters..."
-    assert f"the {session.forgotten} oldest turns are forgotten" in text
-
-
-def test_what_is_left_begins_with_a_question(session, monkeypatch):
-    """Guards a prompt that opens with a reply to something forgotten."""
+def test_the_oldest_turns_are_left_out_and_the_chat_says_so(session, monkeypatch):
+    """The prompt leaves room for the reply; it holds the newest turns and opens with a question."""
     given = says(session, monkeypatch, *["short"] * 6)
-    chat(session, *[f"question number {i}" for i in range(6)])
-    assert session.forgotten > 0
-    assert {turns[0].role for turns, _ in given} == {"user"}
+    questions = [f"question number {i}" for i in range(6)]
+    text = chat(session, *questions)
+    expected = [f"question number {i}" for i in (4, 5)]
+    assert [turn.content for turn in given[-1][0] if turn.role == "user"] == expected
+    assert [turn.role for turn in given[-1][0]] == ["user", "assistant", "user"]
+    for turns, _ in given:
+        assert len(session.engine.tokenizer.encode_prompt(turns)) <= 64 - 8
+    assert "the 8 oldest turns are left out" in text
+    assert len(session.turns) == 12
+
+
+def test_as_many_turns_as_fit_are_read(session, monkeypatch):
+    """Exactly full is not too full: two exchanges and a question of 56 tokens, then of 57."""
+    for size, count in ((12, 5), (13, 3)):
+        session.exchanges = [Exchange("a" * 10, "b" * 6), Exchange("c" * 10, "d" * 6)]
+        given = says(session, monkeypatch, "e")
+        chat(session, "f" * size)
+        assert len(given[0][0]) == count
+
+
+def test_the_system_message_stays_when_the_context_is_full(make_session, monkeypatch):
+    session = make_session(system="speak like a pirate")
+    given = says(session, monkeypatch, *["aye"] * 5)
+    text = chat(session, *["x" * 9] * 4, "y" * 1000)
+    assert [turns[0] for turns, _ in given] == [("system", "speak like a pirate")] * 5
+    for turns, _ in given:
+        assert len(session.engine.tokenizer.encode_prompt(turns)) <= 64 - 8
+    assert "oldest turns are left out" in text
+    assert "of 1,000 characters are read" in text
+    assert "system   speak like a pirate" in chat(session, "status")
+    assert all(turn.role != "system" for turn in session.turns)
+
+
+@pytest.mark.parametrize(("system", "reason"), [(" ", "blank"), ("x" * 27, "29 tokens")])
+def test_a_system_message_out_of_range(make_session, system, reason):
+    make_session(system="x" * 26)  # 28 of the 56 tokens of a prompt
+    with pytest.raises(ValueError, match=f"^system .*{reason}"):
+        make_session(system=system)
+
+
+def test_retry_replaces_the_last_reply(session, monkeypatch):
+    given = says(session, monkeypatch, "one", "two", "three")
+    chat(session, "hi", "and?", "retry")
+    assert [turn.content for turn in session.turns] == ["hi", "one", "and?", "three"]
+    assert given[2][0] == given[1][0]
+    assert [options["seed"] for _, options in given] == [0, 1, 2]
+
+
+def test_retry_and_continue_pursue_the_goal_again(session):
+    chat(session, "goal kites", "hi")
+    for write in (session.retry, session.extend, session.retry):
+        result, _ = write(lambda text: None)
+        assert list(result.goal_progress) == ["kites"]
+    chat(session, "goal boats")
+    result, _ = session.retry(lambda text: None)
+    assert list(result.goal_progress) == ["boats"]
+    assert session.engine.model.get_active_goals() == ()
+
+
+def test_undo_takes_an_exchange_back_and_older_turns_return(session, monkeypatch):
+    given = says(session, monkeypatch, *"abcd")
+    text = chat(session, "first", "second", "x" * 50, "undo", "more")
+    assert f"[taken back: {'x' * 50}]" in text
+    assert [turn.content for turn in given[2][0]] == ["x" * 50]
+    assert [turn.content for turn in given[3][0]] == ["first", "a", "second", "b", "more"]
+    assert [turn.content for turn in session.turns] == ["first", "a", "second", "b", "more", "d"]
+
+
+def test_continue_writes_on_where_the_reply_ends(session, monkeypatch):
+    given = says(session, monkeypatch, "I went", " to the sea", "!")
+    text = chat(session, "hi", "continue", "/continue")
+    assert [turns for turns, _ in given] == [
+        [("user", "hi")],
+        [("user", "hi"), ("assistant", "I went")],
+        [("user", "hi"), ("assistant", "I went to the sea")],
+    ]
+    assert session.turns == [("user", "hi"), ("assistant", "I went to the sea!")]
+    assert text == "I went\n to the sea\n!\n"
+
+
+def test_continue_keeps_to_the_context(session, monkeypatch):
+    session.exchanges = [Exchange("a" * 40, "b" * 40)]
+    given = says(session, monkeypatch, "c")
+    text = chat(session, "continue")
+    assert len(session.engine.tokenizer.encode_prompt(given[0][0])) == 64 - 8
+    assert "the first 12 of 40 characters are read" in text
+    session.exchanges = [Exchange("hi", "b" * 60)]
+    assert "continue: the reply fills the context" in chat(session, "continue")
+    assert session.exchanges == [Exchange("hi", "b" * 60)]
+
+
+@pytest.mark.parametrize("command", ["retry", "undo", "continue"])
+def test_before_the_first_reply(session, command):
+    assert chat(session, command) == f"[{command}: there is no reply yet]\n"
+
+
+@pytest.mark.parametrize("command", ["retry", "continue"])
+def test_a_reply_that_is_not_replaced_stays(session, monkeypatch, command):
+    session.exchanges = [Exchange("hi", "well")]
+    stopped_after(session, monkeypatch, " ")
+    assert "as it was" in chat(session, command)
+    assert session.turns == [("user", "hi"), ("assistant", "well")]
 
 
 def test_a_turn_longer_than_the_context_is_cut_and_told(session):
@@ -156,15 +245,21 @@ def test_remember_and_recall(session):
 def test_status_counts(session):
     text = chat(session, "hi", "goal kites", "remember this", "/status")
     used = len(session.engine.tokenizer.encode_conversation(session.turns)[0])
-    assert f"context  {used} of 64 tokens, 2 turns, 0 forgotten" in text
+    assert f"context  {used} of 64 tokens, 2 turns, 0 left out" in text
     assert "goal     kites" in text
     assert "memory   1 of at most" in text
     assert "clock    1 text\n" in text
 
 
+def test_status_of_a_reply_longer_than_the_context(session):
+    """The last exchange counts as read, and no more tokens than the context holds."""
+    session.exchanges = [Exchange("hi", "b" * 9), Exchange("a" * 30, "b" * 60)]
+    assert "context  64 of 64 tokens, 4 turns, 2 left out" in chat(session, "status")
+
+
 def test_help_lists_every_command(session):
     text = chat(session, "help")
-    for name in ("exit", "quit", "goal", "remember", "recall", "status", "metrics", "help"):
+    for name in COMMANDS:
         assert f"\n{name} " in f"\n{text}"
     assert max(map(len, text.splitlines())) <= 80
 
@@ -189,16 +284,19 @@ def test_metrics_toggle(session, monkeypatch):
         ("\\goal keepers", (None, "\\goal keepers")),
         ("/recal x", ("recal", "x")),
         ("/help me", ("help", "me")),
+        ("undo", ("undo", "")),
+        ("undo it", (None, "undo it")),
         ("hi", (None, "hi")),
     ],
 )
 def test_what_is_a_command(line, expected):
-    assert command_of(line) == expected
+    assert parse_line(line) == expected
 
 
 def test_an_unknown_command_is_not_said_to_the_model(session):
     text = chat(session, "/stauts", "/\x1b[2J", "/" + "z" * 500)
-    assert "there is no command /stauts; did you mean status?" in text
+    assert "there is no command /stauts; did you mean status? help lists them" in text
+    assert f"there is no command /{'z' * 20}; help lists them" in text
     assert session.turns == []
     assert not FORBIDDEN.search(text)
 
@@ -248,8 +346,8 @@ def test_a_stopped_reply_is_kept_as_far_as_it_went(session, monkeypatch):
 
 def test_a_reply_stopped_before_its_first_word_is_no_turn(session, monkeypatch):
     stopped_after(session, monkeypatch, " ")
-    assert "not kept" in chat(session, *["twenty characters..."] * 4)
-    assert (session.turns, session.forgotten) == ([], 0)
+    assert "as it was" in chat(session, *["twenty characters..."] * 4)
+    assert session.turns == []
 
 
 def test_the_engine_stops_at_ctrl_c_and_the_chat_goes_on(session):
@@ -305,11 +403,14 @@ def test_hostile_text_is_harmless_on_every_way_to_the_screen(session, monkeypatc
         "".join(turn.content for turn in turns).encode()  # the tokenizer takes no lone surrogate
 
 
-def test_only_a_terminal_that_wants_it_is_dimmed(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
+class Terminal(io.StringIO):
+    """A stream that claims to be a terminal."""
 
+    def isatty(self):
+        return True
+
+
+def test_only_a_terminal_that_wants_it_is_dimmed(monkeypatch):
     def shown(stream):
         Screen.of(stream).note("x")
         return stream.getvalue()
@@ -325,17 +426,27 @@ def test_only_a_terminal_that_wants_it_is_dimmed(monkeypatch):
     assert shown(Terminal()) == "x\n"
 
 
-def test_a_narrow_terminal_is_noticed(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
+def test_notes_are_broken_between_words_in_a_terminal_alone(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setenv("NO_COLOR", "1")
+    note = "a note of some more characters than thirty"
+    for stream, lines in ((Terminal(), 2), (io.StringIO(), 1)):
+        Screen.of(stream).note(note)
+        shown = stream.getvalue().splitlines()
+        assert len(shown) == lines
+        assert " ".join(line.strip() for line in shown) == note
+        assert max(map(len, shown)) <= 30 or lines == 1
 
-    monkeypatch.setenv("COLUMNS", "50")
-    assert Screen.of(Terminal()).columns == 50
+
+def test_a_screen_is_as_wide_as_its_terminal_is_now(monkeypatch):
+    screen = Screen.of(Terminal())
+    for told, columns in ((50, 50), (140, 140), (1000, 200), (3, 20)):
+        monkeypatch.setenv("COLUMNS", str(told))
+        assert screen.columns == columns
     assert Screen.of(io.StringIO()).columns == 80
 
 
-@pytest.mark.parametrize("columns", range(20, 81))
+@pytest.mark.parametrize("columns", [*range(20, 81), 120, 200])
 @pytest.mark.parametrize("size", [0, 1, 7, 1000])
 def test_a_panel_fits(columns, size):
     full = result_of(
@@ -516,6 +627,23 @@ def test_a_pipe_is_answered_line_by_line(session, piped):
 def test_undecodable_bytes_of_a_pipe(session, piped):
     piped(session, b"caf\xe9\n", show_metrics=False)
     assert session.turns[0].content == "caf\ufffd"
+
+
+def test_a_byte_order_mark_is_not_speech(session, piped):
+    assert piped(session, b"\xef\xbb\xbf\n\xef\xbb\xbf") == ""
+    piped(session, b"\xef\xbb\xbfhi\n", show_metrics=False)
+    assert session.turns[0].content == "hi"
+
+
+def test_closed_streams(session, monkeypatch):
+    """Python has None for a stream that was closed before it started: `chat.py <&- >&-`."""
+    monkeypatch.setattr(sys, "stdin", None)
+    run_in_terminal(session)
+    monkeypatch.setattr(sys, "stdout", None)
+    run_in_terminal(session)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hi\n"))
+    run_in_terminal(session)
+    assert len(session.turns) == 2
 
 
 def test_the_end_of_input_ends_it(session, piped, monkeypatch, capsys):

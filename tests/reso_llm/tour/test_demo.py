@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from conftest import FULL
 
 from reso_llm import network as network_module
+from reso_llm.config import STAGES
 from reso_llm.decoding.controllers import PhaseSlip
 from reso_llm.inference import ResoLLMInference
 from reso_llm.stages.fused import soft_cap
-from reso_llm.tour import tour
-from reso_llm.tour.figures import save_figure
+from reso_llm.tour import stations, tour
+from reso_llm.tour.figures import check_figure, save_figure
 from reso_llm.tour.probes import (
     DIALOGUES,
     bits_per_byte,
@@ -26,7 +27,8 @@ from reso_llm.tour.probes import (
     warning_trace,
     without,
 )
-from reso_llm.tour.tour import STATIONS, VISIBLE, visit
+from reso_llm.tour.stations import VISIBLE
+from reso_llm.tour.tour import STATIONS, stations_of, visit
 
 IDS = [0, 2, 72, 105, 33, 4, 3, 90, 91]
 
@@ -201,65 +203,88 @@ def toured():
     model = make_tiny_model(stages=FULL, vocab_size=261, max_seq_len=64)
     engine = ResoLLMInference(model, ResoTokenizer.train(["bytes alone"], 261), model.config)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tour, "GREEDY_LENGTH", 24)
-        return engine, {name: visit(engine, name, 0) for name in STATIONS}
+        patch.setattr(stations, "GREEDY_LENGTH", 24)
+        return engine, {name: visit(engine, station, 0) for name, station in STATIONS.items()}
 
 
-def test_every_stop_has_something_to_say_and_leaves_no_trace(toured):
-    engine, stops = toured
-    for stop in stops.values():
-        assert stop.lines
-        assert stop.numbers
-        assert all(math.isfinite(n) for n in stop.numbers.values())
+def test_stations_come_in_the_order_of_the_stages(engine):
+    ordered = stations_of(engine.model)
+    assert ordered.keys() == STATIONS.keys()
+    stages = [station.stage for station in ordered.values()]
+    assert stages[-1] == ""
+    assert stages[:-1] == sorted(stages[:-1], key=STAGES.index)
+
+
+def test_a_stage_without_a_station_gets_one(engine, monkeypatch):
+    """Guards a new stage that the tour passes by."""
+    others = {name: station for name, station in STATIONS.items() if name != "synchrony"}
+    monkeypatch.setattr(tour, "STATIONS", others)
+    station = stations_of(engine.model)["kuramoto"]
+    saved = visit(engine, station, 0).saved["kuramoto"]
+    whole = bits_per_byte(engine.model, engine.tokenizer)
+    silenced = bits_per_byte(without(engine.model, "kuramoto"), engine.tokenizer)
+    assert saved == pytest.approx(silenced - whole)
+    assert "entanglement" not in stations_of(engine.model)  # nothing of it is in the network
+
+
+def test_every_station_has_something_to_say_and_leaves_no_trace(toured):
+    engine, findings = toured
+    for finding in findings.values():
+        values = finding.saved | finding.numbers
+        assert finding.lines
+        assert values
+        assert all(math.isfinite(value) for value in values.values())
     assert len(engine.model.session.episodes) == 0
     assert engine.model.get_active_goals() == ()
 
 
 def test_numbers_are_those_of_the_probes(toured):
-    engine, stops = toured
+    engine, findings = toured
     t, whole = engine.tokenizer, bits_per_byte(engine.model, engine.tokenizer)
     for name, stage in (("bindings", "prsc"), ("synchrony", "kuramoto"),
                         ("field", "temporal_smf"), ("depth", "coherence_gate")):  # fmt: skip
         absent = bits_per_byte(without(engine.model, stage), t)
-        assert stops[name].numbers[stage] == pytest.approx(absent - whole)
+        assert findings[name].saved[stage] == pytest.approx(absent - whole)
     own = [goal_vector(engine.model, t, d.topic) for d in DIALOGUES]
     pays = bits_per_byte(engine.model, t, replies_only=True) - bits_per_byte(
         engine.model, t, own, replies_only=True
     )
-    assert stops["goals"].numbers["goal"] == pytest.approx(pays)
+    assert findings["goals"].saved["goal, to none"] == pytest.approx(pays)
     others = bits_per_byte(engine.model, t, own[1:] + own[:1], replies_only=True)
     aims = others - bits_per_byte(engine.model, t, own, replies_only=True)
-    assert stops["goals"].numbers["goal, another's"] == pytest.approx(aims)
-    for name, trace in stops["stability"].traces.items():
-        assert stops["stability"].numbers[name] == max(trace[32:])  # of 63
+    assert findings["goals"].saved["goal, to another's"] == pytest.approx(aims)
+    for name, trace in findings["stability"].traces.items():
+        assert findings["stability"].numbers[name] == max(trace[32:])  # of 63
 
 
 def test_what_is_bad_is_told(toured):
     """Guards a tour that praises whatever happens."""
     for name in ("bindings", "synchrony", "field"):
-        (gain,), last = toured[1][name].numbers.values(), toured[1][name].lines[-1]
+        (gain,), last = toured[1][name].saved.values(), toured[1][name].lines[-1]
         word = "helps" if gain > 0 else "HURTS"
         assert (word if abs(gain) >= VISIBLE else "nothing visible") in last
 
 
 def test_a_small_effect_is_called_none(toured, monkeypatch):
-    monkeypatch.setattr(tour, "VISIBLE", 100.0)
-    assert "nothing visible" in visit(toured[0], "field", 0).lines[-1]
+    monkeypatch.setattr(stations, "VISIBLE", 100.0)
+    assert "nothing visible" in visit(toured[0], STATIONS["field"], 0).lines[-1]
 
 
 def test_slips_are_those_of_the_controller(toured, monkeypatch):
     """Guards a comparison of a text with itself."""
-    monkeypatch.setattr(tour, "GREEDY_LENGTH", 8)
-    monkeypatch.setattr(tour, "SLIPPING", PhaseSlip(spike_nats=0.0, cooldown_steps=0))
-    stop = visit(toured[0], "control", 0)
-    assert stop.traces["slips"]
-    assert stop.traces["greedy"] != stop.traces["with slips"]
-    assert "spike" in stop.lines[1]
+    monkeypatch.setattr(stations, "GREEDY_LENGTH", 8)
+    monkeypatch.setattr(stations, "SLIPPING", PhaseSlip(spike_nats=0.0, cooldown_steps=0))
+    finding = visit(toured[0], STATIONS["control"], 0)
+    assert finding.traces["slips"]
+    assert finding.traces["greedy"] != finding.traces["with slips"]
+    assert "spike" in finding.lines[1]
 
 
 def test_memory_tells_a_fact_and_fades(toured):
     before, after, later = toured[1]["memory"].numbers.values()
     assert before < later < after
+    without_echo = float(toured[1]["memory"].lines[2].rpartition(": ")[2])
+    assert without_echo < 0.1 * after
     assert "100 texts ago" in toured[1]["memory"].lines[-1]
 
 
@@ -267,19 +292,25 @@ def test_the_bag_is_exact(toured):
     assert toured[1]["primes"].numbers == {"exact": 1.0}
 
 
+def test_the_monitor_warns_of_the_loop(toured):
+    """Guards a text called looping that does not repeat itself."""
+    highest = toured[1]["stability"].numbers
+    assert highest["looping"] > 0.9 > highest["clean"]
+
+
 def test_the_same_seed_gives_the_same_tour(toured):
-    engine, stops = toured
-    assert visit(engine, "stability", 0) == stops["stability"]
-    assert visit(engine, "stability", 1) != stops["stability"]
+    engine, findings = toured
+    assert visit(engine, STATIONS["stability"], 0) == findings["stability"]
+    assert visit(engine, STATIONS["stability"], 1) != findings["stability"]
 
 
 def test_a_model_without_stages_says_so(make_engine, tmp_path, monkeypatch):
-    monkeypatch.setattr(tour, "GREEDY_LENGTH", 8)
+    monkeypatch.setattr(stations, "GREEDY_LENGTH", 8)
     engine = make_engine(stages=())
-    stops = {name: visit(engine, name, 0) for name in STATIONS}
+    findings = {name: visit(engine, station, 0) for name, station in STATIONS.items()}
     absent = [n for n, s in STATIONS.items() if s.stage]
-    assert all("trained without it" in stops[name].lines[0] for name in absent)
-    save_figure(stops, tmp_path / "plain.png")
+    assert all("trained without it" in findings[name].lines[0] for name in absent)
+    save_figure(findings, tmp_path / "plain.png")
     assert (tmp_path / "plain.png").stat().st_size > 10_000
 
 
@@ -290,8 +321,24 @@ def test_the_figure(toured, tmp_path):
     pytest.importorskip("matplotlib")
     save_figure(toured[1], tmp_path / "tour.png")
     assert (tmp_path / "tour.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(ValueError, match="docx"):
-        save_figure(toured[1], tmp_path / "tour.docx")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("tour.docx", ".png"), ("tour", ".png"), ("away/tour.png", "no directory"),
+     ("here.png", "a directory"), ("locked.png", "may not write"), ("shut/tour.png", "may not")],
+)  # fmt: skip
+def test_a_figure_that_cannot_be_written_is_refused(tmp_path, monkeypatch, name, reason):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "here.png").mkdir()
+    (tmp_path / "locked.png").touch()
+    (tmp_path / "shut").mkdir()
+    for allowed in ("tour.png", "TOUR.PDF", "locked.png", "shut/tour.svg"):
+        check_figure(tmp_path / allowed)
+    # The owner of these tests may be root, who may write everywhere.
+    monkeypatch.setattr("os.access", lambda path, _: path.name not in ("locked.png", "shut"))
+    with pytest.raises(ValueError, match=f"^save_figure = .*{name}.*{reason}"):
+        check_figure(tmp_path / name)
 
 
 def test_a_figure_without_matplotlib_is_one_message(toured, tmp_path, monkeypatch):
