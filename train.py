@@ -3,6 +3,7 @@
 python train.py --config configs/small.yaml --data guanaco --out runs/first
 python train.py --config configs/small.yaml --data rows.jsonl --minutes 8 model.num_layers=6
 python train.py --out runs/first --resume
+python train.py --init_from runs/first --data rows.jsonl --replies_only true --out runs/second
 python train.py --config configs/cer.yaml --steps 100
 """
 
@@ -43,12 +44,20 @@ def names_reactor(args: list[str]) -> bool:
 
 
 def read_config(args: list[str], config_class: type = TrainConfig) -> tuple[Any, bool]:
-    """The configuration and whether to resume; a resumed run starts from its own config.yaml."""
+    """The configuration and whether to resume.
+
+    A resumed run starts from its own config.yaml, a run with init_from from that model's shape.
+    """
     parser = make_parser(config_class)
     values = parser.read(args)
     saved = Path(values.out, "config.yaml")
     if values.resume and values.config is None and saved.is_file():
         values = parser.read(["--config", str(saved), *args])
+    elif values.get("init_from"):
+        from reso_llm.training.initial import model_options
+
+        parser.set_defaults(model_options(values.init_from))
+        values = parser.read(args)
     return parser.build(config_class, values, "config", "resume"), values.resume
 
 

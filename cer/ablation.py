@@ -68,13 +68,14 @@ def without_ffn(reactor: CoherentEntropyReactor) -> None:
 
 def without_drift(reactor: CoherentEntropyReactor) -> None:
     """No escape and no brake, in either mode; in `corrected` the modulation goes as well."""
-    reactor.options = dataclasses.replace(reactor.options, drift_strength=0.0, max_deficit_nats=0.0)
+    control = reactor.control
+    control.options = dataclasses.replace(control.options, drift_strength=0.0, max_deficit_nats=0.0)
 
 
 def without_control(reactor: CoherentEntropyReactor) -> None:
     """No drift and a phase that stays where it is: in `published` no modulation either."""
     without_drift(reactor)
-    reactor.coupling = 0.0
+    reactor.control.kuramoto_k = 0.0
 
 
 VARIANTS: Mapping[str, Callable[[CoherentEntropyReactor], None]] = {

@@ -16,10 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cer.control import TOLERANCE_NATS
 from cer.reactor import CoherentEntropyReactor, Mode
-from cer.trajectory import TrajectoryStep
-from entropy_core.control import CERAction
+from cer.trajectory import TrajectoryStep, batch_mean
 from entropy_core.information import entropy_nats, entropy_nats_from_probs
 
 CONDITIONS = ("PEAKED", "UNIFORM", "RANDOM")
@@ -77,13 +75,8 @@ def run_conditions(
 
 
 def step_record(step: TrajectoryStep) -> dict[str, Any]:
-    """One step as JSON; tensors (B,) become their mean, the control that of the mean deficit."""
-    deficit = _rounded(step.deficit)
-    if isinstance(step.control, Tensor):
-        action = CERAction.ESCAPE if deficit > 0 else CERAction.BRAKE
-        action = CERAction.NONE if abs(deficit) <= TOLERANCE_NATS else action
-    else:
-        action = step.control
+    """One step as JSON, in the numbers of `batch_mean`."""
+    step = batch_mean(step)
     return {
         "layer": step.layer_idx,
         "step": step.step_idx,
@@ -93,9 +86,9 @@ def step_record(step: TrajectoryStep) -> dict[str, Any]:
         "sum_p": _rounded(step.sum_p),
         "max_prob": _rounded(step.max_prob),
         "max_entropy": _rounded(step.max_entropy),
-        "drift_applied": action != CERAction.NONE,
-        "deficit": deficit,
-        "control": action.name,
+        "drift_applied": step.drift_applied,
+        "deficit": _rounded(step.deficit),
+        "control": step.control.name,
     }
 
 
@@ -127,7 +120,7 @@ def metadata(reactor: CoherentEntropyReactor, num_seeds: int) -> dict[str, Any]:
     hidden, output = reactor.encoder.out_features, reactor.output.out_features
     return {
         "mode": reactor.mode,
-        "target_entropy": reactor.options.target_nats,
+        "target_entropy": reactor.control.options.target_nats,
         "max_state_entropy": _rounded(torch.tensor(hidden, dtype=torch.float64).log()),
         "max_output_entropy": _rounded(torch.tensor(output, dtype=torch.float64).log()),
         "input_dim": reactor.encoder.in_features,

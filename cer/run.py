@@ -1,17 +1,21 @@
 """A run of reactors: `cer.training` computes, the run directory is `run_core`'s.
 
-The directory is locked, written and resumed by the same rules as a language model's.
+    RUN/config.yaml  environment.json  metrics.jsonl  loss.png  checkpoints/  wandb/
+
+The directory is locked, written and resumed by the same rules as a language model's: a run killed
+at any moment and resumed ends with the same weights.
 """
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from cer import training
-from cer.training import CERTrainConfig, Progress, TrainResult
+from cer.training import CERTrainConfig, Progress, Trainer, Validation
 from run_core.checkpoint import load_checkpoint
 from run_core.run import (
     Report,
@@ -25,46 +29,98 @@ from run_core.run import (
     save_checkpoint,
     write_records,
 )
-from run_core.runlog import RunLog
+from run_core.runlog import Curves, RunLog
 from run_core.saved_state import flatten_state, unflatten_state
 
 # What may differ when a run is resumed: how long, where to, how it is watched; not what is learnt.
 RESUMABLE = {"out", "steps", "validate_every", "log_every", "save_every", "keep_last", "wandb"}
+CURVES = Curves(
+    along="step",
+    training="kl_nats",
+    validation="validation_kl_nats",
+    labels=("optimizer steps", "training KL\n(nats)", "validation KL\n(nats)"),
+)
 
 Start = tuple[Mapping[str, Tensor], Progress]
+
+
+class TrainResult(NamedTuple):
+    """The trained reactors and how they ended."""
+
+    reactors: nn.ModuleList
+    step: int
+    seconds: float
+    validation: Validation
 
 
 def train(
     config: CERTrainConfig, *, resume: bool = False, report: Report = tqdm.write
 ) -> TrainResult:
-    """Train reactors into config.out; messages go to `report`.
+    """Train reactors into config.out; messages go to `report`, progress to stderr.
 
-    Raises TrainingError, CheckpointError or RunLogError with one message, ValueError for unfit
-    data, FloatingPointError when a reaction or a gradient is not finite.
+    SIGINT and SIGTERM save after the step at hand and end the run. Raises TrainingError,
+    CheckpointError or RunLogError with one message, ValueError for unfit data, FloatingPointError
+    when a reaction or a gradient is not finite.
     """
     run_dir = Path(config.out)
     run_dir.mkdir(parents=True, exist_ok=True)
     with lock_run(run_dir):
         clean_leftovers(run_dir)
         start = _start(config, resume, report)
+        trainer = Trainer(config)
+        if start is not None:
+            trainer.restore(*start)
+            report(f"resuming at step {trainer.step:,}")
         write_records(run_dir, config, torch.device("cpu"))
-        with catch_signals(report) as caught, _open_log(config, start, report) as log:
-            return training.train(
-                config,
-                start=start,
-                save=lambda *parts: _save(config, *parts),
-                log=log.log,
-                stop=lambda: bool(caught),
-            )
+        with (
+            catch_signals(report) as caught,
+            _open_log(trainer, report) as log,
+            _progress_bar(trainer) as bar,
+        ):
+            _run(trainer, log, bar, caught)
+        if trainer.step < config.steps:
+            report(f"stopped by {caught[0]} at step {trainer.step}; --resume goes on")
+        return TrainResult(trainer.reactors, trainer.step, trainer.seconds, trainer.validate())
 
 
-def _open_log(config: CERTrainConfig, start: Start | None, report: Report) -> RunLog:
+def _run(trainer: Trainer, log: RunLog, bar: tqdm, caught: list[str]) -> None:
+    """Step to config.steps or to the first signal; the last step is logged, scored and saved.
+
+    The rows of a step are logged before its checkpoint is saved.
+    """
+    config, stopped = trainer.config, False
+    while trainer.step < config.steps and not stopped:
+        row, stopped = trainer.train_step(), bool(caught)
+        bar.update()
+        last = stopped or trainer.step == config.steps
+        if last or trainer.step % config.log_every == 0:
+            log.log(row)
+            bar.set_postfix_str(f"KL {row['kl_nats']:.4f} nats")
+        if last or trainer.step % config.validate_every == 0:
+            scores = trainer.validate().to_row()
+            log.log({"step": trainer.step, "seconds": trainer.seconds, **scores})
+            log.plot(CURVES)
+        if last or trainer.step % config.save_every == 0:
+            _save(trainer)
+
+
+def _open_log(trainer: Trainer, report: Report) -> RunLog:
     return RunLog(
-        Path(config.out),
-        resume_step=start[1].step if start else None,
-        wandb=config.wandb,
-        config=config.to_dict(),
+        trainer.config.out,
+        resume_step=trainer.step or None,
+        wandb=trainer.config.wandb,
+        config=trainer.config.to_dict(),
         report=report,
+    )
+
+
+def _progress_bar(trainer: Trainer) -> tqdm:
+    return tqdm(
+        desc="training",
+        total=trainer.config.steps,
+        initial=trainer.step,
+        unit="step",
+        file=sys.stderr,
     )
 
 
@@ -80,21 +136,21 @@ def _start(config: CERTrainConfig, resume: bool, report: Report) -> Start | None
     changed = changed_keys(saved["config"], config.to_dict(), RESUMABLE)
     if changed:
         raise TrainingError(
-            f"{newest} was trained with another configuration: {', '.join(changed)}"
+            f"{newest} was trained with another configuration: {', '.join(changed)}; resume "
+            "without these options, or start a new run with another --out"
         )
     optimizer = unflatten_state(tensors["optimizer"], saved["state"])
     return tensors["model"], Progress(saved["step"], saved["seconds"], optimizer)
 
 
-def _save(
-    config: CERTrainConfig, step: int, weights: dict[str, Tensor], progress: Progress
-) -> None:
+def _save(trainer: Trainer) -> None:
+    config, progress = trainer.config, trainer.progress()
     optimizer, state = flatten_state(progress.optimizer)
-    record = {"step": step, "seconds": progress.seconds, "config": config.to_dict(), "state": state}
+    record = {"step": progress.step, "seconds": progress.seconds}
     save_checkpoint(
         config.out,
-        step,
-        tensors={"model": weights, "optimizer": optimizer},
-        documents={"training.json": record},
+        progress.step,
+        tensors={"model": trainer.reactors.state_dict(), "optimizer": optimizer},
+        documents={"training.json": record | {"config": config.to_dict(), "state": state}},
     )
     prune(config.out, config.keep_last, keep_best=False)

@@ -2,15 +2,15 @@
 
 Several reactors see the same batches and differ by their start alone; the losses are those of
 `cer.losses`. A step depends on its number, the seed, the weights and the optimizer alone, so a
-resumed run ends with the same bits. Where checkpoints and rows of metrics go is the caller's affair
-(`save`, `log`): this package knows no file format.
+resumed run ends with the same bits. The run directory, its checkpoints and its metrics are
+`cer.run`'s.
 
 Shapes: B batch, S positions, V outcomes, R reactors.
 """
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -133,14 +133,11 @@ class Validation(NamedTuple):
     kl_nats: tuple[float, ...]  # one a reactor
     convergence: float | None  # None for one reactor
 
-
-class TrainResult(NamedTuple):
-    """The trained reactors and how they ended."""
-
-    reactors: nn.ModuleList
-    step: int
-    seconds: float
-    validation: Validation
+    def to_row(self) -> dict[str, float]:
+        """The scores by name, the mean over the reactors among them."""
+        row = {f"validation_kl_nats_{i}": kl for i, kl in enumerate(self.kl_nats)}
+        row["validation_kl_nats"] = sum(self.kl_nats) / len(self.kl_nats)
+        return row if self.convergence is None else row | {"convergence": self.convergence}
 
 
 Row = dict[str, Any]
@@ -249,43 +246,3 @@ class Trainer:
 def held_out_batch(config: CERTrainConfig, data: Distributions) -> Batch:
     """The val_size held-out examples of a run; no training step draws from their stream."""
     return data.batch(config.val_size, _generator(config.seed, HELD_OUT), held_out=True)
-
-
-def train(
-    config: CERTrainConfig,
-    *,
-    start: tuple[Mapping[str, Tensor], Progress] | None = None,
-    save: Callable[[int, dict[str, Tensor], Progress], None] = lambda *_: None,
-    log: Callable[[Row], None] = lambda _: None,
-    stop: Callable[[], bool] = lambda: False,
-) -> TrainResult:
-    """Train from the start or from a checkpoint's (weights, progress) to config.steps.
-
-    save(step, weights, progress) is called at each checkpoint and at the end, log(row) for each
-    row of metrics, before the checkpoint of its step; stop() is asked after every step, and the
-    run saves and ends where it says True. Raises ValueError for unfit data, FloatingPointError
-    when a reaction or a gradient is not finite.
-    """
-    trainer = Trainer(config)
-    if start is not None:
-        trainer.restore(*start)
-    stopped = False
-    while trainer.step < config.steps and not stopped:
-        row, stopped = trainer.train_step(), stop()
-        last = stopped or trainer.step == config.steps
-        if last or trainer.step % config.log_every == 0:
-            log(row)
-        if last or trainer.step % config.validate_every == 0:
-            log(_validation_row(trainer))
-        if last or trainer.step % config.save_every == 0:
-            save(trainer.step, trainer.reactors.state_dict(), trainer.progress())
-    return TrainResult(trainer.reactors, trainer.step, trainer.seconds, trainer.validate())
-
-
-def _validation_row(trainer: Trainer) -> Row:
-    found = trainer.validate()
-    row = {"step": trainer.step, "seconds": trainer.seconds}
-    row |= {f"validation_kl_nats_{i}": kl for i, kl in enumerate(found.kl_nats)}
-    if found.convergence is not None:
-        row["convergence"] = found.convergence
-    return row

@@ -1,8 +1,10 @@
 """What a call of the reactor returns: reactions, the log of its steps and the state it ended in.
 
-Shapes: B batch, S positions, O output width, N oscillators. A mode of the reactor decides what the
-numbers of a step are: `published` logs floats (means over batch and positions), `corrected` tensors
-(B,), means over the positions of each sample, which carry gradients.
+The mode of the reactor decides what the numbers of a step are. `published` logs floats, means over
+batch and positions. `corrected` logs tensors (B,), means over the positions of each sample, which
+carry gradients. `batch_mean` turns either into floats.
+
+Shapes: B batch, S positions, O output width, N oscillators.
 """
 
 from typing import NamedTuple
@@ -11,6 +13,17 @@ import torch
 from torch import Tensor
 
 from entropy_core.control import CERAction
+
+TOLERANCE_NATS = 1e-3  # closer than this is on the set point, in mode `corrected`
+
+
+class StepOutcome(NamedTuple):
+    """State after a control step and the decision taken in it."""
+
+    z: Tensor  # (B,S,D)
+    phases: Tensor  # published (), corrected (B,N)
+    action: Tensor  # () or (B,), CERAction
+    deficit: Tensor  # () or (B,), nats
 
 
 class TrajectoryStep(NamedTuple):
@@ -27,6 +40,24 @@ class TrajectoryStep(NamedTuple):
     drift_applied: Tensor | bool
     deficit: Tensor | float  # nats; escape > 0, brake < 0, before the control
     control: Tensor | CERAction  # corrected: (B,) int64 of CERAction values
+
+
+def batch_mean(step: TrajectoryStep) -> TrajectoryStep:
+    """A step in plain numbers: means over the batch, and the control that the mean deficit names.
+
+    A step of `published` has plain numbers already and is returned as it is.
+    """
+    if not isinstance(step.control, Tensor):
+        return step
+    values = {
+        name: value.detach().mean().item()
+        for name, value in step._asdict().items()
+        if isinstance(value, Tensor) and value.is_floating_point()
+    }
+    action = CERAction.ESCAPE if values["deficit"] > 0 else CERAction.BRAKE
+    if abs(values["deficit"]) <= TOLERANCE_NATS:
+        action = CERAction.NONE
+    return step._replace(**values, control=action, drift_applied=action != CERAction.NONE)
 
 
 class ReactorState(NamedTuple):

@@ -1,7 +1,7 @@
 """The record of a run: metrics.jsonl, its picture loss.png, and wandb.
 
-    RUN/metrics.jsonl   one JSON object a line, each with "step"; the curve is drawn from
-                        "tokens", "loss_nats" (per token) and "validation_bits_per_byte"
+    RUN/metrics.jsonl   one JSON object a line, each with "step"; `Curves` names the numbers that
+                        the picture is drawn from
     RUN/loss.png        drawn from metrics.jsonl (extra `plots`)
     RUN/wandb/          offline by default; it can fail in any way and only costs one message
 
@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from run_core.checkpoint import write_file
 
@@ -29,6 +29,25 @@ _ONLINE_SECONDS = 6.0
 
 Report = Callable[[str], None]
 Row = Mapping[str, Any]
+
+
+class Curves(NamedTuple):
+    """The numbers of the rows that loss.png shows, and the labels of their axes."""
+
+    along: str
+    training: str
+    validation: str
+    labels: tuple[str, str, str]
+
+
+LANGUAGE_MODEL = Curves(
+    along="tokens",
+    training="loss_nats",
+    validation="validation_bits_per_byte",
+    labels=(
+        "tokens seen in training", "training loss\n(nats per token)", "validation\n(bits per byte)"
+    ),
+)  # fmt: skip
 
 
 class RunLogError(RuntimeError):
@@ -79,12 +98,12 @@ class RunLog:
             raise _unwritable(self.path, error) from error
         self._wandb.log(row)
 
-    def plot(self) -> None:
+    def plot(self, curves: Curves = LANGUAGE_MODEL) -> None:
         """Redraw loss.png; the first failure is reported and ends the drawing."""
         if not self._plots:
             return
         try:
-            plot_loss(self.path, self.path.with_name("loss.png"))
+            plot_loss(self.path, self.path.with_name("loss.png"), curves)
         except (ImportError, OSError, RunLogError) as error:
             self._plots = False
             self._report(f"no loss.png: {_reason(error)}")
@@ -184,28 +203,30 @@ def _reason(error: BaseException) -> str:
 # --- loss.png ---------------------------------------------------------------------------------
 
 
-def plot_loss(metrics_path: str | Path, png_path: str | Path) -> bool:
-    """Draw training loss and validation bits per byte against tokens; False if there is neither.
+def plot_loss(
+    metrics_path: str | Path, png_path: str | Path, curves: Curves = LANGUAGE_MODEL
+) -> bool:
+    """Draw the training and the validation curve; False if the rows have neither.
 
     The picture appears whole or not at all. Raises ImportError without matplotlib (naming the
     extra), RunLogError for damaged metrics, OSError when the disk refuses.
     """
     rows = read_metrics(metrics_path)
-    training = _curve(rows, "loss_nats")
-    validation = _curve(rows, "validation_bits_per_byte")
+    training = _curve(rows, curves.along, curves.training)
+    validation = _curve(rows, curves.along, curves.validation)
     if not training[0] and not validation[0]:
         return False
-    write_file(png_path, _draw(training, validation))
+    write_file(png_path, _draw(training, validation, curves.labels))
     return True
 
 
-Curve = tuple[list[float], list[float]]  # tokens, values
+Curve = tuple[list[float], list[float]]  # tokens or steps, values
 
 
-def _curve(rows: list[dict[str, Any]], name: str) -> Curve:
-    points = [(row.get("tokens"), row.get(name)) for row in rows]
-    points = [(tokens, value) for tokens, value in points if None not in (tokens, value)]
-    return [tokens for tokens, _ in points], [value for _, value in points]
+def _curve(rows: list[dict[str, Any]], along: str, name: str) -> Curve:
+    points = [(row.get(along), row.get(name)) for row in rows]
+    points = [(place, value) for place, value in points if None not in (place, value)]
+    return [place for place, _ in points], [value for _, value in points]
 
 
 def _smooth(values: list[float]) -> list[float]:
@@ -220,7 +241,7 @@ def _smooth(values: list[float]) -> list[float]:
     return smooth
 
 
-def _draw(training: Curve, validation: Curve) -> bytes:
+def _draw(training: Curve, validation: Curve, labels: tuple[str, str, str]) -> bytes:
     try:
         from matplotlib.figure import Figure
         from matplotlib.ticker import EngFormatter
@@ -231,39 +252,38 @@ def _draw(training: Curve, validation: Curve) -> bytes:
     upper, lower = figure.subplots(2, 1, sharex=True)
     _draw_training(upper, *training)
     _draw_validation(lower, *validation)
-    for axes in (upper, lower):
+    for axes, label in ((upper, labels[1]), (lower, labels[2])):
+        axes.set_ylabel(label)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    lower.set_xlabel("tokens seen in training")
+    lower.set_xlabel(labels[0])
     lower.xaxis.set_major_formatter(EngFormatter(sep=""))
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     return picture.getvalue()
 
 
-def _draw_training(axes, tokens: list[float], loss: list[float]) -> None:
-    axes.set_ylabel("training loss\n(nats per token)")
+def _draw_training(axes, places: list[float], loss: list[float]) -> None:
     if not loss:
         return
     smooth = _smooth(loss)
     label = f"each row, from {loss[0]:.2f}"
     last = f"smoothed, to {smooth[-1]:.3f}"
-    axes.plot(tokens, loss, color="#56B4E9", linewidth=0.8, alpha=0.6, label=label)
-    axes.plot(tokens, smooth, color="#0072B2", linewidth=2, label=last)
+    axes.plot(places, loss, color="#56B4E9", linewidth=0.8, alpha=0.6, label=label)
+    axes.plot(places, smooth, color="#0072B2", linewidth=2, label=last)
     low, high = min(loss), max(smooth[len(loss) // 50 :])  # the first drop would flatten the rest
     axes.set_ylim(low - 0.05 * (high - low) - 1e-3, high + 0.05 * (high - low) + 1e-3)
     axes.legend(frameon=False)
 
 
-def _draw_validation(axes, tokens: list[float], bits: list[float]) -> None:
-    axes.set_ylabel("validation\n(bits per byte)")
-    if not bits:
+def _draw_validation(axes, places: list[float], scores: list[float]) -> None:
+    if not scores:
         return
-    best = min(range(len(bits)), key=bits.__getitem__)
-    last = f"last: {bits[-1]:.4f}"
-    axes.plot(tokens, bits, color="#D55E00", linewidth=2, marker="o", markersize=4, label=last)
-    label = f"best: {bits[best]:.4f}"
-    axes.plot(tokens[best], bits[best], "*", color="black", markersize=14, label=label)
+    best = min(range(len(scores)), key=scores.__getitem__)
+    last = f"last: {scores[-1]:.4f}"
+    axes.plot(places, scores, color="#D55E00", linewidth=2, marker="o", markersize=4, label=last)
+    label = f"best: {scores[best]:.4f}"
+    axes.plot(places[best], scores[best], "*", color="black", markersize=14, label=label)
     axes.legend(frameon=False)
 
 

@@ -10,6 +10,7 @@ Shapes: B batch, T time, D width, V vocabulary.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -63,10 +64,31 @@ def text_vector(table: Tensor, ids: Sequence[int]) -> Tensor:
     return pooled(vectors, torch.ones_like(vectors[..., 0]))[0]
 
 
+class GoalDraws(NamedTuple):
+    """The random numbers behind the goals of B rows of T tokens; a slice of each is some rows'."""
+
+    rows: Tensor  # (B,1) uniform: which rows get a goal
+    tokens: Tensor  # (B,T) uniform: which tokens of the reply are left out
+    noise: Tensor  # (B,D) normal
+
+    def part(self, rows: slice) -> "GoalDraws":
+        """The draws of some rows."""
+        return GoalDraws(*(values[rows] for values in self))
+
+
+def draw_goals(shape: Sequence[int], generator: torch.Generator) -> GoalDraws:
+    """Draws for vectors of `shape` (B,T,D), on the generator's device."""
+    B, T, D = shape
+    options = {"generator": generator, "device": generator.device}
+    return GoalDraws(
+        torch.rand(B, 1, **options), torch.rand(B, T, **options), torch.randn(B, D, **options)
+    )
+
+
 def hindsight_goals(
     vectors: Tensor,
     reply: Tensor,
-    generator: torch.Generator,
+    draws: GoalDraws | torch.Generator,
     *,
     keep: float = 0.5,
     token_dropout: float = 0.5,
@@ -78,21 +100,20 @@ def hindsight_goals(
     A row gets a goal with probability `keep`: the pooled vector of its reply tokens, each left out
     with probability token_dropout (all stay if none would), plus Gaussian noise of deviation
     `noise` times the vector's rms. All other rows, and rows without a reply, are exactly 0.
-    weights (B,T) as in `pooled`. A row's draws do not depend on its contents. Raises ValueError
-    for probabilities outside [0, 1] or negative noise.
+    weights (B,T) as in `pooled`. A generator makes the draws of this batch. A row's draws do not
+    depend on its contents. Raises ValueError for probabilities outside [0, 1] or negative noise.
     """
     for name, value in (("keep", keep), ("token_dropout", token_dropout)):
         if not 0 <= value <= 1:
             raise ValueError(f"{name} = {value!r}: expected a number from 0 to 1")
     if not noise >= 0:
         raise ValueError(f"noise = {noise!r}: expected a number of at least 0")
-
-    def draw(sample, *shape: int) -> Tensor:
-        return sample(*shape, generator=generator, device=generator.device).to(vectors.device)
-
-    rows, kept = draw(torch.rand, len(reply), 1) < keep, draw(torch.rand, *reply.shape)
-    some = reply & (kept >= token_dropout)
+    if isinstance(draws, torch.Generator):
+        draws = draw_goals(vectors.shape, draws)
+    draws = GoalDraws(*(values.to(vectors.device) for values in draws))
+    rows = draws.rows < keep
+    some = reply & (draws.tokens >= token_dropout)
     some = torch.where(some.any(1, keepdim=True), some, reply)
     goals = pooled(vectors, some, weights)  # rms 1
-    goals = goals + noise * draw(torch.randn, *goals.shape).to(goals.dtype)
+    goals = goals + noise * draws.noise.to(goals.dtype)
     return torch.where(rows & reply.any(1, keepdim=True), goals, 0.0)

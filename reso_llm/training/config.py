@@ -68,6 +68,8 @@ class TrainConfig:
         val_fraction: share of the data held out for validation.
         on_bad_row: stop at a bad row, or skip it and list it.
         tokenizer: a tokenizer.json, or default; without it one is trained on the data.
+        init_from: a run or checkpoint whose weights and tokenizer to start from.
+        keep_memory: take over the binding memory of init_from instead of counting the new data.
         replies_only: take the loss on the assistant's tokens only.
         out: directory of the run.
         seed: of initialisation, dropout and the order of the data.
@@ -96,6 +98,8 @@ class TrainConfig:
     val_fraction: float = 0.05
     on_bad_row: Literal["error", "skip"] = "error"
     tokenizer: str | None = None
+    init_from: str | None = None
+    keep_memory: bool = False
     replies_only: bool = False
     out: str = "runs/latest"
     seed: int = 0
@@ -130,6 +134,14 @@ class TrainConfig:
             require(value is None or value > 0, name, value, "above 0")
         if not any(budgets.values()):
             raise ValueError("no budget: give minutes, steps or tokens, for example --minutes 8")
+        require(
+            self.init_from is not None or not self.keep_memory,
+            "keep_memory",
+            self.keep_memory,
+            "false without init_from",
+        )
+        given = self.init_from is not None and self.tokenizer is not None
+        require(not given, "tokenizer", self.tokenizer, "nothing: init_from brings its tokenizer")
         for name in ("data", "out"):
             require(bool(getattr(self, name).strip()), name, getattr(self, name), "a name")
         known = re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device)
@@ -145,3 +157,14 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """The resolved configuration as nested plain values."""
         return dataclasses.asdict(self)
+
+
+def completed(saved: dict[str, Any], defaults: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A saved configuration with the defaults of the keys that came after it was saved."""
+    defaults = TrainConfig(steps=1).to_dict() if defaults is None else defaults
+    nested = {
+        key: completed(saved.get(key, {}), value)
+        for key, value in defaults.items()
+        if isinstance(value, dict)
+    }
+    return defaults | saved | nested

@@ -12,6 +12,7 @@ from reso_llm.data.prepare import prepare, tokenizer_texts
 from reso_llm.data.token_cache import TokenData
 from reso_llm.tokenizer import ResoTokenizer, check_tokenizer, create_default_tokenizer
 from reso_llm.training.config import TrainConfig
+from reso_llm.training.initial import Initial, read_initial
 from reso_llm.training.trainer import Trainer, TrainSummary
 from run_core import run
 from run_core.checkpoint import load_checkpoint
@@ -36,22 +37,29 @@ def train(
             start = find_start(run_dir, resume, report)
             if start is None:
                 write_records(run_dir, config, device)  # from here on --resume finds a run
-            tokenizer = _tokenizer(config, start, report)
+            initial = read_initial(config) if start is None else None
+            tokenizer = _tokenizer(config, start, initial, report)
             data = _prepare(config, tokenizer, report)
-            trainer = Trainer(config, tokenizer, data, device, report)
+            trainer = Trainer(config, tokenizer, data, device, report, initial)
+            if initial is not None:
+                report(f"starting from the weights of {initial.path}")
             if start is not None:
                 trainer.restore(start)
                 write_records(run_dir, config, device)
         return trainer.run()
 
 
-def _tokenizer(config: TrainConfig, start: Path | None, report: Report) -> ResoTokenizer:
-    """The checkpoint's tokenizer, the one asked for, or one trained on the data."""
+def _tokenizer(
+    config: TrainConfig, start: Path | None, initial: Initial | None, report: Report
+) -> ResoTokenizer:
+    """The tokenizer of the checkpoint, the configured one, or one trained on the data."""
     if start is not None:
         _, documents = load_checkpoint(start, parts=())
         tokenizer = ResoTokenizer.from_json(documents["tokenizer.json"], f"{start}/tokenizer.json")
         training = documents["training.json"]
         check_tokenizer(tokenizer, training["tokenizer_fingerprint"], start)
+    elif initial is not None:
+        tokenizer = initial.tokenizer
     elif config.tokenizer is not None:
         default = config.tokenizer == "default"
         tokenizer = create_default_tokenizer() if default else ResoTokenizer.load(config.tokenizer)

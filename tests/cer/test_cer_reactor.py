@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from cer.blocks import SelfAttention, dropout
-from cer.control import corrected_step, drift_to_target, modulate, published_entropy_nats
+from cer.corrected import corrected_step, drift_to_target, modulate
+from cer.published import published_entropy_nats
 from cer.reactor import CoherentEntropyReactor
 from cer.trajectory import ReactorState, read_state
 from entropy_core.control import CERAction, CEROptions
@@ -253,7 +254,7 @@ def test_oscillators_lock_on_the_set_point_and_stay_apart_away_from_it():
     x = inputs("RANDOM", (2, 3, 128))
     coherence = {}
     for coupling, target in [(2.0, 5.0), (0.0, 5.0), (2.0, 1.0)]:
-        reactor = CoherentEntropyReactor(target_entropy=target, coupling=coupling)
+        reactor = CoherentEntropyReactor(target_entropy=target, kuramoto_k=coupling)
         phases = reactor(x).state.phases
         coherence[coupling, target] = torch.exp(1j * phases).mean(-1).abs().min().item()
     assert coherence[2.0, 5.0] > 0.99
@@ -304,7 +305,7 @@ def test_forward_is_pure_and_the_state_is_a_value(small):
     assert all(torch.equal(v, before[k]) for k, v in reactor.state_dict().items())
 
 
-def test_corrected_react_starts_anew_and_keeps_no_graph(small):
+def test_corrected_react_starts_anew_and_keeps_plain_numbers(small):
     reactor = small()
     x = inputs("RANDOM", (3, 4, 6))
     first, again = reactor.react(x), reactor.react(x)
@@ -314,7 +315,12 @@ def test_corrected_react_starts_anew_and_keeps_no_graph(small):
     assert [(s.layer_idx, s.step_idx) for s in steps] == 2 * [
         (i, j) for i in (0, 1) for j in range(3)
     ]
-    assert not any(s.entropy.requires_grad for s in steps)
+    samples = reactor(x).trajectory
+    for plain, step in zip(steps[:6], samples, strict=True):
+        for name in ("entropy", "mass", "phase", "sum_p", "max_prob", "deficit"):
+            assert getattr(plain, name) == pytest.approx(getattr(step, name).mean().item())
+        assert plain.drift_applied == (plain.control != CERAction.NONE)
+    torch.testing.assert_close(first[1], reactor(x).mass.mean())
     reactor.reset_history()
     assert reactor.get_trajectory() == ()
 
@@ -379,7 +385,7 @@ def test_published_trains_the_output_projection_alone(small):
         (dict(num_layers=0), "num_layers must be at least 1"),
         (dict(dropout=1.0), "dropout must be in"),
         (dict(drift_strength=-1), "drift_strength"),
-        (dict(coupling=math.inf), "coupling must be finite"),
+        (dict(kuramoto_k=math.inf), "kuramoto_k must be finite"),
     ],
 )
 def test_wrong_options_are_refused(options, message):
@@ -387,13 +393,94 @@ def test_wrong_options_are_refused(options, message):
         CoherentEntropyReactor(**options)
 
 
-def test_wrong_inputs_are_refused(small):
-    reactor = small()
-    for shape in ((4, 6), (2, 4, 7)):
-        with pytest.raises(ValueError, match=r"\(batch, positions, 6\)"):
-            reactor(torch.zeros(shape))
+def with_entry(value, dtype=torch.float32):
+    """Distributions (2,3,6), one number of which is `value`."""
+    x = torch.full((2, 3, 6), 1 / 6, dtype=dtype)
+    x[1, 2, 3] = value
+    return x
+
+
+@pytest.mark.parametrize("mode", ["published", "corrected"])
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        (torch.zeros(4, 6), ValueError, r"\(batch, positions, 6\), got \(4, 6\)"),
+        (torch.zeros(2, 4, 7), ValueError, r"got \(2, 4, 7\)"),
+        (torch.zeros(0, 4, 6), ValueError, "x is empty"),
+        (torch.zeros(2, 0, 6), ValueError, "x is empty"),
+        (with_entry(math.nan), ValueError, r"x\[1, 2, 3\] = nan is not finite"),
+        (with_entry(math.inf), ValueError, r"x\[1, 2, 3\] = inf is not finite"),
+        (with_entry(-0.1), ValueError, "is negative"),
+        (with_entry(0.5), ValueError, r"x\[1, 2\] sums to 1\.33333, not 1: .*normalise=True"),
+        (with_entry(0.5, torch.bfloat16), ValueError, "not 1"),
+        (with_entry(0.5).to(torch.complex64), TypeError, "real numbers"),
+        (torch.ones(2, 3, 6, dtype=torch.bool), TypeError, "real numbers"),
+        ([[[0.5, 0.5, 0, 0, 0, 0], [1.0]]], TypeError, "nested lists of equal length"),
+        ([[["a"] * 6]], TypeError, "real numbers"),
+        (None, TypeError, "real numbers"),
+    ],
+)
+def test_what_is_no_batch_of_distributions_reaches_no_state(small, mode, x, error, message):
+    """Guards the published phase, which stayed NaN for ever after one bad batch."""
+    reactor = small(mode=mode, dropout=0.0)
+    good = inputs("RANDOM", (2, 3, 6))
+    reactor.react(good)
+    history, state = reactor.get_trajectory(), reactor._history_state
+    with pytest.raises(error, match=message):
+        reactor.react(x)
+    assert reactor.get_trajectory() == history
+    assert reactor._history_state == state
+    assert all(math.isfinite(step.phase) for step in reactor.get_trajectory())
+    assert reactor.react(good)[0].isfinite().all()
+
+
+def test_a_state_that_does_not_fit_is_refused(small):
+    reactor, x = small(), inputs("RANDOM", (2, 3, 6))
     with pytest.raises(ValueError, match=r"phases must be \(2, 4\)"):
-        reactor(torch.zeros(2, 3, 6), ReactorState(torch.zeros(3, 4)))
+        reactor(x, ReactorState(torch.zeros(3, 4)))
+    with pytest.raises(ValueError, match="phases must be finite"):
+        reactor(x, ReactorState(torch.full((2, 4), math.nan)))
+
+
+def test_arrays_lists_and_other_dtypes_are_read_as_the_tensor_is(small):
+    reactor = small()
+    x = torch.tensor([[[0.5, 0.25, 0.25, 0, 0, 0], [0, 0, 0, 0, 0, 1]]])
+    expected = reactor(x).reactions
+    for same in (x.numpy(), x.double().numpy(), x.tolist(), x.double(), x.half(), x.bfloat16()):
+        assert torch.equal(reactor(same).reactions, expected)
+    one_hot = x[:, 1:].long()
+    assert torch.equal(reactor(one_hot).reactions, reactor(x[:, 1:]).reactions)
+
+
+def test_normalise_divides_each_row_by_its_sum(small):
+    reactor = small()
+    counts = torch.tensor([[[4, 2, 2, 0, 0, 0], [1, 1, 1, 1, 1, 1]]])
+    expected = reactor(counts / counts.sum(-1, keepdim=True))
+    assert torch.equal(reactor(counts, normalise=True).reactions, expected.reactions)
+    assert torch.equal(reactor.react(counts.tolist(), normalise=True)[0], expected.reactions)
+    huge = reactor(8e37 * counts, normalise=True).reactions
+    torch.testing.assert_close(huge, expected.reactions)
+    with pytest.raises(ValueError, match="its row is all 0"):
+        reactor(torch.zeros(2, 3, 6), normalise=True)
+    with pytest.raises(ValueError, match="is negative"):
+        reactor(with_entry(-1.0), normalise=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_every_dtype_reaches_the_set_point(dtype):
+    torch.manual_seed(0)
+    reactor = CoherentEntropyReactor().to(dtype)
+    x = inputs("RANDOM", (2, 5, 128))
+    with torch.no_grad():
+        out = reactor(x.to(dtype))
+        again = reactor(x.to(dtype), out.state)
+    assert (out.trajectory[-1].entropy - 3.0).abs().max() < 1e-3
+    assert out.reactions.dtype == dtype
+    assert again.reactions.isfinite().all()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        single = CoherentEntropyReactor()(x).reactions
+    torch.testing.assert_close(out.reactions.float(), single, atol=0.05, rtol=0.05)
 
 
 def test_the_fast_reading_is_the_plain_one():

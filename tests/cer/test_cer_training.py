@@ -1,11 +1,15 @@
 """Tasks, losses and the trainer of reactors, and `train.py` with a reactor's configuration."""
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import math
+import os
 import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +18,15 @@ import yaml
 
 import train as script
 from cer import losses, tasks, training
+from cer import run as reactor_run
 from cer.losses import LossWeights
 from cer.tasks import Distributions, TaskConfig
 from cer.training import CERTrainConfig, ReactorConfig, Trainer
 from entropy_core.information import entropy_nats_from_probs, kl_nats_from_probs
-from run_core import cli
+from run_core import cli, runlog
+from run_core.checkpoint import load_checkpoint
+from run_core.run import checkpoint_path, resolve
+from run_core.runlog import read_metrics
 
 V = 8
 KL_ONLY = LossWeights(entropy=0.0, mass=0.0, commutation=0.0)
@@ -37,6 +45,18 @@ def seeded(seed=0):
 
 def tiny(**changes):
     return dataclasses.replace(TINY, **changes)
+
+
+def trained(config):
+    """A trainer at the last step of its configuration, without a run directory."""
+    trainer = Trainer(config)
+    while trainer.step < config.steps:
+        trainer.train_step()
+    return trainer
+
+
+def quiet(message):
+    """Messages that no test reads."""
 
 
 def logits(*shape, seed=0):
@@ -142,7 +162,7 @@ def test_a_dumped_file_is_split_and_read_in_order(tmp_path):
 def test_a_dumped_file_trains(tmp_path):
     path = dump(tmp_path, markov())
     config = tiny(task=dataclasses.replace(TINY.task, data=path, task="predict"), steps=2)
-    assert math.isfinite(training.train(config).validation.kl_nats[0])
+    assert math.isfinite(trained(config).validate().kl_nats[0])
 
 
 @pytest.mark.parametrize(
@@ -242,18 +262,22 @@ def test_every_term_reaches_every_weight(term):
 
 # --- training -----------------------------------------------------------------------------------
 
+PLOT = runlog.RunLog.plot
+
+
+@pytest.fixture(autouse=True)
+def no_picture(monkeypatch):
+    """A picture costs more than the rest of these runs."""
+    monkeypatch.setattr(runlog.RunLog, "plot", lambda self, curves: None)
+
 
 def test_training_beats_the_mean_predictor_on_held_out_examples():
     config = tiny(steps=40, loss=KL_ONLY, learning_rate=2e-2, batch_size=16, val_size=128)
     before = Trainer(config).validate().kl_nats[0]
-    rows = []
-    found = training.train(config, log=rows.append)
-    trainer = Trainer(config)
+    trainer = trained(config)
     target = training.held_out_batch(config, trainer.data).target
     constant = kl_nats_from_probs(target, target.mean((0, 1)).expand_as(target)).mean().item()
-    after = found.validation.kl_nats[0]
-    assert after < 0.7 * constant < before
-    assert rows[-1]["validation_kl_nats_0"] == pytest.approx(after)
+    assert trainer.validate().kl_nats[0] < 0.7 * constant < before
 
 
 def spied_batches(config, monkeypatch):
@@ -266,7 +290,9 @@ def spied_batches(config, monkeypatch):
         return batch
 
     monkeypatch.setattr(Distributions, "batch", spy)
-    training.train(config)
+    trainer = trained(config)
+    for _ in range(2):
+        trainer.validate()
     return found
 
 
@@ -275,7 +301,7 @@ def test_every_step_sees_new_examples_and_validation_others_always_the_same(monk
     found = spied_batches(same_size, monkeypatch)
     steps = [batch.x for batch, held_out in found if not held_out]
     validations = [batch.x for batch, held_out in found if held_out]
-    assert (len(steps), len(validations)) == (6, 4)
+    assert (len(steps), len(validations)) == (6, 2)
     distinct = [*steps, validations[0]]
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(distinct, 2))
     assert all(torch.equal(x, validations[0]) for x in validations)
@@ -299,41 +325,43 @@ def test_a_file_is_validated_on_the_sequences_held_out(tmp_path, monkeypatch):
         assert (gaps.amin(-1) < 1e-6).all()
 
 
-def test_the_last_step_is_validated_and_saved_whenever_it_comes():
-    rows, saved = [], []
-    training.train(
-        tiny(steps=5, log_every=3), log=rows.append, save=lambda step, *_: saved.append(step)
-    )
+def test_the_last_step_is_validated_and_saved_whenever_it_comes(tmp_path):
+    config = tiny(steps=5, log_every=3, out=str(tmp_path / "run"))
+    result = reactor_run.train(config, report=quiet)
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [row["step"] for row in rows if "kl_nats" in row] == [3, 5]
     assert [row["step"] for row in rows if "validation_kl_nats_0" in row] == [2, 4, 5]
-    assert saved == [3, 5]
+    assert rows[-1]["validation_kl_nats"] == pytest.approx(result.validation.kl_nats[0])
+    saved = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert saved == ["step_00000003", "step_00000005"]
 
 
 def test_several_reactors_differ_at_the_start_and_coupling_brings_them_together():
-    apart = training.train(tiny(num_reactors=3, steps=12, loss=KL_ONLY, learning_rate=1e-2))
+    apart = trained(tiny(num_reactors=3, steps=12, loss=KL_ONLY, learning_rate=1e-2)).validate()
     coupling = dataclasses.replace(KL_ONLY, coupling=5.0)
-    rows = []
-    together = training.train(
-        tiny(num_reactors=3, steps=12, loss=coupling, learning_rate=1e-2), log=rows.append
-    )
+    coupled = Trainer(tiny(num_reactors=3, steps=12, loss=coupling, learning_rate=1e-2))
+    rows = [coupled.train_step() for _ in range(12)]
+    together = coupled.validate()
     start = Trainer(tiny(num_reactors=3)).validate().convergence
-    assert start < apart.validation.convergence < together.validation.convergence
-    assert len(together.validation.kl_nats) == 3
-    assert rows[-1]["convergence"] == together.validation.convergence
-    assert 0 < rows[-2]["coupling_nats"] < math.log(2)
-    assert training.train(tiny(steps=1)).validation.convergence is None
+    assert start < apart.convergence < together.convergence
+    assert len(together.kl_nats) == 3
+    row = together.to_row()
+    assert row["convergence"] == together.convergence
+    assert row["validation_kl_nats"] == pytest.approx(sum(together.kl_nats) / 3)
+    assert 0 < rows[-1]["coupling_nats"] < math.log(2)
+    assert "convergence" not in trained(tiny(steps=1)).validate().to_row()
 
 
 def test_a_run_is_a_function_of_its_configuration_alone():
     torch.manual_seed(1)
-    one = training.train(TINY)
+    one = trained(TINY)
     torch.manual_seed(2)
     state = torch.get_rng_state()
-    two = training.train(TINY)
+    two = trained(TINY)
     assert torch.equal(state, torch.get_rng_state())
     for a, b in zip(one.reactors.parameters(), two.reactors.parameters(), strict=True):
         assert torch.equal(a, b)
-    other = training.train(tiny(seed=1))
+    other = trained(tiny(seed=1))
     assert not torch.equal(one.reactors[0].output.weight, other.reactors[0].output.weight)
 
 
@@ -364,19 +392,17 @@ def test_what_is_not_finite_stops_the_run_before_the_step(place):
     assert torch.equal(output.weight, before)
 
 
-def test_rows_come_before_their_checkpoint_and_stop_saves():
-    events = []
-    result = training.train(
-        tiny(num_reactors=2),
-        save=lambda step, *_: events.append(("save", step)),
-        log=lambda row: events.append((*sorted(row)[:1], row["step"])),
-        stop=lambda: len([e for e in events if e[0] != "save"]) >= 6,
-    )
-    steps = [step for _, step in events]
-    assert steps == sorted(steps)
-    assert ("save", 3) in events
-    assert events[-1] == ("save", result.step)
-    assert result.step < 6
+def test_rows_come_before_their_checkpoint(tmp_path, monkeypatch):
+    """A kill between the two would else leave a step without its row."""
+    out, found, real = tmp_path / "run", [], reactor_run.save_checkpoint
+
+    def save(run_dir, step, **parts):
+        found.append((step, {row["step"] for row in read_metrics(out / "metrics.jsonl")}))
+        return real(run_dir, step, **parts)
+
+    monkeypatch.setattr(reactor_run, "save_checkpoint", save)
+    reactor_run.train(tiny(out=str(out)), report=quiet)
+    assert found == [(3, {1, 2, 3}), (6, {1, 2, 3, 4, 5, 6})]
 
 
 @pytest.mark.parametrize(
@@ -417,9 +443,6 @@ def config_file(tmp_path):
 
 
 def weights_of(run):
-    from run_core.checkpoint import load_checkpoint
-    from run_core.run import resolve
-
     return load_checkpoint(resolve(run))[0]["model"]
 
 
@@ -479,6 +502,98 @@ def test_a_signal_saves_after_its_step_and_old_checkpoints_go(config_file, tmp_p
     assert signal.getsignal(signal.SIGTERM) == before
     left = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("step_*"))
     assert left == ["step_00000003", "step_00000004"]
+
+
+def final_hash(run, step=6):
+    data = (checkpoint_path(run, step) / "model.safetensors").read_bytes()
+    return hashlib.sha256(data).hexdigest()
+
+
+def test_a_run_killed_at_any_moment_ends_with_the_same_bits(tmp_path):
+    """kill -9 in steps, in saving and in pruning; each time the run is resumed."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    options = dict(steps=12, save_every=2)
+    reactor_run.train(tiny(**options, out=str(whole)), report=quiet)
+    command = [sys.executable, "-c", KILLED, json.dumps(options | {"out": str(parts)})]
+    root = str(Path(script.__file__).parent)
+    environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=root)
+    assert done.returncode == 0, done.stderr
+    ends = json.loads(done.stdout.splitlines()[-1])
+    assert ends[-1] == 0
+    assert set(ends[:-1]) == {-signal.SIGKILL}
+    assert len(ends) > 3
+    assert steps_of(parts) == steps_of(whole)
+    assert final_hash(parts, 12) == final_hash(whole, 12)
+
+
+# Imports once; each run is a fork that kills itself at a call drawn at random.
+KILLED = """
+import json, os, random, signal, sys
+import torch._dynamo  # the first optimizer of a process imports it
+sys.path.insert(0, "tests/cer")
+from test_cer_training import reactor_run, tiny, runlog
+options, calls, ends = json.loads(sys.argv[1]), [0], []
+def dies(function, last):
+    def call(*args, **named):
+        calls[0] += 1
+        if calls[0] == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **named)
+    return call
+def child(seed):
+    last = random.Random(seed).randrange(20, 70)
+    runlog.RunLog.plot = lambda self, curves: None
+    for owner, name in ((os, "rename"), (os, "replace"), (os, "fsync"), (reactor_run, "_save"),
+                        (reactor_run.Trainer, "train_step"), (reactor_run, "prune")):
+        setattr(owner, name, dies(getattr(owner, name), last))
+    resume = os.path.exists(os.path.join(options["out"], "config.yaml"))
+    reactor_run.train(tiny(**options), resume=resume, report=lambda message: None)
+    os._exit(0)
+while ends[-1:] != [0] and len(ends) < 60:
+    pid = os.fork() or child(len(ends))
+    ends.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    assert ends[-1] in (0, -signal.SIGKILL), ends
+print(json.dumps(ends))
+"""
+
+
+@pytest.mark.parametrize("part", ["model.safetensors", "optimizer.safetensors", "training.json"])
+def test_a_flipped_bit_sets_the_checkpoint_aside_and_the_end_is_the_same(
+    config_file, tmp_path, monkeypatch, capsys, part
+):
+    out = tmp_path / "run"
+    assert call(monkeypatch, "--config", config_file) == 0
+    expected = final_hash(out)
+    path = checkpoint_path(out, 6) / part
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+    capsys.readouterr()
+    assert call(monkeypatch, f"--out={out}", "--resume") == 0
+    shown = capsys.readouterr().out
+    assert "set aside as corrupt-step_00000006" in shown
+    assert part in shown
+    assert final_hash(out) == expected
+
+
+def test_a_run_shows_a_bar_and_draws_its_loss(config_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runlog.RunLog, "plot", PLOT)
+    drawn, real = [], runlog._draw
+
+    def draw(training, validation, labels):
+        drawn.append((training, validation, labels))
+        return real(training, validation, labels)
+
+    monkeypatch.setattr(runlog, "_draw", draw)
+    assert call(monkeypatch, "--config", config_file, "num_reactors=2") == 0
+    assert "6/6" in capsys.readouterr().err
+    training_curve, validation_curve, labels = drawn[-1]
+    assert training_curve[0] == [1, 2, 3, 4, 5, 6]
+    assert validation_curve[0] == [2, 4, 6]
+    assert all(value > 0 for value in training_curve[1] + validation_curve[1])
+    assert "KL" in labels[1]
+    assert (tmp_path / "run" / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_configuration_decides_what_is_trained(config_file, tmp_path):

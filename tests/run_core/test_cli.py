@@ -303,7 +303,7 @@ def test_a_signal_saves_and_exits_with_0_and_the_resume_is_exact(server, args, t
 
 def test_a_second_ctrl_c_leaves_at_once(server, args):
     """FAULT 11: in a step that would take minutes."""
-    run = server.start(*args, "steps=2", "grad_accumulation=1000000")
+    run = server.start(*args, "steps=2", "grad_accumulation=20000")
     run.wait_until(lambda: "training" in run.stderr)
     time.sleep(0.3)
     run.send_signal(signal.SIGINT)
@@ -330,7 +330,7 @@ def test_ctrl_c_while_tokenising_is_no_traceback(server, args, tmp_path):
 
 def test_a_second_process_leaves_the_run_alone_and_a_killed_one_does_not_block_it(server, args):
     """FAULT 14."""
-    first = server.start(*args, "steps=2", "grad_accumulation=1000000")
+    first = server.start(*args, "steps=2", "grad_accumulation=20000")
     first.wait_until(lambda: "training" in first.stderr)
     for extra in ([], ["--resume"]):
         second = server.run(*args, "steps=2", *extra)

@@ -27,12 +27,14 @@ from reso_llm.config import (
     ResoLLMConfig,
     TemporalSMFConfig,
     control_of,
-    with_stage,
 )
 from reso_llm.data.errors import DataError
+from reso_llm.training import learner as learning
 from reso_llm.training import run as training_run
+from reso_llm.training import saving, validation
 from reso_llm.training import trainer as training
 from reso_llm.training.config import OptimConfig, TrainConfig
+from reso_llm.training.learner import Learner
 from reso_llm.training.run import train
 from reso_llm.training.trainer import Trainer
 from run_core import checkpoint, run
@@ -111,15 +113,15 @@ def quiet(message):
 
 
 def stop_after(monkeypatch, step, number=signal.SIGTERM):
-    """The process gets a signal, once, in the middle of `step`."""
-    original, signals = Trainer._backward, [number]
+    """The process gets a signal, once, in `step`."""
+    original, signals = Trainer.train_step, [number]
 
-    def backward(self):
+    def train_step(self):
         if self.counters.step == step - 1 and signals:
             os.kill(os.getpid(), signals.pop())
         return original(self)
 
-    monkeypatch.setattr(Trainer, "_backward", backward)
+    monkeypatch.setattr(Trainer, "train_step", train_step)
 
 
 def final_state(config):
@@ -236,6 +238,23 @@ def test_another_configuration_is_refused_by_the_names_of_its_keys(make):
     assert "--out" in text
 
 
+def test_a_run_saved_before_a_key_came_resumes_with_its_default(make, monkeypatch):
+    """Old runs go on: their configuration lacks the keys that came after them."""
+    train(make(), report=quiet)
+    original = saving.load_checkpoint
+
+    def older(*args, **options):
+        tensors, documents = original(*args, **options)
+        config = documents["training.json"]["config"]
+        del config["keep_memory"], config["init_from"], config["optim"]["polar_steps"]
+        return tensors, documents
+
+    monkeypatch.setattr(saving, "load_checkpoint", older)
+    assert train(make(steps=7), resume=True, report=quiet).step == 7
+    with pytest.raises(TrainingError, match=r"optim\.polar_steps \(5 -> 3\)"):
+        train(make(optim=OptimConfig(polar_steps=3)), resume=True, report=quiet)
+
+
 def test_changed_keys_names_nested_and_missing_keys():
     assert changed_keys(
         {"a": {"b": 1}, "steps": 3}, {"a": {"b": 2}, "c": 0, "steps": 4}, {"steps"}
@@ -316,7 +335,7 @@ def test_a_swapped_tokenizer_is_refused(make, tmp_path):
     config = make(model=dataclasses.replace(TINY, vocab_size=280))
     train(config, report=quiet)
     path = run.newest_checkpoint(config.out, pytest.fail)
-    other = training.ResoTokenizer.train(["zebras jump " * 9, "zero zones"], 280)
+    other = training_run.ResoTokenizer.train(["zebras jump " * 9, "zero zones"], 280)
     (path / "tokenizer.json").write_text(other.to_json())
     body = json.loads((path / "MANIFEST.json").read_text())
     del body["sha256"]
@@ -347,12 +366,12 @@ def clock(monkeypatch):
     """A pass takes 1 s and a validation 5 s; `.factors` are the learning-rate factors used."""
     clock, factors = FakeTime(), []
     backward, score, set_rate = (
-        Trainer._backward, training.score_split, training.set_learning_rate
+        Learner.backward, validation.score_split, learning.set_learning_rate
     )  # fmt: skip
 
-    def slow_backward(self):
+    def slow_backward(self, *args):
         clock.now += 1
-        return backward(self)
+        return backward(self, *args)
 
     def slow_score(*args, **options):
         clock.now += 5
@@ -363,9 +382,9 @@ def clock(monkeypatch):
         set_rate(optimizers, factor)
 
     monkeypatch.setattr(training, "time", clock)
-    monkeypatch.setattr(Trainer, "_backward", slow_backward)
-    monkeypatch.setattr(training, "score_split", slow_score)
-    monkeypatch.setattr(training, "set_learning_rate", spy)
+    monkeypatch.setattr(Learner, "backward", slow_backward)
+    monkeypatch.setattr(validation, "score_split", slow_score)
+    monkeypatch.setattr(learning, "set_learning_rate", spy)
     clock.factors = factors
     return clock
 
@@ -398,9 +417,9 @@ def test_the_first_budget_used_up_ends_the_run(make, budget, step):
 
 
 def test_the_schedule_of_a_steps_budget_warms_up_and_falls_to_zero(make, monkeypatch):
-    seen, original = [], training.set_learning_rate
+    seen, original = [], learning.set_learning_rate
     monkeypatch.setattr(
-        training, "set_learning_rate", lambda o, f: (seen.append(f), original(o, f))
+        learning, "set_learning_rate", lambda o, f: (seen.append(f), original(o, f))
     )
     optim = OptimConfig(warmup_fraction=0.2, decay_fraction=0.5)
     train(make(steps=10, optim=optim), report=quiet)
@@ -414,11 +433,15 @@ BAD_PARAMETER = "blocks.1."
 
 def poison(monkeypatch, kind, bad_steps, name=None):
     """At `bad_steps` the loss is nan or inf, or one gradient (of parameter `name`) is nan."""
-    original = Trainer._backward
+    original, train_step, steps = Learner.backward, Trainer.train_step, []
 
-    def backward(self):
-        loss = original(self)
-        if self.counters.step + 1 not in bad_steps:
+    def counted(self):
+        steps.append(self.counters.step + 1)
+        train_step(self)
+
+    def backward(self, *args):
+        loss = original(self, *args)
+        if steps[-1] not in bad_steps:
             return loss
         if kind != "gradient":
             return float(kind)
@@ -426,14 +449,15 @@ def poison(monkeypatch, kind, bad_steps, name=None):
         grad[(0,) * grad.ndim] = math.nan
         return loss
 
-    monkeypatch.setattr(Trainer, "_backward", backward)
+    monkeypatch.setattr(Learner, "backward", backward)
+    monkeypatch.setattr(Trainer, "train_step", counted)
 
 
-def state_hash(trainer):
+def state_hash(learner):
     """Of parameters and optimizer state, the learning rates left out."""
     digest = hashlib.sha256()
-    tensors = list(trainer.model.state_dict().values())
-    for optimizer in trainer.optimizers.values():
+    tensors = list(learner.model.state_dict().values())
+    for optimizer in learner.optimizers.values():
         for state in optimizer.state_dict()["state"].values():
             tensors += [value for value in state.values() if isinstance(value, torch.Tensor)]
     for tensor in tensors:
@@ -444,21 +468,21 @@ def state_hash(trainer):
 @pytest.fixture
 def hashes(monkeypatch):
     """state_hash before and after each step."""
-    pairs, original = [], Trainer.train_step
+    pairs, original = [], Learner.step
 
-    def train_step(self):
+    def step(self, progress):
         before = state_hash(self)
         try:
-            original(self)
+            return original(self, progress)
         finally:
             pairs.append((before, state_hash(self)))
 
-    monkeypatch.setattr(Trainer, "train_step", train_step)
+    monkeypatch.setattr(Learner, "step", step)
     return pairs
 
 
 def one_matrix(config):
-    names = [n for n, p in training.ResoLLMModel(config).named_parameters() if p.ndim == 2]
+    names = [n for n, p in learning.ResoLLMModel(config).named_parameters() if p.ndim == 2]
     return next(name for name in names if name.startswith(BAD_PARAMETER))
 
 
@@ -482,13 +506,13 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(
 
 
 def test_one_bad_pass_of_several_skips_the_whole_step(make, monkeypatch, hashes):
-    original, calls = Trainer._backward, []
+    original, calls = Learner.backward, []
 
-    def backward(self):
-        calls.append(original(self))
+    def backward(self, *args):
+        calls.append(original(self, *args))
         return math.nan if len(calls) == 5 else calls[-1]  # the middle pass of step 2
 
-    monkeypatch.setattr(Trainer, "_backward", backward)
+    monkeypatch.setattr(Learner, "backward", backward)
     train(make(grad_accumulation=3), report=quiet)
     assert [before == after for before, after in hashes] == [False, True] + [False] * 4
 
@@ -512,13 +536,13 @@ def test_steps_that_stay_bad_stop_the_run_which_can_go_on(make, monkeypatch, kin
             assert all(t.isfinite().all() for t in part.values())
     calmer = dataclasses.replace(config, optim=OptimConfig(matrix_lr=0.001))
     seen = []
-    original = training.set_learning_rate
+    original = learning.set_learning_rate
 
     def spy(optimizers, factor):
         original(optimizers, factor)
         seen.append(optimizers["muon"].param_groups[0]["lr"] / factor)
 
-    monkeypatch.setattr(training, "set_learning_rate", spy)
+    monkeypatch.setattr(learning, "set_learning_rate", spy)
     assert train(calmer, resume=True, report=quiet).step == 12
     assert seen == pytest.approx([0.001] * len(seen))
     assert metrics(config)[-1]["final_bits_per_byte"] > 0
@@ -531,7 +555,7 @@ def test_weights_that_are_not_finite_are_never_saved(make, monkeypatch):
     def train_step(self):
         original(self)
         if self.counters.step == 4:
-            table = self.model.value_tables[0].weight
+            table = self.learner.model.value_tables[0].weight
             table.data[-1] = math.nan
 
     monkeypatch.setattr(Trainer, "train_step", train_step)
@@ -603,21 +627,21 @@ def test_a_failing_wandb_costs_one_message_and_nothing_else(make, monkeypatch, m
 def test_replies_only_takes_the_mean_over_the_replies_targets(make, monkeypatch):
     """Against cross entropy written out, and: another user's text changes no target's weight."""
     seen = []
-    original = Trainer._backward
+    original = Learner.backward
 
-    def backward(self):
+    def backward(self, objective, index):
         self.model.eval()  # without dropout the loss can be written out
-        inputs, targets, reply, _ = self._stream_at(self.stream.position).next()
+        inputs, targets, reply, _ = objective.batches[index]
         logits = self.model(inputs).logits
         nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
         nats = nats.view_as(targets)
-        loss = original(self)
+        loss = original(self, objective, index)
         expected = nats[reply].mean() if self.config.replies_only else nats.mean()
         assert loss == pytest.approx(expected.item(), rel=1e-5)
         seen.append(reply.float().mean().item())
         return loss
 
-    monkeypatch.setattr(Trainer, "_backward", backward)
+    monkeypatch.setattr(Learner, "backward", backward)
     all_text, replies = (
         weights(make("all", model=CONTROL))["model"],
         weights(make("r", model=CONTROL, replies_only=True))["model"],
@@ -628,14 +652,14 @@ def test_replies_only_takes_the_mean_over_the_replies_targets(make, monkeypatch)
 
 def test_replies_only_never_sees_the_other_targets(make, monkeypatch):
     expected = weights(make("one", replies_only=True))["model"]
-    original = training.BatchStream.next
+    original = learning.BatchStream.next
 
     def scrambled(self):
         batch = original(self)
         others = (batch.targets + 7) % 261
         return batch._replace(targets=torch.where(batch.reply, batch.targets, others))
 
-    monkeypatch.setattr(training.BatchStream, "next", scrambled)
+    monkeypatch.setattr(learning.BatchStream, "next", scrambled)
     found = weights(make("other", replies_only=True))["model"]
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
@@ -647,44 +671,114 @@ def test_replies_only_on_plain_text_is_refused(make, tmp_path):
         train(make(data=str(path), replies_only=True), report=quiet)
 
 
-def test_accumulated_passes_are_one_larger_batch(make):
-    """Muon's iteration magnifies rounding, so the first step's gradient is what is compared.
+@pytest.mark.parametrize("replies_only", [False, True])
+def test_eight_windows_in_any_passes_are_one_step(make, monkeypatch, replies_only):
+    """Some passes have no reply. Goals, depth's price and the count are the whole step's.
 
-    Without goals, which each pass draws for itself.
+    Muon's iteration magnifies rounding, so the first step's gradient is what is compared.
     """
-    gradients = []
-    for name, batch, passes in (("one", 4, 1), ("two", 2, 2)):
-        model = with_stage(dataclasses.replace(TINY, dropout=0.0), "agency", enabled=False)
-        config = make(name, batch_size=batch, grad_accumulation=passes, model=model)
-        trainer = trainer_of(config)
-        loss = sum(trainer._backward() for _ in range(passes))
-        gradients.append((loss, {n: p.grad for n, p in trainer.model.named_parameters()}))
-    (loss, one), (other_loss, two) = gradients
-    assert loss == pytest.approx(other_loss, rel=1e-6)
-    for name in one:
-        torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-6)
+    monkeypatch.setattr(Learner, "clip", lambda self, loss: "nothing: the gradients are compared")
+    monkeypatch.setattr(learning.ResoLLMModel, "zero_grad", lambda self, **options: None)
+    steps = []
+    for batch, passes in ((8, 1), (4, 2), (1, 8)):
+        model = dataclasses.replace(TINY, dropout=0.0)
+        config = make(batch_size=batch, grad_accumulation=passes, model=model)
+        config = dataclasses.replace(config, replies_only=replies_only)
+        learner = learner_of(config)
+        with torch.no_grad():
+            learner.model.goal.weight.normal_(generator=torch.Generator().manual_seed(0))
+        draw = torch.Generator().manual_seed(1)
+        hide_replies(learner, monkeypatch, draw)
+        loss = learner.step(1.0).loss_nats
+        gradients = {n: p.grad for n, p in learner.model.named_parameters() if p.grad is not None}
+        steps.append((loss, gradients, learner.stream.position))
+    assert gradients["goal.weight"].abs().max() > 0
+    loss, one, position = steps[0]
+    for other_loss, other, other_position in steps[1:]:
+        assert other_loss == pytest.approx(loss, rel=1e-5)
+        assert other_position == position
+        assert other.keys() == one.keys()
+        for name in one:
+            torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-5)
 
 
-def trainer_of(config):
-    """A trainer before its first step."""
-    tokenizer = training_run._tokenizer(config, None, quiet)
+def hide_replies(learner, monkeypatch, draw):
+    """Three windows of eight have no reply, whatever they hold."""
+    original = learner.stream.next
+
+    def windows():
+        first = learner.stream.position
+        batch = original()
+        places = torch.arange(first, first + len(batch.reply)) % 8
+        return batch._replace(reply=batch.reply & ~(places.unsqueeze(1) % 3 == 0))
+
+    monkeypatch.setattr(learner.stream, "next", windows)
+
+
+def learner_of(config):
+    """A learner before its first step."""
+    tokenizer = training_run._tokenizer(config, None, None, quiet)
     data = training_run._prepare(config, tokenizer, quiet)
-    trainer = Trainer(config, tokenizer, data, torch.device("cpu"), quiet)
-    trainer.recent = training._Recent(0.0)
-    return trainer
+    return Learner(config, data, torch.device("cpu"))
+
+
+LONG_USER = Path(__file__).resolve().parents[4] / "shared" / "cases" / "longuser.jsonl"
+
+
+@pytest.mark.skipif(not LONG_USER.exists(), reason="the shared cases are not beside the repository")
+def test_long_questions_train_on_their_short_answers(make, monkeypatch):
+    """Most windows have no reply: no step without one, and the bar shows no unknown number."""
+    shown = []
+    monkeypatch.setattr(training.tqdm, "set_postfix_str", lambda bar, text: shown.append(text))
+    rows = {}
+    for batch, passes in ((8, 1), (1, 8)):
+        config = make(
+            f"{batch}", data=str(LONG_USER), replies_only=True, batch_size=batch, steps=4,
+            grad_accumulation=passes, model=dataclasses.replace(TINY, dropout=0.0),
+        )  # fmt: skip
+        train(config, report=quiet)
+        rows[batch] = [row for row in metrics(config) if "loss_nats" in row]
+    assert min(row["loss_nats"] for row in rows[8]) > 0.01
+    for one, several in zip(rows[8], rows[1], strict=True):
+        assert one["tokens"] == several["tokens"]
+        assert one["loss_nats"] == pytest.approx(several["loss_nats"], rel=1e-3)
+    assert shown
+    assert not any("nan" in text or "bits/byte" in text for text in shown)
+    assert all("loss" in text for text in shown)
+
+
+def test_windows_without_a_reply_are_passed_over_and_none_at_all_is_an_error(make, monkeypatch):
+    config = make(replies_only=True, batch_size=1, grad_accumulation=2)
+    learner = learner_of(config)
+    original, kept = learner.stream.next, []
+
+    def windows():
+        batch = original()
+        return batch if batch.starts.item() in kept else batch._replace(reply=batch.reply & False)
+
+    monkeypatch.setattr(learner.stream, "next", windows)
+    order = [learner.stream._start_of(place) for place in range(8)]
+    kept.append(order[5])
+    result = learner.step(0.5)
+    assert learner.stream.position == 6
+    assert result.tokens == 6 * 32
+    assert result.loss_nats > 1
+    kept.clear()
+    with pytest.raises(TrainingError, match="no token of a reply"):
+        learner.step(0.5)
 
 
 @pytest.fixture
 def scores(monkeypatch):
     """Validations give these bits per byte, one after the other."""
-    values, original = [], training.score_split
+    values, original = [], validation.score_split
 
     def score(model, split, **options):
         real = original(model, split)
         bits = values.pop(0) if values else 9.0
         return dataclasses.replace(real, nats=bits * math.log(2) * real.bytes)
 
-    monkeypatch.setattr(training, "score_split", score)
+    monkeypatch.setattr(validation, "score_split", score)
     return values
 
 
@@ -743,7 +837,7 @@ def test_a_stage_that_is_not_built_is_one_message(make, monkeypatch):
     def refuse(config):
         raise ValueError("config enables agency, which this version does not have yet")
 
-    monkeypatch.setattr(training, "ResoLLMModel", refuse)
+    monkeypatch.setattr(learning, "ResoLLMModel", refuse)
     with pytest.raises(TrainingError, match="enables agency"):
         train(make(), report=quiet)
 

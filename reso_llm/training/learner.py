@@ -1,0 +1,148 @@
+"""What learns: the model with its optimizers and its place in the data, one optimizer step a call.
+
+A step reads its windows, takes the gradient in one pass or in several, and moves the parameters
+only where the loss and every gradient are finite.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from reso_llm.data.token_cache import TokenData
+from reso_llm.data.windows import Batch, BatchStream
+from reso_llm.model import ResoLLMModel
+from reso_llm.training.config import TrainConfig
+from reso_llm.training.initial import Initial
+from reso_llm.training.objective import StepObjective, count_targets
+from reso_llm.training.optim import make_optimizers, match_layout, set_learning_rate
+from run_core.hardware import autocast, keep_freed_memory
+from run_core.run import TrainingError
+from run_core.saved_state import rng_state, set_rng_state
+
+
+class StepResult(NamedTuple):
+    """What came of one optimizer step."""
+
+    loss_nats: float  # mean over all targets of the step
+    tokens: int  # read
+    problem: str | None  # what is not finite; then no parameter has moved
+
+
+class Learner:
+    """Model, optimizers and place in the data of one run: all that a step reads or changes."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: TokenData,
+        device: torch.device,
+        initial: Initial | None = None,
+    ) -> None:
+        keep_freed_memory()
+        torch.manual_seed(config.seed)
+        self.config, self.data, self.device = config, data, device
+        self.model = ResoLLMModel(config.model).to(device)
+        self.optimizers = make_optimizers(self.model, config.optim)
+        if initial is not None:
+            self.model.load_weights(initial.weights, initial.path)
+        if not config.keep_memory:
+            self.model.fit_bindings(data.train.tokens)
+        if config.compile:
+            self.model.loss = torch.compile(self.model.loss)
+        self.go_to(0)
+
+    def go_to(self, position: int) -> None:
+        """Read on from `position`, the number of windows read so far."""
+        context, seed = self.config.model.max_seq_len, self.config.seed
+        self.stream = BatchStream(self.data.train, context, self.config.batch_size, seed, position)
+
+    def step(self, progress: float) -> StepResult:
+        """One optimizer step at `progress` (0 to 1) of the budget.
+
+        Raises TrainingError where a whole epoch has no token for the loss.
+        """
+        start = self.stream.position
+        set_learning_rate(self.optimizers, self.config.optim.schedule(progress))
+        batches, generator = self.read()
+        objective = StepObjective(
+            self.model,
+            batches,
+            generator,
+            replies_only=self.config.replies_only,
+            progress=progress,
+        )
+        loss = sum(self.backward(objective, index) for index in range(len(batches)))
+        problem = self.clip(loss)
+        if problem is None:
+            for optimizer in self.optimizers.values():
+                optimizer.step()
+        self.model.zero_grad(set_to_none=True)
+        num_windows = self.stream.position - start
+        return StepResult(loss, num_windows * self.stream.context, problem)
+
+    def read(self) -> tuple[list[Batch], torch.Generator]:
+        """The windows of the next step, one batch a pass, and the generator of its goals.
+
+        Windows are passed over, a whole step at a time, as long as none has a token for the loss.
+        """
+        last = self.stream.position + self.stream.windows_per_epoch
+        while True:
+            # Seeded by the place in the data, so that a resumed run draws the same. 32 bits are
+            # all that torch reads of a seed.
+            place = self.config.seed * 2654435761 + self.stream.position
+            batches = [self._next_batch() for _ in range(self.config.grad_accumulation)]
+            if count_targets(batches, self.config.replies_only):
+                return batches, torch.Generator().manual_seed(place % 2**32)
+            if self.stream.position > last:
+                raise TrainingError(
+                    "replies_only: a whole epoch of windows has no token of a reply; give data "
+                    "with longer replies or a larger model.max_seq_len"
+                )
+
+    def _next_batch(self) -> Batch:
+        return Batch(*(values.to(self.device) for values in self.stream.next()))
+
+    def backward(self, objective: StepObjective, index: int) -> float:
+        """Add the gradient of one pass; what it adds to the step's loss, nats per target."""
+        with autocast(self.device):
+            loss = objective.pass_loss(index)
+        loss.backward()
+        return loss.item()
+
+    def clip(self, loss: float) -> str | None:
+        """Clip the gradients, or name what is not finite and leave them as they are."""
+        if not math.isfinite(loss):
+            return "the loss"
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not math.isfinite(norm):
+            return f"the gradient of {_first_bad_gradient(self.model)}"
+        clip = self.config.optim.grad_clip
+        torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), clip, norm)
+        return None
+
+    def state(self) -> dict[str, Any]:
+        """What a further step depends on beside the weights and the place in the data."""
+        state = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+        return state | {"generators": rng_state({})}
+
+    def restore(self, state: dict[str, Any], position: int) -> None:
+        """Take over a saved `state`; full learning rates stay those of this run."""
+        for name, optimizer in self.optimizers.items():
+            for own, saved in zip(optimizer.param_groups, state[name]["param_groups"], strict=True):
+                saved["peak_lr"] = own["peak_lr"]  # the learning rates may be lowered on the way
+            optimizer.load_state_dict(state[name])
+            match_layout(optimizer)
+        set_rng_state(state["generators"], {})
+        self.go_to(position)
+
+
+def _first_bad_gradient(model: ResoLLMModel) -> str:
+    names = (n for n, p in model.named_parameters() if not _is_finite(p.grad))
+    return next(names, "all parameters together")
+
+
+def _is_finite(grad: Tensor | None) -> bool:
+    return grad is None or bool(torch.isfinite(grad).all())

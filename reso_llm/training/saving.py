@@ -1,0 +1,115 @@
+"""Checkpoints of a training run: saving one, and going on from it.
+
+A checkpoint holds everything the next step depends on: weights, optimizer state, generators,
+position in the data, counters, configuration and tokenizer. So a run killed at any moment and
+resumed ends with the same weights, bit for bit, on the same CPU (with a budget in steps or
+tokens; a budget in minutes makes the schedule follow the clock).
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from reso_llm.tokenizer import ResoTokenizer
+from reso_llm.training.calibration import goal_calibration
+from reso_llm.training.config import RESUMABLE, completed
+from reso_llm.training.learner import Learner
+from run_core import run
+from run_core.checkpoint import load_checkpoint
+from run_core.run import TrainingError, changed_keys
+from run_core.saved_state import flatten_state, unflatten_state
+
+
+@dataclass
+class Counters:
+    """How far a run is; all of it is saved."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    position: int = 0  # windows read
+    skipped_steps: int = 0
+    bad_steps_in_a_row: int = 0
+    best_bits_per_byte: float = math.inf
+    best_step: int | None = None
+
+
+def save(learner: Learner, tokenizer: ResoTokenizer, counters: Counters) -> None:
+    """Save the step of `counters`, note it where it is the best, and delete old checkpoints.
+
+    Raises TrainingError where the weights are not finite, CheckpointError when the disk refuses.
+    """
+    config = learner.config
+    try:
+        _save_checkpoint(learner, tokenizer, counters)
+    except ValueError as error:  # non-finite weights after a finite loss
+        raise TrainingError(
+            f"step {counters.step}: {error}; --resume from the checkpoint before it with lower "
+            "learning rates (optim.*_lr)"
+        ) from error
+    _record_best(config.out, counters)
+    run.prune(config.out, config.keep_last, keep_best=True)
+
+
+def restore(learner: Learner, path: Path) -> Counters:
+    """Give `learner` the state of a checkpoint; the counters to go on from.
+
+    Raises TrainingError naming the keys or the data that differ from this run's.
+    """
+    config, data = learner.config, learner.data
+    tensors, documents = load_checkpoint(path, parts=("model", "optimizer"))
+    training = documents["training.json"]
+    changed = changed_keys(completed(training["config"]), config.to_dict(), RESUMABLE)
+    if changed:
+        raise TrainingError(
+            f"{path} was trained with another configuration: {', '.join(changed)}; resume "
+            "without these options, or start a new run with another --out"
+        )
+    if training["data"] != data.path.name:
+        raise TrainingError(f"the content of {config.data} changed since {path} was saved")
+    counters = training["counters"]
+    if counters["best_bits_per_byte"] is None:
+        counters["best_bits_per_byte"] = math.inf
+    counters = Counters(**counters)
+    learner.model.load_weights(tensors["model"], path)
+    learner.restore(unflatten_state(tensors["optimizer"], training["state"]), counters.position)
+    _record_best(config.out, counters)  # a kill may have come between the save and this note
+    return counters
+
+
+def _save_checkpoint(learner: Learner, tokenizer: ResoTokenizer, counters: Counters) -> None:
+    tensors, document = flatten_state(learner.state())
+    best = counters.best_bits_per_byte
+    run.save_checkpoint(
+        learner.config.out,
+        counters.step,
+        tensors={"model": learner.model.state_dict(), "optimizer": tensors},
+        documents={
+            "config.json": learner.config.model.to_dict(),
+            "tokenizer.json": tokenizer.to_json(),
+            "training.json": {
+                "counters": vars(counters)
+                | {"best_bits_per_byte": best if math.isfinite(best) else None},
+                "tokenizer_fingerprint": tokenizer.fingerprint,
+                "goal_calibration": _goal_calibration(learner),
+                "data": learner.data.path.name,
+                "config": learner.config.to_dict(),
+                "state": document,
+            },
+        },
+    )
+
+
+def _record_best(run_dir: str, counters: Counters) -> None:
+    if counters.best_step == counters.step:
+        run.record_best(run_dir, counters.step, counters.best_bits_per_byte)
+
+
+def _goal_calibration(learner: Learner) -> dict[str, float] | None:
+    if learner.model.goal is None:
+        return None
+    with torch.no_grad():
+        calibration = goal_calibration(learner.data.train, learner.model.embedding.weight)
+    return calibration and calibration._asdict()
