@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from reso_llm.data import split, token_cache
+from reso_llm.data import split, token_cache, tokenise
 from reso_llm.data.errors import BadRows, DataError
 from reso_llm.data.prepare import prepare, tokenise_all, tokenizer_texts
 from reso_llm.data.sources import read_documents
@@ -90,7 +90,7 @@ def test_large_vocabulary_uses_32_bits(rows, cache, monkeypatch):
 
 def test_batches_of_any_size_write_the_same_cache(rows, cache, monkeypatch):
     whole = prepare(rows, TOKENIZER, cache_dir=cache / "a")
-    monkeypatch.setattr(token_cache, "BATCH_DOCUMENTS", 3)
+    monkeypatch.setattr(tokenise, "BATCH_DOCUMENTS", 3)
     calls = []
     small = prepare(
         rows, TOKENIZER, cache_dir=cache / "b", progress=lambda *seen: calls.append(seen)
@@ -376,7 +376,7 @@ def test_interrupted_build_leaves_nothing_that_is_used(rows, cache, monkeypatch)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(token_cache, "_write_batch", killed)
+        patch.setattr(token_cache, "write_batch", killed)
         with pytest.raises(KeyboardInterrupt):
             prepare(rows, TOKENIZER, cache_dir=cache)
     assert not [p for p in cache.iterdir() if p.is_dir()]
