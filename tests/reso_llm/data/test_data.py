@@ -388,6 +388,32 @@ def test_interrupted_build_leaves_nothing_that_is_used(rows, cache, monkeypatch)
     assert not stale.exists()
 
 
+def test_complete_cache_serves_who_may_only_read_it(rows, cache, monkeypatch):
+    good = snapshot(prepare(rows, TOKENIZER, cache_dir=cache))
+
+    def refused(final):
+        raise PermissionError(13, "Permission denied", str(final))
+
+    monkeypatch.setattr(token_cache, "_build_lock", refused)
+    assert snapshot(prepare(rows, TOKENIZER, cache_dir=cache)) == good
+    with pytest.raises(DataError, match=r"cannot write the token cache.*RESO_CACHE"):
+        prepare(rows, TOKENIZER, cache_dir=cache, val_fraction=0.06)
+
+
+def test_cache_of_another_tokenizer_is_built_again(rows, cache, caplog):
+    other = ResoTokenizer.train(["x"], 261)
+    path = prepare(rows, TOKENIZER, cache_dir=cache).path
+    aside = cache / "aside"
+    path.rename(aside)
+    target = prepare(rows, other, cache_dir=cache).path
+    good = (target / "train.tokens").read_bytes()
+    target.rename(cache / "gone")
+    aside.rename(target)
+    data = prepare(rows, other, cache_dir=cache)
+    assert "it is of another tokenizer" in caplog.text
+    assert (data.path / "train.tokens").read_bytes() == good
+
+
 def test_unwritable_cache_is_named_with_what_to_do(rows, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")

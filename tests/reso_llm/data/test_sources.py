@@ -19,7 +19,7 @@ from reso_llm.data.conversation import Document, Message
 from reso_llm.data.errors import BadRows, DataError
 from reso_llm.data.files import Selection, choose_files
 from reso_llm.data.hub import dataset_files
-from reso_llm.data.sources import read_documents, resolve
+from reso_llm.data.sources import absolute, read_documents, resolve
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 DATA = REPOSITORY.parent / "shared" / "data"
@@ -334,6 +334,53 @@ def test_several_sources_are_joined_with_plus(tmp_path, monkeypatch):
     assert texts("b.jsonl+a+b.jsonl+a.jsonl") == ["b", "both", "a"]
 
 
+def test_directories_globs_and_the_home_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / "mine"
+    (folder / "deep").mkdir(parents=True)
+    for name in ("b.jsonl", "a.jsonl", "deep/c.txt", "test.jsonl", "retrieval.jsonl"):
+        (folder / name).write_text(row(name))
+    (folder / "README.md").write_text("# mine")
+    (folder / "state.json").write_text("{}")
+    assert [source.path.name for source in resolve(str(folder))] == [
+        "a.jsonl", "b.jsonl", "c.txt", "retrieval.jsonl",
+    ]  # fmt: skip
+    assert texts("~/mine/b.jsonl") == texts(f"{folder}/b.json*") == ["b.jsonl"]
+    assert [s.path.name for s in resolve(f"{folder}/**/*")] == [
+        "a.jsonl", "b.jsonl", "c.txt", "retrieval.jsonl", "state.json", "test.jsonl",
+    ]  # fmt: skip
+    with pytest.raises(DataError, match="no data called"):
+        resolve(f"{folder}/*.parquet")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"no .*\.jsonl.* file in this directory"):
+        resolve(str(tmp_path / "empty"))
+
+
+def test_a_directory_of_a_name_does_not_hide_the_name(tmp_path, monkeypatch, hub_cache):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("guanaco", "other"):
+        Path(name).mkdir()
+        Path(name, "rows.jsonl").write_text(row(name))
+    with pytest.raises(DataError, match="timdettmers/openassistant-guanaco"):
+        resolve("guanaco")
+    assert texts("./guanaco") == texts("guanaco/") == ["guanaco"]
+    with pytest.raises(DataError, match=r"A path needs a slash or a suffix: \./other"):
+        resolve("other")
+
+
+def test_absolute_paths_are_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a+b.jsonl").write_text(row("x"))
+    Path("data").mkdir()
+    saved = absolute("guanaco+a+b.jsonl+data/+owner/name:subset@test+data/*.jsonl")
+    assert saved == f"guanaco+{tmp_path}/a+b.jsonl+{tmp_path}/data+owner/name:subset@test+" + (
+        "data/*.jsonl"  # matches nothing yet
+    )
+    monkeypatch.chdir("/")
+    assert texts(absolute(f"{tmp_path}/a+b.jsonl")) == ["x"]
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
@@ -557,6 +604,20 @@ def test_hub_without_its_library_says_what_to_install(hub_cache, monkeypatch):
     assert_says_what_to_do(error)
 
 
+def test_files_of_a_hub_dataset_are_selected(hub, hub_cache):
+    hub.files = {
+        "fr/train-0.jsonl": row("french").encode(),
+        "en/train-0.jsonl": row("en").encode(),
+        "en/test-0.jsonl": row("test").encode(),
+    }
+    assert texts("owner/name:en", hub_deadline=30) == ["en"]
+    assert texts("owner/name:en@test", hub_deadline=30) == ["test"]
+    assert texts("owner/name/fr/train-0.jsonl", hub_deadline=30) == ["french"]
+    assert texts("owner/name", hub_deadline=30) == ["en", "french"]
+    with pytest.raises(DataError, match=r"no file for :de; it has en/test-0\.jsonl"):
+        texts("owner/name:de", hub_deadline=30)
+
+
 @pytest.mark.parametrize(
     ("names", "chosen"),
     [
@@ -568,7 +629,30 @@ def test_hub_without_its_library_says_what_to_install(hub_cache, monkeypatch):
         (["a.jsonl", "validation.jsonl"], ["a.jsonl"]),
         (["test.jsonl"], ["test.jsonl"]),
         (["README.md"], []),
+        (["chat.jsonl", "retrieval.jsonl", "contest.jsonl", "constraints.jsonl"],
+         ["chat.jsonl", "constraints.jsonl", "contest.jsonl", "retrieval.jsonl"]),
+        (["a_test.csv", "evaluation.csv", "developer.csv", "b_Train.csv.gz"], ["b_Train.csv.gz"]),
+        (["data/training/0.arrow", "data/dev/0.arrow", "dataset_info.json", "state.json"],
+         ["data/training/0.arrow"]),
     ],
 )  # fmt: skip
 def test_choice_of_files(names, chosen):
     assert choose_files(names) == chosen
+
+
+@pytest.mark.parametrize(
+    ("selection", "chosen"),
+    [
+        (Selection(split="test"), ["en/test.jsonl", "fr/chat-test.jsonl"]),
+        (Selection(split="validation"), ["en/dev.jsonl"]),
+        (Selection(subset="fr"), ["fr/chat-train.jsonl"]),
+        (Selection(subset="chat"), ["fr/chat-train.jsonl"]),
+        (Selection(subset="ch"), []),
+        (Selection(subset="en", split="dev"), ["en/dev.jsonl"]),
+        (Selection(file="en/dev.jsonl"), ["en/dev.jsonl"]),
+        (Selection(split="es"), []),
+    ],
+)
+def test_selection_of_files(selection, chosen):
+    names = ["en/train.jsonl", "en/dev.jsonl", "en/test.jsonl", "fr/chat-train.jsonl"]
+    assert choose_files([*names, "fr/chat-test.jsonl"], selection) == chosen
