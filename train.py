@@ -4,12 +4,13 @@ python train.py --config configs/small.yaml --data guanaco --out runs/first
 python train.py --config configs/small.yaml --data rows.jsonl --minutes 8 model.num_layers=6
 python train.py --out runs/first --resume
 python train.py --init_from runs/first --data rows.jsonl --replies_only true --out runs/second
+python train.py --data rows.jsonl --inspect
 python train.py --config configs/cer.yaml --steps 100
 """
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -22,6 +23,11 @@ def make_parser(config_class: type = TrainConfig) -> cli.Parser:
     parser = cli.Parser(prog="train.py", description=f"Train a {what} from scratch.")
     parser.add_argument("--config", action="config", help="YAML file of the options below")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    if config_class is TrainConfig:
+        parser.add_argument(
+            "--inspect", nargs="?", const="text", type=Literal["text", "json"],
+            help="print what --data holds, as text or json, and train nothing",
+        )  # fmt: skip
     parser.add_class_arguments(config_class, None, as_group=False)
     return parser
 
@@ -58,12 +64,31 @@ def read_config(args: list[str], config_class: type = TrainConfig) -> tuple[Any,
 
         parser.set_defaults(model_options(values.init_from))
         values = parser.read(args)
-    return parser.build(config_class, values, "config", "resume"), values.resume
+    return parser.build(config_class, values, "config", "resume", "inspect"), values.resume
+
+
+def inspected(args: list[str]) -> str | None:
+    """What --inspect prints; None when the arguments have no --inspect."""
+    if not any(argument.partition("=")[0] == "--inspect" for argument in args):
+        return None
+    values = make_parser().read(args)
+    from reso_llm.data.inspection import inspect_data
+
+    return inspect_data(
+        values.data,
+        values.inspect,
+        columns=values.columns,
+        val_spec=values.val_data,
+        on_bad_row=values.on_bad_row,
+    )
 
 
 def main() -> None:
     if names_reactor(sys.argv[1:]):
         return main_reactor()
+    if (text := inspected(sys.argv[1:])) is not None:
+        print(text)
+        return
     config, resume = read_config(sys.argv[1:])
     from reso_llm.training.run import train
 

@@ -1,27 +1,17 @@
 """Causal language models of transformers, from a directory or from the Hugging Face hub.
 
 A directory, or a model that is in the hub's cache, is read without asking the network. Else the
-model is downloaded in a child process that is ended after `deadline` seconds, because the hub's
-library waits for minutes on a server that accepts and never answers. Needs transformers (the
-extra `hf`).
+model is downloaded in a child process that is ended when nothing has moved for `deadline` seconds.
+Needs transformers (the extra `hf`).
 """
 
-import os
-import ssl
-import subprocess
-import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
-DEADLINE_SECONDS = 600.0  # of a download
-PROBE_SECONDS = 10.0
+from run_core.download import cache_folder, fetch, is_offline, probe
+
+DEADLINE_SECONDS = 60.0  # of a download that does not move
 FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors"]
-CHILD = (
-    "import sys; from huggingface_hub import snapshot_download; "
-    "snapshot_download(sys.argv[1], allow_patterns=sys.argv[2:])"
-)
 
 
 def load_causal_lm(directory: str) -> tuple[Any, Any]:
@@ -48,8 +38,8 @@ def load_causal_lm(directory: str) -> tuple[Any, Any]:
 def model_directory(name: str, deadline: float = DEADLINE_SECONDS) -> str:
     """Where the files of a model are, after a download if that is needed and possible.
 
-    name: a directory or a hub id. Raises ValueError where it cannot be had within `deadline`
-    seconds.
+    name: a directory or a hub id. Raises ValueError where it cannot be had, and when a
+    download stands still for `deadline` seconds.
     """
     if Path(name).is_dir():
         return name
@@ -63,7 +53,9 @@ def model_directory(name: str, deadline: float = DEADLINE_SECONDS) -> str:
     except HFValidationError:
         raise ValueError(f"{name}: neither a directory nor a hub id") from None
     except LocalEntryNotFoundError:
-        problem = "HF_HUB_OFFLINE is set" if _offline() else _download(name, deadline)
+        problem = "HF_HUB_OFFLINE is set" if is_offline() else ""
+        folder = cache_folder("models", name)
+        problem = problem or fetch("cer.pretrained:download", [name], folder, deadline)
     if problem:
         raise ValueError(
             f"{name}: no directory, not in the local cache, and {problem}: give a local directory"
@@ -71,39 +63,9 @@ def model_directory(name: str, deadline: float = DEADLINE_SECONDS) -> str:
     return snapshot_download(name, allow_patterns=FILES, local_files_only=True)
 
 
-def _offline() -> bool:
-    flags = (os.environ.get(name, "") for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
-    return any(flag.upper() in {"1", "ON", "YES", "TRUE"} for flag in flags)
+def download(name: str) -> None:
+    """Body of the child process: fetch the files of a model into the hub's cache."""
+    from huggingface_hub import constants, snapshot_download
 
-
-def _download(name: str, deadline: float) -> str:
-    """Fetch the model in a child process; "" or what went wrong."""
-    from huggingface_hub import constants
-
-    if problem := _probe(f"{constants.ENDPOINT}/api/models/{name}", min(deadline, PROBE_SECONDS)):
-        return problem
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", CHILD, name, *FILES],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=deadline,
-        )
-    except subprocess.TimeoutExpired:
-        return f"the download did not end within {deadline:g} seconds"
-    lines = done.stderr.decode("utf-8", errors="replace").strip().splitlines()
-    return f"the hub cannot be used ({lines[-1] if lines else '?'})" if done.returncode else ""
-
-
-def _probe(url: str, seconds: float) -> str:
-    """Fail soon when nothing answers at `url`; any answer is good enough."""
-    try:
-        urllib.request.urlopen(url, timeout=seconds).close()
-    except urllib.error.HTTPError:
-        return ""
-    except TimeoutError:
-        return f"the hub did not answer within {seconds:g} seconds"
-    except urllib.error.URLError as error:
-        # The hub's library brings its own certificates; those of Python may be missing.
-        return "" if isinstance(error.reason, ssl.SSLError) else f"the hub: {error.reason}"
-    return ""
+    probe(f"{constants.ENDPOINT}/api/models/{name}")
+    snapshot_download(name, allow_patterns=FILES)

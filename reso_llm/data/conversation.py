@@ -1,52 +1,50 @@
-"""Conversations and the text formats they come in.
+"""Conversations: roles, messages, and lists of messages in the spellings of public data sets.
 
-A source row becomes a `Document`: a conversation (messages with roles) or plain text. The rules, in
-the order they are tried on a row's text:
+    role_of("ChatGPT") -> "assistant"
+    document_from_messages([{"from": "human", "value": "Hi"}, ...]) -> Document
 
-Guanaco. The text begins with `### Human:` (or `### Assistant:`). Every later occurrence of one of
-    the two markers, anywhere in a line, begins the next message. A marker takes with it the one
-    space after its colon; everything else is content, kept as it stands, and may be empty.
-    (All 900 rows of guanaco_900.jsonl look like this: `### Human: question### Assistant: answer`.)
-Llama-2. The text begins with `[INST]` or `<s>[INST]`. It is a sequence of
-    `<s>[INST] <<SYS>>\\nsystem\\n<</SYS>>\\n\\nquestion [/INST] answer </s>`; `<s>`, `</s>`
-    and the system part (at the beginning of a question) are optional. One space inside each marker
-    belongs to the marker. A question without `[/INST]`, or text between `</s>` and the next turn,
-    is an error. A last question without an answer ends the conversation with the question.
-Plain text. Everything else.
+A `Document` is a conversation (messages with the roles system, user and assistant) or plain text.
+A list of messages holds one of these per turn:
 
-Rows that hold a list (`messages`, `conversations`, `conversation`) have one mapping per message:
-{"role", "content"} or ShareGPT's {"from", "value"}. A row with `prompt` and `completion` strings is
-one question and its answer.
+* a mapping with a role (`role`, `from`, `speaker`) and a content (`content`, `value`, `text`); the
+  first of each that is not empty counts. The content is a string, a list of parts, or null;
+* a mapping with a question and its answer, under the names in `QUESTIONS` and `ANSWERS`;
+* a pair [question, answer];
+* a string: the user speaks first, then speakers alternate.
+
+Messages of tools (function calls, observations), parts that are not text, messages with null
+content and other keys are left out. `Document.unused` names them, so that a run can count them.
 """
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["Document", "Message", "RowError", "document_from_row", "document_from_text"]
+__all__ = ["Document", "Message", "RowError", "document_from_messages", "role_of"]
 
 ROLE_NAMES = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "prompter": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-}
-LIST_KEYS = ("messages", "conversations", "conversation")
-
-GUANACO_START = re.compile(r"### (?:Human|Assistant):")
-GUANACO_MARKER = re.compile(r"### (Human|Assistant): ?")
-LLAMA_START = re.compile(r"(?:<s> ?)?\[INST\]")
-LLAMA_TURN = re.compile(r"\s*(?:<s>\s*)?\[INST\] ?")
-LLAMA_CLOSE = re.compile(r" ?\[/INST\] ?")
-LLAMA_REPLY_END = re.compile(r" ?</s>|(?=<s>\s*\[INST\])")
-BLANK_REST = re.compile(r"\s*\Z")
-LLAMA_SYSTEM = re.compile(r"<<SYS>>\n?(.*?)\n?<</SYS>>\n{0,2}", re.DOTALL)
+    "system": "system", "developer": "system", "sys": "system",
+    "user": "user", "human": "user", "prompter": "user",
+    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant",
+    "model": "assistant", "ai": "assistant", "chatbot": "assistant",
+}  # fmt: skip
+TOOL_ROLES = frozenset({
+    "tool", "tool_call", "tool_calls", "tool_response", "tool_result", "function", "function_call",
+    "function_response", "observation", "environment", "ipython",
+})  # fmt: skip
+ROLE_KEYS = ("role", "from", "speaker")
+CONTENT_KEYS = ("content", "value", "text")
+# Names of columns, and of keys of a turn, that hold a question or its answer; the first wins.
+QUESTIONS = (
+    "instruction", "prompt", "question", "query", "input", "inputs", "problem", "human", "user",
+)  # fmt: skip
+ANSWERS = (
+    "completion", "response", "output", "answer", "generation", "reply", "chosen", "assistant",
+    "bot", "gpt", "target", "targets", "solution",
+)  # fmt: skip
+SYSTEMS = ("system", "system_prompt", "system_message")
 
 
 class RowError(ValueError):
@@ -69,6 +67,8 @@ class Document(NamedTuple):
         included (control tokens encode them); for lists of messages the bytes of the contents.
     start, file_bytes: only for pieces of a plain text file. The piece begins at byte `start` of
         `file_bytes`, and all pieces of the file are one logical document.
+    unused: names of the fields, tool messages and parts of this row that are not trained on.
+    line: the line or row of the file where the document begins, counted from 1.
     """
 
     messages: tuple[Message, ...]
@@ -76,46 +76,87 @@ class Document(NamedTuple):
     num_bytes: int
     start: int = 0
     file_bytes: int | None = None
+    unused: tuple[str, ...] = ()
+    line: int = 0
 
 
-def document_from_text(text: str) -> Document:
-    """The document a row's text stands for; RowError with the reason when it is none."""
-    num_bytes = utf8_length(text)
-    if not text or text.isspace():
-        raise RowError("the text is empty")
-    if GUANACO_START.match(text):
-        return _conversation(_guanaco_messages(text), num_bytes)
-    if LLAMA_START.match(text):
-        return _conversation(_llama_messages(text), num_bytes)
-    return Document((), text, num_bytes)
+def role_of(name: str) -> str | None:
+    """ "system", "user" or "assistant" for a role's usual names, in any case; None for a tool.
+
+    Raises RowError for a name that is not known.
+    """
+    plain = name.strip().lower().replace(" ", "_").replace("-", "_")
+    if plain in TOOL_ROLES:
+        return None
+    if plain not in ROLE_NAMES:
+        known = ", ".join(sorted({*ROLE_NAMES, *TOOL_ROLES}))
+        raise RowError(f"unknown role {name[:40]!r} (known: {known})")
+    return ROLE_NAMES[plain]
 
 
-def document_from_row(row: Any) -> Document:
-    """The document of one decoded JSON value or table row; RowError with the reason."""
-    if isinstance(row, str):
-        return document_from_text(row)
-    if isinstance(row, list):
-        return document_from_messages(row)
-    if not isinstance(row, Mapping):
-        raise RowError(f"expected an object with a text, found {_kind(row)}")
-    for key in LIST_KEYS:
-        if key in row and not (row[key] is None and "text" in row):
-            return document_from_messages(row[key])
-    if "text" in row:
-        return document_from_text(_string(row["text"], '"text"'))
-    if "prompt" in row and "completion" in row:
-        pair = [("user", row["prompt"]), ("assistant", row["completion"])]
-        return document_from_messages([{"role": r, "content": c} for r, c in pair])
-    found = ", ".join(map(repr, list(row)[:6])) or "nothing"
-    raise RowError(f'no "text", "messages" or "conversations" in this row (it has {found})')
+def document_from_messages(items: Any, name: str = "messages") -> Document:
+    """The conversation of a list of turns; `name` is how `unused` calls the list. RowError."""
+    messages, unused = read_turns(items, name)
+    return conversation(messages, sum(utf8_length(m.content) for m in messages), unused)
 
 
-def document_from_messages(items: Any) -> Document:
-    """The conversation of a list of {"role", "content"} or {"from", "value"}; RowError."""
+def conversation(
+    messages: Sequence[Message], num_bytes: int, unused: Sequence[str] = ()
+) -> Document:
+    """The document of these messages; RowError when nothing is said in them."""
+    if not any(message.content.strip() for message in messages):
+        raise RowError("the conversation is empty")
+    return Document(tuple(messages), None, num_bytes, unused=tuple(dict.fromkeys(unused)))
+
+
+def read_turns(items: Any, name: str = "messages") -> tuple[list[Message], list[str]]:
+    """Messages of a list of turns, and the names of what is left out of it; RowError."""
     if not isinstance(items, Sequence) or isinstance(items, str | bytes):
-        raise RowError(f"expected a list of messages, found {_kind(items)}")
-    messages = [_message(item, index) for index, item in enumerate(items)]
-    return _conversation(messages, sum(utf8_length(message.content) for message in messages))
+        raise RowError(f"expected a list of messages, found {kind_of(items)}")
+    if items and all(isinstance(item, str) for item in items):
+        return [Message(("user", "assistant")[i % 2], text) for i, text in enumerate(items)], []
+    messages: list[Message] = []
+    unused: list[str] = []
+    for index, item in enumerate(items):
+        try:
+            messages += _turn(item, name, unused)
+        except RowError as error:
+            raise RowError(f"message {index}: {error}") from None
+    spoken_by = {key for item in items if isinstance(item, Mapping) for key in item}
+    if "speaker" in spoken_by and not any(m.role == "assistant" for m in messages):
+        # Task dialogues call their two speakers user and system.
+        messages = [m._replace(role="user" if m.role == "user" else "assistant") for m in messages]
+    return messages, unused
+
+
+def first_filled(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """The first of `names` under which `row` holds something; None when there is none."""
+    return next((name for name in names if not is_empty(row.get(name))), None)
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a field holds nothing: null, "", or a list or mapping of nothing."""
+    if isinstance(value, Mapping):
+        return all(map(is_empty, value.values()))
+    return value is None or (isinstance(value, str | Sequence) and len(value) == 0)
+
+
+def list_in_text(value: Any) -> Any:
+    """The list that a JSON string such as '[{"role": ...}]' holds; any other value as it is."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            decoded = json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+        return decoded if isinstance(decoded, list | dict) else value
+    return value
+
+
+def text_of(value: Any, name: str) -> str:
+    """`value` when it is a string; RowError that names the field otherwise."""
+    if not isinstance(value, str):
+        raise RowError(f"{name} is {kind_of(value)}, expected a string")
+    return value
 
 
 def utf8_length(text: str) -> int:
@@ -130,71 +171,66 @@ def utf8_length(text: str) -> int:
         ) from None
 
 
-def _conversation(messages: Sequence[Message], num_bytes: int) -> Document:
-    if not any(message.content.strip() for message in messages):
-        raise RowError("the conversation is empty")
-    return Document(tuple(messages), None, num_bytes)
-
-
-def _guanaco_messages(text: str) -> list[Message]:
-    markers = list(GUANACO_MARKER.finditer(text))
-    stops = [marker.start() for marker in markers[1:]] + [len(text)]
-    return [
-        Message("user" if marker[1] == "Human" else "assistant", text[marker.end() : stop])
-        for marker, stop in zip(markers, stops, strict=True)
-    ]
-
-
-def _llama_messages(text: str) -> list[Message]:
-    messages: list[Message] = []
-    position = 0
-    while not BLANK_REST.match(text, position):
-        turn = LLAMA_TURN.match(text, position)
-        if turn is None:
-            raise RowError(f"expected [INST] at character {position} of this Llama-2 text")
-        close = LLAMA_CLOSE.search(text, turn.end())
-        if close is None:
-            raise RowError(f"[INST] at character {turn.start()} has no [/INST]")
-        messages += _llama_question(text[turn.end() : close.start()])
-        end = LLAMA_REPLY_END.search(text, close.end())
-        stop, position = (end.start(), end.end()) if end else (len(text), len(text))
-        if end or stop > close.end():
-            messages.append(Message("assistant", text[close.end() : stop]))
-    return messages
-
-
-def _llama_question(text: str) -> Iterator[Message]:
-    system = LLAMA_SYSTEM.match(text)
-    if system:
-        yield Message("system", system[1])
-        text = text[system.end() :]
-    yield Message("user", text)
-
-
-def _message(item: Any, index: int) -> Message:
-    if not isinstance(item, Mapping):
-        raise RowError(f"message {index}: expected an object, found {_kind(item)}")
-    role_key, content_key = ("from", "value") if "from" in item else ("role", "content")
-    for key in (role_key, content_key):
-        if key not in item:
-            raise RowError(f'message {index}: no "{key}"')
-    role = _string(item[role_key], f'message {index}: "{role_key}"')
-    if role not in ROLE_NAMES:
-        known = ", ".join(sorted(ROLE_NAMES))
-        raise RowError(f"message {index}: unknown role {role[:40]!r} (known: {known})")
-    return Message(
-        ROLE_NAMES[role], _string(item[content_key], f'message {index}: "{content_key}"')
-    )
-
-
-def _string(value: Any, name: str) -> str:
-    if not isinstance(value, str):
-        raise RowError(f"{name} is {_kind(value)}, expected a string")
-    return value
-
-
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
     """JSON's name of a value's type, for messages."""
     names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number"}
     names |= {str: "a string", list: "a list", dict: "an object", bytes: "bytes"}
     return names.get(type(value), type(value).__name__)
+
+
+def _turn(item: Any, name: str, unused: list[str]) -> Iterator[Message]:
+    """The messages of one turn; adds to `unused` what is left out."""
+    if isinstance(item, list | tuple) and len(item) == 2:
+        yield from _pair(dict(zip(("question", "answer"), item, strict=True)))
+        return
+    if not isinstance(item, Mapping):
+        raise RowError(f"expected an object, found {kind_of(item)}")
+    role_key, content_key = first_filled(item, ROLE_KEYS), first_filled(item, CONTENT_KEYS)
+    if role_key is None:
+        used = yield from _pair(item)
+        unused += [f"{name}[].{key}" for key in item if key not in used and item[key]]
+        return
+    role_name = text_of(item[role_key], f'"{role_key}"')
+    others = [key for key in item if key not in (role_key, content_key) and not is_empty(item[key])]
+    unused += [f"{name}[].{key}" for key in others]
+    role = role_of(role_name)
+    if role is None:
+        unused.append(role_name)
+    elif content_key is not None:
+        yield Message(role, _content(item[content_key], content_key, unused))
+    elif any(isinstance(item.get(key), str) for key in CONTENT_KEYS):
+        yield Message(role, "")
+    elif any(key in item for key in CONTENT_KEYS):
+        unused.append("null content")
+    else:
+        raise RowError('no "content"')
+
+
+def _pair(item: Mapping[str, Any]) -> Iterator[Message]:
+    """Question and answer of one turn, with its system text; returns the keys it used."""
+    system = first_filled(item, SYSTEMS)
+    question, answer = (first_filled(item, names) for names in (QUESTIONS, ANSWERS))
+    if question is None and answer is None:
+        raise RowError('no "role"')
+    named = (("system", system), ("user", question), ("assistant", answer))
+    for role, key in named:
+        if key is not None:
+            yield Message(role, text_of(item[key], f'"{key}"'))
+    return {key for _, key in named}
+
+
+def _content(value: Any, name: str, unused: list[str]) -> str:
+    """The text of a message's content: a string, or a list of parts of which some are text."""
+    if isinstance(value, Mapping):
+        value = value.get("parts", [value])
+    if not isinstance(value, list):
+        return text_of(value, f'"{name}"')
+    texts = []
+    for part in value:
+        text = part.get("text") if isinstance(part, Mapping) else part
+        if isinstance(text, str):
+            texts.append(text)
+        else:
+            kind = part.get("type") if isinstance(part, Mapping) else None
+            unused.append(f"part {kind or kind_of(part)}")
+    return "\n".join(texts)

@@ -1,4 +1,4 @@
-"""What is wrong with data, and where."""
+"""Errors of data: what is wrong, in which file, at which line."""
 
 from __future__ import annotations
 

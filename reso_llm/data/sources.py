@@ -1,28 +1,23 @@
-"""Where documents come from: one `--data` option, many kinds of files, streamed.
+"""Sources: what `--data` names, as files, and the documents of these files.
 
-    sample                the pip package chitchat-dataset, 7,168 real conversations
-    guanaco               the hub dataset timdettmers/openassistant-guanaco
-    owner/name            any other hub dataset
-    path                  a .jsonl, .json, .parquet or .txt file
-    first+second+...      several of them, one after the other (an existing path with + wins)
+    sample                    the pip package chitchat-dataset, 7,168 real conversations
+    guanaco                   the hub dataset timdettmers/openassistant-guanaco
+    owner/name                any other hub dataset; :subset and @split choose from its files
+    owner/name/file.jsonl     one file of a hub dataset
+    path                      a file, a directory of files, or a glob; ~ is the home directory
+    first+second+...          several of them, one after the other (an existing path with + wins)
 
-`resolve` turns such a text into files, `read_documents` reads them. What a row means is decided in
-`conversation.py`; here a row only has to be found, and a bad one reported as file:line: reason.
+Files are .jsonl, .ndjson, .json, .csv, .parquet, .arrow and .txt; those that are text may end in
+.gz or .zst. A path has a slash or a suffix, so a folder called `guanaco` does not hide the name.
 
-.jsonl  one JSON value per line; blank lines are no rows; CRLF and a BOM at the start are accepted.
-.json   an array of rows, or JSON values one after the other (so also JSONL). Read incrementally.
-.parquet  rows of a table, by batches.
-.txt    When the file begins with a Guanaco or Llama-2 marker it is a file of conversations, else
-        one plain text, read in pieces cut at line ends. In a file of conversations the next one
-        begins at a line that starts with `<s>[INST]`, or that starts with `### Human:` or `[INST]`
-        after a blank line, or that starts with `### Human:` when the conversation has an
-        `### Assistant:` in the middle of a line (one conversation per row, as in the guanaco
-        files). Line ends between two conversations belong to neither.
+`resolve` turns such a text into files, `read_documents` reads them. A row that is no document is
+reported as file:line: reason.
 """
 
 from __future__ import annotations
 
 import difflib
+import glob
 import importlib.metadata
 import os
 import re
@@ -30,18 +25,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from reso_llm.data.conversation import (
-    Document,
-)
+from reso_llm.data.containers import ROW_BYTES, Source
+from reso_llm.data.conversation import Document
 from reso_llm.data.errors import BadRow, BadRows, DataError
-from reso_llm.data.readers import READERS, SAMPLE_FILE, SAMPLE_PACKAGE, Source
+from reso_llm.data.files import KINDS, PACKED, Selection, choose_files, data_kind
+from reso_llm.data.hub import dataset_files
+from reso_llm.data.readers import SAMPLE_FILE, SAMPLE_PACKAGE, documents_of
+from reso_llm.data.rows import parse_columns
+from reso_llm.data.summary import DataSummary
 
-__all__ = ["BadRow", "BadRows", "DataError", "Source", "read_documents", "read_source", "resolve"]
+__all__ = ["absolute", "read_documents", "read_source", "resolve"]
 
 HUB_NAMES = {"guanaco": "timdettmers/openassistant-guanaco"}
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-SUFFIXES = (".jsonl", ".json", ".parquet", ".txt")
+HUB_ID = re.compile(
+    r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:/(?P<file>[\w./ -]+)|(?::(?P<subset>[\w./-]+))?"
+    r"(?:@(?P<split>[\w-]+))?)"
+)
 DEFAULT_HUB_DEADLINE = 45.0
+POINTER = b"version https://git-lfs.github.com/spec/"
+# Text of more than this many times its file's size, and more than ROW_BYTES, is refused.
+UNPACKED_RATIO = 1000
 
 OnBadRow = Literal["error", "skip"]
 
@@ -49,34 +52,54 @@ OnBadRow = Literal["error", "skip"]
 def read_documents(
     spec: str,
     *,
+    columns: str | None = None,
     on_bad_row: OnBadRow = "error",
     report: BadRows | None = None,
+    summary: DataSummary | None = None,
     hub_deadline: float = DEFAULT_HUB_DEADLINE,
 ) -> Iterator[Document]:
-    """Documents of everything `spec` names, in order, streamed.
+    """Documents of everything `spec` names, in order, streamed; counted in `summary`.
 
     A bad row raises DataError ("error") or is added to `report` ("skip"). DataError as well for a
     source that is missing, unreadable or has no document at all.
     """
-    for source in resolve(spec, hub_deadline=hub_deadline):
-        yield from read_source(source, on_bad_row=on_bad_row, report=report)
+    for source in resolve(spec, columns=columns, hub_deadline=hub_deadline):
+        yield from read_source(source, on_bad_row=on_bad_row, report=report, summary=summary)
 
 
-def resolve(spec: str, *, hub_deadline: float = DEFAULT_HUB_DEADLINE) -> tuple[Source, ...]:
+def resolve(
+    spec: str, *, columns: str | None = None, hub_deadline: float = DEFAULT_HUB_DEADLINE
+) -> tuple[Source, ...]:
     """The files `spec` stands for, downloaded when they are on the hub; DataError.
 
+    `columns`: names of their columns, as in prompt=question,reply=answer.
     `hub_deadline`: seconds a download may go without progress.
     """
-    return tuple(source for part in _parts(spec) for source in _resolve_part(part, hub_deadline))
+    named = parse_columns(columns) if columns else None
+    return tuple(
+        source._replace(columns=named)
+        for part in _parts(spec)
+        for source in _resolve_part(part, hub_deadline)
+    )
+
+
+def absolute(spec: str) -> str:
+    """`spec` with every path in it absolute: what a run saves, to be resumed from anywhere."""
+    return "+".join(os.path.abspath(_path(p)) if _is_path(p) else p for p in _parts(spec))
 
 
 def read_source(
-    source: Source, *, on_bad_row: OnBadRow = "error", report: BadRows | None = None
+    source: Source,
+    *,
+    on_bad_row: OnBadRow = "error",
+    report: BadRows | None = None,
+    summary: DataSummary | None = None,
 ) -> Iterator[Document]:
     """Documents of one file; errors as in `read_documents`."""
     if on_bad_row not in ("error", "skip"):
         raise ValueError(f'on_bad_row is {on_bad_row!r}, expected "error" or "skip"')
     report = BadRows() if report is None else report
+    summary = DataSummary() if summary is None else summary
     before = report.count
 
     def bad(line: int, reason: str) -> None:
@@ -87,9 +110,17 @@ def read_source(
 
     found = False
     try:
-        for document in READERS[source.kind](source, bad):
+        limit = max(ROW_BYTES, UNPACKED_RATIO * source.path.stat().st_size)
+        for document in summary.watch(documents_of(source, bad), source.name):
             found = True
+            limit -= document.num_bytes
+            if limit < 0:
+                raise DataError(
+                    f"{source.name}: unpacks to more than {UNPACKED_RATIO} times its size; "
+                    "unpack it first if that is meant"
+                )
             yield document
+            del document
     except OSError as error:
         raise DataError(f"{source.name}: cannot be read ({error})") from error
     if not found:
@@ -107,48 +138,88 @@ def _parts(spec: str) -> list[str]:
     parts = []
     while pieces:
         lengths = range(len(pieces), 0, -1)
-        count = next((n for n in lengths if n == 1 or _exists("+".join(pieces[:n]))), 1)
+        count = next((n for n in lengths if n == 1 or _is_path("+".join(pieces[:n]))), 1)
         parts.append("+".join(pieces[:count]).strip())
         pieces = pieces[count:]
     return parts
 
 
-def _exists(name: str) -> bool:
-    return bool(name.strip()) and os.path.exists(os.path.expanduser(name))
+def _path(name: str) -> str:
+    return os.path.expanduser(name.strip())
+
+
+def _is_path(name: str) -> bool:
+    """Whether `name` looks like a path and something is there."""
+    path = _path(name)
+    looks = os.sep in path or bool(Path(path).suffix) or path in (os.curdir, os.pardir)
+    return looks and (os.path.lexists(path) or bool(_matches(path)))
+
+
+def _matches(pattern: str) -> list[str]:
+    return sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else []
 
 
 def _resolve_part(part: str, hub_deadline: float) -> list[Source]:
     if part == "sample":
         return [_sample_source()]
-    if _exists(part):
-        return [_path_source(Path(part).expanduser())]
-    suffix = Path(part).suffix.lower()
-    hub_id = HUB_NAMES.get(part, part)
-    if HUB_ID.fullmatch(hub_id) and suffix not in SUFFIXES:
-        from reso_llm.data.hub import dataset_files
-
-        paths = dataset_files(hub_id, deadline=hub_deadline)
-        return [Source(f"{hub_id}/{path.name}", path, path.suffix[1:].lower()) for path in paths]
+    if _is_path(part):
+        return _path_sources(Path(_path(part)))
+    name, mark, choice = re.fullmatch(r"([^:@]*)([:@]?)(.*)", part, re.DOTALL).groups()
+    hub_id = HUB_ID.fullmatch(HUB_NAMES.get(name, name) + mark + choice)
+    if hub_id and (hub_id["file"] or mark or not data_kind(part)):
+        repo, *chosen = hub_id.group("repo", "file", "subset", "split")
+        paths = dataset_files(repo, Selection(*chosen), deadline=hub_deadline)
+        return [_file_source(path, f"{repo}/{name}") for name, path in paths.items()]
     raise DataError(_unknown(part))
 
 
 def _unknown(part: str) -> str:
     near = difflib.get_close_matches(part, ["sample", "guanaco"], n=1, cutoff=0.6)
     hint = f" Did you mean {near[0]}?" if near else ""
+    if os.path.lexists(part) if "\0" not in part else False:
+        hint = f" A path needs a slash or a suffix: ./{part}"
     return (
         f"no data called {part!r}: there is no such file.{hint} Give a path to a "
-        f"{', '.join(SUFFIXES)} file, sample, guanaco, or a hub dataset as owner/name"
+        f"{', '.join(KINDS)} file, sample, guanaco, or a hub dataset as owner/name"
     )
 
 
-def _path_source(path: Path) -> Source:
-    if path.is_dir():
-        raise DataError(f"{path}: is a directory; name the data file in it")
-    if path.suffix.lower() not in SUFFIXES:
+def _path_sources(path: Path) -> list[Source]:
+    if matches := _matches(str(path)) if not os.path.lexists(path) else []:
+        files = [Path(match) for match in matches if os.path.isfile(match) and data_kind(match)]
+        if not files:
+            raise DataError(f"{path}: no {', '.join(KINDS)} file among {len(matches)} matches")
+        return [_file_source(file) for file in files]
+    if not path.is_dir():
+        return [_file_source(path)]
+    names = [p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()]
+    chosen = choose_files(names, of_one_kind=False)
+    if not chosen:
+        raise DataError(f"{path}: no {', '.join(KINDS)} file in this directory")
+    return [_file_source(path / name) for name in chosen]
+
+
+def _file_source(path: Path, name: str | None = None) -> Source:
+    """The source of one file; DataError when it cannot be one."""
+    name = str(path) if name is None else name
+    kind = data_kind(path.name)
+    if not path.exists():
+        raise DataError(f"{name}: the link leads to no file")
+    if not path.is_file():
+        raise DataError(f"{name}: is a pipe or a device; data are read more than once, from a file")
+    if kind is None:
         raise DataError(
-            f"{path}: unknown kind of file {path.suffix!r}; expected one of {', '.join(SUFFIXES)}"
+            f"{name}: unknown kind of file {path.suffix!r}; expected one of {', '.join(KINDS)}, "
+            f"text also with {' or '.join(PACKED)}"
         )
-    return Source(str(path), path, path.suffix[1:].lower())
+    try:
+        with open(path, "rb") as file:
+            pointer = file.read(len(POINTER)) == POINTER
+    except OSError as error:
+        raise DataError(f"{name}: cannot be read ({error.strerror})") from error
+    if pointer:
+        raise DataError(f"{name}: is a git-lfs pointer, not the data: fetch them with git lfs pull")
+    return Source(name, path, kind)
 
 
 def _sample_source() -> Source:
@@ -162,6 +233,3 @@ def _sample_source() -> Source:
     if not path.is_file():
         raise DataError(f"sample: {path} is missing; reinstall {SAMPLE_PACKAGE}")
     return Source("sample", path, "sample")
-
-
-# -- readers: (source, bad) -> documents

@@ -1,4 +1,11 @@
-"""The split into training and validation, by the hash of a document's content."""
+"""The split into training and validation, by the hash of a document's content.
+
+A document belongs to validation when the hash of its content, as a fraction of the largest hash, is
+below `val_fraction`: independent of order and of other rows, and duplicates stay on one side.
+Should that leave a side empty, the one document with the smallest (or largest) hash goes there;
+with a single document there is nothing to split, which is an error. A plain text file is cut
+instead: the last `val_fraction` of its bytes is validation.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +14,19 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from reso_llm.data.containers import Source
 from reso_llm.data.conversation import Document
-from reso_llm.data.errors import BadRows, DataError
-from reso_llm.data.readers import Source
+from reso_llm.data.errors import DataError
 from reso_llm.data.sources import OnBadRow, read_source, resolve
+
+__all__ = ["SidedDocument", "SplitPlan", "content_hash", "plan_split", "split_documents"]
 
 logger = logging.getLogger(__name__)
 
 HASH_CHARS = 1 << 20
 
 
-class _Plan(NamedTuple):
+class SplitPlan(NamedTuple):
     """The files of both sides; `val` is empty when `train` is to be split by `val_fraction`."""
 
     train: tuple[Source, ...]
@@ -25,22 +34,29 @@ class _Plan(NamedTuple):
     val_fraction: float
 
     def names(self) -> str:
+        """The training files, for messages."""
         return "+".join(source.name for source in self.train)
 
 
-def _make_plan(spec: str, val_spec: str | None, val_fraction: float) -> _Plan:
+def plan_split(
+    spec: str, val_spec: str | None, val_fraction: float, columns: str | None = None
+) -> SplitPlan:
+    """The plan for what `spec` and `val_spec` name; DataError."""
     if val_spec is not None:
-        return _Plan(resolve(spec), resolve(val_spec), 0.0)
+        return SplitPlan(resolve(spec, columns=columns), resolve(val_spec, columns=columns), 0.0)
     if not 0.0 < val_fraction < 1.0:
         raise DataError(
             f"val_fraction is {val_fraction}, expected a number between 0 and 1 "
             "(or name a validation file)"
         )
-    return _Plan(resolve(spec), (), float(val_fraction))
+    return SplitPlan(resolve(spec, columns=columns), (), float(val_fraction))
 
 
-class _Part(NamedTuple):
-    """A document, or a piece of one, on one side; `begins` when it starts with <|bos|>."""
+class SidedDocument(NamedTuple):
+    """A document, or a piece of one, on its side; `begins` when it starts with <|bos|>.
+
+    digest: its content's hash, 0 for a piece of a plain text file.
+    """
 
     side: str
     begins: bool
@@ -48,6 +64,7 @@ class _Part(NamedTuple):
     digest: int
 
     def texts(self) -> list[str]:
+        """What is said in it."""
         messages = self.document.messages
         return [message.content for message in messages] if messages else [self.document.text or ""]
 
@@ -62,9 +79,9 @@ def content_hash(document: Document) -> int:
     return int.from_bytes(digest.digest(), "big")
 
 
-def _split_documents(
+def split_documents(
     documents: Iterable[Document], threshold: int, val_fraction: float
-) -> Iterator[_Part]:
+) -> Iterator[SidedDocument]:
     """Send each document to the side its hash says; cut plain text files by bytes.
 
     `threshold`: hashes below it are validation. `val_fraction` is for plain text files.
@@ -73,31 +90,16 @@ def _split_documents(
     for document in documents:
         if document.file_bytes is None:
             digest = content_hash(document)
-            yield _Part("val" if digest < threshold else "train", True, document, digest)
+            yield SidedDocument("val" if digest < threshold else "train", True, document, digest)
             continue
         in_val = in_val and document.start > 0
-        for side, piece in _cut(document, val_fraction):
+        for side, piece in _cut_text(document, val_fraction):
             begins = document.start == 0 if side == "train" else not in_val
             in_val = side == "val"
-            yield _Part(side, begins, piece, 0)
+            yield SidedDocument(side, begins, piece, 0)
 
 
-def _cut(document: Document, val_fraction: float) -> Iterator[tuple[str, Document]]:
-    """A piece of a plain text file as (side, piece): the last `val_fraction` is validation."""
-    cut = int(document.file_bytes * (1.0 - val_fraction)) - document.start
-    if cut >= document.num_bytes:
-        yield "train", document
-        return
-    data = document.text.encode("utf-8")
-    cut = max(0, cut)
-    while cut > 0 and data[cut] & 0xC0 == 0x80:
-        cut -= 1
-    if cut:
-        yield "train", document._replace(text=data[:cut].decode("utf-8"), num_bytes=cut)
-    yield "val", document._replace(text=data[cut:].decode("utf-8"), num_bytes=len(data) - cut)
-
-
-def _threshold(plan: _Plan, on_bad_row: OnBadRow) -> int:
+def validation_threshold(plan: SplitPlan, on_bad_row: OnBadRow) -> int:
     """Hash below which a document is validation, such that neither side is empty.
 
     Reads only until both sides have a document: all of the data just when it is tiny.
@@ -108,18 +110,19 @@ def _threshold(plan: _Plan, on_bad_row: OnBadRow) -> int:
     hashes: set[int] = set()
     sides: set[str] = set()
     for source in plan.train:
-        for document in read_source(source, on_bad_row=on_bad_row, report=BadRows()):
+        for document in read_source(source, on_bad_row=on_bad_row):
             if document.file_bytes is not None:
-                sides |= {side for side, _ in _cut(document, plan.val_fraction)}
+                sides |= {side for side, _ in _cut_text(document, plan.val_fraction)}
             else:
                 hashes.add(content_hash(document))
                 sides.add("val" if content_hash(document) < threshold else "train")
             if len(sides) == 2:
                 return threshold
-    return _adjusted(threshold, hashes, sides, plan)
+    return _threshold_of_one(hashes, sides, plan)
 
 
-def _adjusted(threshold: int, hashes: set[int], sides: set[str], plan: _Plan) -> int:
+def _threshold_of_one(hashes: set[int], sides: set[str], plan: SplitPlan) -> int:
+    """The threshold that puts exactly one document on the side that would be empty."""
     missing = "val" if "train" in sides else "train"
     if len(hashes) < 2:
         raise DataError(
@@ -132,3 +135,18 @@ def _adjusted(threshold: int, hashes: set[int], sides: set[str], plan: _Plan) ->
         "validation" if missing == "val" else "training",
     )  # fmt: skip
     return min(hashes) + 1 if missing == "val" else max(hashes)
+
+
+def _cut_text(document: Document, val_fraction: float) -> Iterator[tuple[str, Document]]:
+    """A piece of a plain text file as (side, piece): the last `val_fraction` is validation."""
+    cut = int(document.file_bytes * (1.0 - val_fraction)) - document.start
+    if cut >= document.num_bytes:
+        yield "train", document
+        return
+    data = document.text.encode("utf-8")
+    cut = max(0, cut)
+    while cut > 0 and data[cut] & 0xC0 == 0x80:
+        cut -= 1
+    if cut:
+        yield "train", document._replace(text=data[:cut].decode("utf-8"), num_bytes=cut)
+    yield "val", document._replace(text=data[cut:].decode("utf-8"), num_bytes=len(data) - cut)

@@ -1,4 +1,12 @@
-"""The token cache: tokenised once, memory-mapped afterwards."""
+"""The token cache: data are tokenised once and memory-mapped afterwards.
+
+A directory per (content of the files, names of columns, tokenizer, split), under `$RESO_CACHE`,
+else `$XDG_CACHE_HOME/reso_llm`, else `~/.cache/reso_llm`. It holds the files of both sides (see
+`tokenise.py`) and a manifest with the sha256 of each, the tokenizer's fingerprint and the summary
+of what was read; all are checked whenever it is opened. It is built under a lock in a temporary
+directory and renamed, so it is there completely or not at all. Who may only read it uses it as it
+is.
+"""
 
 from __future__ import annotations
 
@@ -10,35 +18,28 @@ import logging
 import os
 import shutil
 import tempfile
-from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from reso_llm.data.containers import file_sha256
 from reso_llm.data.errors import BadRow, BadRows, DataError
-from reso_llm.data.readers import file_sha256
 from reso_llm.data.sources import OnBadRow, read_source
-from reso_llm.data.split import _Part, _Plan, _split_documents, _threshold
+from reso_llm.data.split import SidedDocument, SplitPlan, split_documents, validation_threshold
+from reso_llm.data.summary import DataSummary
+from reso_llm.data.tokenise import SideWriter, batches_of, token_dtype, write_batch
 from reso_llm.tokenizer import ResoTokenizer
+
+__all__ = ["Progress", "Split", "TokenData", "cached_tokens", "default_cache_dir"]
 
 logger = logging.getLogger(__name__)
 
 # Part of the key: raise it whenever parsing, layout or split changes what a cache would hold.
-FORMAT_VERSION = 1
-
-
+FORMAT_VERSION = 2
 SIDES = ("train", "val")
-
-
-BATCH_DOCUMENTS = 1024
-
-
-BATCH_CHARS = 1 << 21
-
 
 Progress = Callable[[int, int], None]
 
@@ -60,24 +61,56 @@ class Split(NamedTuple):
 
 
 class TokenData(NamedTuple):
-    """Both sides, the rows that were skipped, and the cache directory they are read from."""
+    """Both sides, the rows that were skipped, the cache's directory, and what was read."""
 
     train: Split
     val: Split
     bad_rows: BadRows
     path: Path
+    summary: DataSummary
 
 
 def default_cache_dir() -> Path:
     """`$RESO_CACHE`, else `$XDG_CACHE_HOME/reso_llm`, else `~/.cache/reso_llm`."""
     if own := os.environ.get("RESO_CACHE"):
-        return Path(own)
+        return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reso_llm"
 
 
-def _cache_key(plan: _Plan, tokenizer: ResoTokenizer) -> str:
+def cached_tokens(
+    root: Path,
+    plan: SplitPlan,
+    tokenizer: ResoTokenizer,
+    on_bad_row: OnBadRow,
+    progress: Progress | None,
+) -> TokenData:
+    """The tokens of `plan` from the cache below `root`, built when it is not there; DataError."""
+    final = root / _cache_key(plan, tokenizer)
     try:
-        contents = [[[s.kind, file_sha256(s.path)] for s in side] for side in plan[:2]]
+        root.mkdir(parents=True, exist_ok=True)
+        with _build_lock(final):
+            data = _open_cache(final, plan, tokenizer)
+            if data is None or (on_bad_row == "error" and data.bad_rows.count):
+                _build(final, plan, tokenizer, on_bad_row, progress)
+                data = _open_cache(final, plan, tokenizer)
+    except OSError as error:
+        data = _open_cache(final, plan, tokenizer)  # all that is needed may be there to be read
+        if data is None or (on_bad_row == "error" and data.bad_rows.count):
+            raise DataError(
+                f"{final}: cannot write the token cache ({error}); set RESO_CACHE to a directory "
+                "with room, about 3 bytes per token"
+            ) from error
+    if data is None:
+        raise DataError(f"{final}: the token cache changed while it was read; start again")
+    return data
+
+
+def _cache_key(plan: SplitPlan, tokenizer: ResoTokenizer) -> str:
+    try:
+        contents = [
+            [[source.kind, file_sha256(source.path), source.columns] for source in side]
+            for side in (plan.train, plan.val)
+        ]
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from error
     key = [FORMAT_VERSION, contents, plan.val_fraction, tokenizer.fingerprint]
@@ -88,9 +121,22 @@ def _sha256_json(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
+@contextlib.contextmanager
+def _build_lock(final: Path) -> Iterator[None]:
+    """One process at a time builds or opens `final`; the lock ends with its process."""
+    with open(final.with_name(f"{final.name}.lock"), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for stale in final.parent.glob(f"{final.name}.*.tmp"):
+            shutil.rmtree(stale, ignore_errors=True)
+        yield
+
+
+# -- build
+
+
 def _build(
     final: Path,
-    plan: _Plan,
+    plan: SplitPlan,
     tokenizer: ResoTokenizer,
     on_bad_row: OnBadRow,
     progress: Progress | None,
@@ -108,59 +154,56 @@ def _build(
 
 def _write_cache(
     temporary: Path,
-    plan: _Plan,
+    plan: SplitPlan,
     tokenizer: ResoTokenizer,
     on_bad_row: OnBadRow,
     progress: Progress | None,
 ) -> None:
-    threshold = _threshold(plan, on_bad_row)
-    report = BadRows()
+    threshold = validation_threshold(plan, on_bad_row)
+    report, summary = BadRows(), DataSummary()
     directory = temporary / "new"
     directory.mkdir()
-    dtype = _token_dtype(tokenizer)
+    dtype = token_dtype(tokenizer)
     with contextlib.ExitStack() as stack:
-        writers = {side: stack.enter_context(_SideWriter(directory, side, dtype)) for side in SIDES}
-        tally = _Tally(progress, compare=bool(plan.val))
-        parts = _all_parts(plan, threshold, on_bad_row, report)
-        for batch in _batches(tally.watch(parts)):
-            _write_batch(batch, tokenizer, writers)
-            tally.tell()
+        writers = {side: stack.enter_context(SideWriter(directory, side, dtype)) for side in SIDES}
+        passing = _Passing(progress, compare=bool(plan.val))
+        documents = _all_documents(plan, threshold, on_bad_row, report, summary)
+        for batch in batches_of(passing.watch(documents)):
+            write_batch(batch, tokenizer, writers)
+            passing.show_progress()
     for side in SIDES:
         if not writers[side].num_documents:
             name = "training" if side == "train" else "validation"
             raise DataError(f"{plan.names()}: no {name} data after the split")
-    tally.warn_overlap(plan)
+    passing.warn_overlap(plan)
     body = {
         "format": FORMAT_VERSION,
         "dtype": np.dtype(dtype).name,
         "tokenizer": tokenizer.fingerprint,
         "sources": [source.name for source in (*plan.train, *plan.val)],
         "bad_rows": [list(row) for row in report.rows],
+        "summary": summary.to_json(),
         **{side: writers[side].summary() for side in SIDES},
     }
     text = json.dumps({"sha256": _sha256_json(body), "body": body}, indent=1)
     (directory / "manifest.json").write_text(text, encoding="utf-8")
 
 
-def _token_dtype(tokenizer: ResoTokenizer) -> type:
-    return np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
-
-
-def _all_parts(
-    plan: _Plan, threshold: int, on_bad_row: OnBadRow, report: BadRows
-) -> Iterator[_Part]:
-    # Validation first: the tally then knows its hashes when the training rows pass.
+def _all_documents(
+    plan: SplitPlan, threshold: int, on_bad_row: OnBadRow, report: BadRows, summary: DataSummary
+) -> Iterator[SidedDocument]:
+    # Validation first: its hashes are then known when the training rows pass.
     for source in plan.val:
-        documents = read_source(source, on_bad_row=on_bad_row, report=report)
-        yield from _split_documents(documents, 1 << 64, 1.0)
+        documents = read_source(source, on_bad_row=on_bad_row, report=report, summary=summary)
+        yield from split_documents(documents, 1 << 64, 1.0)
     for source in plan.train:
-        documents = read_source(source, on_bad_row=on_bad_row, report=report)
-        yield from _split_documents(documents, threshold, plan.val_fraction)
+        documents = read_source(source, on_bad_row=on_bad_row, report=report, summary=summary)
+        yield from split_documents(documents, threshold, plan.val_fraction)
 
 
 @dataclass
-class _Tally:
-    """Counts what passes: for the progress display, and validation rows seen in training."""
+class _Passing:
+    """Watches documents pass: for the progress display, and for validation rows in training."""
 
     progress: Progress | None
     compare: bool
@@ -169,22 +212,22 @@ class _Tally:
     overlap: int = 0
     val_hashes: set[int] = field(default_factory=set)
 
-    def watch(self, parts: Iterable[_Part]) -> Iterator[_Part]:
-        for part in parts:
-            self.documents += part.begins
-            self.bytes += part.document.num_bytes
-            if self.compare and part.document.file_bytes is None:
-                if part.side == "val":
-                    self.val_hashes.add(part.digest)
+    def watch(self, documents: Iterable[SidedDocument]) -> Iterator[SidedDocument]:
+        for sided in documents:
+            self.documents += sided.begins
+            self.bytes += sided.document.num_bytes
+            if self.compare and sided.document.file_bytes is None:
+                if sided.side == "val":
+                    self.val_hashes.add(sided.digest)
                 else:
-                    self.overlap += part.digest in self.val_hashes
-            yield part
+                    self.overlap += sided.digest in self.val_hashes
+            yield sided
 
-    def tell(self) -> None:
+    def show_progress(self) -> None:
         if self.progress is not None:
             self.progress(self.documents, self.bytes)
 
-    def warn_overlap(self, plan: _Plan) -> None:
+    def warn_overlap(self, plan: SplitPlan) -> None:
         if self.overlap:
             logger.warning(
                 "%d training documents are also validation documents of %s: the validation loss "
@@ -193,143 +236,32 @@ class _Tally:
             )  # fmt: skip
 
 
-def _batches(parts: Iterable[_Part]) -> Iterator[list[_Part]]:
-    batch: list[_Part] = []
-    size = 0
-    for part in parts:
-        batch.append(part)
-        size += part.document.num_bytes
-        del part
-        if size >= BATCH_CHARS or len(batch) >= BATCH_DOCUMENTS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+# -- open
 
 
-class _Segment(NamedTuple):
-    """A text with the control tokens around it; `reply` when an assistant has to produce it."""
-
-    side: str
-    text: str
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-    reply: bool
-
-
-def _segments(part: _Part, tokenizer: ResoTokenizer) -> Iterator[_Segment]:
-    """The layout of `ResoTokenizer.encode_conversation`, or <|bos|> and the plain text."""
-    bos = (tokenizer.bos_id,) if part.begins else ()
-    if part.document.text is not None:
-        yield _Segment(part.side, part.document.text, bos, (), False)
-    for role, content in part.document.messages:
-        before = (*bos, tokenizer.role_id(role))
-        reply = role == "assistant"
-        yield _Segment(part.side, content, before, (tokenizer.end_id,), reply)
-        bos = ()
-
-
-def _write_batch(
-    batch: list[_Part], tokenizer: ResoTokenizer, writers: dict[str, _SideWriter]
-) -> None:
-    for part in batch:
-        writers[part.side].count(part)
-    segments = [segment for part in batch for segment in _segments(part, tokenizer)]
-    current = -1
-    for index, ids in tokenizer.encode_pieces([segment.text for segment in segments]):
-        segment = segments[index]
-        if index != current:
-            if current >= 0:
-                _close(segments[current], writers)
-            writers[segment.side].write(segment.before, False)
-            current = index
-        writers[segment.side].write(ids, segment.reply)
-    _close(segments[current], writers)
-
-
-def _close(segment: _Segment, writers: dict[str, _SideWriter]) -> None:
-    writers[segment.side].write(segment.after, segment.reply)
-
-
-class _SideWriter:
-    """The three files of one side, appended to."""
-
-    def __init__(self, directory: Path, side: str, dtype: type) -> None:
-        self._dtype = dtype
-        self._paths = {name: directory / f"{side}.{name}" for name in ("tokens", "mask", "starts")}
-        self.num_tokens = self.num_bytes = self.num_documents = 0
-        self._starts = array("q")
-
-    def __enter__(self) -> _SideWriter:
-        self._tokens = open(self._paths["tokens"], "wb")
-        self._mask = open(self._paths["mask"], "wb")
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._tokens.close()
-        self._mask.close()
-        if kind is None:
-            self._paths["starts"].write_bytes(self._starts.tobytes())
-
-    def count(self, part: _Part) -> None:
-        self.num_documents += part.begins
-        self.num_bytes += part.document.num_bytes
-
-    def write(self, ids: Iterable[int] | np.ndarray, reply: bool) -> None:
-        ids = np.asarray(ids, dtype=self._dtype)
-        if isinstance(ids, np.ndarray) and len(ids):
-            if ids[0] == ResoTokenizer.bos_id:
-                self._starts.append(self.num_tokens)
-            self._tokens.write(ids.tobytes())
-            self._mask.write(np.full(len(ids), reply, dtype=np.uint8).tobytes())
-            self.num_tokens += len(ids)
-
-    def summary(self) -> dict[str, Any]:
-        return {
-            "num_tokens": self.num_tokens,
-            "num_bytes": self.num_bytes,
-            "num_documents": self.num_documents,
-            "files": {
-                path.name: [path.stat().st_size, file_sha256(path)] for path in self._paths.values()
-            },
-        }
-
-
-@contextlib.contextmanager
-def _build_lock(final: Path) -> Iterator[None]:
-    """One process at a time builds or opens `final`; the lock ends with its process."""
-    with open(final.with_name(f"{final.name}.lock"), "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        for stale in final.parent.glob(f"{final.name}.*.tmp"):
-            shutil.rmtree(stale, ignore_errors=True)
-        yield
-
-
-def _open_cache(final: Path, plan: _Plan) -> TokenData | None:
+def _open_cache(final: Path, plan: SplitPlan, tokenizer: ResoTokenizer) -> TokenData | None:
     """The cache, or None when there is none or it is damaged (which is logged)."""
     if not final.exists():
         return None
     try:
-        body = _verified_manifest(final)
+        body = _verified_manifest(final, tokenizer)
     except (OSError, ValueError, KeyError, TypeError) as error:
         logger.warning("%s: damaged token cache (%s), building it again", final, error)
         return None
     names = {old: s.name for old, s in zip(body["sources"], (*plan.train, *plan.val), strict=True)}
     rows = [BadRow(names.get(name, name), line, why) for name, line, why in body["bad_rows"]]
     splits = [_open_split(final, side, body) for side in SIDES]
-    return TokenData(splits[0], splits[1], BadRows(rows), final)
+    summary = DataSummary.from_json(body["summary"], names)
+    return TokenData(splits[0], splits[1], BadRows(rows), final, summary)
 
 
-def _verified_manifest(final: Path) -> dict[str, Any]:
+def _verified_manifest(final: Path, tokenizer: ResoTokenizer) -> dict[str, Any]:
     manifest = json.loads((final / "manifest.json").read_text(encoding="utf-8"))
     body = manifest["body"]
     if _sha256_json(body) != manifest["sha256"]:
         raise ValueError("manifest.json does not match its own hash")
+    if body["tokenizer"] != tokenizer.fingerprint:
+        raise ValueError("it is of another tokenizer")
     for side in SIDES:
         for name, (size, digest) in body[side]["files"].items():
             if (final / name).stat().st_size != size:

@@ -11,8 +11,8 @@ from reso_llm.config import ResoLLMConfig
 
 # What may differ when a run is resumed: how long, where to, how it is watched; not what is learnt.
 RESUMABLE = {
-    "data", "val_data", "out", "minutes", "steps", "tokens", "validate_every", "save_every",
-    "log_every", "keep_last",
+    "data", "val_data", "columns", "out", "minutes", "steps", "tokens", "validate_every",
+    "save_every", "log_every", "keep_last",
     "sample_prompt", "sample_length", "validate_tokens", "wandb", "device", "compile",
     # The way out of a run that stopped because its steps were not finite.
     "max_bad_steps", "optim.matrix_lr", "optim.embedding_lr", "optim.head_lr", "optim.scalar_lr",
@@ -63,8 +63,9 @@ class TrainConfig:
     """A training run. At least one budget is needed; the first that is used up ends the run.
 
     Args:
-        data: guanaco, sample, a path (.jsonl, .json, .parquet, .txt), a hub id, or a+b.
+        data: guanaco, sample, a file, a directory, a glob, a hub id (:subset @split), or a+b.
         val_data: validation data; without it, val_fraction of the documents are held out.
+        columns: what the data's columns hold, as in prompt=question,reply=answer,system=rules.
         val_fraction: share of the data held out for validation.
         on_bad_row: stop at a bad row, or skip it and list it.
         tokenizer: a tokenizer.json, or default; without it one is trained on the data.
@@ -95,6 +96,7 @@ class TrainConfig:
 
     data: str = "guanaco"
     val_data: str | None = None
+    columns: str | None = None
     val_fraction: float = 0.05
     on_bad_row: Literal["error", "skip"] = "error"
     tokenizer: str | None = None

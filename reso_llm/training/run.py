@@ -1,5 +1,6 @@
 """A training run from its configuration to its last checkpoint."""
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from reso_llm.data.errors import DataError
 from reso_llm.data.prepare import prepare, tokenizer_texts
+from reso_llm.data.sources import absolute
 from reso_llm.data.token_cache import TokenData
 from reso_llm.tokenizer import ResoTokenizer, check_tokenizer, create_default_tokenizer
 from reso_llm.training.config import TrainConfig
@@ -27,6 +29,7 @@ def train(
 
     Raises TrainingError, DataError, CheckpointError or RunLogError, each with one message.
     """
+    config = _with_absolute_data(config)
     run_dir = Path(config.out)
     with _as_training_error():
         device = pick_device(config.device)
@@ -49,6 +52,12 @@ def train(
         return trainer.run()
 
 
+def _with_absolute_data(config: TrainConfig) -> TrainConfig:
+    """The configuration a run saves: its data are found from any directory."""
+    val_data = None if config.val_data is None else absolute(config.val_data)
+    return dataclasses.replace(config, data=absolute(config.data), val_data=val_data)
+
+
 def _tokenizer(
     config: TrainConfig, start: Path | None, initial: Initial | None, report: Report
 ) -> ResoTokenizer:
@@ -67,6 +76,7 @@ def _tokenizer(
         report(f"training a tokenizer of {config.model.vocab_size} tokens on {config.data}")
         texts = tokenizer_texts(
             config.data,
+            columns=config.columns,
             val_fraction=config.val_fraction,
             val_spec=config.val_data,
             on_bad_row=config.on_bad_row,
@@ -86,11 +96,14 @@ def _prepare(config: TrainConfig, tokenizer: ResoTokenizer, report: Report) -> T
         data = prepare(
             config.data,
             tokenizer,
+            columns=config.columns,
             val_fraction=config.val_fraction,
             val_spec=config.val_data,
             on_bad_row=config.on_bad_row,
             progress=lambda documents, size: bar.update(size - bar.n),
         )
+    for line in data.summary.lines():
+        report(line)
     if data.bad_rows.count:
         report(data.bad_rows.summary())
     for name, split in (("train", data.train), ("validation", data.val)):

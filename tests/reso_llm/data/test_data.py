@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from reso_llm.data import split, token_cache
+from reso_llm.data import split, token_cache, tokenise
 from reso_llm.data.errors import BadRows, DataError
 from reso_llm.data.prepare import prepare, tokenise_all, tokenizer_texts
 from reso_llm.data.sources import read_documents
@@ -90,7 +90,7 @@ def test_large_vocabulary_uses_32_bits(rows, cache, monkeypatch):
 
 def test_batches_of_any_size_write_the_same_cache(rows, cache, monkeypatch):
     whole = prepare(rows, TOKENIZER, cache_dir=cache / "a")
-    monkeypatch.setattr(token_cache, "BATCH_DOCUMENTS", 3)
+    monkeypatch.setattr(tokenise, "BATCH_DOCUMENTS", 3)
     calls = []
     small = prepare(
         rows, TOKENIZER, cache_dir=cache / "b", progress=lambda *seen: calls.append(seen)
@@ -376,7 +376,7 @@ def test_interrupted_build_leaves_nothing_that_is_used(rows, cache, monkeypatch)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(token_cache, "_write_batch", killed)
+        patch.setattr(token_cache, "write_batch", killed)
         with pytest.raises(KeyboardInterrupt):
             prepare(rows, TOKENIZER, cache_dir=cache)
     assert not [p for p in cache.iterdir() if p.is_dir()]
@@ -386,6 +386,32 @@ def test_interrupted_build_leaves_nothing_that_is_used(rows, cache, monkeypatch)
     stale.mkdir()
     prepare(rows, TOKENIZER, cache_dir=cache)
     assert not stale.exists()
+
+
+def test_complete_cache_serves_who_may_only_read_it(rows, cache, monkeypatch):
+    good = snapshot(prepare(rows, TOKENIZER, cache_dir=cache))
+
+    def refused(final):
+        raise PermissionError(13, "Permission denied", str(final))
+
+    monkeypatch.setattr(token_cache, "_build_lock", refused)
+    assert snapshot(prepare(rows, TOKENIZER, cache_dir=cache)) == good
+    with pytest.raises(DataError, match=r"cannot write the token cache.*RESO_CACHE"):
+        prepare(rows, TOKENIZER, cache_dir=cache, val_fraction=0.06)
+
+
+def test_cache_of_another_tokenizer_is_built_again(rows, cache, caplog):
+    other = ResoTokenizer.train(["x"], 261)
+    path = prepare(rows, TOKENIZER, cache_dir=cache).path
+    aside = cache / "aside"
+    path.rename(aside)
+    target = prepare(rows, other, cache_dir=cache).path
+    good = (target / "train.tokens").read_bytes()
+    target.rename(cache / "gone")
+    aside.rename(target)
+    data = prepare(rows, other, cache_dir=cache)
+    assert "it is of another tokenizer" in caplog.text
+    assert (data.path / "train.tokens").read_bytes() == good
 
 
 def test_unwritable_cache_is_named_with_what_to_do(rows, tmp_path):

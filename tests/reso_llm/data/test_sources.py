@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from reso_llm.data import readers
+from reso_llm.data import containers, readers
 from reso_llm.data import sources as module
 from reso_llm.data.conversation import Document, Message
 from reso_llm.data.errors import BadRows, DataError
-from reso_llm.data.hub import choose_files, dataset_files
-from reso_llm.data.sources import read_documents, resolve
+from reso_llm.data.files import Selection, choose_files
+from reso_llm.data.hub import dataset_files
+from reso_llm.data.sources import absolute, read_documents, resolve
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 DATA = REPOSITORY.parent / "shared" / "data"
@@ -49,7 +50,7 @@ BAD_LINES = {
     "null row": (b"null", "found null"),
     "type": (b'{"text": 5}', '"text" is a number'),
     "number": (b"17", "found a number"),
-    "empty": (b'{"text": ""}', "the text is empty"),
+    "empty": (b'{"text": ""}', '"text" is empty'),
     "blank": (b'{"text": " \\n"}', "the text is empty"),
     "utf-8": (b'{"text": "caf\xe9"}', "invalid UTF-8 at byte 13 of the line"),
     "overlong": (b'{"text": "\xc0\x80"}', "invalid UTF-8 at byte 10"),
@@ -139,7 +140,7 @@ def test_file_with_only_bad_rows_is_named_with_the_reasons(tmp_path):
     ],
 )
 def test_json_array_or_values_in_blocks_of_any_size(tmp_path, monkeypatch, content, size):
-    monkeypatch.setattr(readers, "PIECE_BYTES", size)
+    monkeypatch.setattr(containers, "PIECE_BYTES", size)
     assert texts(write(tmp_path / "rows.json", content)) == ["α", 'b [, ] " c', "d"]
 
 
@@ -147,7 +148,7 @@ def test_bad_value_in_json_array_has_its_line(tmp_path):
     path = write(tmp_path / "rows.json", '[\n{"text": "a"},\n{"text":\n null},\n"b"]')
     report = BadRows()
     assert texts(path, on_bad_row="skip", report=report) == ["a", "b"]
-    assert report.rows == [(path, 3, '"text" is null, expected a string')]
+    assert report.rows == [(path, 3, 'nothing to read in this row: "text" is null')]
 
 
 @pytest.mark.parametrize(
@@ -182,14 +183,14 @@ def test_parquet_rows_and_their_numbers(tmp_path):
     parquet.write_table(table, path)
     report = BadRows()
     assert texts(path, on_bad_row="skip", report=report) == ["a", "d"] * 200
-    assert report.rows[0] == (path, 2, '"text" is null, expected a string')
+    assert report.rows[0] == (path, 2, 'nothing to read in this row: "text" is null')
     assert report.rows[1][:2] == (path, 3)
     assert "invalid UTF-8 at byte 3" in report.rows[1].reason
     assert report.rows[-1].line == 799
     messages = [[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]]
     parquet.write_table(pyarrow.table({"id": [1], "messages": messages}), path)
     assert list(read_documents(path)) == [
-        Document((Message("user", "q"), Message("assistant", "a")), None, 2)
+        Document((Message("user", "q"), Message("assistant", "a")), None, 2, unused=("id",), line=1)
     ]
 
 
@@ -233,7 +234,7 @@ def test_plain_text_comes_in_pieces_that_join_to_the_file(tmp_path, monkeypatch,
 def test_invalid_utf8_in_txt_is_an_error_at_its_byte(tmp_path, monkeypatch, size):
     monkeypatch.setattr(readers, "PIECE_BYTES", size)
     path = write(tmp_path / "book.txt", b"\xef\xbb\xbfabc\ndef caf\xe9 \n")
-    with pytest.raises(DataError, match=r"book\.txt: invalid UTF-8 at byte 14 of the file"):
+    with pytest.raises(DataError, match=r"book\.txt: invalid UTF-8 at byte 11 of the text"):
         texts(path, on_bad_row="skip")
 
 
@@ -255,12 +256,12 @@ def turns(spec: str) -> list[list[str]]:
             ["a", "b\n\nc"], ["d", "e"]]),
         # One message per line: only a blank line ends a conversation.
         ("\n### Human: a\n### Assistant: b\n### Human: c\n### Assistant: d\n\n\n### Human: e\n", [
-            ["a\n", "b\n", "c\n", "d"], ["e"]]),
-        ("### Human: a\n\n### Assistant: b\n\n### Human: c\n", [["a\n\n", "b"], ["c"]]),
+            ["a", "b", "c", "d"], ["e"]]),
+        ("### Human: a\n\n### Assistant: b\n\n### Human: c\n", [["a", "b"], ["c"]]),
         ("<s>[INST] a [/INST] b </s><s>[INST] c [/INST] d </s>\n<s>[INST] e [/INST] f </s>\n", [
             ["a", "b", "c", "d"], ["e", "f"]]),
         ("[INST] a [/INST] b\n[INST] c [/INST] d\n\n[INST] e [/INST] f", [
-            ["a", "b\n[INST] c [/INST] d"], ["e", "f"]]),
+            ["a", "b", "c", "d"], ["e", "f"]]),
     ],
 )  # fmt: skip
 def test_txt_of_conversations(tmp_path, text, expected):
@@ -333,6 +334,53 @@ def test_several_sources_are_joined_with_plus(tmp_path, monkeypatch):
     assert texts("b.jsonl+a+b.jsonl+a.jsonl") == ["b", "both", "a"]
 
 
+def test_directories_globs_and_the_home_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / "mine"
+    (folder / "deep").mkdir(parents=True)
+    for name in ("b.jsonl", "a.jsonl", "deep/c.txt", "test.jsonl", "retrieval.jsonl"):
+        (folder / name).write_text(row(name))
+    (folder / "README.md").write_text("# mine")
+    (folder / "state.json").write_text("{}")
+    assert [source.path.name for source in resolve(str(folder))] == [
+        "a.jsonl", "b.jsonl", "c.txt", "retrieval.jsonl",
+    ]  # fmt: skip
+    assert texts("~/mine/b.jsonl") == texts(f"{folder}/b.json*") == ["b.jsonl"]
+    assert [s.path.name for s in resolve(f"{folder}/**/*")] == [
+        "a.jsonl", "b.jsonl", "c.txt", "retrieval.jsonl", "state.json", "test.jsonl",
+    ]  # fmt: skip
+    with pytest.raises(DataError, match="no data called"):
+        resolve(f"{folder}/*.parquet")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"no .*\.jsonl.* file in this directory"):
+        resolve(str(tmp_path / "empty"))
+
+
+def test_a_directory_of_a_name_does_not_hide_the_name(tmp_path, monkeypatch, hub_cache):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("guanaco", "other"):
+        Path(name).mkdir()
+        Path(name, "rows.jsonl").write_text(row(name))
+    with pytest.raises(DataError, match="timdettmers/openassistant-guanaco"):
+        resolve("guanaco")
+    assert texts("./guanaco") == texts("guanaco/") == ["guanaco"]
+    with pytest.raises(DataError, match=r"A path needs a slash or a suffix: \./other"):
+        resolve("other")
+
+
+def test_absolute_paths_are_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a+b.jsonl").write_text(row("x"))
+    Path("data").mkdir()
+    saved = absolute("guanaco+a+b.jsonl+data/+owner/name:subset@test+data/*.jsonl")
+    assert saved == f"guanaco+{tmp_path}/a+b.jsonl+{tmp_path}/data+owner/name:subset@test+" + (
+        "data/*.jsonl"  # matches nothing yet
+    )
+    monkeypatch.chdir("/")
+    assert texts(absolute(f"{tmp_path}/a+b.jsonl")) == ["x"]
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
@@ -343,7 +391,8 @@ def test_several_sources_are_joined_with_plus(tmp_path, monkeypatch):
         ("", "no data called ''"),
         ("a\0b", "no data called"),
         ("x" * 5000 + ".jsonl", "there is no such file"),
-        (".", "is a directory"),
+        (".", "file in this directory"),
+        ("folder", "a hub dataset as owner/name"),
     ],
 )
 def test_unknown_data_says_what_can_be_given(tmp_path, monkeypatch, spec, message):
@@ -354,8 +403,8 @@ def test_unknown_data_says_what_can_be_given(tmp_path, monkeypatch, spec, messag
 
 
 def test_unknown_kind_of_file_is_named(tmp_path):
-    path = write(tmp_path / "rows.csv", "a,b\n")
-    with pytest.raises(DataError, match=r"unknown kind of file '\.csv'; expected one of \.jsonl"):
+    path = write(tmp_path / "rows.xlsx", "a,b\n")
+    with pytest.raises(DataError, match=r"unknown kind of file '\.xlsx'; expected one of .*jsonl"):
         texts(path)
 
 
@@ -513,8 +562,7 @@ def hub(hub_cache, monkeypatch):
 
 
 def test_hub_dataset_is_downloaded_once_and_then_works_offline(hub, hub_cache, monkeypatch):
-    [path] = dataset_files("owner/name", deadline=30)
-    assert path.name == "name_train.jsonl"
+    assert list(dataset_files("owner/name", Selection(), deadline=30)) == ["name_train.jsonl"]
     assert texts("owner/name")[0] == "hello"
     asked = len(hub.requests)
     for offline in ("0", "1"):
@@ -556,6 +604,20 @@ def test_hub_without_its_library_says_what_to_install(hub_cache, monkeypatch):
     assert_says_what_to_do(error)
 
 
+def test_files_of_a_hub_dataset_are_selected(hub, hub_cache):
+    hub.files = {
+        "fr/train-0.jsonl": row("french").encode(),
+        "en/train-0.jsonl": row("en").encode(),
+        "en/test-0.jsonl": row("test").encode(),
+    }
+    assert texts("owner/name:en", hub_deadline=30) == ["en"]
+    assert texts("owner/name:en@test", hub_deadline=30) == ["test"]
+    assert texts("owner/name/fr/train-0.jsonl", hub_deadline=30) == ["french"]
+    assert texts("owner/name", hub_deadline=30) == ["en", "french"]
+    with pytest.raises(DataError, match=r"no file for :de; it has en/test-0\.jsonl"):
+        texts("owner/name:de", hub_deadline=30)
+
+
 @pytest.mark.parametrize(
     ("names", "chosen"),
     [
@@ -567,7 +629,30 @@ def test_hub_without_its_library_says_what_to_install(hub_cache, monkeypatch):
         (["a.jsonl", "validation.jsonl"], ["a.jsonl"]),
         (["test.jsonl"], ["test.jsonl"]),
         (["README.md"], []),
+        (["chat.jsonl", "retrieval.jsonl", "contest.jsonl", "constraints.jsonl"],
+         ["chat.jsonl", "constraints.jsonl", "contest.jsonl", "retrieval.jsonl"]),
+        (["a_test.csv", "evaluation.csv", "developer.csv", "b_Train.csv.gz"], ["b_Train.csv.gz"]),
+        (["data/training/0.arrow", "data/dev/0.arrow", "dataset_info.json", "state.json"],
+         ["data/training/0.arrow"]),
     ],
 )  # fmt: skip
 def test_choice_of_files(names, chosen):
     assert choose_files(names) == chosen
+
+
+@pytest.mark.parametrize(
+    ("selection", "chosen"),
+    [
+        (Selection(split="test"), ["en/test.jsonl", "fr/chat-test.jsonl"]),
+        (Selection(split="validation"), ["en/dev.jsonl"]),
+        (Selection(subset="fr"), ["fr/chat-train.jsonl"]),
+        (Selection(subset="chat"), ["fr/chat-train.jsonl"]),
+        (Selection(subset="ch"), []),
+        (Selection(subset="en", split="dev"), ["en/dev.jsonl"]),
+        (Selection(file="en/dev.jsonl"), ["en/dev.jsonl"]),
+        (Selection(split="es"), []),
+    ],
+)
+def test_selection_of_files(selection, chosen):
+    names = ["en/train.jsonl", "en/dev.jsonl", "en/test.jsonl", "fr/chat-train.jsonl"]
+    assert choose_files([*names, "fr/chat-test.jsonl"], selection) == chosen

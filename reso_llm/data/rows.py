@@ -1,0 +1,232 @@
+"""One decoded row (a JSON value or a table's row) becomes one document.
+
+The first of these that the row holds decides; a key that is present but empty holds nothing:
+
+1. the columns that the user named (`Columns`, from `--columns prompt=question,reply=answer`);
+2. a list of turns under one of `LIST_KEYS`, also as a JSON string;
+3. a question and its answer in two columns, under the names in `QUESTIONS` and `ANSWERS`, with
+   `input` or `context` added to the question. A question that holds chat markers gives its turns;
+4. `chosen` without a question; a text, in any layout of `layouts.py`; turns nested under `data`.
+
+A `system` column becomes the system message of a conversation that has none. Everything else in
+the row is named in `Document.unused`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from entropy_core.checks import nearest
+from reso_llm.data.conversation import (
+    ANSWERS,
+    QUESTIONS,
+    SYSTEMS,
+    Document,
+    Message,
+    RowError,
+    conversation,
+    document_from_messages,
+    first_filled,
+    is_empty,
+    kind_of,
+    list_in_text,
+    read_turns,
+    role_of,
+    text_of,
+    utf8_length,
+)
+from reso_llm.data.errors import DataError
+from reso_llm.data.layouts import WHITE, document_from_text, messages_in
+
+__all__ = ["Columns", "document_from_row", "parse_columns"]
+
+LIST_KEYS = ("messages", "conversations", "conversation", "dialog", "dialogue", "chat", "turns")
+NESTED_KEYS = ("data", "dialogue", "conversation")
+CONTEXTS = ("input", "context")
+TEXTS = ("text", "content")
+HISTORY = "history"
+
+
+class Columns(NamedTuple):
+    """The user's names of columns, by what they hold; None for one that was not named."""
+
+    prompt: str | None = None
+    reply: str | None = None
+    system: str | None = None
+    context: str | None = None
+    messages: str | None = None
+    text: str | None = None
+
+
+def parse_columns(mapping: str) -> Columns:
+    """`prompt=question,reply=answer` as Columns; DataError names a role that does not exist."""
+    named: dict[str, str] = {}
+    for item in filter(None, map(str.strip, mapping.split(","))):
+        role, equals, column = (part.strip() for part in item.partition("="))
+        if role not in Columns._fields:
+            raise DataError(
+                f"columns: unknown role {role!r}{nearest(role, list(Columns._fields))}; "
+                f"known are {', '.join(Columns._fields)}, as in prompt=question,reply=answer"
+            )
+        if not equals or not column:
+            raise DataError(f"columns: {role} needs the name of a column, as in {role}=name")
+        named[role] = column
+    columns = Columns(**named)
+    if not (columns.text or columns.messages or (columns.prompt and columns.reply)):
+        raise DataError("columns: name prompt and reply, or messages, or text")
+    return columns
+
+
+def document_from_row(row: Any, columns: Columns | None = None) -> Document:
+    """The document of one row; RowError with the reason when it is none."""
+    if isinstance(row, str):
+        return document_from_text(row)
+    if isinstance(row, list):
+        return document_from_messages(row)
+    if not isinstance(row, Mapping):
+        raise RowError(f"expected an object with a text, found {kind_of(row)}")
+    filled = {str(key): value for key, value in row.items() if not is_empty(value)}
+    document, used = _by_columns(row, filled, columns) if columns else _by_names(row, filled)
+    if document.messages and document.messages[0].role != "system":
+        system = (columns.system,) if columns and columns.system else SYSTEMS
+        document, used = _with_system(document, filled, system, used)
+    unused = (*document.unused, *(key for key in filled if key not in used))
+    return document._replace(unused=tuple(dict.fromkeys(unused)))
+
+
+def _by_columns(
+    row: Mapping[str, Any], filled: Mapping[str, Any], columns: Columns
+) -> tuple[Document, set[str]]:
+    """The document of the columns that the user named, and these columns."""
+    for name in filter(None, columns):
+        if name not in row and name != columns.system and name != columns.context:
+            known = ", ".join(map(str, row)) or "nothing"
+            hint = nearest(name, list(map(str, row)))
+            raise RowError(f"columns: no column {name!r}{hint} (this row has {known})")
+    if columns.messages:
+        items = list_in_text(filled.get(columns.messages))
+        return document_from_messages(items, columns.messages), {columns.messages}
+    if columns.text:
+        return document_from_text(text_of(row[columns.text], f'"{columns.text}"')), {columns.text}
+    return _question_and_answer(filled, columns.prompt, columns.reply, columns.context)
+
+
+def _by_names(row: Mapping[str, Any], filled: Mapping[str, Any]) -> tuple[Document, set[str]]:
+    """The document of columns with usual names, and these columns."""
+    names = {_plain(key): key for key in filled}
+    for key in (names[key] for key in LIST_KEYS if key in names):
+        value = list_in_text(filled[key])
+        if isinstance(value, list):
+            return document_from_messages(value, key), {key}
+        if isinstance(value, str) and (messages := messages_in(value)):
+            return conversation(messages, utf8_length(value)), {key}
+    question, answer = (_first(names, usual) for usual in (QUESTIONS, ANSWERS))
+    if question is not None and answer is not None:
+        context = _first(names, CONTEXTS)
+        return _question_and_answer(filled, question, answer, context)
+    for key in (names[key] for key in ("chosen", *TEXTS) if key in names):
+        if isinstance(filled[key], list) and _plain(key) == "chosen":
+            return document_from_messages(filled[key], key), {key}
+        _refuse_lone_message(filled, key)
+        return document_from_text(text_of(filled[key], f'"{key}"')), {key}
+    for key in (names[key] for key in NESTED_KEYS if key in names):
+        if isinstance(filled[key], Mapping | list):
+            return document_from_row(filled[key]), {key}
+    raise RowError(_nothing_to_read(row, filled))
+
+
+def _plain(key: str) -> str:
+    return key.strip().lower().replace(" ", "_").replace("-", "_")
+
+
+def _first(names: Mapping[str, str], usual: Sequence[str]) -> str | None:
+    return next((names[name] for name in usual if name in names), None)
+
+
+def _nothing_to_read(row: Mapping[str, Any], filled: Mapping[str, Any]) -> str:
+    empty = [key for key in (*LIST_KEYS, *TEXTS, *QUESTIONS, *ANSWERS) if key in row]
+    if empty and not set(empty) & set(filled):
+        value = row[empty[0]]
+        kind = "empty" if value is not None and is_empty(value) else kind_of(value)
+        return f'nothing to read in this row: "{empty[0]}" is {kind}'
+    found = ", ".join(map(repr, list(filled)[:6])) or "nothing"
+    return (
+        f'no "text", "messages" or "conversations" in this row (it has {found}); '
+        "name its columns, as in --columns prompt=question,reply=answer"
+    )
+
+
+def _refuse_lone_message(filled: Mapping[str, Any], text_key: str) -> None:
+    """One message a row, without the ids that make a conversation of it, is no plain text."""
+    role = filled.get("role")
+    if not isinstance(role, str):
+        return
+    try:
+        role_of(role)
+    except RowError:
+        return
+    raise RowError(
+        f'one message a row ("role" beside "{text_key}"): its conversation cannot be put together '
+        'without "message_id" and "parent_id"'
+    )
+
+
+def _question_and_answer(
+    filled: Mapping[str, Any], question: str | None, answer: str | None, context: str | None
+) -> tuple[Document, set[str]]:
+    """Turns of a question, its context and its answer, each a text or a list of turns."""
+    for key in (question, answer):
+        if key not in filled:
+            raise RowError(f'"{key}" is empty')
+    used = {question, answer}
+    before, marked, unused = _asked(list_in_text(filled[question]), question)
+    if context in filled and context not in used and isinstance(filled[context], str):
+        before[-1] = Message(before[-1].role, f"{before[-1].content}\n\n{filled[context]}")
+        used.add(context)
+    if isinstance(filled.get(HISTORY), list):
+        earlier, left_out = read_turns(filled[HISTORY], HISTORY)
+        before, unused = earlier + before, unused + left_out
+        used.add(HISTORY)
+    after, left_out = _answered(list_in_text(filled[answer]), answer, marked)
+    if after[: len(before)] == before:  # preference data repeat the question in `chosen`
+        before = []
+    messages = before + after
+    num_bytes = sum(utf8_length(message.content) for message in messages)
+    return conversation(messages, num_bytes, unused + left_out), used
+
+
+def _asked(value: Any, key: str) -> tuple[list[Message], bool, list[str]]:
+    """(turns before an answer, whether markers set them apart, what is left out of them)."""
+    if isinstance(value, list):
+        messages, unused = read_turns(value, key)
+        return messages, False, unused
+    messages = messages_in(text_of(value, f'"{key}"'))
+    if messages is None:
+        return [Message("user", value)], False, []
+    if messages[-1] == Message("assistant", ""):
+        messages.pop()  # the marker that the answer follows
+    return messages, True, []
+
+
+def _answered(value: Any, key: str, marked: bool) -> tuple[list[Message], list[str]]:
+    """(turns of an answer, what is left out of them); `marked` when its question had markers."""
+    if isinstance(value, list):
+        return read_turns(value, key)
+    text = text_of(value, f'"{key}"')
+    if not marked:
+        return [Message("assistant", text)], []
+    return messages_in(text) or [Message("assistant", text.strip(WHITE))], []
+
+
+def _with_system(
+    document: Document, filled: Mapping[str, Any], names: Sequence[str], used: set[str]
+) -> tuple[Document, set[str]]:
+    """The conversation with the text of a system column before it."""
+    key = first_filled(filled, names)
+    if key is None or key in used or not isinstance(filled[key], str) or not filled[key].strip():
+        return document, used
+    system = Message("system", filled[key])
+    num_bytes = document.num_bytes + utf8_length(filled[key])
+    messages = (system, *document.messages)
+    return document._replace(messages=messages, num_bytes=num_bytes), used | {key}
