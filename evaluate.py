@@ -7,9 +7,8 @@ python evaluate.py mirror --mode published corrected --plot mirror.png
 python evaluate.py zombie --data text.txt --record
 python evaluate.py srb --quick
 
-A task is a module of benchmarks/ with `add_options(parser)`, `run(options) -> rows` and
-`text(rows)`; the first line of its docstring is its description. One that measures has
-`figure(rows)` as well and takes --quick, --plot and --record. Only the chosen one is imported.
+The tasks are those of `benchmarks/tasks`, which says what a task is. One that draws a figure takes
+--quick, --plot and --record. Only the chosen one is imported.
 """
 
 import ast
@@ -23,30 +22,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from benchmarks.tasks import TASKS
 from run_core import cli
 
-TASKS = {
-    "lm": "benchmarks.lm",
-    "ablation": "benchmarks.ablation",
-    "memory": "benchmarks.memory",
-    "goals": "benchmarks.goals",
-    "gating": "benchmarks.gating",
-    "stability": "benchmarks.stability",
-    "mirror": "benchmarks.mirror",
-    "setpoint": "benchmarks.setpoint",
-    "zombie": "benchmarks.zombie",
-    "srb": "benchmarks.srb",
-    "phase-slip": "benchmarks.phase_slip",
-    "dynamics": "benchmarks.dynamics",
-    "report": "benchmarks.report",
-}
 DPI = 120
 PLOTS = (".png", ".svg", ".pdf", ".jpg", ".jpeg", ".webp")
 OURS = {"benchmarks", "cer", "entropy_core", "reso_llm"}
 
 
 def make_parser() -> cli.Parser:
-    """Of the first argument alone: the name of a task."""
+    """The parser of the first argument alone: the name of a task."""
     parser = cli.Parser(prog="evaluate.py", description="Rerun what the documents claim.")
     subcommands = parser.add_subcommands(dest="task")
     for name, module in TASKS.items():
@@ -61,7 +46,7 @@ def description(module: str) -> str:
 
 
 def task_parser(name: str, task: ModuleType) -> cli.Parser:
-    """The task's own options and the shared ones."""
+    """The parser of the task's own options and the shared ones."""
     parser = cli.Parser(prog=f"evaluate.py {name}", description=description(TASKS[name]))
     task.add_options(parser)
     parser.add_argument("--json", type=str, help="write the rows to this file, - for stdout")
@@ -98,7 +83,7 @@ def check(options: Any) -> None:
 
 @contextmanager
 def extras_named(name: str) -> Iterator[None]:
-    """A package that only an extra installs is asked for in one line."""
+    """Turn the lack of a package that an extra installs into one line that names the extra."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -115,7 +100,7 @@ def main() -> None:
 
 
 def measure(name: str) -> None:
-    """Run a task, and print and write what it found."""
+    """Run a task, and print and write its rows."""
     task = import_module(TASKS[name])
     options = task_parser(name, task).read(sys.argv[2:])
     check(options)

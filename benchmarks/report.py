@@ -1,4 +1,4 @@
-"""All recorded rows as docs/results.md: every claim with its verdict, then every task's tables.
+"""Writes docs/results.md from all recorded rows: every claim, then every task's tables.
 
 Rows are those of benchmarks/results, which `evaluate.py TASK --record` writes; nothing is measured
 here. Claims and the rules of their verdicts are in benchmarks/claims. Figures go to a directory
@@ -16,24 +16,22 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.claims import HOLDS, MIXED, NOT, UNTESTED, Claim, Evidence, Finding, naming
-from benchmarks.common import RESULTS, read_rows
+from benchmarks.kit.records import REPOSITORY, read_rows
+from benchmarks.kit.tables import table
+from benchmarks.tasks import TASKS
 from run_core.cli import Parser
 
-DOCUMENT = RESULTS.parents[1] / "docs" / "results.md"
+DOCUMENT = REPOSITORY / "docs" / "results.md"
 DOCUMENTS = {
     "Reso-LLM v2": "reso",
     "Coherent Entropy Reactor": "cer",
     "Semantic Resonance Budget": "srb",
     "Phase-Slip": "phase_slip",
 }
-TASKS = (  # modules, and the names of their rows
-    "dynamics", "lm", "ablation", "memory", "goals", "gating", "stability", "mirror", "setpoint",
-    "zombie", "srb", "phase_slip",
-)  # fmt: skip
 VERDICTS = (HOLDS, MIXED, NOT, UNTESTED)
 DPI = 120
 SHOWN_COMMITS = 3
-STUDIES = RESULTS.parent / "README.md"
+STUDIES = REPOSITORY / "benchmarks" / "README.md"
 INTRODUCTION = """# Results
 
 Made by `python evaluate.py report` from the rows in `benchmarks/results/`, not by hand.
@@ -65,17 +63,17 @@ def run(options: Any) -> list[dict[str, Any]]:
     out = Path(options.out)
     figures = out.parent / "figures"
     figures.mkdir(parents=True, exist_ok=True)
-    found = findings(Evidence())
-    parts = [introduction(out), claims_text(found)]
-    for name in tqdm(TASKS, desc="tasks", leave=False):
+    judged = findings(Evidence())
+    parts = [introduction(out), claims_text(judged)]
+    for task, module in tqdm(TASKS.items(), desc="tasks", leave=False):
+        name = task.replace("-", "_")
         if rows := read_rows(name):
             with naming(f"the task {name}, rows of benchmarks/results/{name}.jsonl"):
-                task = import_module(f"benchmarks.{name}")
-                parts.append(section(name, task, rows, figures))
+                parts.append(section(name, import_module(module), rows, figures))
     out.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
     return [
         {"document": document, "claim": claim.text, "source": claim.source, **finding._asdict()}
-        for document, some in found.items()
+        for document, some in judged.items()
         for claim, finding in some
     ]
 
@@ -87,7 +85,7 @@ def introduction(out: Path) -> str:
 
 
 def findings(evidence: Evidence) -> dict[str, list[tuple[Claim, Finding]]]:
-    """What the rows say to every claim, by document."""
+    """Every claim of each document, and what the rows say to it."""
     return {
         title: [
             (claim, claim.finding(evidence))
@@ -97,29 +95,29 @@ def findings(evidence: Evidence) -> dict[str, list[tuple[Claim, Finding]]]:
     }
 
 
-def claims_text(found: Mapping[str, Sequence[tuple[Claim, Finding]]]) -> str:
+def claims_text(judged: Mapping[str, Sequence[tuple[Claim, Finding]]]) -> str:
     """How many of each document's claims have which verdict, and a table for each document."""
-    verdicts = {title: [finding.verdict for _, finding in some] for title, some in found.items()}
+    verdicts = {title: [finding.verdict for _, finding in some] for title, some in judged.items()}
     parts = ["## Claims", counts_table(verdicts)]
-    for title, some in found.items():
-        lines = [f"### {title}", "", "| claim | verdict | measured | source | rerun |"]
-        lines.append("|---" * 5 + "|")
-        for claim, finding in some:
-            rerun = f"`{finding.rerun}`" if finding.rerun else ""
-            cells = (claim.text, f"**{finding.verdict}**", finding.measured, claim.source, rerun)
-            lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
-        parts.append("\n".join(lines))
+    for title, some in judged.items():
+        lines = [
+            (claim.text, f"**{finding.verdict}**", finding.measured, claim.source,
+             f"`{finding.rerun}`" if finding.rerun else "")
+            for claim, finding in some
+        ]  # fmt: skip
+        head = ("claim", "verdict", "measured", "source", "rerun")
+        parts.append(f"### {title}\n\n{table(head, lines)}")
     return "\n\n".join(parts)
 
 
 def counts_table(verdicts: Mapping[str, Sequence[str]]) -> str:
     """Documents by verdicts, with a last row of all."""
     every = [verdict for some in verdicts.values() for verdict in some]
-    lines = [f"| document | claims | {' | '.join(VERDICTS)} |", "|---" * (2 + len(VERDICTS)) + "|"]
-    for title, some in [*verdicts.items(), ("all", every)]:
-        cells = [str(some.count(verdict)) for verdict in VERDICTS]
-        lines.append(f"| {title} | {len(some)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    lines = [
+        [title, str(len(some)), *(str(some.count(verdict)) for verdict in VERDICTS)]
+        for title, some in [*verdicts.items(), ("all", every)]
+    ]
+    return table(("document", "claims", *VERDICTS), lines)
 
 
 def counted(verdicts: Sequence[str]) -> str:
@@ -148,22 +146,21 @@ def section(name: str, task: ModuleType, rows: Sequence[dict[str, Any]], figures
 
 def provenance(rows: Sequence[Mapping[str, Any]]) -> str:
     """Commands, commits and machines of the rows, each once."""
-    made = [row["environment"] for row in rows]
-    commands = "\n".join(dict.fromkeys(f"python {e['command']}" for e in made))
-    machines = "; ".join(
-        dict.fromkeys(
-            f"{e['processor']}, {e['cpus']} CPUs, torch {e['packages']['torch']}" for e in made
-        )
+    measured = [row["environment"] for row in rows]
+    commands = "\n".join(dict.fromkeys(f"python {e['command']}" for e in measured))
+    machines = dict.fromkeys(
+        f"{e['processor']}, {e['cpus']} CPUs, torch {e['packages']['torch']}" for e in measured
     )
-    return f"```\n{commands}\n```\n\n{commits([str(e['commit']) for e in made])}; {machines}."
+    hashes = commits([str(e["commit"]) for e in measured])
+    return f"```\n{commands}\n```\n\n{hashes}; {'; '.join(machines)}."
 
 
 def commits(hashes: Sequence[str]) -> str:
     """Each once; of many the first, the last and their number. `+` is of changes not committed."""
     once = [*dict.fromkeys(hashes)]
-    if len(once) <= SHOWN_COMMITS:
-        return f"Commit{'s' * (len(once) > 1)} {', '.join(once)}"
-    return f"{len(once)} commits, {once[0]} to {once[-1]}"
+    if len(once) > SHOWN_COMMITS:
+        return f"{len(once)} commits, {once[0]} to {once[-1]}"
+    return f"{'Commit' if len(once) == 1 else 'Commits'} {', '.join(once)}"
 
 
 def text(rows: Sequence[dict[str, Any]]) -> str:

@@ -42,9 +42,8 @@ class ResoLLMModel(ResoNetwork):
         field, texts = self.session.recollected_field(), self.session.recollected_texts()
         if field is not None and self.field is not None:
             state = with_field(state, field)
-        echo = echo_state(texts, self.embedding.table.weight) if self.echo is not None else None
-        if echo is not None:
-            state = state._replace(stages=state.stages | {"echo": echo})
+        if self.echo is not None:
+            state = state.with_stage("echo", echo_state(texts, self.embedding.table.weight))
         return state
 
     def save_pretrained(self, directory: str | Path) -> None:
@@ -198,7 +197,7 @@ class ResoLLMModel(ResoNetwork):
             for start in range(0, len(ids), size):
                 piece = torch.tensor([[bos, *ids[start : start + size]]], device=device)
                 field = self.trunk(piece, carried).state.stages["temporal_smf"]
-                carried = empty._replace(stages=empty.stages | {"temporal_smf": field})
+                carried = empty.with_stage("temporal_smf", field)
         finally:
             self.train(was_training)
         return field.field[0]
@@ -208,7 +207,7 @@ def with_field(state: ResoState, field: Tensor) -> ResoState:
     """The state with another content (H,C,S) or (B,H,C,S) of the field."""
     old = state.stages["temporal_smf"]
     new = old._replace(field=field.to(old.field).expand_as(old.field))
-    return state._replace(stages=state.stages | {"temporal_smf": new})
+    return state.with_stage("temporal_smf", new)
 
 
 @functools.cache

@@ -48,6 +48,11 @@ class ResoState(NamedTuple):
         """Tokens the caches have room for; more than that only with an attention window."""
         return self.caches[0].buffer.keys.shape[2]
 
+    def with_stage(self, name: str, value: tuple | None) -> "ResoState":
+        """The state with another value for one stage, or without that stage's for None."""
+        others = {stage: kept for stage, kept in self.stages.items() if stage != name}
+        return self._replace(stages=others if value is None else others | {name: value})
+
     def padded_columns(self, time: int) -> Tensor | None:
         """Which of the columns (B, length + time) are padding; None without padding."""
         if self.padding is None:

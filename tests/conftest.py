@@ -1,5 +1,6 @@
 """Fixtures shared by tests of the model: everything tiny, seeded, and made in milliseconds."""
 
+import json
 import signal
 import sys
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.kit import records
 from reso_llm.config import (
     STAGES,
     KuramotoConfig,
@@ -18,7 +20,10 @@ from reso_llm.config import (
 )
 from reso_llm.model import ResoLLMModel
 from reso_llm.tokenizer import ResoTokenizer
+from reso_llm.training.config import TrainConfig
+from reso_llm.training.run import train
 from run_core import cli
+from run_core.checkpoint import save_directory
 
 TINY = dict(
     vocab_size=61, dim=32, num_layers=2, num_heads=2, max_seq_len=12, num_value_embeddings=1
@@ -76,6 +81,28 @@ def save_tiny_llama(path, vocab_size: int, num_layers: int, context: int) -> Non
         LlamaForCausalLM(config).save_pretrained(path)
 
 
+def save_tiny_checkpoint(path, model: ResoLLMModel, tokenizer: ResoTokenizer) -> str:
+    """A directory that the engine can load; its path."""
+    documents = {
+        "config.json": model.config.to_dict(),
+        "tokenizer.json": tokenizer.to_json(),
+        "training.json": {"tokenizer_fingerprint": tokenizer.fingerprint},
+    }
+    save_directory(path, tensors={"model": model.state_dict()}, documents=documents)
+    return str(path)
+
+
+def train_tiny(directory, texts, config: ResoLLMConfig) -> dict[str, str]:
+    """The paths RUN of a finished training of two steps, and DATA of the rows it read."""
+    data, out = directory / "rows.jsonl", directory / "run"
+    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RESO_CACHE", str(directory / "cache"))
+        options = {"data": str(data), "out": str(out), "steps": 2, "wandb": "disabled"}
+        train(TrainConfig(**options, model=config))
+    return {"RUN": str(out), "DATA": str(data)}
+
+
 def evaluate_status(monkeypatch, files, *args) -> int:
     """The exit status of evaluate.py; arguments that are names in `files` stand for the paths."""
     import evaluate
@@ -100,6 +127,14 @@ def tiny_model():
 def byte_tokenizer() -> ResoTokenizer:
     """261 tokens: the five control tokens and the 256 bytes."""
     return ResoTokenizer.train(["bytes alone"], 261)
+
+
+@pytest.fixture
+def results(monkeypatch, tmp_path):
+    """The directory of recorded rows: one of the test's own."""
+    monkeypatch.setattr(records, "RESULTS", tmp_path / "results")
+    monkeypatch.setenv("RESO_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "results"
 
 
 @pytest.fixture(autouse=True)

@@ -1,20 +1,27 @@
-"""What the five documents behind the project claim, and what our records say about it.
+"""The claims of the documents behind the project, and what our records say about them.
 
-A claim is a sentence of a document and a function that reads the recorded rows and finds: what was
-measured, in words with the numbers, and a verdict that follows from those numbers by a rule written
-down in the function. No number stands here that was not read from a row; where the rows are
-missing, the verdict is "untested". `evaluate.py report` makes the table.
+A claim is a row of a table: a sentence of a document, a selector of recorded rows, a sentence with
+the numbers of these rows, and the rules that make its verdict. No number stands here that was not
+read from a row; where the rows are missing, the verdict is "untested". `evaluate.py report` makes
+the document.
+
+A selector gives cases by name: models, texts, kinds of damage; each with rows that differ in their
+seed alone. A rule is asked of every row, and must hold in every seed. The claim holds where every
+rule does in every case, does not hold where none does, and is mixed otherwise.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from benchmarks.common import read_rows
+from benchmarks.claims.sentences import say
+from benchmarks.kit.records import read_rows
 
 HOLDS, NOT, MIXED, UNTESTED = "holds", "does not hold", "mixed", "untested"
 Row = Mapping[str, Any]
-Interval = Sequence[float]  # value, low, high
+Rule = Callable[[Row], bool | Sequence[bool]]
+Cases = Mapping[Any, Sequence[Row]]
 
 
 class Missing(LookupError):
@@ -22,7 +29,7 @@ class Missing(LookupError):
 
 
 class Finding(NamedTuple):
-    """What was measured, the verdict, and how to measure it again."""
+    """The numbers in words, the verdict, and the command that measures them again."""
 
     measured: str
     verdict: str
@@ -39,10 +46,10 @@ class Evidence:
         """All rows with these fields, in the order of the file. Raises Missing where none has."""
         if name not in self._known:
             self._known[name] = self.read(name)
-        found = [r for r in self._known[name] if all(r.get(k) == v for k, v in fields.items())]
-        if not found:
+        rows = [r for r in self._known[name] if all(r.get(k) == v for k, v in fields.items())]
+        if not rows:
             raise Missing(f"no row of benchmarks/results/{name}.jsonl to judge by")
-        return found
+        return rows
 
     def row(self, name: str, **fields: Any) -> Row:
         """The newest of `rows`."""
@@ -51,22 +58,55 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence, where it stands, and what decides it."""
+    """A sentence of a document, where it stands, and what decides it.
+
+    `sentence` and `frame` are of `sentences.say`: the first is said of each case, the second of
+    all, with the joined sentences as {cases}. `view` makes the rows that are shown and judged from
+    the selected ones of a case; a case for which it raises Missing is left out. A claim that
+    nothing can test says why with `because`.
+    """
 
     text: str
     source: str
-    decide: Callable[[Evidence], Finding]
+    rerun: str = ""
+    select: Callable[[Evidence], Cases] = lambda evidence: {"": [{}]}
+    sentence: str = ""
+    rules: Sequence[Rule] = ()
+    view: Callable[[Sequence[Row]], Sequence[Row]] = list
+    frame: str = "{cases}"
+    between: str = "; "
+    because: str = ""
 
     def finding(self, evidence: Evidence) -> Finding:
-        """What the records say; untested where they say nothing.
+        """Judge the claim by the records; it is untested where they say nothing.
 
         Raises ValueError naming the claim where its rows cannot be read.
         """
         try:
             with naming(f"the claim {self.text!r}"):
-                return self.decide(evidence)
+                return self._judged(evidence)
         except Missing as missing:
             return Finding(str(missing), UNTESTED, "")
+
+    def _judged(self, evidence: Evidence) -> Finding:
+        if self.because:
+            raise Missing(self.because)
+        cases, missing = {}, Missing("there is no model to judge by")
+        for name, rows in self.select(evidence).items():
+            try:
+                cases[name] = self.view(rows)
+            except Missing as error:
+                missing = error
+        if not cases:
+            raise missing
+        said = [
+            say(self.sentence, rows, case=name, num_seeds=len(rows)) for name, rows in cases.items()
+        ]
+        first = next(iter(cases.values()))
+        whole = {"cases": self.between.join(said), "num_cases": len(cases), "num_seeds": len(first)}
+        truths = [everywhere(rule, rows) for rows in cases.values() for rule in self.rules]
+        verdict = verdict_of(itertools.chain.from_iterable(truths))
+        return Finding(say(self.frame, first, **whole), verdict, self.rerun)
 
 
 class naming:
@@ -83,49 +123,15 @@ class naming:
             raise ValueError(f"{self.where}: {type(error).__name__}: {error}") from error
 
 
-def untested(because: str) -> Callable[[Evidence], Finding]:
-    """The decision about a claim that nothing here can test."""
-    return lambda evidence: Finding(because, UNTESTED, "")
+def everywhere(rule: Rule, rows: Sequence[Row]) -> list[bool]:
+    """Whether a rule holds of every row; one truth for each that the rule gives."""
+    truths = [truth if isinstance(truth, Sequence) else [truth] for truth in map(rule, rows)]
+    return [all(column) for column in zip(*truths, strict=True)]
 
 
-def each(known: Mapping[str, Any], judge: Callable[[Any], tuple[str, str]], rerun: str) -> Finding:
-    """One finding of what each model's rows say. Those that lack a row are left out.
-
-    Raises Missing where all do.
-    """
-    found: dict[str, tuple[str, str]] = {}
-    lacking = "there is no model to judge by"
-    for model, rows in known.items():
-        try:
-            found[model] = judge(rows)
-        except Missing as missing:
-            lacking = str(missing)
-    if not found:
-        raise Missing(lacking)
-    words = "; ".join(f"{model}: {words}" for model, (words, _) in found.items())
-    return Finding(words, combined(*(verdict for _, verdict in found.values())), rerun)
-
-
-def newest(rows: Iterable[Row], *fields: str) -> list[Row]:
-    """Of rows that are equal in these fields the last, in the order of the first."""
-    return list({tuple(str(row.get(field)) for field in fields): row for row in rows}.values())
-
-
-def below(values: Interval, bound: float = 0.0) -> str:
-    """Holds where the whole interval lies below the bound; an effect not seen does not hold."""
-    return HOLDS if values[2] < bound else NOT
-
-
-def above(values: Interval, bound: float = 0.0) -> str:
-    """Holds where the whole interval lies above the bound."""
-    return HOLDS if values[1] > bound else NOT
-
-
-def decided(truth: bool) -> str:
-    """Of a yes or no."""
-    return HOLDS if truth else NOT
-
-
-def combined(*verdicts: str) -> str:
-    """One verdict of several: mixed where they differ."""
-    return verdicts[0] if len(set(verdicts)) == 1 else MIXED
+def verdict_of(truths: Iterable[bool]) -> str:
+    """One verdict of all rules in all cases: mixed where they differ."""
+    different = {bool(truth) for truth in truths}
+    if not different:
+        raise ValueError("nothing was asked of the rows")
+    return MIXED if len(different) > 1 else HOLDS if different == {True} else NOT

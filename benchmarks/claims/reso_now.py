@@ -1,4 +1,4 @@
-"""Claims of the Reso-LLM v2 README that are decided at once, by the package itself: no rows.
+"""Claims of the Reso-LLM v2 README that the package itself decides at once, without rows.
 
 Each is a rule about configurations, or runs a model of two layers and random weights, and can come
 out the other way if the package changes. What they show is that a thing exists and acts, not that
@@ -6,12 +6,11 @@ it helps: that is in reso.py.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import fields, replace
 
 import torch
 
-from benchmarks.claims import HOLDS, NOT, Evidence, Finding, combined, decided
+from benchmarks.claims import Row
 from entropy_core.primes import GOLDEN_RATIO, first_primes
 from entropy_core.signals import Signals
 from reso_llm.config import (
@@ -55,63 +54,60 @@ def small_model(config: ResoLLMConfig | None = None) -> ResoLLMModel:
         return ResoLLMModel(config)
 
 
-def presets(evidence: Evidence) -> Finding:
-    made = {"small": small_config(), "medium": medium_config(), "large": large_config()}
-    sizes = {name: (c.num_layers, c.dim) for name, c in made.items()}
+def presets() -> Row:
+    configs = {"small": small_config(), "medium": medium_config(), "large": large_config()}
+    sizes = {name: (c.num_layers, c.dim) for name, c in configs.items()}
     words = ", ".join("{} {} layers, {} dim".format(name, *size) for name, size in sizes.items())
-    return Finding(words, decided(sizes == SIZES), "pytest tests/test_config.py")
+    return {"words": words, "truths": [sizes == SIZES]}
 
 
-def documented_calls(evidence: Evidence) -> Finding:
-    """That they are there; the test runs them as written."""
+def documented_calls() -> Row:
+    """Whether the documented methods exist; the test runs them as written."""
     names = [(owner, name) for owner, some in CALLS.items() for name in some]
-    there = [callable(getattr(owner, name, None)) for owner, name in names]
-    return Finding(
-        f"{sum(there)} of the {len(there)} documented methods exist; the test runs every snippet",
-        decided(all(there)), "pytest tests/test_seed_readme.py",
-    )  # fmt: skip
+    present = [callable(getattr(owner, name, None)) for owner, name in names]
+    words = f"{sum(present)} of the {len(present)} documented methods exist"
+    return {"words": f"{words}; the test runs every snippet", "truths": [all(present)]}
 
 
-def metrics(evidence: Evidence) -> Finding:
-    """Of a generation now: every documented field, and a trace value for every token."""
+def metrics() -> Row:
+    """Generate now: every documented field, and a trace value for every token."""
     known = {field.name for field in fields(GenerationResult)}
     model, tokenizer = small_model(), create_default_tokenizer()
     engine = ResoLLMInference(model.eval(), tokenizer, model.config)
     result = engine.generate("Hello", max_length=8, seed=0)
-    there = [name for name in RESULT if name in known]
+    present = [name for name in RESULT if name in known]
     full = [t for t in TRACES if len(getattr(result, t, ())) == result.tokens_generated > 0]
-    return Finding(
-        f"{len(there)} of {len(RESULT)} documented fields, {len(full)} of {len(TRACES)} traces "
-        "with one value for every token",
-        decided(len(there) == len(RESULT) and len(full) == len(TRACES)),
-        "pytest tests/test_inference.py",
-    )  # fmt: skip
+    words = (
+        f"{len(present)} of {len(RESULT)} documented fields, {len(full)} of {len(TRACES)} traces "
+        "with one value for every token"
+    )
+    return {"words": words, "truths": [(present, full) == ([*RESULT], [*TRACES])]}
 
 
-def optional(evidence: Evidence) -> Finding:
-    """With each stage off in turn, and with all off, the loss of a text is finite."""
+def optional() -> Row:
+    """Switch off each stage in turn, and all: the loss of a text is finite."""
     full = replace(small_config(), vocab_size=64)
     configs = [with_stage(full, stage, enabled=False) for stage in STAGES]
     configs.append(control_of(full))
     with torch.no_grad():
         finite = [bool(small_model(c).eval().loss(*_text()).isfinite()) for c in configs]
     own = {type(getattr(full, stage)) for stage in STAGES}
-    return Finding(
+    words = (
         f"{sum(finite)} of {len(finite)} models work: each of {len(STAGES)} stages switched off, "
-        f"and all; {len(own)} configuration classes",
-        decided(all(finite) and len(own) == len(STAGES)), "pytest tests/test_config.py",
-    )  # fmt: skip
+        f"and all; {len(own)} configuration classes"
+    )
+    return {"words": words, "truths": [all(finite) and len(own) == len(STAGES)]}
 
 
-def autograd(evidence: Evidence) -> Finding:
+def autograd() -> Row:
     """Gradients of one training loss of a model with all stages."""
     model = small_model(replace(small_config(), vocab_size=64))
     goal = torch.randn(2, model.config.dim, generator=torch.Generator().manual_seed(0))
     model.loss(*_text(), goal=goal).backward()
     gradients = [p.grad for p in model.parameters() if p.requires_grad]
     got = [g for g in gradients if g is not None and g.isfinite().all()]
-    return Finding(f"{len(got)} of {len(gradients)} parameters get a finite gradient",
-                   decided(len(got) == len(gradients)), "pytest tests/test_model.py")  # fmt: skip
+    words = f"{len(got)} of {len(gradients)} parameters get a finite gradient"
+    return {"words": words, "truths": [len(got) == len(gradients)]}
 
 
 def _text() -> tuple[torch.Tensor, torch.Tensor]:
@@ -120,25 +116,19 @@ def _text() -> tuple[torch.Tensor, torch.Tensor]:
     return ids[:, :-1], ids[:, 1:]
 
 
-def off_by_default(*stages: str) -> Callable[[Evidence], Finding]:
+def default_of(stage: str) -> Row:
     """Read from the configuration."""
-
-    def decide(evidence: Evidence) -> Finding:
-        states = {stage: getattr(ResoLLMConfig(), stage).enabled for stage in stages}
-        words = ", ".join(f"{stage}: {'on' if on else 'off'}" for stage, on in states.items())
-        return Finding(words, decided(not any(states.values())), "pytest tests/test_config.py")
-
-    return decide
+    on = getattr(ResoLLMConfig(), stage).enabled
+    return {"words": f"{stage}: {'on' if on else 'off'}", "on": on}
 
 
-def default_data(evidence: Evidence) -> Finding:
+def default_data() -> Row:
     name = TrainConfig(steps=1).data
-    return Finding(f"the default of train.py is `{name}`", decided("guanaco" in name),
-                   "pytest tests/test_training.py")  # fmt: skip
+    return {"words": f"the default of train.py is `{name}`", "truths": ["guanaco" in name]}
 
 
-def golden(evidence: Evidence) -> Finding:
-    """Where the defaults have it."""
+def golden() -> Row:
+    """Look for powers of the golden ratio in the defaults."""
     config, optim = small_config(), OptimConfig()
     rates = (optim.matrix_lr, optim.embedding_lr, optim.head_lr, optim.scalar_lr)
     places = {
@@ -147,9 +137,8 @@ def golden(evidence: Evidence) -> Finding:
         "thresholds": _is_golden(config.coherence_gate.threshold),
         "gradient clipping": _is_golden(optim.grad_clip),
     }
-    words = ", ".join(f"{place} {'yes' if there else 'no'}" for place, there in places.items())
-    return Finding(f"in our defaults: {words}", combined(*map(decided, places.values())),
-                   "pytest tests/test_attention.py")  # fmt: skip
+    words = ", ".join(f"{place} {'yes' if golden else 'no'}" for place, golden in places.items())
+    return {"words": f"in our defaults: {words}", "truths": [*places.values()]}
 
 
 def _is_golden(number: float) -> bool:
@@ -157,35 +146,35 @@ def _is_golden(number: float) -> bool:
     return any(math.isclose(number, GOLDEN_RATIO**k) for k in (-2, -1, 1, 2))
 
 
-def factorises(evidence: Evidence) -> Finding:
+def factorises() -> Row:
     """Every token of the default tokenizer in one bag, multiplied and factorised."""
     tokenizer = create_default_tokenizer()
     ids = list(range(tokenizer.vocab_size))
     distinct = len(set(first_primes(tokenizer.vocab_size))) == len(ids)
     same = tokenizer.factorise(tokenizer.bag(ids)) == ids
-    return Finding(f"the product of all {len(ids):,} tokens' primes factorises into them",
-                   decided(distinct and same), "pytest tests/test_tokenizer.py")  # fmt: skip
+    words = f"the product of all {len(ids):,} tokens' primes factorises into them"
+    return {"words": words, "truths": [distinct and same]}
 
 
-def composes(evidence: Evidence) -> Finding:
-    """Of the pattern of two concepts, one taken out, is the nearest of 200 the other?"""
+def composes() -> Row:
+    """Take one concept out of the pattern of two: is the nearest of 200 the other?"""
     space = ConceptSpace(PRSCConfig(), vocab_size=4096)
     for i in range(200):
         space.bind_concept(f"concept {i}", token_id=4 * i)
     pairs = [(i, 199 - 7 * i) for i in range(5)]
-    found = []
+    right = []
     for a, b in pairs:
         pattern = space.compose([f"concept {a}", f"concept {b}"]).pattern
         nearest = space.unbind(pattern, f"concept {a}", count=1).nearest[0]
-        found.append(nearest.name == f"concept {b}")
-    return Finding(
-        f"from {sum(found)} of {len(found)} patterns of two concepts, given the one, the other is "
-        "found among 200 (an algebra of names: no row says that the network uses it)",
-        decided(all(found)), "pytest tests/test_concepts.py",
-    )  # fmt: skip
+        right.append(nearest.name == f"concept {b}")
+    words = (
+        f"from {sum(right)} of {len(right)} patterns of two concepts, given the one, the other is "
+        "found among 200 (an algebra of names: no row says that the network uses it)"
+    )
+    return {"words": words, "truths": [all(right)]}
 
 
-def noise_in_loops_only(evidence: Evidence) -> Finding:
+def noise_in_loops_only() -> Row:
     """The controller at its defaults, over scores of repetition from 0 to 1."""
     controller = StochasticResonance()
     calm = Signals(*[1.0] * len(Signals._fields))
@@ -194,4 +183,4 @@ def noise_in_loops_only(evidence: Evidence) -> Finding:
     first = next((score for score, act in zip(scores, acts, strict=True) if act), None)
     only = acts == sorted(acts) and not acts[0] and acts[-1]
     words = f"acts from a repetition score of {first} on, of 0 to 1" if only else "acts otherwise"
-    return Finding(words, HOLDS if only else NOT, "pytest tests/test_decoding_controllers.py")
+    return {"words": words, "truths": [only]}

@@ -25,7 +25,7 @@ def received_attention(
     looks: dict[int, Tensor] = {}  # of the layers that ran for any token, (n,T)
 
     def look(layer: int, module, inputs) -> None:
-        q, k, _ = module._project(*inputs[:3])
+        q, k, _ = module.project(*inputs[:3])
         looks[layer] = _weights(q[:, :, -num_new:], k, module.window).sum((0, 1))
 
     hooks = [

@@ -88,7 +88,7 @@ class Context:
         return self._host(output.logits[:, -1], output.diagnostics)
 
     def heat(self, row: int, noise: CacheNoise, generator: torch.Generator) -> None:
-        """Put noise into a row's cache, for the tokens from the next one on."""
+        """Put noise into a row's cache; it acts from the next token on."""
         num_prompt = max(
             1, self.rows[row].num_prompt - self.dropped[row]
         )  # <|bos|> is never dropped
@@ -100,7 +100,7 @@ class Context:
     def lookahead(self, row: int, candidates: Tensor, horizon: int) -> Tensor:
         """ln p (m,) of the most probable `horizon` tokens after each of the candidates (m,).
 
-        Fewer where the context has no room for more, or the text ends before; without noise.
+        There are fewer where the context has no room or the text ends before. Noise is left out.
         """
         total = torch.zeros(len(candidates), device=self.device)
         going = ~torch.isin(candidates, self.ends)
@@ -144,7 +144,8 @@ class Context:
     def _read_anew(self, num_unread: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Read every row from its start, or from its newest half where it is too long.
 
-        All but the num_unread newest tokens; logits (B,V) and diagnostics (B,1,...) after them.
+        The num_unread newest tokens are left out. Returns logits (B,V) and diagnostics (B,1,...)
+        after the others.
         """
         kept = [tuple(self._kept(row, num_unread)) for row in range(len(self.rows))]
         longest = max(map(len, kept))
@@ -158,7 +159,7 @@ class Context:
         }
 
     def _read_alone(self, ids: tuple[int, ...], padding: int) -> ResoOutput:
-        """A row from its start, behind `padding` columns."""
+        """Read a row from its start, behind `padding` columns."""
         state = self.model.recollected_state()
         if self.field is not None:
             state = with_field(state, self.field)
@@ -166,7 +167,7 @@ class Context:
         return self.model(inputs, padded(state, padding), self._goals(1), self.noise)
 
     def _kept(self, row: int, num_unread: int) -> list[int]:
-        """Ids of a row to be read at once; of a row that has ended, any will do."""
+        """Ids of a row to be read at once; the first one alone for a row that has ended."""
         ids, limit = self.rows[row].ids, self.model.config.max_seq_len
         if self.rows[row].stop_reason:
             return ids[:1]
@@ -179,7 +180,7 @@ class Context:
         return [ids[i] for i in columns[: self._num_first[row]]]
 
     def _columns(self, row: int) -> list[int]:
-        """Where in a row's ids its columns are from, padding aside."""
+        """Index in a row's ids of each of its columns, padding left out."""
         return [0, *range(self.dropped[row] + 1, len(self.rows[row].ids))]
 
     def _received_by_id(self, row: int) -> np.ndarray:
@@ -200,17 +201,17 @@ class Context:
         inputs = torch.tensor([tokens], device=self.device)
         return received_attention(self.model, inputs, num_new, self._goals(1))
 
-    # --- small questions
+    # --- parts
 
     def _goals(self, rows: int) -> Tensor | None:
         return None if self.goal is None else self.goal.expand(rows, -1)
 
     def _allowed(self, logits: Tensor) -> Tensor:
-        """Logits without what may not be written, in place."""
+        """Rule out, in place, the tokens that may not be written."""
         return logits.index_fill_(-1, self.forbidden, -torch.inf)
 
     def _host(self, logits: Tensor, diagnostics: dict[str, Tensor]) -> Prediction:
-        """Logits, and what the monitors read of the newest tokens, in one transfer."""
+        """Bring logits and the monitors' inputs to the host in one transfer."""
         hidden = diagnostics["hidden"][:, -1]
         nothing = hidden.new_full((len(hidden),), torch.nan)
         coherence = diagnostics["coherence"][:, -1] if "coherence" in diagnostics else nothing

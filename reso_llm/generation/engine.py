@@ -80,9 +80,9 @@ class Engine:
 
         max_length is the number of new tokens; the options are the fields of `GenerationOptions`;
         on_text receives the text as it becomes certain; without a seed one is drawn and reported.
-        Active goals steer the text, and memories speak in it. Ctrl-C ends the text: what there is
-        of it is the result. Raises ValueError for options out of range and FloatingPointError
-        when the model's logits are not finite.
+        Active goals steer the text, and memories speak in it. Ctrl-C ends the text early, and
+        the result is that of the part written. Raises ValueError for options out of range and
+        FloatingPointError when the model's logits are not finite.
         """
         checked = GenerationOptions(max_length=max_length, **options)
         return self.finish(self.start([prompt], checked, [seed], on_text))[0]

@@ -1,8 +1,8 @@
 """Operations on `ResoState` values: rows side by side, one row many times, heat in a cache.
 
-Rows of different lengths stand right-aligned in one state. A shorter one begins `padding` columns
-later: it is read alone from `padded(...)`, so no stage ever sees padding, and attention, whose
-positions count from wherever they begin, leaves the columns before it out.
+Rows of different lengths stand right-aligned in one state. A shorter row begins `padding` columns
+later. It is read alone from `padded(...)`, so no stage ever sees padding; attention leaves the
+columns before the row out, and its positions may count from any column.
 
 Shapes: B batch, H heads, T tokens in the cache, K head width.
 """
@@ -23,7 +23,7 @@ def padded(state: ResoState, padding: int) -> ResoState:
     """The empty state of a row whose first token will stand in column `padding`."""
     if not padding:
         return state
-    # Written with zeros: a weight of 0 times whatever the memory held could be NaN.
+    # Zeros, as a weight of 0 times uninitialised memory could be NaN.
     caches = []
     for cache in state.caches:
         empty = torch.zeros_like(cache.buffer.keys[:, :, :padding])
@@ -101,7 +101,7 @@ def _zip_rows(values: Sequence[Any], function: Callable[[list[Tensor]], Tensor])
 
 
 def _zip_caches(caches: Sequence[KVCache], function: Callable[[list[Tensor]], Tensor]) -> KVCache:
-    """Memory of its own: what is unwritten stays so, for nobody else to write."""
+    """A cache with a buffer of its own, so that no other line writes behind the last token."""
     keys = function([cache.keys for cache in caches])
     values = function([cache.values for cache in caches])
     capacity = max(cache.buffer.keys.shape[2] for cache in caches)

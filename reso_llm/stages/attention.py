@@ -68,7 +68,7 @@ class Attention(nn.Module):
 
         padding (B,P) marks the columns, of all tokens so far, that a row must not see.
         """
-        q, k, v = self._project(x, rotary, value_embedding)
+        q, k, v = self.project(x, rotary, value_embedding)
         if cache is not None:
             k, v, cache = cache.extended(k, v, self.window)
         y = _attend(q, k, v, self.window, padding)
@@ -78,10 +78,10 @@ class Attention(nn.Module):
         self, x: Tensor, rotary: Tensor, value_embedding: Tensor | None, cache: KVCache
     ) -> KVCache:
         """The cache with keys and values of tokens that skip this layer's attention."""
-        k, v = self._project(x, rotary, value_embedding, first=1)
+        k, v = self.project(x, rotary, value_embedding, first=1)
         return cache.extended(k, v, self.window).cache
 
-    def _project(
+    def project(
         self, x: Tensor, rotary: Tensor, value_embedding: Tensor | None, first: int = 0
     ) -> tuple[Tensor, ...]:
         """Queries, keys and values (B,H,T,K), normed and turned; from `first` = 1, no queries."""

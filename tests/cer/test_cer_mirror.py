@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import evaluate
-from benchmarks import mirror as mirror_task
+from benchmarks.tasks import mirror as mirror_task
 from cer import ablation, figures
 from cer.ablation import BASELINE, ENCODER, ablate, ablation_table, bootstrap_interval
 from cer.mirror import CONDITIONS, build_reactor, condition_input, mirror_table, mirror_test

@@ -117,8 +117,9 @@ with torch.no_grad():
         state, step = output.state, stepper.step(token)
         torch.testing.assert_close(output.logits[:, 0], whole[:, t], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(torch.from_numpy(step.logits), whole[0, t], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(stepper.state.stages["toy"].total, state.stages["toy"].total)
-    assert state.stages["toy"].total.any()
+    ours, theirs = stepper.state.stages["toy"].total, state.stages["toy"].total
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert theirs.any()
 
     control = ResoLLMModel(make_tiny_config(("kuramoto",)))
     control.load_state_dict({n: t for n, t in model.state_dict().items() if "toy" not in n})

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from conftest import FULL, fitted_text
 from test_attention import attention_reference, unit
-from test_kuramoto_stage import synchronise_reference
-from test_memory_field import stage_reference as memory_reference
+from test_field import stage_reference as memory_reference
+from test_kuramoto import synchronise_reference
 from test_prsc import CountReference
 
 from reso_llm.config import STAGES, TRAINED_STAGES, control_of, with_stage

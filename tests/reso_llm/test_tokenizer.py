@@ -97,7 +97,7 @@ def test_default_tokenizer_is_regenerated_byte_for_byte(tmp_path):
     pytest.importorskip("chitchat_dataset", reason="needs the sample extra")
     if not GUANACO.exists():
         pytest.skip(f"{GUANACO} is absent")
-    script = REPOSITORY / "benchmarks" / "default_tokenizer.py"
+    script = REPOSITORY / "benchmarks" / "making" / "default_tokenizer.py"
     out = tmp_path / "again.json"
     subprocess.run(
         [sys.executable, script, "--guanaco", GUANACO, "--out", out],

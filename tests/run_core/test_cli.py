@@ -23,7 +23,7 @@ import yaml
 from train_server import ROOT, TrainServer
 
 import train
-from benchmarks.crash import final_hash, kill_until_done
+from benchmarks.studies.crash import final_hash, kill_until_done
 from cer.training import CERTrainConfig
 from reso_llm.data import errors, hub
 from reso_llm.training.config import TrainConfig
@@ -500,7 +500,7 @@ def test_wandb_offline_needs_no_account(server, args, tmp_path):
 
 
 def test_three_kills_leave_the_same_weights(server, args, tmp_path):
-    """FAULT 1, 2: benchmarks/crash.py does this twenty times with processes of its own."""
+    """FAULT 1, 2: benchmarks/studies/crash.py does this twenty times with processes of its own."""
     args += ["steps=120", "save_every=10"]
     assert server.run(*args, f"out={tmp_path / 'whole'}").code == 0
     report = kill_until_done(

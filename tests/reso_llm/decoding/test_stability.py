@@ -1,4 +1,4 @@
-"""The stability monitor on signals whose exponent and class are known; its score; its benchmark."""
+"""The stability monitor on signals whose exponent and class are known, and its score."""
 
 import math
 from dataclasses import fields, replace
@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.stability import auroc, bootstrap_interval, corrupted, loop_onset, looped
 from entropy_core import signals
 from entropy_core.divergence import PAIR_WINDOW, STATE_WINDOW, THEILER, HiddenDivergence, MovingMean
 from entropy_core.lyapunov import CLASSES
@@ -363,43 +362,3 @@ def test_other_misuse_is_named():
         StabilityMonitor(replace(CONFIG, predictive_horizon=33))
     with pytest.raises(ValueError, match="hidden has 1 values, expected 2"):
         readings(CONFIG, [1.0, 2.0], [1, 2], hidden=np.zeros((1, 3)))
-
-
-# --- the benchmark's own parts ----------------------------------------------------------------
-
-
-def test_auroc_counts_pairs():
-    positive, negative = generator().integers(0, 6, 40), generator(1).integers(0, 5, 31)
-    pairs = [(p > n) + 0.5 * (p == n) for p in positive for n in negative]
-    assert auroc(positive, negative) == pytest.approx(np.mean(pairs))
-    assert auroc(np.ones(3), np.zeros(4)) == 1.0
-
-
-def test_bootstrap_interval_draws_documents_not_windows():
-    """With every document repeated 20 times, windows would look 20 times as certain."""
-    scores, docs = generator().normal(size=(2, 12)), np.arange(12)
-    once = bootstrap_interval(*scores, docs, docs, generator(2))
-    often = bootstrap_interval(*scores.repeat(20, 1), *[docs.repeat(20)] * 2, generator(2))
-    assert once == pytest.approx(often)
-    assert once[0] < auroc(*scores) < once[1]
-
-
-def test_bootstrap_interval_has_the_width_of_theory():
-    """Variance of the AUROC of equal distributions: (m + n + 1) / (12 m n)."""
-    scores, docs = generator().normal(size=(2, 60)), np.arange(60)
-    low, high = bootstrap_interval(*scores, docs, docs + 60, generator(1))
-    assert (high - low) / 3.92 == pytest.approx(math.sqrt(121 / (12 * 60**2)), rel=0.2)
-
-
-def test_damage_begins_at_c_and_not_before():
-    ids = generator().integers(0, 1000, (30, 64))
-    bad, loop = corrupted(ids, 40, 0.5, generator(1)), looped(ids, 40, generator(1))
-    for damaged in (bad, loop):
-        np.testing.assert_equal(damaged[:, :40], ids[:, :40])
-    assert (bad != ids)[:, 40].mean() > 0.9
-    assert 0.4 < (bad != ids)[:, 41:].mean() < 0.6
-    for row in loop:
-        periods = [p for p in range(1, 17) if (row[40:] == row[40 - p : -p]).all()]
-        assert periods
-        assert loop_onset(row, 8) == 40
-    assert loop_onset(ids[0], 8) is None

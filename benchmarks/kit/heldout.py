@@ -1,0 +1,168 @@
+"""Held-out documents of a study: which ones, and the sums of their scores.
+
+A row holds names, never a path of the machine it was measured on. The options --checkpoint and
+--data of the tasks are made here.
+
+Shapes: N documents, B batch, T time, L layers.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from reso_llm.data.prepare import tokenise_all
+from reso_llm.data.sources import read_documents
+from reso_llm.data.token_cache import Split
+from reso_llm.data.windows import EvalWindow, eval_windows
+from reso_llm.inference import ResoLLMInference
+from reso_llm.model import ResoLLMModel
+from reso_llm.network import ResoOutput
+from reso_llm.training.evaluation import head_of
+
+BATCH_SIZE = 16
+
+
+class Scores(NamedTuple):
+    """Sums over the tokens of each of N documents, all (N,) float64."""
+
+    nats: Tensor
+    tokens: Tensor
+    bytes: Tensor
+    depth: Tensor
+    layers: Tensor
+
+    @property
+    def bits_per_byte(self) -> float:
+        return (self.nats.sum() / math.log(2) / self.bytes.sum()).item()
+
+
+# --- the checkpoint and the text
+
+
+def add_checkpoint_option(parser: Any, *, several: bool = False) -> None:
+    text = "run or checkpoint directory; default: the shipped model"
+    if several:
+        parser.add_argument("--checkpoint", type=str, nargs="+", help=text)
+    else:
+        parser.add_argument("--checkpoint", type=str, help=text)
+
+
+def add_data_option(parser: Any) -> None:
+    parser.add_argument(
+        "--data",
+        type=str,
+        help="file, hub id or sample: text the model was not trained on; with --quick: sample",
+    )
+
+
+def engine_with(checkpoint: str | None, stage: str) -> ResoLLMInference:
+    """The engine of a checkpoint, None for the shipped one; ValueError where a stage is off."""
+    engine = ResoLLMInference.from_pretrained(checkpoint)
+    if not getattr(engine.config, stage).enabled:
+        raise ValueError(
+            f"{checkpoint_name(checkpoint)}: its stage {stage} is switched off; expected a "
+            "checkpoint that was trained with it"
+        )
+    return engine
+
+
+def checkpoint_name(checkpoint: str | None) -> str:
+    return "shipped" if checkpoint is None else Path(checkpoint).resolve().name
+
+
+def data_name(spec: str) -> str:
+    """`spec` without the directories of its files."""
+    return "+".join(Path(part).name for part in spec.split("+"))
+
+
+def names_of(checkpoint: str | None, spec: str) -> dict[str, str]:
+    """The fields of a row that name its model and its text."""
+    return {"checkpoint": checkpoint_name(checkpoint), "data": data_name(spec)}
+
+
+def data_of(options: Any) -> str:
+    """--data; with --quick `sample` by default, else ValueError: the claim is about unseen text."""
+    if options.data is None and not options.quick:
+        raise ValueError("--data FILE is missing: expected text that the model was not trained on")
+    return options.data or "sample"
+
+
+def held_out(spec: str, tokenizer, limit: int | None = None) -> tuple[Split, Tensor]:
+    """The documents of a file, at most `limit`, and the UTF-8 bytes of each, (N,)."""
+    sizes = torch.tensor([document.num_bytes for document in read_documents(spec)]).double()
+    split = tokenise_all(spec, tokenizer)
+    if limit is None:
+        return split, sizes
+    return first_documents(split, limit), sizes[:limit]
+
+
+def first_documents(split: Split, count: int) -> Split:
+    """The first documents of a split, at most `count`."""
+    return split if split.num_documents <= count else head_of(split, int(split.doc_starts[count]))
+
+
+# --- scores
+
+
+def document_ids(split: Split) -> list[np.ndarray]:
+    """The ids of each document, <|bos|> first."""
+    return np.split(np.asarray(split.tokens, dtype=np.int64), split.doc_starts[1:])
+
+
+def document_scores(model: ResoLLMModel, split: Split, sizes: Tensor) -> Scores:
+    """Every token of every document scored once, in windows half a context apart."""
+    sums = torch.zeros(4, len(sizes), dtype=torch.float64)
+    for indices, windows in window_batches(split, model.config.max_seq_len):
+        sums.index_add_(1, indices, _window_sums(model, windows))
+    return Scores(sums[0], sums[1], sizes, sums[2], sums[3])
+
+
+def window_batches(
+    split: Split, context: int, batch_size: int = BATCH_SIZE
+) -> Iterator[tuple[Tensor, tuple[EvalWindow, ...]]]:
+    """Windows half a context apart, the shortest first, with the index of each one's document."""
+    origin = np.zeros(1, dtype=np.int64)
+    windows = [
+        (index, window)
+        for index, ids in enumerate(document_ids(split))
+        for window in eval_windows(ids, origin, context, context // 2)
+    ]
+    windows.sort(key=lambda item: len(item[1].inputs))
+    for first in range(0, len(windows), batch_size):
+        indices, some = zip(*windows[first : first + batch_size], strict=True)
+        yield torch.tensor(indices), some
+
+
+def padded(windows: Sequence[EvalWindow]) -> Iterator[Tensor]:
+    """Inputs, targets and whether each is scored, (B,T), padded on the right."""
+    for arrays in zip(*windows, strict=True):
+        yield pad_sequence([torch.from_numpy(array) for array in arrays], batch_first=True)
+
+
+@torch.inference_mode()
+def _window_sums(model: ResoLLMModel, windows: Sequence[EvalWindow]) -> Tensor:
+    """Nats, targets, depth and layers of each window, (4,B)."""
+    ids, targets, scored = padded(windows)
+    output = model(ids)
+    nats = F.cross_entropy(output.logits.transpose(1, 2), targets, reduction="none")
+    depth, layers = depths(model, output)
+    values = torch.stack(
+        (nats, torch.ones_like(nats), depth.expand_as(nats), layers.expand_as(nats))
+    )
+    return (values.double() * scored).sum(-1)
+
+
+def depths(model: ResoLLMModel, output: ResoOutput) -> tuple[Tensor, Tensor]:
+    """Soft depth and layers used of each token, (B,T); all layers, (1,1), without a gate."""
+    if not model.config.coherence_gate.enabled:
+        every = torch.full((1, 1), float(model.config.num_layers))
+        return every, every
+    gates = output.diagnostics["gates"]  # (B,T,L-1)
+    return 1 + gates.sum(-1), 1 + (gates > 0).to(gates.dtype).sum(-1)

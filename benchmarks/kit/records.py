@@ -1,0 +1,127 @@
+"""Recorded rows: how they are written, read, found again and grouped, and names of weights.
+
+A record is one line of results/NAME.jsonl: what was measured, and under "environment" the command
+line, commit, versions and machine.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from run_core.hardware import environment
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RESULTS = REPOSITORY / "benchmarks" / "results"
+
+Row = dict[str, Any]
+
+
+def num_parameters(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def weights_hash(directory: str | Path) -> str:
+    """First 16 hex digits of the sha256 of model*.safetensors, in the order of their names.
+
+    Raises ValueError where there is none.
+    """
+    files = sorted(Path(directory).glob("model*.safetensors"))
+    if not files:
+        raise ValueError(f"{directory}: expected model*.safetensors, the weights, in it")
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def write_row(name: str, row: Mapping[str, Any]) -> None:
+    """Append one row, with the environment it was measured in, to results/NAME.jsonl."""
+    RESULTS.mkdir(exist_ok=True)
+    record = {**row, "environment": environment(torch.device("cpu"))}
+    with (RESULTS / f"{name}.jsonl").open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def read_rows(name: str) -> list[Row]:
+    """All rows of results/NAME.jsonl, none where there is no such file.
+
+    Raises ValueError naming file and line where a line is no row, as of a run killed in writing it.
+    """
+    path = RESULTS / f"{name}.jsonl"
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    return [_row(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
+
+
+def _row(line: bytes, place: str) -> Row:
+    try:
+        row = json.loads(line)
+    except ValueError:  # no JSON, or no UTF-8
+        row = None
+    if not isinstance(row, dict):
+        raise ValueError(f"{place}: expected a row, a JSON object; delete the line to measure anew")
+    return row
+
+
+class Records:
+    """The rows of one task, of which those already recorded need not be measured again.
+
+    With `on` false nothing is found and nothing is written. Rows are written as they are added, so
+    that a run that was stopped goes on where it was. To measure again, delete the row.
+    """
+
+    def __init__(self, name: str, on: bool) -> None:
+        self.name, self.on = name, on
+
+    def find(self, **key: Any) -> Row | None:
+        """The row whose fields are `key` (a field that is missing is None), or None."""
+        wanted = json.loads(json.dumps(key))  # as it would be read back: tuples are lists
+        for row in read_rows(self.name) if self.on else ():
+            if all(row.get(field) == value for field, value in wanted.items()):
+                return row
+        return None
+
+    def row(self, key: Mapping[str, Any], measure: Callable[[], Mapping[str, Any]]) -> Row:
+        """The row of `key`, else what is measured now, which is then recorded."""
+        row = self.find(**key)
+        if row is None:
+            row = {**key, **measure()}
+            self.add(row)
+        return row
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append the row with the environment it was measured in."""
+        if self.on:
+            write_row(self.name, row)
+
+
+def save(name: str, rows: Sequence[Row], path: str | None) -> None:
+    """Append the rows to results/NAME.jsonl, and write them to `path` where one is given."""
+    for row in rows:
+        write_row(name, row)
+    if path is not None:
+        Path(path).write_text(json.dumps(list(rows), indent=1) + "\n")
+
+
+def grouped(rows: Iterable[Row], *fields: str) -> dict[tuple[Any, ...], list[Row]]:
+    """Rows by their values of the fields (a list counts as a tuple), in the order of the rows."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        values = (row.get(field) for field in fields)
+        key = tuple(_as_tuple(value) for value in values)
+        groups.setdefault(key, []).append(row)
+    return groups
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
+
+
+def newest(rows: Iterable[Row], *fields: str) -> list[Row]:
+    """The last of the rows that are equal in these fields, in the order of the first."""
+    return [some[-1] for some in grouped(rows, *fields).values()]

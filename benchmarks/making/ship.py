@@ -1,0 +1,93 @@
+"""Makes the checkpoint that comes with the package, reso_llm/shipped/, from a training run.
+
+    head -n 810 guanaco_900.jsonl > train.jsonl; tail -n 90 guanaco_900.jsonl > heldout.jsonl
+    python train.py --config configs/shipped.yaml --out runs/shipped
+    python -m benchmarks.making.ship --run runs/shipped --heldout heldout.jsonl
+    python evaluate.py srb --record
+    python -m benchmarks.making.ship --run runs/shipped --heldout heldout.jsonl \\
+        --srb benchmarks/results/srb.jsonl
+
+A study of an earlier model with the same name is in the way of a new one: first move its directory
+results/srb/shipped and its row of results/srb.jsonl away.
+
+Weights and tables are stored in half precision, and scored as stored; the optimizer stays behind.
+The model card is made here too, so that its numbers are those of this very file.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from benchmarks.kit.records import num_parameters
+from benchmarks.tasks.srb.analysis import SETTLED
+from reso_llm.data.prepare import tokenise_all
+from reso_llm.inference import SHIPPED, ResoLLMInference
+from reso_llm.training.evaluation import LanguageModelScore, score_split
+from run_core.checkpoint import load_checkpoint, save_directory
+from run_core.run import resolve
+
+CARD = Path(__file__).with_name("model_card.md")
+
+
+def main() -> None:
+    """Write, load, score, and write again with the card."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", required=True, help="run directory of train.py")
+    parser.add_argument("--heldout", required=True, help="conversations that were not trained on")
+    parser.add_argument("--srb", type=Path, help="rows of evaluate.py srb: keep its rule")
+    parser.add_argument("--out", type=Path, default=SHIPPED)
+    args = parser.parse_args()
+    tensors, documents = load_checkpoint(resolve(args.run))
+    training = documents["training.json"]
+    counters = training["counters"]
+    stored = {
+        "config.json": documents["config.json"],
+        "tokenizer.json": documents["tokenizer.json"],
+        "training.json": {
+            "tokenizer_fingerprint": training["tokenizer_fingerprint"],
+            "goal_calibration": training["goal_calibration"],
+            "srb": rule_of(args.srb, args.out.name) if args.srb else {},
+        },
+    }
+    half = {name: t.half() if t.is_floating_point() else t for name, t in tensors["model"].items()}
+    save_directory(args.out, tensors={"model": half}, documents=stored)
+    engine = ResoLLMInference.from_pretrained(args.out)
+    c = engine.config
+    card = CARD.read_text(encoding="utf-8").format(
+        parameters=num_parameters(engine.model),
+        layers=c.num_layers,
+        dim=c.dim,
+        context=c.max_seq_len,
+        vocabulary=c.vocab_size,
+        pairs=len(engine.model.prsc.entry_ids) - 1,
+        steps=counters["step"],
+        tokens=counters["tokens"],
+        minutes=counters["seconds"] / 60,
+        seed=training["config"]["seed"],
+        half=score(engine, args.heldout).bits_per_byte,
+        full=score(ResoLLMInference.from_pretrained(args.run), args.heldout).bits_per_byte,
+        validation=counters["best_bits_per_byte"],
+    )
+    save_directory(args.out, tensors={"model": half}, documents=stored | {"README.md": card})
+    size = sum(path.stat().st_size for path in args.out.iterdir())
+    print(f"{args.out}: {size / 1e6:.2f} MB\n\n{card}")
+
+
+def rule_of(path: Path, model: str) -> dict[str, float]:
+    """Thresholds of SRB in the newest study of a model. ValueError where there is none."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rules = [r["rule"] for r in rows if r.get("kind") == "study" and r["model"] == model]
+    if not rules:
+        raise ValueError(f"{path}: expected a row of the study of {model}: run evaluate.py srb")
+    return {name: rules[-1][name] for name in SETTLED}
+
+
+def score(engine: ResoLLMInference, path: str) -> LanguageModelScore:
+    with torch.inference_mode():
+        return score_split(engine.model, tokenise_all(path, engine.tokenizer))
+
+
+if __name__ == "__main__":
+    main()

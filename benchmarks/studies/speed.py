@@ -1,0 +1,211 @@
+"""Speed of the full stack, our control, and Hugging Face GPT-2 of the same shape.
+
+python -m benchmarks.studies.speed                    training and batch-1 decoding, 2 threads
+python -m benchmarks.studies.speed --threads 1
+
+The models take turns in one process; the figures are medians over the rounds, and the ratios are
+medians of the ratios within a round. The weights are random and the coherence gate is as at the
+start: no layer is skipped (`evaluate.py gating` times a trained one that skips). The binding memory
+has counted random tokens, as many as 800 rows of guanaco. `full` and `control` decode with the
+engine; `..._stepper` and `..._torch` are `reso_llm.stepper` and the model alone: a prompt, a loop
+and an argmax.
+"""
+
+import argparse
+import statistics
+import time
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.kit.peers import gpt2_like
+from benchmarks.kit.records import num_parameters, write_row
+from benchmarks.kit.timing import interleaved, median_ratio
+from reso_llm.config import ResoLLMConfig, control_of, small_config
+from reso_llm.data.windows import Batch
+from reso_llm.generation.stepper import Stepper
+from reso_llm.inference import ResoLLMInference
+from reso_llm.model import ResoLLMModel
+from reso_llm.tokenizer import SPECIAL_TOKENS, create_default_tokenizer
+from reso_llm.training.config import OptimConfig
+from reso_llm.training.objective import StepObjective
+from reso_llm.training.optim import make_optimizers
+from run_core.hardware import keep_freed_memory
+
+FITTED = 400_000
+PROMPT_TOKENS, NEW_TOKENS, BATCH = 16, 240, 8
+RATIOS = (
+    ("full", "control"), ("control", "gpt2"), ("full", "gpt2"),
+    ("full", "full_stepper"), ("full_stepper", "full_torch"),
+    ("control_stepper", "control_torch"), ("full_stepper", "control_stepper"),
+    ("control_stepper", "gpt2"), ("full_stepper", "gpt2"), ("full_torch", "gpt2"),
+)  # fmt: skip
+
+
+def made(config: ResoLLMConfig) -> ResoLLMModel:
+    """A model whose binding memory has counted random tokens."""
+    model = ResoLLMModel(config)
+    model.fit_bindings(np.random.default_rng(0).integers(config.vocab_size, size=FITTED))
+    return model
+
+
+def training_step(model, loss, optimizers, config: ResoLLMConfig):
+    """A function that runs one optimizer step and returns tokens per second."""
+
+    def step() -> float:
+        ids = torch.randint(config.vocab_size, (BATCH, config.max_seq_len + 1))
+        reply = torch.ones(BATCH, config.max_seq_len, dtype=torch.bool)
+        starts = torch.randint(FITTED, (BATCH,))
+        batch = Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), reply, starts)
+        started = time.perf_counter()
+        loss(batch).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        return BATCH * config.max_seq_len / (time.perf_counter() - started)
+
+    return step
+
+
+def training_measures(config: ResoLLMConfig):
+    theirs, generator = gpt2_like(config), torch.Generator()
+
+    def gpt2_loss(batch: Batch):
+        logits = theirs(batch.inputs).logits
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
+
+    def ours(config: ResoLLMConfig):
+        model = made(config)
+        optimizers = list(make_optimizers(model, OptimConfig()).values())
+
+        def loss(batch: Batch) -> Tensor:
+            return StepObjective(model, [batch], generator).pass_loss(0)
+
+        return training_step(model, loss, optimizers, config)
+
+    adamw = torch.optim.AdamW(theirs.parameters(), lr=1e-3, fused=True)
+    return {
+        "full": ours(config),
+        "control": ours(control_of(config)),
+        "gpt2": training_step(theirs, gpt2_loss, [adamw], config),
+    }
+
+
+def decoding_measures(config: ResoLLMConfig):
+    theirs = gpt2_like(config).eval()
+    prompt_ids = torch.randint(5, config.vocab_size, (1, PROMPT_TOKENS))
+
+    def gpt2() -> float:
+        started = time.perf_counter()
+        with torch.inference_mode():
+            out = theirs.generate(
+                prompt_ids, attention_mask=torch.ones_like(prompt_ids), do_sample=False,
+                max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, pad_token_id=0,
+            )  # fmt: skip
+        return (out.shape[1] - PROMPT_TOKENS) / (time.perf_counter() - started)
+
+    full, control = random_model(config), random_model(control_of(config))
+    return {
+        "full": generating(full, prompt_ids),
+        "full_unmeasured": generating(full, prompt_ids, metrics=False),
+        "control": generating(control, prompt_ids),
+        "full_stepper": stepping(full, prompt_ids),
+        "control_stepper": stepping(control, prompt_ids),
+        "full_torch": forwarding(full, prompt_ids),
+        "control_torch": forwarding(control, prompt_ids),
+        "gpt2": gpt2,
+    }
+
+
+def random_model(config: ResoLLMConfig) -> ResoLLMModel:
+    """A model whose maps are random and whose texts never end."""
+    model = made(config).eval()
+    for name, p in model.named_parameters():
+        if p.ndim >= 2 and ".gate." not in name:
+            torch.nn.init.normal_(p, std=0.02)
+    with torch.no_grad():  # the control tokens are never the most probable: no text ends early
+        model.embedding.table.weight[: len(SPECIAL_TOKENS)] = 0
+    return model
+
+
+def generating(model: ResoLLMModel, prompt_ids: torch.Tensor, metrics: bool = True):
+    """A function that generates greedily with the engine and returns tokens per second."""
+    config = model.config
+    engine = ResoLLMInference(model, create_default_tokenizer(), config)
+    prompt = engine.tokenizer.decode(prompt_ids[0].tolist())
+
+    def generate() -> float:
+        result = engine.generate(prompt, NEW_TOKENS, temperature=0.0, metrics=metrics)
+        assert result.tokens_generated == NEW_TOKENS, "the random model ended its text"
+        return result.tokens_generated / result.generation_time_ms * 1000
+
+    return generate
+
+
+def stepping(model: ResoLLMModel, prompt_ids: torch.Tensor):
+    """A function that generates greedily with a stepper alone and returns tokens per second."""
+
+    def generate() -> float:
+        started = time.perf_counter()
+        with torch.inference_mode():
+            output = model(prompt_ids, model.init_state())
+        stepper, logits = Stepper(model, output.state), output.logits[0, -1].numpy()
+        for _ in range(NEW_TOKENS):
+            logits = stepper.step(int(logits.argmax())).logits
+        return NEW_TOKENS / (time.perf_counter() - started)
+
+    return generate
+
+
+def forwarding(model: ResoLLMModel, prompt_ids: torch.Tensor):
+    """A function that generates greedily with the model alone and returns tokens per second."""
+
+    @torch.inference_mode()
+    def generate() -> float:
+        started = time.perf_counter()
+        output = model(prompt_ids, model.init_state())
+        for _ in range(NEW_TOKENS):
+            output = model(output.logits[:, -1:].argmax(-1), output.state)
+        return NEW_TOKENS / (time.perf_counter() - started)
+
+    return generate
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    keep_freed_memory()
+    config = small_config()
+    for work, make in (("training", training_measures), ("decoding", decoding_measures)):
+        measures = make(config)
+        interleaved(measures, 2)  # warm up
+        values = interleaved(measures, options.rounds)
+        medians = {name: statistics.median(v) for name, v in values.items()}
+        ratios = {
+            f"{a}/{b}": median_ratio(values[a], values[b])
+            for a, b in RATIOS
+            if a in values and b in values
+        }
+        speeds = ", ".join(f"{name} {value:,.0f}" for name, value in medians.items())
+        shares = ", ".join(f"{name} {value:.2f}" for name, value in ratios.items())
+        print(f"{work}, {options.threads} threads, tokens/s: {speeds}; ratios: {shares}")
+        row = {
+            "work": work, "threads": options.threads, "rounds": options.rounds,
+            "tokens_per_second": medians, "ratios": ratios,
+            "parameters": {
+                "full": num_parameters(ResoLLMModel(config)),
+                "control": num_parameters(ResoLLMModel(control_of(config))),
+                "gpt2": num_parameters(gpt2_like(config)),
+            },
+        }  # fmt: skip
+        write_row("speed", row)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Do goals steer, and how sure is their achievement?
+
+    loss        nats/token of held-out replies, each conversation's first window, with a goal, with
+                none, and with another conversation's; the goal is pooled from the whole reply, from
+                one half of it (scored on the other), or from the prompt
+    weighting   the loss with rare tokens counted for more: ln p_id of the token's prime, or, from
+                the add-one smoothed unigram u of --train, -ln u or the smooth inverse
+                a / (a + u), a = 1e-3 (Arora 2017, "A simple but tough-to-beat baseline")
+    achieved    goal = first half of a reply, text = second half: `agency.calibrate` on one half of
+                the conversations, rates on the other, over 200 random halvings; AUC is the chance
+                that a matching pair has the larger cosine; centred subtracts the mean text first
+    generated   cosine with the goal of 64 tokens sampled with it and without it, the same seed
+
+The goal of the whole reply tells the model what it is asked to predict, which is how it was
+trained: only the other cases say that a goal means more than its own tokens. A seed draws whose
+goal another conversation gets, the halvings, and the texts. Intervals are 95 % bootstrap
+percentiles over conversations, those of `achieved` ranges over the halvings; of several seeds the
+table gives the means of values and ends, as wide as one seed's.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from tqdm import tqdm
+
+from benchmarks.kit import heldout
+from benchmarks.kit.records import Records
+from benchmarks.tasks.goals.conversations import (
+    MIN_REPLY,
+    Row,
+    first_windows,
+    goal_vectors,
+    weightings,
+)
+from benchmarks.tasks.goals.measures import (
+    CASES,
+    Asked,
+    achievement,
+    asked_rows,
+    compare,
+    generated,
+    token_nats,
+)
+from benchmarks.tasks.goals.tables import figure, text
+from reso_llm.model import ResoLLMModel
+
+__all__ = ["add_options", "figure", "run", "text"]
+
+MIN_ROWS = 9  # conversations: 5 in the half that calibrates, as 5 x 4 unrelated pairs suffice
+PROMPTS, NEW_TOKENS = 20, 64
+QUICK_DOCUMENTS, QUICK_ROWS, QUICK_PROMPTS, QUICK_NEW_TOKENS = 40, 10, 2, 4
+HALVES = ("first", "second")
+
+Unit = tuple[dict[str, Any], Callable[[], Mapping[str, Any]]]  # fields of a row; its measurement
+
+
+def add_options(parser: Any) -> None:
+    heldout.add_checkpoint_option(parser)
+    heldout.add_data_option(parser)
+    parser.add_argument("--train", type=str, help="text to count unigrams in, for two weightings")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+
+
+def run(options: Any) -> list[dict[str, Any]]:
+    """One row for each measurement. ValueError without agency, or with too little conversation."""
+    engine, spec = heldout.engine_with(options.checkpoint, "agency"), heldout.data_of(options)
+    split, _ = heldout.held_out(spec, engine.tokenizer, QUICK_DOCUMENTS if options.quick else None)
+    rows = first_windows(split, engine.config.max_seq_len)[: QUICK_ROWS if options.quick else None]
+    if len(rows) < MIN_ROWS:
+        raise ValueError(
+            f"{spec}: {len(rows)} conversations with a prompt and {MIN_REPLY} tokens of reply in "
+            f"their first {engine.config.max_seq_len}; expected at least {MIN_ROWS}"
+        )
+    table = engine.model.embedding.weight.detach()
+    weights = weightings(table, options.train, engine.tokenizer)
+    prompts, new_tokens = (
+        (QUICK_PROMPTS, QUICK_NEW_TOKENS) if options.quick else (PROMPTS, NEW_TOKENS)
+    )
+    prompted = asked_rows(rows, engine.config.max_seq_len, prompts, new_tokens)
+    seeds = options.seeds[:1] if options.quick else options.seeds
+    names = heldout.names_of(options.checkpoint, spec)
+    records = Records("goals", options.record)
+    todo = units(engine.model, rows, weights, seeds, prompted, new_tokens)
+    bar = tqdm(todo, desc="measurements", leave=False)
+    return [records.row({**names, **key}, measure) for key, measure in bar]
+
+
+def units(
+    model: ResoLLMModel, rows: Sequence[Row], weights: dict[str, Tensor | None],
+    seeds: Sequence[int], prompted: Sequence[Asked], new_tokens: int,
+) -> list[Unit]:  # fmt: skip
+    """Every measurement of every seed, in the order of the docstring; none is made yet."""
+    table = model.embedding.weight.detach()
+    none = functools.cache(lambda: token_nats(model, rows, None))
+    texts = functools.cache(lambda seed: generated(model, prompted, seed, new_tokens))
+
+    @functools.cache
+    def matching(case: str, name: str) -> list[Tensor]:
+        vectors = goal_vectors(table, rows, CASES[case][0], weights[name])
+        return token_nats(model, rows, vectors)
+
+    def measure(key: dict[str, Any], seed: int) -> dict[str, Any]:
+        name = key.get("weighting", "equal")
+        if key["measure"] == "generated":
+            return texts(seed)[key["goal"]]
+        if key["measure"] == "achieved":
+            halves = [goal_vectors(table, rows, part, weights[name]) for part in HALVES]
+            return {"rows": len(rows), **achievement(*halves, key["centred"], seed)}
+        case = key["case"]
+        return compare(model, rows, none(), matching(case, name), case, weights[name], seed)
+
+    return [
+        ({"seed": seed, **key}, functools.partial(measure, key, seed))
+        for seed in seeds
+        for key in keys(weights)
+    ]
+
+
+def keys(weights: dict[str, Tensor | None]) -> list[dict[str, Any]]:
+    """The fields that name each measurement of a seed."""
+    fields: list[dict[str, Any]] = [{"measure": "loss", "case": case} for case in CASES]
+    for name, weight in weights.items():
+        for case in list(CASES)[:2] if weight is not None else ():
+            fields.append({"measure": "weighting", "weighting": name, "case": case})
+        for centred in (False, True):
+            fields.append({"measure": "achieved", "weighting": name, "centred": centred})
+    return fields + [{"measure": "generated", "goal": goal} for goal in ("own", "another's")]

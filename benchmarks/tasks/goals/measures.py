@@ -1,0 +1,177 @@
+"""The three measurements: loss with a goal, achievement of goals, and text generated with them.
+
+Shapes: N conversations, T tokens of a window, D width.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from benchmarks.kit.statistics import mean_of, ratio_interval, summary
+from benchmarks.tasks.goals.conversations import Row, goal_vectors, others
+from reso_llm.decoding.sampling import SamplingOptions, sample
+from reso_llm.model import ResoLLMModel
+from reso_llm.session.agency import calibrate
+from reso_llm.stages.goal import pooled
+from reso_llm.tokenizer import SPECIAL_TOKENS
+
+BATCH_SIZE, HALVINGS = 16, 200
+SAMPLING = SamplingOptions(temperature=0.7)
+CASES: dict[str, tuple[str, str]] = {  # where the goal comes from, what is scored
+    "whole reply": ("reply", "reply"),
+    "first half, second scored": ("first", "second"),
+    "second half, first scored": ("second", "first"),
+    "prompt": ("prompt", "reply"),
+}
+
+Asked = tuple[Row, int]  # a conversation, and how many tokens its prompt has
+
+
+# --- loss
+
+
+@torch.inference_mode()
+def token_nats(model: ResoLLMModel, rows: Sequence[Row], goals: Tensor | None) -> list[Tensor]:
+    """Nats of every target of every row, each (T,), with a goal (N,D) or none."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].inputs))
+    nats: dict[int, Tensor] = {}
+    for first in range(0, len(order), BATCH_SIZE):
+        some = order[first : first + BATCH_SIZE]
+        ids, targets = (
+            pad_sequence([getattr(rows[i], name) for i in some], batch_first=True)
+            for name in ("inputs", "targets")
+        )
+        logits = model(ids, goal=None if goals is None else goals[some]).logits
+        losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+        nats |= {i: losses[k, : len(rows[i].inputs)] for k, i in enumerate(some)}
+    return [nats[i] for i in range(len(rows))]
+
+
+def scored(nats: Sequence[Tensor], rows: Sequence[Row], part: str) -> Tensor:
+    """Sum of the nats of one part of each row, (N,) float64."""
+    return torch.stack(
+        [(n.double() * getattr(row, part)).sum() for n, row in zip(nats, rows, strict=True)]
+    )
+
+
+def compare(
+    model: ResoLLMModel, rows: Sequence[Row], none: Sequence[Tensor], matching: Sequence[Tensor],
+    case: str, weights: Tensor | None, seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Nats per token of a case with the matching goal, none, and another row's; differences.
+
+    `none` and `matching` are their `token_nats`, which are the same for every seed.
+    """
+    source, part = CASES[case]
+    goals = goal_vectors(model.embedding.weight.detach(), rows, source, weights)
+    partner = others(len(rows), torch.Generator().manual_seed(seed))
+    counts = torch.stack([getattr(row, part).sum() for row in rows]).double()
+    sums = {
+        "matching": scored(matching, rows, part),
+        "none": scored(none, rows, part),
+        "shuffled": scored(token_nats(model, rows, goals[partner]), rows, part),
+    }
+    intervals = {name: ratio_interval(nats, counts) for name, nats in sums.items()}
+    for name in ("matching", "shuffled"):
+        intervals[f"{name} - none"] = ratio_interval(sums[name] - sums["none"], counts)
+    return {"rows": len(rows), "tokens": int(counts.sum()), **intervals}
+
+
+# --- achievement
+
+
+def off_diagonal(matrix: Tensor) -> Tensor:
+    """The n (n - 1) entries of (n,n) that pair different rows."""
+    return matrix[~torch.eye(len(matrix), dtype=torch.bool)]
+
+
+def cosines(goals: Tensor, texts: Tensor, centre: Tensor | None = None) -> Tensor:
+    """Cosine of every goal with every text, (N,N), after subtracting a centre (D,)."""
+    if centre is not None:
+        goals, texts = goals - centre, texts - centre
+    return F.normalize(goals, dim=-1) @ F.normalize(texts, dim=-1).mT
+
+
+def achievement(goals: Tensor, texts: Tensor, centred: bool, seed: int) -> dict[str, Any]:
+    """False and true achievement rates, and the AUC, each with the 95 % range over halvings."""
+    generator, draws = torch.Generator().manual_seed(seed), []
+    for _ in range(HALVINGS):
+        known, new = torch.randperm(len(goals), generator=generator).chunk(2)
+        centre = texts[known].mean(0) if centred else None
+        threshold = calibrate(off_diagonal(cosines(goals[known], texts[known], centre))).threshold
+        matrix = cosines(goals[new], texts[new], centre)
+        matching, unrelated = matrix.diagonal(), off_diagonal(matrix)
+        wins = (matching[:, None] > unrelated).double().mean()
+        rates = [(v >= threshold).double().mean() for v in (unrelated, matching)]
+        draws.append(torch.stack([*rates, wins]))
+    columns = torch.stack(draws, dim=1).numpy()  # (3, HALVINGS)
+    ranges = [list(summary(np.append(column.mean(), column))) for column in columns]
+    return dict(zip(("false", "true", "auc"), ranges, strict=True)) | {"halvings": HALVINGS}
+
+
+# --- generation
+
+
+@torch.inference_mode()
+def continuation(
+    model: ResoLLMModel, prompt: Tensor, goal: Tensor | None, seed: int, count: int
+) -> Tensor:
+    """`count` sampled ids after a prompt (T,), never a control token: (count,)."""
+    generator = torch.Generator().manual_seed(seed)
+    output = model(prompt[None], model.init_state(), goal)
+    unseen = torch.empty(1, 0, dtype=torch.int64)
+    ids = []
+    while True:
+        logits = output.logits[:, -1].float()
+        logits[:, : len(SPECIAL_TOKENS)] = -torch.inf
+        ids.append(sample(logits, unseen, SAMPLING, generator))
+        if len(ids) == count:
+            return torch.cat(ids, dim=1)[0]
+        output = model(ids[-1], output.state, goal)
+
+
+def asked_rows(rows: Sequence[Row], context: int, prompts: int, new_tokens: int) -> list[Asked]:
+    """The first conversations that leave room for the text. ValueError for fewer than two."""
+    ends = [(row, int(row.reply.int().argmax()) + 1) for row in rows]
+    prompted = [(row, end) for row, end in ends if end + new_tokens <= context][:prompts]
+    if len(prompted) < 2:
+        raise ValueError(
+            f"{len(prompted)} prompts leave room for {new_tokens} of the {context} tokens that the "
+            "model reads; expected at least 2"
+        )
+    return prompted
+
+
+def generated(
+    model: ResoLLMModel, prompted: Sequence[Asked], seed: int, new_tokens: int
+) -> dict[str, dict[str, Any]]:
+    """Cosine with the row's own goal, and with another's, of texts with and without it."""
+    table = model.embedding.weight.detach()
+    own = goal_vectors(table, [row for row, _ in prompted], "reply")
+    partner = others(len(prompted), torch.Generator().manual_seed(seed))
+
+    def texts(goals: Tensor | None) -> Tensor:
+        ids = [
+            continuation(
+                model, row.inputs[:end], None if goals is None else goals[i : i + 1],
+                seed + i, new_tokens,
+            )
+            for i, (row, end) in enumerate(prompted)
+        ]  # fmt: skip
+        ids = torch.stack(ids)
+        return pooled(F.embedding(ids, table), torch.ones_like(ids, dtype=torch.bool))
+
+    without = texts(None)
+    results = {}
+    for name, goals in (("own", own), ("another's", own[partner])):
+        pair = [F.cosine_similarity(text, goals) for text in (texts(goals), without)]
+        results[name] = {
+            "rows": len(prompted), "new_tokens": new_tokens, "with": mean_of(pair[0]),
+            "without": mean_of(pair[1]), "rise": mean_of(pair[0] - pair[1]),
+        }  # fmt: skip
+    return results

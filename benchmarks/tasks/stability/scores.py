@@ -1,0 +1,184 @@
+"""Scores of every token read, and how well each tells damaged windows from clean ones.
+
+Shapes: N windows, T tokens.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from benchmarks.kit.records import Row
+from benchmarks.kit.statistics import Interval, auroc, bootstrap_groups, groups_of
+from benchmarks.tasks.stability.damage import loop_onset
+from entropy_core.information import entropy_nats
+from entropy_core.signals import LoopTracker
+from reso_llm.config import StabilityConfig
+from reso_llm.decoding.alarms import ALARM
+from reso_llm.decoding.stability import LOOP_WINDOW, MAX_PERIOD, StabilityMonitor
+from reso_llm.model import ResoLLMModel
+
+READ = (0, 1, 2, 4, 8, 16, 32)  # d, damaged tokens read
+AHEAD = (-10, -5, -2, 0, 4, 8)  # d, for the model's own loops
+RESAMPLES = 300
+
+
+class Trace(NamedTuple):
+    """Scores (N, T) by name, NaN at token 0, of the distribution each token was drawn from."""
+
+    ids: np.ndarray
+    scores: dict[str, np.ndarray]
+    num_warnings: np.ndarray  # (N,) sentences
+    classes: dict[str, int]  # tokens by class
+
+
+@torch.inference_mode()
+def trace(model: ResoLLMModel, ids: np.ndarray, config: StabilityConfig) -> Trace:
+    """Read windows (N, T), teacher-forced: baselines and the monitor's warning at every token."""
+    shape = ids.shape
+    scores = {
+        name: np.full(shape, math.nan) for name in ("entropy", "max_prob", "surprise", "warning")
+    }
+    num_warnings, classes = np.zeros(len(ids), dtype=np.int64), {}
+    for row, tokens in enumerate(tqdm(ids, desc="reading", leave=False)):
+        inputs = torch.from_numpy(tokens)[None]
+        output = model(inputs)
+        logits = output.logits[0, :-1].double()
+        log_probs = logits.log_softmax(-1)
+        chosen = log_probs.gather(-1, inputs[0, 1:, None])[:, 0]
+        scores["entropy"][row, 1:] = entropy_nats(logits).numpy()
+        scores["max_prob"][row, 1:] = log_probs.amax(-1).exp().numpy()
+        scores["surprise"][row, 1:] = -chosen.numpy()
+        hidden = output.diagnostics["hidden"][0].numpy()
+        monitor = StabilityMonitor(config)
+        for t in range(1, len(tokens)):
+            reading = monitor.observe(
+                scores["entropy"][row, t],
+                int(tokens[t]),
+                surprise_nats=scores["surprise"][row, t],
+                hidden=hidden[t],
+            )
+            scores["warning"][row, t] = reading.warning
+            classes[reading.stability_class] = classes.get(reading.stability_class, 0) + 1
+        num_warnings[row] = len(monitor.warnings)
+    weight = 2 / (config.predictive_horizon + 1)
+    for name in ("entropy", "max_prob", "surprise"):
+        scores[f"{name}_ema"] = _ema(scores[name], weight)
+    return Trace(ids, scores, num_warnings, classes)
+
+
+def _ema(values: np.ndarray, weight: float) -> np.ndarray:
+    """Exponential averages along time of (N, T), from token 1 on."""
+    averages = values.copy()
+    for t in range(2, values.shape[1]):
+        averages[:, t] = weight * values[:, t] + (1 - weight) * averages[:, t - 1]
+    return averages
+
+
+class Cases(NamedTuple):
+    """Places to read: rows and tokens of damaged and clean windows, and their documents."""
+
+    damaged: Trace
+    clean: Trace
+    damaged_at: tuple[np.ndarray, np.ndarray]  # rows, tokens
+    clean_at: tuple[np.ndarray, np.ndarray]
+    docs: tuple[np.ndarray, np.ndarray]  # of the damaged, of the clean
+
+
+def auroc_interval(
+    positive: np.ndarray,
+    negative: np.ndarray,
+    positive_docs: np.ndarray,
+    negative_docs: np.ndarray,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """AUROC, and its interval when whole documents are drawn again with replacement."""
+    scores = np.concatenate([positive, negative])
+    docs = np.concatenate([positive_docs, negative_docs])
+
+    def statistic(drawn: np.ndarray) -> float:
+        damaged = drawn < len(positive)
+        return auroc(scores[drawn[damaged]], scores[drawn[~damaged]])
+
+    return bootstrap_groups(statistic, groups_of(docs), resamples, seed)
+
+
+def compare(cases: Cases, calibration: np.ndarray, resamples: int) -> dict[str, Any]:
+    """AUROC and interval of every score on the documents not used for calibration."""
+    result = {}
+    sides = [np.isin(docs, calibration) for docs in cases.docs]
+    for name in cases.clean.scores:
+        p = cases.damaged.scores[name][cases.damaged_at]
+        n = cases.clean.scores[name][cases.clean_at]
+        sign = 1.0
+        if name != "warning" and sides[0].any() and sides[1].any():
+            sign = 1.0 if auroc(p[sides[0]], n[sides[1]]) >= 0.5 else -1.0
+        p, n = sign * p[~sides[0]], sign * n[~sides[1]]
+        if not len(p) or not len(n):
+            return {"num_damaged": len(p), "num_clean": len(n)}
+        docs = [d[~side] for d, side in zip(cases.docs, sides, strict=True)]
+        result[name] = {"auroc": list(auroc_interval(p, n, *docs, resamples)), "sign": sign}
+    return {"num_damaged": len(p), "num_clean": len(n), **result}
+
+
+def damage_study(
+    clean: Trace, damaged: dict[str, Trace], c: int, docs: np.ndarray, calibration: np.ndarray,
+    resamples: int,
+) -> dict[str, Any]:  # fmt: skip
+    """{damage: comparisons}, one for each d = "read": both windows read up to the same token."""
+    rows = np.arange(len(docs))
+    by_damage: dict[str, Any] = {}
+    for name, trace_ in damaged.items():
+        by_damage[name] = []
+        for d in (d for d in READ if c + d <= clean.ids.shape[1]):
+            at = (rows, np.full(len(rows), c + d - 1))
+            cases = Cases(trace_, clean, at, at, (docs, docs))
+            by_damage[name].append({"read": d, **compare(cases, calibration, resamples)})
+    return by_damage
+
+
+def own_loop_study(
+    texts: Trace, start: int, docs: np.ndarray, calibration: np.ndarray, resamples: int
+) -> dict[str, Any]:
+    """Comparisons by d = "read": texts that fall into a loop at c, with those that never do.
+
+    Each looping text is compared at its own token c + d - 1, every clean text at all these tokens.
+    """
+    onsets = [loop_onset(row, start) for row in texts.ids]
+    room = max(-d for d in AHEAD) + start
+    width = texts.ids.shape[1] - max(AHEAD)
+    looping = np.array([i for i, c in enumerate(onsets) if c is not None and room <= c <= width])
+    never = np.array([i for i, c in enumerate(onsets) if c is None])
+    comparisons: list[Row] = []
+    for d in AHEAD if len(looping) and len(never) else ():
+        tokens = np.array([onsets[i] + d - 1 for i in looping])
+        rows, at = np.repeat(never, len(tokens)), np.tile(tokens, len(never))
+        cases = Cases(texts, texts, (looping, tokens), (rows, at), (docs[looping], docs[rows]))
+        comparisons.append({"read": d, **compare(cases, calibration, resamples)})
+    return {"num_looping": len(looping), "num_never": len(never), "own loop": comparisons}
+
+
+def false_alarms(clean: Trace, report: np.ndarray) -> dict[str, Any]:
+    """On the clean windows marked in `report`: share of tokens above ALARM, warnings a token."""
+    warning = clean.scores["warning"][report, 1:]
+    return {
+        "share_of_tokens": float((warning > ALARM).mean()),
+        "warnings_per_100_tokens": float(100 * clean.num_warnings[report].sum() / warning.size),
+        "share_of_windows": float((clean.num_warnings[report] > 0).mean()),
+    }
+
+
+def calibration_values(clean: Trace, rows: np.ndarray, horizon: int) -> dict[str, float]:
+    """99 % quantiles on clean text of what the monitor's midpoints are set to."""
+    excess = clean.scores["surprise"] - clean.scores["entropy"]
+    excess[:, 1] *= 2 / (horizon + 1)  # the monitor's average starts at 0
+    averages = _ema(excess, 2 / (horizon + 1))[rows, 1:]
+    trackers = [(LoopTracker(LOOP_WINDOW, MAX_PERIOD), ids[1:]) for ids in clean.ids[rows]]
+    repetition = [tracker.add(int(token)) for tracker, ids in trackers for token in ids]
+    return {
+        "excess_nats": float(np.quantile(averages, 0.99)),
+        "repetition": float(np.quantile(repetition, 0.99)),
+    }
