@@ -173,6 +173,7 @@ class Context:
             return ids[:1]
         if self.attending and self._length:
             self._received[row] = self._received_by_id(row)
+            self.stepper = None  # Ctrl-C while the row is read again must not count it twice
         if self._bounded and len(ids) - self.dropped[row] > limit:
             self.dropped[row] = len(ids) - max(1, limit // 2 - 1) - 1
         columns = self._columns(row)

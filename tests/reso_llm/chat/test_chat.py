@@ -18,6 +18,7 @@ from reso_llm.chat.commands import COMMANDS, MAX_LINE, Chat, parse_line, run_in_
 from reso_llm.chat.panel import panel
 from reso_llm.chat.session import ChatSession, Exchange
 from reso_llm.decoding.controllers import StabilityTemperature
+from reso_llm.generation.context import Context
 from reso_llm.generation.results import GenerationResult
 from reso_llm.inference import ResoLLMInference
 from run_core import terminal
@@ -368,6 +369,23 @@ def test_the_engine_stops_at_ctrl_c_and_the_chat_goes_on(session):
     assert len(session.turns[1].content) < len(session.turns[3].content)
 
 
+def test_ctrl_c_while_the_full_context_is_read_again(make_session, monkeypatch):
+    """Guards a traceback: the attention received was added up over two lengths of the context."""
+    session = make_session(max_length=200, temperature=5.0)
+    read_alone, reads = Context._read_alone, []
+
+    def interrupted_the_second_time(context, *args):
+        reads.append(args)
+        if len(reads) == 2:
+            raise KeyboardInterrupt
+        return read_alone(context, *args)
+
+    monkeypatch.setattr(Context, "_read_alone", interrupted_the_second_time)
+    assert "kept as far as it went" in chat(session, "hi", metrics=True)
+    assert len(reads) == 2
+    assert len(session.turns) == 2
+
+
 def test_ctrl_c_anywhere_else_leaves_the_conversation_as_it_was(session, monkeypatch):
     def generate(*_, **__):
         raise KeyboardInterrupt
@@ -580,9 +598,9 @@ def test_in_a_terminal(script):
     try:
         typist.wait_for(rb"> $")
         typist.type(b"hexlp\x02\x02\x7f\n")  # back over l and p, and x deleted
-        typist.wait_for(rb"this list[\s\S]*> $")
+        typist.wait_for(rb"Ctrl-C  [\s\S]*> $")
         typist.type(b"\x1b[A\n")  # the line before
-        typist.wait_for(rb"this list[\s\S]*> $")
+        typist.wait_for(rb"Ctrl-C  [\s\S]*> $")
         typist.type(b"tell me\xff\n")
         typist.wait_for(rb"tell me[\s\S]{100}")
         typist.type(b"\x03")
