@@ -98,7 +98,9 @@ class Control:
             generation_config,
             inputs,
             min_prob=self.signals.min_prob,
-            heats=any(isinstance(c, PhaseSlip) and c.noise.scale > 0 for c in self.controllers),
+            adds_noise=any(
+                isinstance(c, PhaseSlip) and c.noise.scale > 0 for c in self.controllers
+            ),
         )
         output = model._sample(
             input_ids,
