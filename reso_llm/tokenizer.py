@@ -269,8 +269,15 @@ class ResoTokenizer:
         return ids, reply_mask
 
     def encode_prompt(self, messages: Iterable[tuple[str, str]]) -> list[int]:
-        """Encode the conversation so far and `<|assistant|>`, after which the model replies."""
-        return [*self.encode_conversation(messages)[0], self.assistant_id]
+        """Encode the conversation so far and `<|assistant|>`, after which the model replies.
+
+        A last message by an assistant begins the reply: no `<|end|>` follows it.
+        """
+        messages = list(messages)
+        ids = self.encode_conversation(messages)[0]
+        if messages and messages[-1][0] == "assistant":
+            return ids[:-1]
+        return [*ids, self.assistant_id]
 
     def role_id(self, role: str) -> int:
         """Control token id of "system", "user" or "assistant"; ValueError for other roles."""
