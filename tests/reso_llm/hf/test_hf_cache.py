@@ -20,6 +20,7 @@ from tiny_hf import (
 
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.decoding.controllers import Decision, PhaseSlip
+from reso_llm.hf import rows
 from reso_llm.hf.cache import add_noise, kv_layers, left_padding
 
 
@@ -119,3 +120,11 @@ def test_masks():
     assert left_padding(MASK, 3) == [2, 0, 1]
     with pytest.raises(ValueError, match="holes"):
         left_padding(torch.tensor([[1, 0, 1]]), 1)
+
+
+def test_a_row_that_has_ended_gets_no_more_noise(monkeypatch):
+    noise, added = CacheNoise(scale=0.5), []
+    monkeypatch.setattr(rows, "add_noise", lambda cache, i, *args: added.append(i))
+    stop = Decision("settled", cache_noise=noise, stop=True)
+    run(TINY["gpt2"], [one_row(Script({3: stop}), 1)], eos_token_id=V - 1)
+    assert added == [1]
