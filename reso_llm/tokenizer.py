@@ -271,7 +271,7 @@ class ResoTokenizer:
     def encode_prompt(self, messages: Iterable[tuple[str, str]]) -> list[int]:
         """Encode the conversation so far and `<|assistant|>`, after which the model replies.
 
-        Where the last message is an assistant's, its content begins the reply: no `<|end|>` follows.
+        A last message by an assistant begins the reply: no `<|end|>` follows it.
         """
         messages = list(messages)
         ids = self.encode_conversation(messages)[0]

@@ -60,7 +60,7 @@ def is_recurrent(cache: Any, use_cache: bool) -> bool:
     )
 
 
-def heat(
+def add_noise(
     cache: Any, i: int, noise: CacheNoise, num_pads: int, num_new: int, generator: torch.Generator
 ) -> None:
     """Add noise to row i of a cache, in place.

@@ -57,6 +57,8 @@ class Control:
         signals: SignalOptions,
         stability: StabilityConfig | None,
     ) -> None:
+        slips = (c for c in controllers if isinstance(c, PhaseSlip))
+        self.adds_noise = any(c.noise.scale > 0 for c in slips)
         self.controllers, self.seed = tuple(controllers), seed
         self.signals = signals
         self.stability = stability if stability is not None and stability.enabled else None
@@ -98,7 +100,7 @@ class Control:
             generation_config,
             inputs,
             min_prob=self.signals.min_prob,
-            heats=any(isinstance(c, PhaseSlip) and c.noise.scale > 0 for c in self.controllers),
+            adds_noise=self.adds_noise,
         )
         output = model._sample(
             input_ids,

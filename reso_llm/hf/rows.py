@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from entropy_core.signals import Signals
 from reso_llm.decoding.row import Draw, Event, Row, measure
 from reso_llm.decoding.stability import StabilityReading
-from reso_llm.hf.cache import heat, kv_layers, left_padding
+from reso_llm.hf.cache import add_noise, kv_layers, left_padding
 from reso_llm.hf.processors import only, process
 
 
@@ -39,7 +39,7 @@ class RowResult(NamedTuple):
 class Rows:
     """All rows of one call of `generate`.
 
-    processors, config and kwargs are those that `generate` gives its loop; `heats` says that a
+    processors, config and kwargs are those that `generate` gives its loop; `adds_noise` says that a
     controller adds noise to the cache, so that a cache out of reach is refused at the first token.
     """
 
@@ -53,11 +53,11 @@ class Rows:
         kwargs: dict[str, Any],
         *,
         min_prob: float | None,
-        heats: bool,
+        adds_noise: bool,
     ) -> None:
         self.model, self.rows, self.kwargs = model, rows, kwargs
         self.processors = processors
-        self.min_prob, self.heats = min_prob, heats
+        self.min_prob, self.adds_noise = min_prob, adds_noise
         eos = config.eos_token_id
         self.eos = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
         self.pad = self.eos[0] if config.pad_token_id is None and self.eos else config.pad_token_id
@@ -73,7 +73,7 @@ class Rows:
     def process(self, input_ids: Tensor, logits: Tensor) -> Tensor:
         """Decide about each row; logits (B,V) -> scores (B,V) for `generate` to draw from."""
         cache = self.kwargs.get("past_key_values")
-        if self.heats and self.num_fed == 0:
+        if self.adds_noise and self.num_fed == 0:
             kv_layers(cache)
         self.logits, self.measures = logits, measure(logits, self.min_prob)
         drawn = [self._decide(i) for i in range(len(self.rows))]
@@ -85,7 +85,7 @@ class Rows:
             elif self.reasons[i] and draw.stop:  # `generate` pads the rows that it ended itself
                 forced[i] = self.pad
             if draw.cache_noise is not None and not self.reasons[i]:
-                heat(cache, i, draw.cache_noise, self.num_pads[i], self.num_fed, row.noise)
+                add_noise(cache, i, draw.cache_noise, self.num_pads[i], self.num_fed, row.noise)
         self.num_fed += 1
         return only(scores, forced) if forced else scores
 

@@ -1,4 +1,4 @@
-"""Controllers: tables of what a row reads and what they decide."""
+"""Controllers: tables of what they see of a row and what they decide."""
 
 import dataclasses
 import math
@@ -172,13 +172,13 @@ def test_stability_temperature_is_what_the_monitor_suggests(temperature):
     for cause, watching in monitors.items():
         suggested = watching.suggested_temperature(temperature)
         assert (suggested > temperature) == (cause == "loop")
-        (found,) = decisions(
+        (decision,) = decisions(
             StabilityTemperature(), [view(monitor=watching, temperature=temperature)]
         )
-        assert found == Decision(cause, temperature=suggested)
+        assert decision == Decision(cause, temperature=suggested)
 
 
-def test_stability_temperature_leaves_alone_what_is_not_to_move():
+def test_stability_temperature_changes_nothing_without_a_cause():
     loop = [1, 2] * 30
     fixed = monitor([1.0] * 60, loop, auto_temperature_adjust=False)
     greedy = view(monitor=monitor([1.0] * 60, loop), temperature=0.0)

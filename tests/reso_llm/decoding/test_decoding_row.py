@@ -33,7 +33,7 @@ from reso_llm.decoding.stability import StabilityMonitor
 
 V, INF = 5, math.inf
 GREEDY, PLAIN = SamplingOptions(temperature=0), SamplingOptions(temperature=0.9)
-NOBODY = torch.zeros(1, 0, dtype=torch.long)  # seen by the repetition penalty
+NOTHING_SEEN = torch.zeros(1, 0, dtype=torch.long)  # by the repetition penalty
 ALWAYS = PhaseSlip(cooldown_steps=0, confident_nats=0, spike_nats=0, noise=CacheNoise(scale=0))
 NEVER = (
     SRB(settled_nats=0, deepen_nats=99, max_tokens=999),
@@ -49,12 +49,12 @@ def chain(seed=0, scale=2.0):
     return logits, torch.randn(V, 3, generator=generator).numpy()
 
 
-def none_needed(candidates, horizon):
-    raise AssertionError("no lookahead was asked for")
+def no_lookahead(candidates, horizon):
+    raise AssertionError("a draw without deepening looked ahead")
 
 
-def draw_one(row, logits, draw=None, lookahead=none_needed):
-    return row.draw(logits, NOBODY, draw or Draw(row.sampling), lookahead)
+def draw_one(row, logits, draw=None, lookahead=no_lookahead):
+    return row.draw(logits, NOTHING_SEEN, draw or Draw(row.sampling), lookahead)
 
 
 def steps(row, num_tokens, seed=0):
@@ -84,7 +84,7 @@ def logits_table():
     table[2] += 1e4
     table[3, 10:] = -INF
     table[4] = -INF
-    table[4, 7] = 3.0  # one token is all there is
+    table[4, 7] = 3.0  # one possible token
     table[5] = 0.0  # uniform
     table[6] = 1e-3
     table[7, ::2] = -1e4
@@ -144,7 +144,7 @@ def check_damaged(damage, min_prob):
 def test_triggers_that_never_fire_leave_every_draw_as_plain_sampling_makes_it():
     table, generator, plain = chain()[0], torch.Generator().manual_seed(3), [0]
     for _ in range(60):
-        plain.append(int(sample(table[plain[-1]][None], NOBODY, PLAIN, generator)))
+        plain.append(int(sample(table[plain[-1]][None], NOTHING_SEEN, PLAIN, generator)))
     assert len(set(plain)) > 2
     assert tokens() == tokens(NEVER) == plain[1:]
 
@@ -205,7 +205,7 @@ def test_the_repetition_penalty_knows_the_ids_given():
     row = Row(SamplingOptions(temperature=0, repetition_penalty=9.0), seed=0)
     logits = torch.tensor([[2.0, 1.9, 0.0, 0.0, 0.0]])
     assert draw_one(row, logits) == 0
-    assert row.draw(logits, torch.tensor([[0]]), Draw(row.sampling), none_needed) == 1
+    assert row.draw(logits, torch.tensor([[0]]), Draw(row.sampling), no_lookahead) == 1
 
 
 # --- deepening --------------------------------------------------------------------------------
@@ -245,10 +245,10 @@ def test_deepened_logits_equal_brute_force_on_a_chain(candidates, horizon):
     for seed in range(5):
         table, _ = chain(seed)
         logits = table[seed : seed + 1] + 7  # a shift changes no probability
-        found = deepened(logits, Deepen(candidates, horizon), markov_lookahead(table))
+        actual = deepened(logits, Deepen(candidates, horizon), markov_lookahead(table))
         expected = brute_force(logits[0].tolist(), table.tolist(), candidates, horizon)
-        assert found.exp()[0].tolist() == pytest.approx(expected, rel=1e-5)
-        assert found.isfinite().sum() == min(candidates, V)
+        assert actual.exp()[0].tolist() == pytest.approx(expected, rel=1e-5)
+        assert actual.isfinite().sum() == min(candidates, V)
 
 
 def test_deepening_reads_no_token_that_is_excluded():
@@ -258,10 +258,10 @@ def test_deepening_reads_no_token_that_is_excluded():
         asked.append((candidates.tolist(), horizon))
         return torch.zeros(len(candidates), dtype=torch.float64)
 
-    found = deepened(logits, Deepen(4, 2), lookahead)
+    actual = deepened(logits, Deepen(4, 2), lookahead)
     assert asked == [([2, 0], 2)]
-    assert found.dtype == logits.dtype
-    torch.testing.assert_close(found.softmax(-1), logits.softmax(-1))
+    assert actual.dtype == logits.dtype
+    torch.testing.assert_close(actual.softmax(-1), logits.softmax(-1))
 
 
 def test_deepening_takes_the_token_that_leads_on():
@@ -328,7 +328,7 @@ def test_an_event_says_what_is_compared():
 
 
 class Wide:
-    """A controller of somebody else's, which asks for one thing alone."""
+    """A controller from outside the package, which lifts the filters and changes nothing else."""
 
     name = "wide"
 
@@ -371,7 +371,7 @@ def test_the_temperature_does_not_compound_from_token_to_token():
     assert row.events[-1][1:3] == ("stability_temperature", "loop")
 
 
-def test_a_row_with_a_monitor_reads_what_the_model_says_of_itself():
+def test_a_row_with_a_monitor_passes_on_the_order_parameter_and_the_hidden_state():
     config = StabilityConfig(enabled=True)
     row, twin = Row(PLAIN, seed=0, monitor=StabilityMonitor(config)), StabilityMonitor(config)
     bare = Row(PLAIN, seed=0)

@@ -259,6 +259,14 @@ def test_surprise_warns_with_position_and_again_only_after_it_has_fallen():
     assert monitor.stability < 0.5
 
 
+def test_a_cause_warns_again_only_after_falling_below_the_lower_threshold():
+    causes = alarms.Alarms()
+    scores = (0.4, 0.6, 0.4, 0.6, 0.2, 0.6)
+    assert [causes.update({"loop": x}) for x in scores] == [[], ["loop"], [], [], [], ["loop"]]
+    assert causes.update({}) == []
+    assert causes.active == set()
+
+
 def test_own_samples_do_not_warn():
     """Surprise of tokens drawn from the distribution itself exceeds its entropy by 0 on average."""
     p = np.array([0.7, 0.2, 0.05, 0.05])

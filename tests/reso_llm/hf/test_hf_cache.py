@@ -20,7 +20,8 @@ from tiny_hf import (
 
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.decoding.controllers import Decision, PhaseSlip
-from reso_llm.hf.cache import heat, kv_layers, left_padding
+from reso_llm.hf import rows
+from reso_llm.hf.cache import add_noise, kv_layers, left_padding
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -56,7 +57,7 @@ def test_noise_has_its_scale_and_place(name, static, protect):
             model(ids, attention_mask=mask, past_key_values=cache)
         before = [(x.values.clone(), x.keys.clone()) for x in kv_layers(cache)]
         generator, twin = (torch.Generator().manual_seed(0) for _ in range(2))
-        heat(cache, 0, CacheNoise(scale=0.1, protect_prompt=protect), pads, 3, generator)
+        add_noise(cache, 0, CacheNoise(scale=0.1, protect_prompt=protect), pads, 3, generator)
         for layer, olds in zip(kv_layers(cache), before, strict=True):
             for x, old in zip((layer.values, layer.keys), olds, strict=True):
                 held = min(length, x.shape[2])
@@ -119,3 +120,11 @@ def test_masks():
     assert left_padding(MASK, 3) == [2, 0, 1]
     with pytest.raises(ValueError, match="holes"):
         left_padding(torch.tensor([[1, 0, 1]]), 1)
+
+
+def test_a_row_that_has_ended_gets_no_more_noise(monkeypatch):
+    noise, added = CacheNoise(scale=0.5), []
+    monkeypatch.setattr(rows, "add_noise", lambda cache, i, *args: added.append(i))
+    stop = Decision("settled", cache_noise=noise, stop=True)
+    run(TINY["gpt2"], [one_row(Script({3: stop}), 1)], eos_token_id=V - 1)
+    assert added == [1]

@@ -254,6 +254,7 @@ def test_inputs_beside_the_ids_are_refused_at_entry(controllers):
 
 
 SMALL = dict(vocab_size=V, hidden_size=16, num_hidden_layers=2, intermediate_size=24)
+SMALL_MAMBA = dict(vocab_size=V, hidden_size=16, num_hidden_layers=2, state_size=4)
 HEADS = dict(num_attention_heads=2, num_key_value_heads=2)
 
 
@@ -273,6 +274,13 @@ def test_recurrent_models_are_refused_at_entry(name, options, controllers):
         model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
     with pytest.raises(ValueError, match=f"{name}ForCausalLM is recurrent"):
         run(model, controllers, pad_token_id=PAD)
+
+
+def test_a_model_known_as_recurrent_is_refused_before_any_call():
+    with torch.random.fork_rng():
+        model = transformers.MambaForCausalLM(transformers.MambaConfig(**SMALL_MAMBA))
+    with pytest.raises(ValueError, match="recurrent"), controlled(model, [], seed=0):
+        pass
 
 
 def test_encoders_are_refused():
