@@ -15,7 +15,8 @@ The size of the noise is a scale and a level σ. On the scale `norm` its deviati
 σ times the mean length of the vectors it is added to, over √D. On the scale `absolute`, that of
 the published figures, it is σ in both places and for both models. A pre-norm network written in
 other units (embeddings and all that is added to them times c, head unchanged) is the same
-function: `absolute` then measures something else, `norm` does not. Source: CER README, "MCC Prediction 4".
+function: `absolute` then measures something else, `norm` does not.
+Source: CER README, "MCC Prediction 4".
 """
 
 import math
