@@ -1,8 +1,8 @@
 """Which part of the reactor sets the state's entropy: the mirror test with parts taken out.
 
-Each variant changes one reactor after it is built, so it works on a trained one as well. The final
-state's entropy (nats) is told per condition: mean, population standard deviation, a 95 %
-percentile bootstrap interval over seeds (Efron 1979), and the same interval for the paired
+Each variant changes a reactor after it is built, so a trained one can be ablated too. For each
+condition the entropy of the final state (nats) is reported: mean, population standard deviation,
+a 95 % percentile bootstrap interval over seeds (Efron 1979), and the same interval for the paired
 difference from the baseline on the same seeds.
 """
 
@@ -36,14 +36,14 @@ class NoMixing(nn.Module):
         return self.attention.merge(self.attention.heads(x)[2])
 
 
-class Nothing(nn.Module):
+class ZeroBranch(nn.Module):
     """A branch that adds 0 to the residual state: (B,S,D) -> (B,S,D)."""
 
     def forward(self, x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
         return torch.zeros_like(x)
 
 
-def keep(reactor: CoherentEntropyReactor) -> None:
+def unchanged(reactor: CoherentEntropyReactor) -> None:
     """Change nothing."""
 
 
@@ -58,12 +58,12 @@ def without_mixing(reactor: CoherentEntropyReactor) -> None:
 
 def without_attention(reactor: CoherentEntropyReactor) -> None:
     for block in reactor.blocks:
-        block.attention = Nothing()
+        block.attention = ZeroBranch()
 
 
 def without_ffn(reactor: CoherentEntropyReactor) -> None:
     for block in reactor.blocks:
-        block.ffn = Nothing()
+        block.ffn = ZeroBranch()
 
 
 def without_drift(reactor: CoherentEntropyReactor) -> None:
@@ -73,20 +73,20 @@ def without_drift(reactor: CoherentEntropyReactor) -> None:
 
 
 def without_control(reactor: CoherentEntropyReactor) -> None:
-    """No drift and a phase that stays where it is: in `published` no modulation either."""
+    """No drift and no phase update: in `published` the modulation goes as well."""
     without_drift(reactor)
     reactor.control.kuramoto_k = 0.0
 
 
 VARIANTS: Mapping[str, Callable[[CoherentEntropyReactor], None]] = {
-    BASELINE: keep,
+    BASELINE: unchanged,
     "eval mode": in_eval_mode,
     "attention matrix := identity (no mixing)": without_mixing,
     "attention output := 0": without_attention,
     "FFN := 0": without_ffn,
     "no drift control": without_drift,
     "no control, no phase modulation": without_control,
-    ENCODER: keep,
+    ENCODER: unchanged,
 }
 
 
@@ -122,7 +122,7 @@ def ablate(
     variants: Sequence[str] = tuple(VARIANTS),
     progress: Callable[[Iterable[str]], Iterable[str]] = iter,
 ) -> list[dict[str, Any]]:
-    """One row a variant; `build` makes the reactor of a seed anew, trained or not.
+    """One row per variant. `build` makes a new reactor from a seed; it may train it.
 
     Raises ValueError for an unknown variant or when the baseline is not the first.
     """

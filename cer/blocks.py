@@ -9,6 +9,7 @@ the published reactor. Dropout takes its generator as an argument.
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 
@@ -22,7 +23,7 @@ def dropout(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
     keep = torch.empty_like(x).bernoulli_(1 - p, generator=generator).div_(1 - p)
     if torch.is_grad_enabled() and x.requires_grad:
         return x * keep
-    return keep.mul_(x)  # the memory of a second result costs as much as the product
+    return keep.mul_(x)  # in place: memory for a second result costs as much as the product
 
 
 class SelfAttention(nn.Module):
@@ -43,11 +44,12 @@ class SelfAttention(nn.Module):
     def heads(self, x: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values: (B,S,D) -> three of (B,H,S,K)."""
         packed = F.linear(x, self.in_weight, self.in_bias)
-        return packed.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        heads = rearrange(packed, "b s (n h k) -> n b h s k", n=3, h=self.num_heads)
+        return heads.unbind(0)
 
     def merge(self, mixed: Tensor) -> Tensor:
         """Output projection of the heads side by side: (B,H,S,K) -> (B,S,D)."""
-        return self.out(mixed.transpose(1, 2).flatten(2))
+        return self.out(rearrange(mixed, "b h s k -> b s (h k)"))
 
     def forward(self, x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
         q, k, v = self.heads(x)

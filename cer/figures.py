@@ -1,9 +1,9 @@
 """Figures of the mirror test and of the set point, from the results as plain values.
 
-The two public functions return a matplotlib Figure, or draw on the one they are given (a part of a
-larger figure, say); nothing is shown, no global style is changed.
-matplotlib is optional and imported when a figure is made. Colours: Okabe and Ito (2008), told apart
-with the common forms of colour blindness; conditions also differ in marker and line.
+The two public functions return a matplotlib Figure, or draw on the figure (or subfigure) given.
+They show nothing and change no global style. matplotlib is optional and imported when a figure is
+made. The colours (Okabe and Ito 2008) stay distinct under the common forms of colour blindness;
+conditions also differ in marker and line.
 """
 
 from typing import Any
@@ -38,9 +38,9 @@ def mirror_figure(result: dict[str, Any], figure: Any = None) -> Any:
     _trajectories(left, result)
     _outputs(middle, result)
     _actions(right, result)
-    about = result["metadata"]
+    metadata = result["metadata"]
     figure.suptitle(
-        f"Mirror test, {about['mode']} mode, untrained reactors, {about['n_seeds']} seeds"
+        f"Mirror test, {metadata['mode']} mode, untrained reactors, {metadata['n_seeds']} seeds"
     )
     return figure
 
@@ -50,7 +50,7 @@ def _runs(result: dict[str, Any], name: str) -> list[dict[str, Any]]:
 
 
 def _trajectories(axes: Any, result: dict[str, Any]) -> None:
-    about = result["metadata"]
+    metadata = result["metadata"]
     for i, name in enumerate(CONDITIONS):
         steps = result["summary"]["conditions"][name]["entropy_trajectory"].values()
         mean, std = [s["mean"] for s in steps], [s["std"] for s in steps]
@@ -62,12 +62,12 @@ def _trajectories(axes: Any, result: dict[str, Any]) -> None:
                 [m + s for m, s in zip(mean, std, strict=True)])  # fmt: skip
         axes.fill_between(at, *band, color=color, alpha=0.15, lw=0)
         axes.plot(at, mean, **STYLES[name], ms=5, label=name)
-    _line(axes, about["target_entropy"], "target")
-    _line(axes, about["max_state_entropy"], "maximum")
-    axes.set_xticks(range(len(mean)), _step_names(about))
+    _line(axes, metadata["target_entropy"], "target")
+    _line(axes, metadata["max_state_entropy"], "maximum")
+    axes.set_xticks(range(len(mean)), _step_names(metadata))
     axes.set(title="State after each step's control (mean, ± 1 sd, each seed)")
     axes.set(xlabel="layer and step", ylabel="entropy of the state, nats")
-    axes.set_ylim(0, about["max_state_entropy"] + 0.4)
+    axes.set_ylim(0, metadata["max_state_entropy"] + 0.4)
     axes.legend(loc="lower left")
 
 
@@ -79,9 +79,9 @@ def _line(axes: Any, value: float, name: str) -> None:
     )  # fmt: skip
 
 
-def _step_names(about: dict[str, Any]) -> list[str]:
-    steps = range(about["num_refinement_steps"])
-    return [f"L{layer}S{step}" for layer in range(about["num_layers"]) for step in steps]
+def _step_names(metadata: dict[str, Any]) -> list[str]:
+    steps = range(metadata["num_refinement_steps"])
+    return [f"L{layer}S{step}" for layer in range(metadata["num_layers"]) for step in steps]
 
 
 def _outputs(axes: Any, result: dict[str, Any]) -> None:
@@ -143,7 +143,7 @@ def setpoint_figure(result: dict[str, Any], figure: Any = None) -> Any:
 
 
 def _control_steps(axes: Any, result: dict[str, Any]) -> None:
-    """An arrow for each action, from the entropy it found to the one it left."""
+    """A line for each action, from the entropy before it to the entropy after it."""
     seed, targets = result["seeds"][0], targets_of(result)
     for row in result["rows"]:
         if row["seed"] != seed or row["condition"] != "RANDOM":
@@ -153,10 +153,10 @@ def _control_steps(axes: Any, result: dict[str, Any]) -> None:
         for i, step in enumerate(row["steps"]):
             x = i + shift  # the first step of several targets is one line otherwise
             after = step["entropy"]
-            # The published control tells how far it was from the target, not how far it moved.
-            found = row["target"] if result["mode"] == "published" else after
+            # The published deficit is the distance from the target, not the change that was made.
+            end = row["target"] if result["mode"] == "published" else after
             color, _, marker = ACTIONS[step["control"]]
-            axes.plot([x, x], [found - step["deficit"], after], color=color, lw=2)
+            axes.plot([x, x], [end - step["deficit"], after], color=color, lw=2)
             axes.plot(x, after, marker=marker, color=color, ms=7, ls="")
     for action, (color, _, marker) in ACTIONS.items():
         axes.plot([], [], marker=marker, color=color, lw=2, label=action)

@@ -4,9 +4,9 @@
 
 x_i is a membrane potential with capacity C, leak conductance g and leak potential v. Source j, an
 input or another neuron, opens a synapse of strength w and reversal potential E as far as y_j is
-above m, with slope s. Summed, that is dx/dt = (target - x) / τ: both depend on what is heard, so
-the time constant is liquid. Source: Hasani et al. 2021 (arXiv 2006.04439), in the conductance
-form of its authors' package ncps.
+above m, with slope s. The sum has the form dx/dt = (target - x) / τ. Both target and τ depend on
+the sources, so the time constant is liquid. Source: Hasani et al. 2021 (arXiv 2006.04439), in the
+conductance form of its authors' package ncps.
 
 While the conductances are held, the relaxation is exact,
 
@@ -77,9 +77,9 @@ class LiquidCell(nn.Module):
         return self.leak_potential.new_zeros(batch_size, self.hidden_size)
 
     def equilibrium(self, inputs: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the neurons are drawn to and how fast, heard from inputs and x: twice (B, H)."""
-        heard = torch.cat([inputs, x], dim=-1).unsqueeze(-1)  # (B, I+H, 1)
-        opened = softplus(self.raw_strength) * torch.sigmoid(self.slope * (heard - self.midpoint))
+        """Target and rate 1/τ of each neuron for sources `inputs` and x: twice (B, H)."""
+        sources = torch.cat([inputs, x], dim=-1).unsqueeze(-1)  # (B, I+H, 1)
+        opened = softplus(self.raw_strength) * torch.sigmoid(self.slope * (sources - self.midpoint))
         leak = softplus(self.raw_leak)
         conductance = leak + opened.sum(-2)  # (B, H)
         current = leak * self.leak_potential + (opened * self.reversal).sum(-2)
@@ -109,7 +109,7 @@ class LiquidState(NamedTuple):
 
 
 class KuramotoLiquid(nn.Module):
-    """Liquid neurons, each with an oscillator; potentials set frequencies, the mean field is heard.
+    """Liquid neurons with oscillators: potentials set frequencies, the mean field is an input.
 
         dθ_i/dt = ω_i + a_i x_i + K r sin(ψ - θ_i),   r e^{iψ} = mean_j e^{iθ_j}
 

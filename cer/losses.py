@@ -76,13 +76,13 @@ def reactor_losses(
 
     The commutation cost takes a quarter of the batch, as it costs five passes of the reactor.
     """
-    said = logits[:, -batch.target.shape[1] :]
+    answer = logits[:, -batch.target.shape[1] :]
     target = batch.target
     entropy = mass = cost = None
     if weights.entropy:
-        entropy = (entropy_nats(said) - entropy_nats_from_probs(target)).square().mean()
+        entropy = (entropy_nats(answer) - entropy_nats_from_probs(target)).square().mean()
     if weights.mass:
-        mass = (semantic_mass(said) - (1 - target.square().sum(-1))).square().mean()
+        mass = (semantic_mass(answer) - (1 - target.square().sum(-1))).square().mean()
     if weights.commutation:
         cost = commutation(
             reactor,
@@ -91,11 +91,11 @@ def reactor_losses(
             num_draws=NOISE_DRAWS,
             generator=generator,
         ).mu_nats.mean()
-    return Losses(kl_nats(target.log(), said).mean(), entropy, mass, cost)
+    return Losses(kl_nats(target.log(), answer).mean(), entropy, mass, cost)
 
 
 def total_loss(losses: Losses, weights: LossWeights) -> Tensor:
-    """Weighted sum of the terms there are."""
+    """Weighted sum of the terms that are not None."""
     factors = (1.0, weights.entropy, weights.mass, weights.commutation)
     return sum(f * term for f, term in zip(factors, losses, strict=True) if term is not None)
 

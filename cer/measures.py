@@ -1,4 +1,4 @@
-"""What a reactor weighs and where its entropy lives: mass, commutation cost, zones, residence.
+"""Measures of a reactor: semantic and full mass, commutation cost, residence in entropy zones.
 
     semantic mass   M(z) = 1 - Σ p²                           p = softmax(z), `semantic_mass`
     full mass       Tr I(θ) = E_x E_{y ~ p(·|x)} |∇_θ ln p(y|x)|²     all weights θ of the network
@@ -160,7 +160,7 @@ def commutation(
 
 
 class Residence(NamedTuple):
-    """Where trajectories of entropy stay; the last axis of each follows ZONES."""
+    """How long trajectories of entropy stay in each zone; the last axis follows ZONES."""
 
     share: Tensor  # (..., 4) of all steps; undefined entropy belongs to no zone
     mean_stay: Tensor  # (..., 4) steps of an uninterrupted stay, NaN where there was none

@@ -1,4 +1,4 @@
-"""The mirror test: what the reactor does to peaked, uniform and random distributions.
+"""The mirror test: the reactor's entropy on peaked, uniform and random distributions.
 
     PEAKED softmax(10 e_0),  UNIFORM 1/D_in,  RANDOM softmax(randn):  x (4,16,D_in)
 

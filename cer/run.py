@@ -32,7 +32,8 @@ from run_core.run import (
 from run_core.runlog import Curves, RunLog
 from run_core.saved_state import flatten_state, unflatten_state
 
-# What may differ when a run is resumed: how long, where to, how it is watched; not what is learnt.
+# Keys that may change when a run is resumed: its budget, its place, how it is watched. Every other
+# key changes the weights.
 RESUMABLE = {"out", "steps", "validate_every", "log_every", "save_every", "keep_last", "wandb"}
 CURVES = Curves(
     along="step",

@@ -1,4 +1,4 @@
-"""What a reactor is trained on: distributions seen through a few samples, to be restored.
+"""Training data of a reactor: distributions seen through a few samples, to be restored.
 
     x_s = histogram of n draws from p_s / n,   s = 1..S       target p
 
@@ -27,10 +27,10 @@ Task = Literal["denoise", "predict"]
 
 
 class Batch(NamedTuple):
-    """What the reactor reads and what it should say."""
+    """Inputs of the reactor and the answers wanted."""
 
     x: Tensor  # (B,S,V) distributions
-    target: Tensor  # denoise (B,S,V); predict (B,1,V), to be said at the last position
+    target: Tensor  # denoise (B,S,V); predict (B,1,V), the answer wanted at the last position
 
 
 def _rows(num: int, low: float, high: float, generator: torch.Generator) -> Tensor:

@@ -30,7 +30,7 @@ from cer.reactor import CoherentEntropyReactor
 from cer.tasks import Batch, Distributions, TaskConfig
 from entropy_core.information import kl_nats
 
-WEIGHTS, STEPS, HELD_OUT = range(3)  # what a seed is divided into
+WEIGHTS, STEPS, HELD_OUT = range(3)  # uses of a run's seed, each with a stream of its own
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class CERTrainConfig:
         learning_rate: of AdamW; it rises over the first twentieth and falls to 0 linearly.
         grad_clip: largest norm of a reactor's gradient.
         seed: of the weights and of the data.
-        validate_every: steps between looks at held-out examples.
+        validate_every: steps between scores on held-out examples.
         val_size: held-out examples.
         log_every: steps between rows of metrics.
         save_every: steps between checkpoints.
@@ -120,7 +120,7 @@ class CERTrainConfig:
 
 
 class Progress(NamedTuple):
-    """What a checkpoint holds beside the weights."""
+    """State of a run that a checkpoint holds beside the weights."""
 
     step: int
     seconds: float
@@ -144,7 +144,7 @@ Row = dict[str, Any]
 
 
 def stream_seed(seed: int, purpose: int, index: int = 0) -> int:
-    """A seed of 32 bits for one use: torch's CPU generator ignores all higher bits."""
+    """The seed of one stream, 32 bits: torch's CPU generator ignores all higher bits."""
     return int(np.random.SeedSequence((seed, purpose, index)).generate_state(1)[0])
 
 
@@ -153,7 +153,7 @@ def _generator(seed: int, purpose: int, index: int = 0) -> torch.Generator:
 
 
 def make_reactors(config: CERTrainConfig) -> nn.ModuleList:
-    """Freshly drawn reactors, whatever ran before; no two reactors or seeds share weights."""
+    """New reactors from the seed alone; no two reactors or seeds share weights."""
     reactors = nn.ModuleList()
     V = config.task.num_outcomes
     with torch.random.fork_rng(devices=()):
@@ -237,10 +237,11 @@ class Trainer:
         """Scores on held-out examples, the same at every call."""
         batch = held_out_batch(self.config, self.data)
         answers = [reactor(batch.x, log=False).reactions for reactor in self.reactors]
-        said = [logits[:, -batch.target.shape[1] :] for logits in answers]
-        kl = tuple(kl_nats(batch.target.log(), logits).mean().item() for logits in said)
-        several = len(said) > 1
-        return Validation(kl, convergence_score(said).item() if several else None)
+        wanted = batch.target.shape[1]
+        answers = [logits[:, -wanted:] for logits in answers]
+        kl = tuple(kl_nats(batch.target.log(), logits).mean().item() for logits in answers)
+        several = len(answers) > 1
+        return Validation(kl, convergence_score(answers).item() if several else None)
 
 
 def held_out_batch(config: CERTrainConfig, data: Distributions) -> Batch:

@@ -1,21 +1,22 @@
-"""The zombie test: which language model is hurt more by noise on its embeddings, and does it
-matter whether the noise comes before or after it reads?
+"""The zombie test: how much noise on its embeddings hurts a language model, and whether it matters
+that the noise comes before or after the model reads them.
 
     ΔPPL(σ) = PPL(e + σξ) - PPL(e),    μ(σ) = KL( E_ξ[P_ξ(S(e))] ‖ E_ξ[S(P_ξ(e))] ),    ξ ~ N(0, 1)
 
 e (B,T,D) are the token embeddings of a text. S reads them: all layers and the final norm, so that
-S(e) is what the head U (V,D) turns into the next token's distribution softmax(U s). P adds noise to
-the vectors there are: before the reading to all T embeddings, after it to the states s that the
-head reads. So S∘P perturbs and then reads T tokens, P∘S reads and then perturbs what was read,
-with one draw ξ for both, position by position. Nothing in this depends on how a model carries its
-state, so attention and recurrence are measured alike. For S = id, and for S = a·id with a > 0, the
-two orders are the same and μ is 0; μ > 0 is what reading does to noise beyond rescaling it.
+the head U (V,D) turns a state s = S(e) into the next token's distribution softmax(U s). P adds
+noise: before the reading to all T embeddings, after it to the states s. So S∘P perturbs and then
+reads T tokens, and P∘S reads and then perturbs the states. Both use the same draw ξ, position by
+position. None of this depends on how a model carries its state, so attention and recurrence are
+measured alike. For S = id, and for S = a·id with a > 0, the two orders are the same and μ is 0.
+μ > 0 means that reading does more to noise than rescale it.
 
-How large is the noise? On the scale `norm` its deviation per component is σ times the mean length
-of the vectors it is added to, over √D. On the scale `absolute`, that of the published figures, it
-is σ in both places and for both models. A pre-norm network may be written in other units
-(embeddings and whatever is added to them times c, head unchanged) and remain the same function;
-`absolute` is then another test, `norm` is not. Source: CER README, "MCC Prediction 4".
+The size of the noise is a scale and a level σ. On the scale `norm` its deviation per component is
+σ times the mean length of the vectors it is added to, over √D. On the scale `absolute`, that of
+the published figures, it is σ in both places and for both models. A pre-norm network written in
+other units (embeddings and all that is added to them times c, head unchanged) is the same
+function: `absolute` then measures something else, `norm` does not.
+Source: CER README, "MCC Prediction 4".
 """
 
 import math
@@ -39,11 +40,11 @@ T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9
 
 
 class Subject(NamedTuple):
-    """A language model as the test sees it."""
+    """A language model, reduced to what the test needs."""
 
     name: str
     table: Tensor  # (V,D) token embeddings
-    states: Callable[[Tensor], Tensor]  # S: embeddings (B,T,D) -> what the head reads (B,T,D)
+    states: Callable[[Tensor], Tensor]  # S: embeddings (B,T,D) -> input of the head (B,T,D)
     head: Tensor  # (V,D)
 
 
@@ -58,13 +59,13 @@ class NoiseConfig:
 
 
 class Embedded(NamedTuple):
-    """A text that was not read yet, (B,T,D), apart from a distribution, which was."""
+    """Embeddings (B,T,D) of a text before the model reads it; after that it is a distribution."""
 
     embeddings: Tensor
 
 
 class Deviations(NamedTuple):
-    """Of the noise, per component."""
+    """Standard deviations of the noise, per component."""
 
     before: float  # on embeddings
     after: float  # on states
@@ -133,7 +134,7 @@ def commutation(
 
 
 def measure(subject: Subject, ids: Tensor, config: NoiseConfig, seed: int) -> dict[str, Any]:
-    """Everything about one subject on ids (B,T+1); `seed` draws the noise."""
+    """The record of one subject on ids (B,T+1) as plain values; `seed` draws the noise."""
     text, width = ids[:, :-1], subject.table.shape[1]
     noise = torch.randn(
         max(config.num_draws, config.num_ppl_draws), *text.shape, width,

@@ -2,11 +2,11 @@
 
     x_0 = e(w) [+ position],  x_{l+1} = x_l + f_l(norm x_l),  logits = U norm x_L,  U = table of e
 
-feed-forward  f = causal self-attention, then MLP: GPT-2 (Radford et al. 2019). Nothing is carried
-              from token to token but what attention looks up.
+feed-forward  f = causal self-attention, then MLP: GPT-2 (Radford et al. 2019). A token knows of
+              earlier ones only by attention.
 state-space   f = Mamba (Gu & Dao 2023): h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t,
-              y_t = C_t h_t + D u_t with Δ_t, B_t, C_t read from u_t. What was read lives on in
-              h (B,H,N) alone.
+              y_t = C_t h_t + D u_t with Δ_t, B_t, C_t read from u_t. A token knows of
+              earlier ones only by the state h (B,H,N).
 
 Both equal transformers' GPT2LMHeadModel and MambaForCausalLM weight for weight, which the tests
 check. They are written again because transformers' Mamba needs more than a second for a training
@@ -17,6 +17,7 @@ import math
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,7 +26,7 @@ DT_RANGE = (1e-3, 1e-1)  # Gu & Dao 2023, section 3.6
 
 
 class Architecture(NamedTuple):
-    """What one member of the pair is made of."""
+    """Kind and sizes of one member of the pair."""
 
     kind: str  # "feed-forward" or "state-space"
     vocab_size: int
@@ -46,10 +47,10 @@ class AttentionBlock(nn.Module):
         self.c_fc, self.c_out = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        heads = self.c_attn(self.ln_1(x)).unflatten(-1, (3, self.num_heads, -1))  # (B,T,3,H,K)
-        q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (B,H,T,K)
+        packed = self.c_attn(self.ln_1(x))
+        q, k, v = rearrange(packed, "b t (n h k) -> n b h t k", n=3, h=self.num_heads)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.c_proj(y.transpose(1, 2).flatten(2))
+        x = x + self.c_proj(rearrange(y, "b h t k -> b t (h k)"))
         return x + self.c_out(F.gelu(self.c_fc(self.ln_2(x)), approximate="tanh"))
 
 
@@ -105,7 +106,7 @@ class TinyLM(nn.Module):
         self.norm = nn.LayerNorm(shape.width) if attends else nn.RMSNorm(shape.width, eps=1e-5)
 
     def states(self, embeddings: Tensor) -> Tensor:
-        """What the head reads, (B,T,D), for token embeddings (B,T,D)."""
+        """Input of the head (B,T,D) for token embeddings (B,T,D)."""
         x = embeddings
         if self.positions is not None:
             x = x + self.positions.weight[: x.shape[1]]
@@ -138,7 +139,7 @@ class TinyLM(nn.Module):
 
 
 def make_model(shape: Architecture, seed: int) -> TinyLM:
-    """An untrained member of the pair. Raises ValueError for a kind it does not know."""
+    """An untrained member of the pair. Raises ValueError for an unknown kind."""
     if shape.kind not in ("feed-forward", "state-space"):
         raise ValueError(f"kind must be feed-forward or state-space, got {shape.kind!r}")
     with torch.random.fork_rng(devices=[]):  # torch's layers draw from the global generator

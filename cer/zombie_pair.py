@@ -1,8 +1,8 @@
-"""The zombie test, run: on a pair trained to one loss, or on two models that exist already.
+"""Runs the zombie test on a pair trained to one loss, or on two pretrained models.
 
-One row a seed, handed over as soon as it is there. For a trained pair a seed draws the weights,
-the windows of the training and the noise, so the interval over seeds is one over trainings. For
-pretrained models it draws the noise alone: that interval says nothing of other models.
+Each seed gives one row, which `on_row` receives at once. For a trained pair a seed draws the
+weights, the training windows and the noise, so the interval over seeds is one over trainings. For
+pretrained models a seed draws the noise alone: that interval says nothing about other models.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -67,7 +67,7 @@ def zombie_test_pretrained(
     *,
     deadline: float,
 ) -> dict[str, Any]:
-    """The same for two models that exist: directories or hub ids, feed-forward first.
+    """The same for two pretrained models: directories or hub ids, feed-forward first.
 
     Their losses and tokens differ, so ΔPPL compares two tests and not two architectures.
     Raises ValueError unless there are two models and both can be loaded.
@@ -129,7 +129,7 @@ def _trained_rows(config: ZombieConfig, text: bytes | None) -> Iterator[dict[str
 
 
 def subject_of(name: str, model: TinyLM) -> Subject:
-    """A trained model as the test sees it; its head is its embedding table."""
+    """The test's subject for a trained model, whose head is its embedding table."""
     table = model.table.weight.detach()
     return Subject(name, table, model.states, table)
 

@@ -1,15 +1,21 @@
-"""Checks of values that a person gave: refusal in one line, and the nearest known name."""
+"""Checks of values that a person gave: a refusal in one line, and the nearest known name.
+
+Similarity of names is that of `difflib` (Ratcliff & Metzener 1988).
+"""
 
 import difflib
 
 
 def require(condition: bool, key: str, value: object, expected: str) -> None:
-    """ValueError naming the key, its value and what would be accepted, unless `condition`."""
-    if not condition:  # also for NaN, which compares false
+    """Raise ValueError naming the key, its value and what is expected, unless `condition` holds.
+
+    Write conditions as comparisons that hold for good values: every comparison with NaN is false.
+    """
+    if not condition:
         raise ValueError(f"{key} = {value!r}: expected {expected}")
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """`; did you mean X?` for a misspelt name, or the empty string."""
+    """ "; did you mean X?" with the most similar known name, or "" where none is similar."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else ""

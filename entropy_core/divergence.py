@@ -1,4 +1,15 @@
-"""Divergence of nearby hidden states, as a text is written: a streaming exponent."""
+"""Divergence of nearby hidden states while a text is written: a streaming exponent.
+
+    λ = mean over pairs of  (ln d_k - ln d_1) / (k - 1)      nats per token
+
+Each state is paired with its nearest neighbour among the states before it; d_j is the distance of
+the two j tokens later. This is the method of Rosenstein, Collins & De Luca (1993), as in
+`lyapunov.rosenstein_exponent_per_step`, in a form that takes one state at a time. Neighbours closer
+in time than the Theiler window (Theiler 1986) do not count. What the false alarms were measured on
+is in `HiddenDivergence`.
+
+Shapes: D components of a state. Plain numpy and floats: it runs once a token.
+"""
 
 import math
 from collections import deque
@@ -7,14 +18,17 @@ import numpy as np
 
 from entropy_core.lyapunov import CHAOTIC, STABLE, UNKNOWN
 
-STATE_WINDOW, THEILER, PAIR_WINDOW = 128, 10, 64  # states searched; tokens too close; pairs kept
-
-
+STATE_WINDOW = 128  # states that are searched for a neighbour
+THEILER = 10  # tokens; two states closer in time than that are no pair
+PAIR_WINDOW = 64  # newest pairs in the mean
 MAX_HORIZON = 32  # tokens; a pair of states is followed that far within STATE_WINDOW
 
 
 class MovingMean:
-    """Mean of the last `window` values, and its error if every `overlap` of them count as one."""
+    """Mean of the last `window` values and its standard error.
+
+    Neighbouring values overlap: every `overlap` of them count as one independent value.
+    """
 
     def __init__(self, window: int, overlap: int) -> None:
         self.values: deque[float] = deque(maxlen=window)
@@ -42,10 +56,11 @@ class MovingMean:
 class HiddenDivergence:
     """Finite-time exponent of a sequence of hidden states (D,), one state at a time.
 
-    `lyapunov` is undefined unless the neighbour of a state predicts where it goes next better than
-    any other state does, by 3 standard errors: in noise it does not. `label` is chaotic where the
-    exponent of the later half of the path, which a diffusion's fading growth does not reach,
-    exceeds the threshold by 2 standard errors; stable where the exponent is below it by as much.
+    A pair is followed for `horizon` + 1 tokens. `lyapunov` (nats per token) is NaN unless a
+    state's neighbour predicts the next state better than the mean of all others does, by 3 standard
+    errors; in noise it does not. `label` is CHAOTIC where the exponent over the later half of the
+    path exceeds `threshold` by 2 standard errors (the growth of a diffusion fades by then), STABLE
+    where the whole exponent is below the threshold by as much, UNKNOWN otherwise.
 
     How it can be wrong, measured on 20 sequences each of 128 and of 256 states: chaotic are 20 and
     19 logistic, 18 and 18 Hénon, 0 Lorenz each 0.1 (λ .14 for .09; 3 of 128 called stable); no
@@ -118,7 +133,7 @@ class HiddenDivergence:
         self.pairs.append([nearest, math.nan, math.nan] if found else [])
 
     def _pair(self, age: int) -> list | None:
-        """The pair found `age` tokens ago; nothing where there was no neighbour."""
+        """The pair made `age` tokens ago; None or [] where there was no neighbour."""
         return self.pairs[-age] if age <= len(self.pairs) else None
 
     def _judge(self) -> None:

@@ -1,4 +1,4 @@
-"""Prime numbers and the phases of their logarithms on a golden-ratio ladder of frequencies.
+"""Prime numbers, the golden ratio, and phases of logarithms on a golden ladder of frequencies.
 
     phase_f(n) = w_f ln n,    w_f = w_0 phi^f,    phi = (1 + sqrt 5) / 2
 
@@ -6,7 +6,10 @@ ln(mn) = ln m + ln n, so multiplying numbers adds their phases: n -> e^{i w_f ln
 homomorphism from the integers under multiplication to rotations. It is the log-frequency face of
 holographic reduced representations, where binding adds phases (Plate 1995).
 
-All values are float64: the fastest phases are millions of radians.
+Every product of primes is a number of its own (Euclid), so phases of primes bind without loss.
+
+Shapes: V numbers, F frequencies. All values are float64, as the fastest phases are millions of
+radians.
 """
 
 from collections.abc import Sequence
@@ -16,6 +19,7 @@ import numpy as np
 
 from entropy_core.checks import require
 
+GOLDEN_RATIO = (1 + 5**0.5) / 2  # phi, also behind thresholds and gradient clipping (1/phi = 0.618)
 MAX_FREQUENCIES = 40  # beyond, float64 places the phase of ln n no better than float32 its cosine
 
 
@@ -48,9 +52,5 @@ def golden_frequencies(largest: int, count: int) -> np.ndarray:
 
 
 def log_phases(numbers: Sequence[int], frequencies: np.ndarray) -> np.ndarray:
-    """w_f ln n in radians, not wrapped: numbers (V) and frequencies (F,) -> (V,F)."""
+    """w_f ln n in radians, not wrapped: numbers (V,) and frequencies (F,) -> (V,F)."""
     return np.outer(np.log(np.asarray(numbers, dtype=np.float64)), frequencies)
-
-
-GOLDEN_RATIO = (1 + 5**0.5) / 2
-"""phi, the default behind thresholds and gradient clipping (1/phi = 0.618)."""

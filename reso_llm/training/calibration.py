@@ -1,7 +1,7 @@
 """When a goal counts as achieved: calibration on the training conversations.
 
-A reply and somebody else's question are a text and a goal it was written without. The cosines of
-such pairs say how much resonance comes by chance (`agency.calibrate`).
+A reply was not written for the question of another conversation. The cosines of such pairs are
+the resonance that comes by chance, from which `agency.calibrate` sets the threshold of a goal.
 
 Shapes: N conversations, V vocabulary, D width.
 """
@@ -19,7 +19,7 @@ from reso_llm.stages.goal import text_vector
 from reso_llm.tokenizer import SPECIAL_TOKENS
 
 MAX_CONVERSATIONS = 200
-PARTNERS = 5  # each reply is compared with the questions of so many others
+PARTNERS = 5  # questions of other conversations that each reply is compared with
 MIN_TOKENS = 3  # of a question or reply
 MIN_CONVERSATIONS = 20
 

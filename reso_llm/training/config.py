@@ -9,12 +9,13 @@ from entropy_core.checks import require
 from entropy_core.primes import GOLDEN_RATIO
 from reso_llm.config import ResoLLMConfig
 
-# What may differ when a run is resumed: how long, where to, how it is watched; not what is learnt.
+# Keys that may change when a run is resumed: its budget, its place, how it is watched. Every other
+# key changes the weights.
 RESUMABLE = {
     "data", "val_data", "columns", "out", "minutes", "steps", "tokens", "validate_every",
     "save_every", "log_every", "keep_last",
     "sample_prompt", "sample_length", "validate_tokens", "wandb", "device", "compile",
-    # The way out of a run that stopped because its steps were not finite.
+    # Lower learning rates let a run go on that stopped at steps that were not finite.
     "max_bad_steps", "optim.matrix_lr", "optim.embedding_lr", "optim.head_lr", "optim.scalar_lr",
 }  # fmt: skip
 

@@ -1,11 +1,13 @@
-"""Language-model evaluation: every byte of the text is paid for exactly once.
+"""Language-model evaluation: the code length of a text, every byte counted exactly once.
 
     bits per byte = (sum of nats over all targets) / (ln 2 * UTF-8 bytes of the text)
 
-Targets are all tokens after each document's <|bos|>, control tokens included; the bytes are those
-of the text as it stands in the file. So tokenizers of different granularity compare fairly. Long
-documents are read in overlapping windows: each token is scored once, with at least
-context - stride tokens before it (strided context, Baevski & Auli 2019).
+Targets are all tokens after each document's <|bos|>, control tokens included. The bytes are those
+of the text as it stands in the file, so models with different tokenizers compare. Long documents
+are read in overlapping windows: each token is scored once, with at least context - stride tokens
+before it (strided context, Baevski & Auli 2019).
+
+Shapes: B windows, T tokens of a window, V vocabulary.
 """
 
 import math
@@ -68,7 +70,7 @@ def score_split(
 ) -> LanguageModelScore:
     """Score all documents of a split; `progress` receives the targets of each batch.
 
-    stride defaults to half the context. The model is left in the mode it was in.
+    stride defaults to half the context. The model keeps its mode (train or eval).
     """
     context = model.config.max_seq_len
     device = model.head_weight.device
@@ -93,9 +95,9 @@ def nats_by_position(
     stride: int | None = None,
     progress: Callable[[int], None] = lambda tokens: None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What `score_split` sums up, by place: (nats, tokens), float64 and int64, both (context,).
+    """The sums of `score_split` by position: (nats, tokens), float64 and int64, both (context,).
 
-    Entry t is of the targets whose window shows t tokens before the one that predicts them.
+    Entry t sums over the targets predicted by the token at position t of their window.
     """
     context = model.config.max_seq_len
     device = model.head_weight.device
@@ -115,7 +117,7 @@ def nats_by_position(
 
 @contextmanager
 def _eval_mode(model: ResoLLMModel) -> Iterator[None]:
-    """Without dropout; afterwards the model is in the mode it was in."""
+    """Evaluate without dropout; the model's mode is restored afterwards."""
     was_training = model.training
     model.eval()
     try:
@@ -125,7 +127,7 @@ def _eval_mode(model: ResoLLMModel) -> Iterator[None]:
 
 
 def head_of(split: Split, num_tokens: int) -> Split:
-    """The first documents of a split, about `num_tokens` of them: a quick, fixed sample.
+    """The first documents of a split, about `num_tokens` tokens: a quick, fixed sample.
 
     Its bytes are estimated from the whole split's bytes per token.
     """

@@ -47,7 +47,7 @@ def read_initial(config: TrainConfig) -> Initial | None:
     """
     if config.init_from is None:
         return None
-    path = resolve(config.init_from)
+    path = resolve(Path(config.init_from).expanduser())
     tensors, documents = load_checkpoint(path)
     own = _model_values(documents, path)
     free = FREE if config.keep_memory else FREE | REFITTED
@@ -74,7 +74,7 @@ def _model_values(documents: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def model_options(init_from: str) -> dict[str, Any]:
     """Options `model.*` of the checkpoint, for a command line that does not set them."""
-    path = resolve(init_from)
+    path = resolve(Path(init_from).expanduser())
     documents = load_checkpoint(path, parts=())[1]
     return _flat(_model_values(documents, path), "model")
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from reso_llm.training.config import OptimConfig
 
 # For each number of steps, the greedy minimax coefficients for singular values above 0.02 (3
-# steps) or 0.001 (5 steps) of the largest: benchmarks/README.md has what each costs and brings.
+# steps) or 0.001 (5 steps) of the largest. benchmarks/README.md compares the two.
 POLAR_EXPRESS = {
     3: (
         (7.710969, -22.113755, 16.248743),
@@ -134,7 +134,7 @@ def _kind(name: str, p: Tensor) -> str:
 
 
 def match_layout(optimizer: torch.optim.Optimizer) -> None:
-    """Lay loaded state out as its parameter is: fused AdamW takes both as flat memory."""
+    """Give loaded state the layout of its parameter: fused AdamW reads both as flat memory."""
     for p, values in optimizer.state.items():
         for key, value in values.items():
             if isinstance(value, Tensor) and value.shape == p.shape:
@@ -142,7 +142,7 @@ def match_layout(optimizer: torch.optim.Optimizer) -> None:
 
 
 def set_learning_rate(optimizers: dict[str, torch.optim.Optimizer], factor: float) -> None:
-    """Every group to `factor` times its full rate."""
+    """Set every group to `factor` times its full rate."""
     for optimizer in optimizers.values():
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor

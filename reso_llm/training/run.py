@@ -29,7 +29,7 @@ def train(
 
     Raises TrainingError, DataError, CheckpointError or RunLogError, each with one message.
     """
-    config = _with_absolute_data(config)
+    config = _with_absolute_paths(config)
     run_dir = Path(config.out)
     with _as_training_error():
         device = pick_device(config.device)
@@ -52,10 +52,13 @@ def train(
         return trainer.run()
 
 
-def _with_absolute_data(config: TrainConfig) -> TrainConfig:
-    """The configuration a run saves: its data are found from any directory."""
+def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """The configuration that a run saves: what it reads is found from any directory."""
     val_data = None if config.val_data is None else absolute(config.val_data)
-    return dataclasses.replace(config, data=absolute(config.data), val_data=val_data)
+    initial = config.init_from and str(Path(config.init_from).expanduser().resolve())
+    return dataclasses.replace(
+        config, data=absolute(config.data), val_data=val_data, init_from=initial
+    )
 
 
 def _tokenizer(
@@ -118,7 +121,7 @@ def _prepare(config: TrainConfig, tokenizer: ResoTokenizer, report: Report) -> T
 
 @contextmanager
 def _as_training_error() -> Iterator[None]:
-    """What the parts refuse with ValueError or OSError is one message for the user."""
+    """Turn a ValueError or OSError of setting a run up into one message for the user."""
     try:
         yield
     except DataError:

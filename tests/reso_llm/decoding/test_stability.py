@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from entropy_core import signals
-from entropy_core.divergence import PAIR_WINDOW, STATE_WINDOW, THEILER, HiddenDivergence, MovingMean
 from entropy_core.lyapunov import CLASSES
 from reso_llm.config import StabilityConfig
 from reso_llm.decoding import alarms, stability
@@ -87,39 +86,6 @@ def test_exponent_of_exponential_separation_is_exact(rate, horizon):
     config = replace(CONFIG, predictive_horizon=horizon)
     hidden = np.exp(rate * np.arange(150))[:, None]
     assert watched(np.ones(150), config=config, hidden=hidden).lyapunov == pytest.approx(rate)
-
-
-@pytest.mark.parametrize("T", [100, 300])  # 300 states go around the ring
-def test_divergence_equals_a_twin_that_keeps_all_distances(T):
-    """Neighbour, growth from the 1st to the k-th token, and what the neighbour is better by."""
-    x, k, divergence = henon(T), 6, HiddenDivergence(horizon=5, threshold=0.1)
-    for state in x:
-        divergence.add(state)
-    logs = np.log(np.linalg.norm(x[:, None] - x[None], axis=-1) + np.eye(T))
-
-    def candidates(t):
-        return slice(max(0, t + k + 1 - STATE_WINDOW), t - THEILER)
-
-    growth, advantage = [], []
-    for b in range(THEILER + 1, T - 1):
-        s = candidates(b).start + logs[b, candidates(b)].argmin()
-        advantage.append(logs[b + 1, s + 1] - logs[b + 1, candidates(b + 1)].mean())
-        if b + k < T:
-            growth.append((logs[b + k, s + k] - logs[b + 1, s + 1]) / (k - 1))
-    recent = slice(-PAIR_WINDOW, None)
-    assert divergence.lyapunov == pytest.approx(np.mean(growth[recent]), rel=1e-6)
-    assert divergence.advantage.estimate()[0] == pytest.approx(np.mean(advantage[recent]))
-
-
-def test_moving_mean_and_its_error_of_overlapping_values():
-    mean, values = MovingMean(window=8, overlap=4), generator().normal(size=30)
-    for t, value in enumerate(values, start=1):
-        mean.add(value)
-        recent = values[max(0, t - 8) : t]
-        expected = (recent.mean(), recent.std() / math.sqrt(t / 4 if t < 8 else 2))
-        assert mean.estimate() == pytest.approx(
-            expected if t >= 4 else (math.nan,) * 2, nan_ok=True
-        )
 
 
 @pytest.mark.parametrize("make", [logistic, henon])

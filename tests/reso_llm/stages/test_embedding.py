@@ -8,13 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from entropy_core.primes import (
-    GOLDEN_RATIO,
-    MAX_FREQUENCIES,
-    first_primes,
-    golden_frequencies,
-    log_phases,
-)
+from entropy_core.primes import GOLDEN_RATIO, MAX_FREQUENCIES, first_primes, golden_frequencies
 from reso_llm.config import PrimeEmbeddingConfig
 from reso_llm.stages.embedding import PLAIN, EmbeddingState, TokenEmbedding, prime_waves
 from reso_llm.stages.fused import rms_norm
@@ -68,39 +62,7 @@ def fresh(module):
     return (module.table.weight + module.waves @ module.prime_map).detach()
 
 
-# --- primes and waves ---------------------------------------------------------------------------
-
-
-def test_multiplying_numbers_adds_phases():
-    """z(pq) = z(p) z(q): binding is multiplication, for every frequency of a full ladder."""
-    primes = first_primes(4096)
-    frequencies = golden_frequencies(primes[-1], 32)
-    p, q = np.array(primes[::61]), np.array(primes[::-61])
-    together = np.exp(1j * log_phases(p * q, frequencies))
-    apart = np.exp(1j * log_phases(p, frequencies)) * np.exp(1j * log_phases(q, frequencies))
-    np.testing.assert_allclose(together, apart, rtol=0, atol=1e-7)
-    cubes = np.exp(1j * log_phases(p**3, frequencies))
-    np.testing.assert_allclose(
-        cubes, np.exp(1j * log_phases(p, frequencies)) ** 3, rtol=0, atol=1e-7
-    )
-
-
-def test_frequencies_are_a_golden_ladder():
-    largest = first_primes(4096)[-1]
-    frequencies = golden_frequencies(largest, 32)
-    np.testing.assert_allclose(frequencies[1:] / frequencies[:-1], GOLDEN_RATIO)
-    turns = frequencies * np.log(largest) / (2 * np.pi)
-    assert turns[0] == pytest.approx(0.5), "the slowest wave never repeats itself"
-    assert turns[-1] > 1e5
-    nearest = np.diff(np.log(first_primes(4096))).min()
-    assert frequencies[-1] * nearest > np.pi, "the fastest tells any two primes apart"
-
-
-@pytest.mark.parametrize("count", [0, MAX_FREQUENCIES + 1])
-def test_a_ladder_beyond_the_precision_of_float64_is_refused(count):
-    with pytest.raises(ValueError, match=rf"num_frequencies = {count}: expected 1 to"):
-        golden_frequencies(100, count)
-    assert len(golden_frequencies(100, MAX_FREQUENCIES)) == MAX_FREQUENCIES
+# --- waves -------------------------------------------------------------------------------------
 
 
 def test_the_embedding_refuses_too_many_frequencies():
