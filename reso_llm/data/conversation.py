@@ -42,7 +42,8 @@ CONTENT_KEYS = ("content", "value", "text")
 # A name such as `user` or `target` has another meaning beside other columns.
 PAIRS = (
     (("instruction", "prompt", "question", "query", "input", "inputs"),
-     ("completion", "response", "output", "answer", "generation", "reply", "chosen")),
+     ("completion", "response", "output", "answer", "generation", "generated_text",
+      "reply", "chosen")),
     (("input", "inputs"), ("target", "targets")),
     (("problem",), ("solution", "answer")),
     (("human", "user"), ("assistant", "bot", "gpt", "ai")),
@@ -123,6 +124,14 @@ def conversation(
     if not any(message.content.strip() for message in messages):
         raise EmptyConversation("the conversation is empty")
     return Document(tuple(messages), None, num_bytes, unused=tuple(dict.fromkeys(unused)))
+
+
+def without_empty_reply(document: Document) -> Document:
+    """The conversation without a last reply that is empty: an answer was to follow there."""
+    messages = document.messages
+    if not messages or messages[-1].role != "assistant" or messages[-1].content.strip():
+        return document
+    return document._replace(messages=messages[:-1], unused=(*document.unused, "empty reply"))
 
 
 def read_turns(items: Any, name: str = "messages") -> tuple[list[Message], list[str]]:

@@ -8,7 +8,8 @@ Layouts, in the order they are tried:
 
 Tokens.   ChatML `<|im_start|>user`, Llama-3 `<|start_header_id|>user<|end_header_id|>`, Gemma
     `<start_of_turn>user`, Zephyr and Phi `<|user|>` on a line of its own, Open-Assistant
-    `<|prompter|>`, OpenChatKit `<human>:`, DeepSeek `<｜User｜>`. The text begins with one.
+    `<|prompter|>`, OpenChatKit `<human>:`, OpenChat `GPT4 Correct User:`, DeepSeek. The text
+    begins with one.
 Llama-2.  `<s>[INST] <<SYS>>\\nsystem\\n<</SYS>>\\n\\nquestion [/INST] answer </s>`, as often as
     there are questions; `<s>`, `</s>` and the system part are optional. The text begins with it. A
     question without `[/INST]`, or text between `</s>` and the next turn, is an error.
@@ -39,6 +40,7 @@ from reso_llm.data.conversation import (
     conversation,
     role_of,
     utf8_length,
+    without_empty_reply,
 )
 
 __all__ = ["document_from_text", "marker_position", "messages_in", "starts_with_marker"]
@@ -54,7 +56,7 @@ REPLY_ENDS = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "\n### E
 FENCE = re.compile(r"^ {0,3}(```+|~~~+)([^`\n]*)$", re.MULTILINE)
 HEADING = re.compile(r"^#{1,6} ", re.MULTILINE)
 # Another name before a colon, as a speaker of a play has it: beside its speech, or above it.
-SPEAKER = r"^(?!(?:Human|User|Assistant|System):)[A-Z][{}.' -]{{0,24}}:{}"
+SPEAKER = r"^(?!(?:Human|User|Assistant|AI|System):)[A-Z][{}.' -]{{0,24}}:{}"
 DIALOGUE_WORDS = re.compile(r"conversation|dialog|chat|discussion|exchange|transcript", re.I)
 ABOUT_LAYOUTS = re.compile(r"format|layout|example|marker|template|syntax|looks? like", re.I)
 CODE = re.compile(r"\"\"\"|'''|`|\w\s*=\s|^\s*(?:def|class|import|from|return|const|let) ", re.M)
@@ -87,6 +89,7 @@ class NamedLayout(NamedTuple):
     flags: int = re.IGNORECASE
     inputs: str = "(?!)"
     systems: str = "System"
+    no_other_headings: bool = False  # as in a Markdown page of questions
     may_be_alone: bool = False  # `### Human:` at the start is a marker without an answer too
     preamble: bool = True
 
@@ -102,6 +105,8 @@ TOKEN_LAYOUTS = (
                 ("</s>", "<|end|>", "<|endoftext|>")),
     TokenLayout("<|prompter|>", re.compile(r"<\|(system|prompter|assistant)\|>"),
                 ("<|endoftext|>", "</s>", "<eos>")),
+    TokenLayout("<|end_of_turn|>", re.compile(r"GPT4 Correct (User|Assistant):"),
+                ("<|end_of_turn|>",)),
     TokenLayout("<human>:", re.compile(r"(?<![^\s])<(human|bot)>:"), ("</s>", "<|endoftext|>")),
     TokenLayout("<｜User｜>", re.compile(r"<｜(User|Assistant)｜>"), ("<｜end▁of▁sentence｜>",)),
 )  # fmt: skip
@@ -113,12 +118,13 @@ NAMED_LAYOUTS = (
                 may_be_alone=True),
     NamedLayout("###", HEADER, "Human|User|Prompter", "Response|Answer", inputs="Input|Context"),
     NamedLayout("###", HEADER, "Instruction", "Response|Output|Answer", inputs="Input|Context"),
-    NamedLayout("###", HEADER, "Question", "Answer|Response"),
+    NamedLayout("###", HEADER, "Question", "Answer|Response", no_other_headings=True),
     NamedLayout("###", HEADING_LINE, "Human", "Assistant", flags=re.MULTILINE, preamble=False),
     NamedLayout("ASSISTANT:", r"(?:(?<![^\s])|(?<=</s>))(?:{}):", "USER", "ASSISTANT", flags=0,
                 systems="SYSTEM"),
     NamedLayout("Assistant:", AT_LINE_OR_SENTENCE, "Human|User", "Assistant", flags=re.MULTILINE,
                 preamble=False),
+    NamedLayout("AI:", AT_LINE_OR_SENTENCE, "Human|User", "AI", flags=re.MULTILINE, preamble=False),
 )  # fmt: skip
 LONE_MARKER = re.compile(HEADER.format("Human|Assistant"), re.IGNORECASE)
 
@@ -145,7 +151,7 @@ def document_from_text(text: str) -> Document:
     messages = messages_in(text)
     if messages is None:
         return Document((), text, num_bytes)
-    return conversation(messages, num_bytes)
+    return without_empty_reply(conversation(messages, num_bytes))
 
 
 def messages_in(text: str) -> list[Message] | None:
@@ -193,7 +199,7 @@ def _token_messages(text: str, layout: TokenLayout) -> list[Message] | None:
         content = _without_ends(content, layout.ends)
         if marker.role:
             messages.append(Message(marker.role, _without_margin(content)))
-    return _without_open_reply(messages)
+    return messages
 
 
 # -- Llama-2
@@ -201,8 +207,8 @@ def _token_messages(text: str, layout: TokenLayout) -> list[Message] | None:
 
 def _llama_messages(text: str) -> list[Message]:
     messages: list[Message] = []
-    position = 0
-    while text[position:].strip():
+    position, last = 0, len(text.rstrip())
+    while position < last:
         turn = LLAMA_TURN.match(text, position)
         if turn is None:
             raise RowError(f"expected [INST] at character {position} of this Llama-2 text")
@@ -212,7 +218,7 @@ def _llama_messages(text: str) -> list[Message]:
         messages += _llama_question(text[turn.end() : close.start()])
         end = LLAMA_REPLY_END.search(text, close.end())
         stop, position = (end.start(), end.end()) if end else (len(text), len(text))
-        if end or text[close.end() : stop].strip():
+        if end or close.end() < last:
             messages.append(Message("assistant", _without_margin(text[close.end() : stop])))
     return messages
 
@@ -238,6 +244,8 @@ def _named_messages(text: str, layout: NamedLayout) -> list[Message] | None:
         return None
     if preamble and not (layout.preamble and _is_preamble(text, markers)):
         return None
+    if layout.no_other_headings and len(HEADING.findall(text)) > len(markers):
+        return None
     if layout.gate != "###" and _is_play(text, markers[0], layout):
         return None
     messages = [Message("system", preamble)] if preamble else []
@@ -249,7 +257,7 @@ def _named_messages(text: str, layout: NamedLayout) -> list[Message] | None:
             messages.append(Message(marker.role, content))
         elif content:
             messages[-1] = Message("user", f"{messages[-1].content}\n\n{content}")
-    return _without_open_reply(messages)
+    return messages
 
 
 def _named_markers(text: str, layout: NamedLayout) -> list[Marker]:
@@ -304,7 +312,7 @@ def _is_preamble(text: str, markers: Sequence[Marker]) -> bool:
     at_line_start = "\n" in before and not margin.strip()
     if at_line_start and len(margin.expandtabs()) >= 4:  # an indented block of code
         return False
-    ends = prose[-1] in ".!?" or (at_line_start and prose[-1] not in ":,;")
+    ends = prose[-1] in ".!?" or (at_line_start and prose[-1].isalnum())
     if at_line_start and prose[-1] == ":":
         ends = bool(DIALOGUE_WORDS.search(prose)) and not ABOUT_LAYOUTS.search(prose)
     if len(prose) > PREAMBLE_CHARS or HEADING.search(prose) or CODE.search(prose):
@@ -334,11 +342,6 @@ def _without_ends(content: str, ends: Sequence[str]) -> str:
     while end := next((end for end in ends if bare.endswith(end)), ""):
         content = bare = bare.removesuffix(end).rstrip(WHITE)
     return content
-
-
-def _without_open_reply(messages: list[Message]) -> list[Message]:
-    """The messages without a last reply that is empty: a marker that an answer was to follow."""
-    return messages[:-1] if messages[1:] and messages[-1] == ("assistant", "") else messages
 
 
 def _outside_fences(text: str, markers: Sequence[Marker]) -> list[Marker]:

@@ -39,6 +39,7 @@ from reso_llm.data.conversation import (
     text_of,
     turns_in,
     utf8_length,
+    without_empty_reply,
 )
 from reso_llm.data.errors import DataError
 from reso_llm.data.layouts import WHITE, document_from_text, messages_in
@@ -50,6 +51,7 @@ NESTED_KEYS = ("data", "dialogue", "conversation")
 CONTEXTS = ("input", "context")
 TEXTS = ("text", "content")
 HISTORY = "history"
+OPEN_REPLY = Message("assistant", "")  # the marker that an answer follows
 
 
 class Columns(NamedTuple):
@@ -87,7 +89,7 @@ def document_from_row(row: Any, columns: Columns | None = None) -> Document:
     if isinstance(row, str):
         return document_from_text(row)
     if isinstance(row, list):
-        return document_from_messages(row)
+        return without_empty_reply(document_from_messages(row))
     if not isinstance(row, Mapping):
         raise RowError(f"expected an object with a text, found {kind_of(row)}")
     filled = {str(key): value for key, value in row.items() if not is_empty(value)}
@@ -95,6 +97,7 @@ def document_from_row(row: Any, columns: Columns | None = None) -> Document:
     if document.messages and document.messages[0].role != "system":
         system = (columns.system,) if columns and columns.system else SYSTEMS
         document, used = _with_system(document, filled, system, used)
+    document = without_empty_reply(document)
     unused = (*document.unused, *(key for key in filled if key not in used))
     return document._replace(unused=tuple(dict.fromkeys(unused)))
 
@@ -133,10 +136,19 @@ def _by_names(row: Mapping[str, Any], filled: Mapping[str, Any]) -> tuple[Docume
     for key in (names[key] for key in NESTED_KEYS if key in names):
         if isinstance(filled[key], Mapping | list):
             return document_from_row(filled[key]), {key}
-    chats = [key for key, value in filled.items() if isinstance(value, str) and messages_in(value)]
-    if len(chats) == 1:
-        return document_from_text(filled[chats[0]]), set(chats)
+    chats = [key for key, value in filled.items() if _is_chat(value)]
+    if len(chats) == 1 and (document := _listed(filled[chats[0]], chats[0])):
+        return document, set(chats)
     raise RowError(_nothing_to_read(row, filled))
+
+
+def _is_chat(value: Any) -> bool:
+    """Whether a column of any name holds a chat: a marked text, or messages with known roles."""
+    if isinstance(value, str):
+        return messages_in(value) is not None
+    first = value[0] if isinstance(value, list) else None
+    role_key = first_filled(first, ROLE_KEYS) if isinstance(first, Mapping) else None
+    return role_key is not None and isinstance(first[role_key], str) and is_role(first[role_key])
 
 
 def _listed(value: Any, key: str) -> Document | None:
@@ -157,7 +169,7 @@ def _marked_pair(names: Mapping[str, str], filled: Mapping[str, Any]) -> tuple[s
     if answer is None or not isinstance(text, str):
         return None
     messages = messages_in(text)
-    return ("text", answer) if messages and messages[-1].role == "user" else None
+    return ("text", answer) if messages and messages[-1] == OPEN_REPLY else None
 
 
 def _text_document(filled: Mapping[str, Any], key: str) -> Document:
@@ -221,12 +233,16 @@ def _asked(value: Any, key: str) -> tuple[list[Message], bool, list[str]]:
     messages = messages_in(text_of(value, f'"{key}"'))
     if messages is None:
         return [Message("user", value)], False, []
+    if messages[-1] == OPEN_REPLY:
+        messages.pop()
     return messages, True, []
 
 
 def _answered(value: Any, key: str, marked: bool) -> tuple[list[Message], list[str]]:
     """(turns of an answer, what is left out of them); `marked` when its question had markers."""
-    if isinstance(value, list):
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        value = value[0]
+    if isinstance(value, list) and isinstance(value[0], Mapping):
         return read_turns(value, key)
     text = text_of(value, f'"{key}"')
     if not marked:

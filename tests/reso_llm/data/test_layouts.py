@@ -80,6 +80,9 @@ CHATS = {
     "names": ("User: How so?\nAssistant: Because.", QA),
     "vicuna system": ("SYSTEM: Be kind. USER: How so? ASSISTANT: Because.",
                       [(SYSTEM, "Be kind."), *QA]),
+    "human and ai": ("Human: How so?\nAI: Because.", QA),
+    "openchat": ("GPT4 Correct User: How so?<|end_of_turn|>GPT4 Correct Assistant: Because."
+                 "<|end_of_turn|>", QA),
     "names in a line": ("Human: How so? Assistant: Because.", QA),
     "names and a list": ("User: How so?\nAssistant: Take:\nIngredients:\n- flour",
                          [QA[0], (ASSISTANT, "Take:\nIngredients:\n- flour")]),
@@ -141,6 +144,8 @@ PLAIN = {
     "markdown": "# Title\n\n### Input\n\nA file.\n\n### Response:\n\nJSON.\n\n### Notes\n",
     "one heading": "### Instruction: read this first\n\nThen go on.",
     "one question": "### Question: what is it?\n\nNobody knows.",
+    "page of questions": "### Question: is it?\n\n### Answer: yes.\n\n### See also: this.\n",
+    "template": "template: |\n  ### Human: {q}\n  ### Assistant: {a}\n",
     "user page": "### User: settings\n\nChange your name here.",
     "code": "def f(text):\n    return text.split('### Assistant:')[1]  # ### Human:\n",
     "chatml in code": 'PROMPT = "<|im_start|>user\\n{q}<|im_end|>"\n',
@@ -185,7 +190,8 @@ def test_contents_are_kept_but_for_the_white_space_at_markers(contents):
     found = [(role, content.strip(" \t\r\n")) for role, content in turns(text)]
     expected = [(roles[name], content.strip(" \t\r\n")) for name, content in pairs]
     # A last marker that no answer follows is a prompt's end.
-    assert found == (expected[:-1] if expected[-1] == (ASSISTANT, "") else expected)
+    ends_open = expected[-1][0] == ASSISTANT and not expected[-1][1].strip()
+    assert found == (expected[:-1] if ends_open else expected)
 
 
 @pytest.mark.parametrize(
