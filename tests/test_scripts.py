@@ -4,12 +4,14 @@ import io
 import json
 import math
 import sys
+from pathlib import Path
 
 import pytest
 
 import chat
 import demo
 import evaluate
+import train as train_script
 from reso_llm.chat.session import SAMPLING
 from reso_llm.config import KuramotoConfig, ResoLLMConfig
 from reso_llm.tour.tour import STATIONS
@@ -183,6 +185,23 @@ def test_mistakes_are_one_message(script, args, status, named, monkeypatch, caps
     assert named in error
     assert "Traceback" not in error
     assert len(error.splitlines()) <= 10
+
+
+def test_inspect_prints_and_trains_nothing(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text('{"q": "one", "a": "two"}\n')
+    options = ["--data", "rows.jsonl", "--columns", "prompt=q,reply=a", "--inspect"]
+    assert call(train_script, monkeypatch, *options) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "1 conversation with 2 turns (1 reply, 0 system messages)",
+        "document 1:", "  user: 'one'", "  assistant: 'two'",
+    ]  # fmt: skip
+    assert call(train_script, monkeypatch, *options, "json") == 0
+    assert json.loads(capsys.readouterr().out)["replies"] == 1
+    assert call(train_script, monkeypatch, "--data", "rows.jsonl", "--inspect") == 2
+    assert "--columns prompt=question,reply=answer" in capsys.readouterr().err
+    assert call(train_script, monkeypatch, *options, "yaml") == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
 def test_an_option_out_of_range_is_one_message(run, monkeypatch, capsys):

@@ -8,7 +8,7 @@ A list of messages holds one of these per turn:
 
 * a mapping with a role (`role`, `from`, `speaker`) and a content (`content`, `value`, `text`); the
   first of each that is not empty counts. The content is a string, a list of parts, or null;
-* a mapping with a question and its answer, under the names in `QUESTIONS` and `ANSWERS`;
+* a mapping with a question and its answer, under the names in `PAIRS`;
 * a pair [question, answer];
 * a string: the user speaks first, then speakers alternate.
 
@@ -18,8 +18,10 @@ content and other keys are left out. `Document.unused` names them, so that a run
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 __all__ = ["Document", "Message", "RowError", "document_from_messages", "role_of"]
@@ -28,7 +30,7 @@ ROLE_NAMES = {
     "system": "system", "developer": "system", "sys": "system",
     "user": "user", "human": "user", "prompter": "user",
     "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant",
-    "model": "assistant", "ai": "assistant", "chatbot": "assistant",
+    "model": "assistant", "ai": "assistant", "chatbot": "assistant", "agent": "assistant",
 }  # fmt: skip
 TOOL_ROLES = frozenset({
     "tool", "tool_call", "tool_calls", "tool_response", "tool_result", "function", "function_call",
@@ -36,19 +38,25 @@ TOOL_ROLES = frozenset({
 })  # fmt: skip
 ROLE_KEYS = ("role", "from", "speaker")
 CONTENT_KEYS = ("content", "value", "text")
-# Names of columns, and of keys of a turn, that hold a question or its answer; the first wins.
-QUESTIONS = (
-    "instruction", "prompt", "question", "query", "input", "inputs", "problem", "human", "user",
-)  # fmt: skip
-ANSWERS = (
-    "completion", "response", "output", "answer", "generation", "reply", "chosen", "assistant",
-    "bot", "gpt", "target", "targets", "solution",
+# Names of columns, and of keys of a turn, that hold a question and its answer; the first wins.
+# A name such as `user` or `target` has another meaning beside other columns.
+PAIRS = (
+    (("instruction", "prompt", "question", "query", "input", "inputs"),
+     ("completion", "response", "output", "answer", "generation", "generated_text",
+      "reply", "chosen")),
+    (("input", "inputs"), ("target", "targets")),
+    (("problem",), ("solution", "answer")),
+    (("human", "user"), ("assistant", "bot", "gpt", "ai")),
 )  # fmt: skip
 SYSTEMS = ("system", "system_prompt", "system_message")
 
 
 class RowError(ValueError):
     """A row that is not a document; the text is the reason, without the place."""
+
+
+class EmptyConversation(RowError):
+    """Nothing is said in the messages; the row may hold something elsewhere."""
 
 
 class Message(NamedTuple):
@@ -94,6 +102,15 @@ def role_of(name: str) -> str | None:
     return ROLE_NAMES[plain]
 
 
+def is_role(name: str) -> bool:
+    """Whether `name` is one of the roles' usual names."""
+    try:
+        role_of(name)
+    except RowError:
+        return False
+    return True
+
+
 def document_from_messages(items: Any, name: str = "messages") -> Document:
     """The conversation of a list of turns; `name` is how `unused` calls the list. RowError."""
     messages, unused = read_turns(items, name)
@@ -105,8 +122,16 @@ def conversation(
 ) -> Document:
     """The document of these messages; RowError when nothing is said in them."""
     if not any(message.content.strip() for message in messages):
-        raise RowError("the conversation is empty")
+        raise EmptyConversation("the conversation is empty")
     return Document(tuple(messages), None, num_bytes, unused=tuple(dict.fromkeys(unused)))
+
+
+def without_empty_reply(document: Document) -> Document:
+    """The conversation without a last reply that is empty: an answer was to follow there."""
+    messages = document.messages
+    if not messages or messages[-1].role != "assistant" or messages[-1].content.strip():
+        return document
+    return document._replace(messages=messages[:-1], unused=(*document.unused, "empty reply"))
 
 
 def read_turns(items: Any, name: str = "messages") -> tuple[list[Message], list[str]]:
@@ -135,20 +160,39 @@ def first_filled(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
 
 
 def is_empty(value: Any) -> bool:
-    """Whether a field holds nothing: null, "", or a list or mapping of nothing."""
+    """Whether a field holds nothing: null, NaN, white space, or a list or mapping of nothing."""
+    if isinstance(value, str):
+        return not value or value.isspace()
     if isinstance(value, Mapping):
         return all(map(is_empty, value.values()))
-    return value is None or (isinstance(value, str | Sequence) and len(value) == 0)
+    if isinstance(value, list | tuple):
+        return all(map(is_empty, value))
+    return value is None or value != value
 
 
-def list_in_text(value: Any) -> Any:
-    """The list that a JSON string such as '[{"role": ...}]' holds; any other value as it is."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        try:
-            decoded = json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-        return decoded if isinstance(decoded, list | dict) else value
+def named_pair(names: Collection[str]) -> tuple[str, str] | None:
+    """The names of a question and of its answer among `names`; None without such a pair."""
+    for questions, answers in PAIRS:
+        question = next((name for name in questions if name in names), None)
+        answer = next((name for name in answers if name in names), None)
+        if question and answer:
+            return question, answer
+    return None
+
+
+def turns_in(value: Any) -> Any:
+    """The list of turns in another form: a JSON or Python text, or a mapping of lists.
+
+    Any other value as it is.
+    """
+    if isinstance(value, str) and value.lstrip()[:2] in ("[{", "[["):
+        for decode in (json.loads, ast.literal_eval):
+            with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+                return decode(value)
+    if isinstance(value, Mapping) and len(value) > 1:
+        columns = list(value.values())
+        if all(isinstance(c, list) and len(c) == len(columns[0]) for c in columns):
+            return [dict(zip(value, items, strict=True)) for items in zip(*columns, strict=True)]
     return value
 
 
@@ -209,12 +253,12 @@ def _turn(item: Any, name: str, unused: list[str]) -> Iterator[Message]:
 def _pair(item: Mapping[str, Any]) -> Iterator[Message]:
     """Question and answer of one turn, with its system text; returns the keys it used."""
     system = first_filled(item, SYSTEMS)
-    question, answer = (first_filled(item, names) for names in (QUESTIONS, ANSWERS))
-    if question is None and answer is None:
+    question, answer = named_pair(item) or (None, None)
+    if question is None:
         raise RowError('no "role"')
     named = (("system", system), ("user", question), ("assistant", answer))
     for role, key in named:
-        if key is not None:
+        if key is not None and item[key] is not None:
             yield Message(role, text_of(item[key], f'"{key}"'))
     return {key for _, key in named}
 

@@ -8,7 +8,8 @@ Layouts, in the order they are tried:
 
 Tokens.   ChatML `<|im_start|>user`, Llama-3 `<|start_header_id|>user<|end_header_id|>`, Gemma
     `<start_of_turn>user`, Zephyr and Phi `<|user|>` on a line of its own, Open-Assistant
-    `<|prompter|>`, OpenChatKit `<human>:`, DeepSeek `<｜User｜>`. The text begins with one.
+    `<|prompter|>`, OpenChatKit `<human>:`, OpenChat `GPT4 Correct User:`, DeepSeek. The text
+    begins with one.
 Llama-2.  `<s>[INST] <<SYS>>\\nsystem\\n<</SYS>>\\n\\nquestion [/INST] answer </s>`, as often as
     there are questions; `<s>`, `</s>` and the system part are optional. The text begins with it. A
     question without `[/INST]`, or text between `</s>` and the next turn, is an error.
@@ -39,6 +40,7 @@ from reso_llm.data.conversation import (
     conversation,
     role_of,
     utf8_length,
+    without_empty_reply,
 )
 
 __all__ = ["document_from_text", "marker_position", "messages_in", "starts_with_marker"]
@@ -50,12 +52,15 @@ BLANK_LINES = re.compile(r"(?:[ \t]*\r?\n)+|[ \t]+")
 BEGIN = re.compile(
     r"\s*(?:<s>|<bos>|<\|begin_of_text\|>|<\|endoftext\|>|<｜begin▁of▁sentence｜>)?\s*"
 )
-REPLY_END = re.compile(r"\s*(?:</s>|<\|endoftext\|>|<\|end_of_text\|>|<\|im_end\|>)\s*\Z")
+REPLY_ENDS = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "\n### End")
 FENCE = re.compile(r"^ {0,3}(```+|~~~+)([^`\n]*)$", re.MULTILINE)
 HEADING = re.compile(r"^#{1,6} ", re.MULTILINE)
-OTHER_SPEAKER = re.compile(
-    r"^(?!(?:Human|User|Assistant|AI):)[A-Z][\w .'-]{0,24}:[ \t]", re.MULTILINE
-)
+# Another name before a colon, as a speaker of a play has it: beside its speech, or above it.
+SPEAKER = r"^(?!(?:Human|User|Assistant|AI|System):)[A-Z][{}.' -]{{0,24}}:{}"
+DIALOGUE_WORDS = re.compile(r"conversation|dialog|chat|discussion|exchange|transcript", re.I)
+ABOUT_LAYOUTS = re.compile(r"format|layout|example|marker|template|syntax|looks? like", re.I)
+CODE = re.compile(r"\"\"\"|'''|`|\w\s*=\s|^\s*(?:def|class|import|from|return|const|let) ", re.M)
+OPEN_END = re.compile(r"(?:[,;(]|\b(?:and|or|then|with))\s*\Z")
 
 
 class Marker(NamedTuple):
@@ -67,11 +72,11 @@ class Marker(NamedTuple):
 
 
 class TokenLayout(NamedTuple):
-    """A marker with the role as its group, and what ends a turn; `gate` is in each such text."""
+    """A marker with the role as its group, and what may end a turn; `gate` is in each such text."""
 
     gate: str
     marker: re.Pattern[str]
-    end: re.Pattern[str]
+    ends: tuple[str, ...]
 
 
 class NamedLayout(NamedTuple):
@@ -83,35 +88,43 @@ class NamedLayout(NamedTuple):
     replies: str
     flags: int = re.IGNORECASE
     inputs: str = "(?!)"
+    systems: str = "System"
+    no_other_headings: bool = False  # as in a Markdown page of questions
     may_be_alone: bool = False  # `### Human:` at the start is a marker without an answer too
     preamble: bool = True
 
 
-def _tokens(gate: str, marker: str, end: str) -> TokenLayout:
-    return TokenLayout(gate, re.compile(marker), re.compile(rf"(?:\s*(?:{end}))+\s*\Z"))
-
-
 TOKEN_LAYOUTS = (
-    _tokens("<|im_start|>", r"<\|im_start\|>[ ]?(\w+)[ \t]*\r?\n", r"<\|im_end\|>|<\|endoftext\|>"),
-    _tokens("<|start_header_id|>", r"<\|start_header_id\|>(\w+)<\|end_header_id\|>",
-            r"<\|eot_id\|>|<\|eom_id\|>|<\|end_of_text\|>"),
-    _tokens("<start_of_turn>", r"<start_of_turn>(\w+)[ \t]*\r?\n", r"<end_of_turn>|<eos>"),
-    _tokens("<|user|>", r"<\|(system|user|assistant)\|>[ \t]*\r?\n",
-            r"</s>|<\|end\|>|<\|endoftext\|>"),
-    _tokens("<|prompter|>", r"<\|(system|prompter|assistant)\|>", r"<\|endoftext\|>|</s>|<eos>"),
-    _tokens("<human>:", r"(?<![^\s])<(human|bot)>:", r"</s>|<\|endoftext\|>"),
-    _tokens("<｜User｜>", r"<｜(User|Assistant)｜>", r"<｜end▁of▁sentence｜>"),
+    TokenLayout("<|im_start|>", re.compile(r"<\|im_start\|>[ ]?(\w+)[ \t]*\r?\n"),
+                ("<|im_end|>", "<|endoftext|>")),
+    TokenLayout("<|start_header_id|>", re.compile(r"<\|start_header_id\|>(\w+)<\|end_header_id\|>"),
+                ("<|eot_id|>", "<|eom_id|>", "<|end_of_text|>")),
+    TokenLayout("<start_of_turn>", re.compile(r"<start_of_turn>(\w+)[ \t]*\r?\n"),
+                ("<end_of_turn>", "<eos>")),
+    TokenLayout("<|user|>", re.compile(r"<\|(system|user|assistant)\|>[ \t]*\r?\n"),
+                ("</s>", "<|end|>", "<|endoftext|>")),
+    TokenLayout("<|prompter|>", re.compile(r"<\|(system|prompter|assistant)\|>"),
+                ("<|endoftext|>", "</s>", "<eos>")),
+    TokenLayout("<|end_of_turn|>", re.compile(r"GPT4 Correct (User|Assistant):"),
+                ("<|end_of_turn|>",)),
+    TokenLayout("<human>:", re.compile(r"(?<![^\s])<(human|bot)>:"), ("</s>", "<|endoftext|>")),
+    TokenLayout("<｜User｜>", re.compile(r"<｜(User|Assistant)｜>"), ("<｜end▁of▁sentence｜>",)),
 )  # fmt: skip
-HEADER = r"###[ \t]?(?:{})[ \t]?:"
+HEADER = r"###[ \t]?(?:{})[ \t]?[:：]"
+HEADING_LINE = r"^###[ \t](?:{})[ \t]*$"
+AT_LINE_OR_SENTENCE = r"(?:^|(?<=[.!?] ))(?:{})[ ]?:"
 NAMED_LAYOUTS = (
     NamedLayout("###", HEADER, "Human|User|Prompter", "Assistant|GPT|ChatGPT|Bot|AI",
                 may_be_alone=True),
     NamedLayout("###", HEADER, "Human|User|Prompter", "Response|Answer", inputs="Input|Context"),
     NamedLayout("###", HEADER, "Instruction", "Response|Output|Answer", inputs="Input|Context"),
-    NamedLayout("###", HEADER, "Question", "Answer|Response"),
-    NamedLayout("ASSISTANT:", r"(?:(?<![^\s])|(?<=</s>))(?:{}):", "USER", "ASSISTANT", flags=0),
-    NamedLayout("Assistant:", r"^(?:{})[ ]?:", "Human|User", "Assistant", flags=re.MULTILINE,
+    NamedLayout("###", HEADER, "Question", "Answer|Response", no_other_headings=True),
+    NamedLayout("###", HEADING_LINE, "Human", "Assistant", flags=re.MULTILINE, preamble=False),
+    NamedLayout("ASSISTANT:", r"(?:(?<![^\s])|(?<=</s>))(?:{}):", "USER", "ASSISTANT", flags=0,
+                systems="SYSTEM"),
+    NamedLayout("Assistant:", AT_LINE_OR_SENTENCE, "Human|User", "Assistant", flags=re.MULTILINE,
                 preamble=False),
+    NamedLayout("AI:", AT_LINE_OR_SENTENCE, "Human|User", "AI", flags=re.MULTILINE, preamble=False),
 )  # fmt: skip
 LONE_MARKER = re.compile(HEADER.format("Human|Assistant"), re.IGNORECASE)
 
@@ -138,7 +151,7 @@ def document_from_text(text: str) -> Document:
     messages = messages_in(text)
     if messages is None:
         return Document((), text, num_bytes)
-    return conversation(messages, num_bytes)
+    return without_empty_reply(conversation(messages, num_bytes))
 
 
 def messages_in(text: str) -> list[Message] | None:
@@ -183,7 +196,7 @@ def _token_messages(text: str, layout: TokenLayout) -> list[Message] | None:
     markers = [Marker(m.start(), m.end(), role or "") for m, role in found]
     messages = []
     for marker, content in _contents(text, _outside_fences(text, markers)):
-        content = layout.end.sub("", content)
+        content = _without_ends(content, layout.ends)
         if marker.role:
             messages.append(Message(marker.role, _without_margin(content)))
     return messages
@@ -194,8 +207,8 @@ def _token_messages(text: str, layout: TokenLayout) -> list[Message] | None:
 
 def _llama_messages(text: str) -> list[Message]:
     messages: list[Message] = []
-    position = 0
-    while text[position:].strip():
+    position, last = 0, len(text.rstrip())
+    while position < last:
         turn = LLAMA_TURN.match(text, position)
         if turn is None:
             raise RowError(f"expected [INST] at character {position} of this Llama-2 text")
@@ -205,7 +218,7 @@ def _llama_messages(text: str) -> list[Message]:
         messages += _llama_question(text[turn.end() : close.start()])
         end = LLAMA_REPLY_END.search(text, close.end())
         stop, position = (end.start(), end.end()) if end else (len(text), len(text))
-        if end or text[close.end() : stop].strip():
+        if end or close.end() < last:
             messages.append(Message("assistant", _without_margin(text[close.end() : stop])))
     return messages
 
@@ -231,13 +244,14 @@ def _named_messages(text: str, layout: NamedLayout) -> list[Message] | None:
         return None
     if preamble and not (layout.preamble and _is_preamble(text, markers)):
         return None
-    # A play has more speakers than two; the rows of hh-rlhf begin with "\n\nHuman:".
-    may_be_play = layout.around.startswith("^") and not text.startswith("\n\nHuman:")
-    if may_be_play and OTHER_SPEAKER.search(text):
+    if layout.no_other_headings and len(HEADING.findall(text)) > len(markers):
+        return None
+    if layout.gate != "###" and _is_play(text, markers[0], layout):
         return None
     messages = [Message("system", preamble)] if preamble else []
     for marker, content in _contents(text, markers):
-        content = REPLY_END.sub("", content) if marker.role == "assistant" else content
+        if marker.role == "assistant":
+            content = _without_ends(content, REPLY_ENDS)
         content = _without_margin(content)
         if marker.role != "input":
             messages.append(Message(marker.role, content))
@@ -249,8 +263,7 @@ def _named_messages(text: str, layout: NamedLayout) -> list[Message] | None:
 def _named_markers(text: str, layout: NamedLayout) -> list[Marker]:
     """The markers of one layout: a system marker only first, an input only after a question."""
     names = {"user": layout.users, "assistant": layout.replies, "input": layout.inputs}
-    if layout.gate == "###":
-        names["system"] = "System"
+    names["system"] = layout.systems
     pattern = "|".join(f"(?P<{role}>{layout.around.format(name)})" for role, name in names.items())
     markers: list[Marker] = []
     for found in re.finditer(pattern, text, layout.flags):
@@ -280,13 +293,32 @@ def _is_quoted(text: str, markers: Sequence[Marker]) -> bool:
     )
 
 
+def _is_play(text: str, first: Marker, layout: NamedLayout) -> bool:
+    """Whether the text has more speakers than two; the rows of hh-rlhf begin with "\n\nHuman:"."""
+    if text.startswith("\n\nHuman:"):
+        return False
+    letters = "A-Z" if layout.flags == 0 else "\\w"
+    place = r"[ \t]*$" if text[first.end :].lstrip(" \t")[:1] in ("\n", "\r") else r"[ \t]+\S"
+    pattern = SPEAKER.format(letters, place)
+    others = (m for m in re.finditer(pattern, text, re.MULTILINE))
+    return any(not m[0].startswith(("USER:", "ASSISTANT:", "SYSTEM:")) for m in others)
+
+
 def _is_preamble(text: str, markers: Sequence[Marker]) -> bool:
     """Whether the text before the first marker introduces a conversation."""
     before = text[: markers[0].start]
     prose = before.strip().rstrip(CLOSING) or ","
-    at_line_start = before.rstrip(" \t").endswith("\n")
-    ends = prose[-1] in ".!?" or (at_line_start and prose[-1] not in ":,;")
-    return ends and len(prose) <= PREAMBLE_CHARS and not HEADING.search(prose)
+    margin = before[before.rfind("\n") + 1 :]
+    at_line_start = "\n" in before and not margin.strip()
+    if at_line_start and len(margin.expandtabs()) >= 4:  # an indented block of code
+        return False
+    ends = prose[-1] in ".!?" or (at_line_start and prose[-1].isalnum())
+    if at_line_start and prose[-1] == ":":
+        ends = bool(DIALOGUE_WORDS.search(prose)) and not ABOUT_LAYOUTS.search(prose)
+    if len(prose) > PREAMBLE_CHARS or HEADING.search(prose) or CODE.search(prose):
+        return False
+    contents = [content for _, content in _contents(text, markers)]
+    return ends and not any(map(OPEN_END.search, contents[:-1]))
 
 
 # -- what all layouts share
@@ -304,6 +336,14 @@ def _without_margin(content: str) -> str:
     return content[margin.end() if margin else 0 :].rstrip(WHITE)
 
 
+def _without_ends(content: str, ends: Sequence[str]) -> str:
+    """`content` without the tokens that end a turn."""
+    bare = content.rstrip(WHITE)
+    while end := next((end for end in ends if bare.endswith(end)), ""):
+        content = bare = bare.removesuffix(end).rstrip(WHITE)
+    return content
+
+
 def _outside_fences(text: str, markers: Sequence[Marker]) -> list[Marker]:
     """The markers that are not quoted in a code fence.
 
@@ -315,7 +355,7 @@ def _outside_fences(text: str, markers: Sequence[Marker]) -> list[Marker]:
     fences = [found.start() for found in FENCE.finditer(text)]
     starts = [marker.start for marker in markers] + [len(text)]
     kept: list[Marker] = []
-    index = 0
+    index = 0 if markers and not _odd(fences, 0, markers[0].start) else len(markers)
     while index < len(markers):
         kept.append(markers[index])
         begin = markers[index].end

@@ -5,10 +5,10 @@ files have no rows:
 
 .txt    When the file begins with a chat marker it is a file of conversations, else one plain text,
         read in pieces cut at line ends. In a file of conversations the next one begins at a line
-        that starts with `<s>[INST]`, or that starts with a question's marker after a blank line, or
-        that starts with `### Human:` when the conversation has an `### Assistant:` in the middle of
-        a line (one conversation per row, as in the guanaco files). Line ends between two
-        conversations belong to neither.
+        that starts with `<s>[INST]` or a system marker, or that starts with a question's marker
+        after a blank line, or that starts with `### Human:` when the conversation has an
+        `### Assistant:` in the middle of a line (one conversation per row, as in the guanaco
+        files). Line ends between two conversations belong to neither.
 sample  The package chitchat-dataset: turns of several utterances each.
 """
 
@@ -44,7 +44,11 @@ QUESTION_LINE = re.compile(
 )
 INLINE_QUESTION = re.compile(r"###[ \t]?(?:Human|User)[ \t]?:", re.IGNORECASE)
 INLINE_ANSWER = re.compile(r"(?<=.)###[ \t]?Assistant[ \t]?:", re.IGNORECASE)
-LLAMA_LINE = re.compile(r"<s> ?\[INST\]")
+FIRST_LINE = re.compile(
+    r"<s> ?\[INST\]|###[ \t]?System[ \t]?:|<\|im_start\|>system|<\|system\|>[ \t]*$"
+    r"|(?:<\|begin_of_text\|>)?<\|start_header_id\|>system",
+    re.IGNORECASE,
+)
 
 
 def documents_of(source: Source, bad: Bad) -> Iterator[Document]:
@@ -170,7 +174,7 @@ def _txt_blocks(file: BinaryIO, source: Source) -> Iterator[tuple[int, str]]:
 def _starts_conversation(line: str, after_blank: bool, inline: bool) -> bool:
     if inline and INLINE_QUESTION.match(line):
         return True
-    return LLAMA_LINE.match(line) is not None or (
+    return FIRST_LINE.match(line) is not None or (
         after_blank and QUESTION_LINE.match(line) is not None
     )
 

@@ -4,9 +4,10 @@ The first of these that the row holds decides; a key that is present but empty h
 
 1. the columns that the user named (`Columns`, from `--columns prompt=question,reply=answer`);
 2. a list of turns under one of `LIST_KEYS`, also as a JSON string;
-3. a question and its answer in two columns, under the names in `QUESTIONS` and `ANSWERS`, with
-   `input` or `context` added to the question. A question that holds chat markers gives its turns;
-4. `chosen` without a question; a text, in any layout of `layouts.py`; turns nested under `data`.
+3. a question and its answer in two columns, under the names in `PAIRS`, with `input` or
+   `context` added to the question. A question that holds chat markers gives its turns;
+4. `chosen` without a question; a text, in any layout of `layouts.py`; turns nested under `data`;
+   the only column with a chat in it.
 
 A `system` column becomes the system message of a conversation that has none. Everything else in
 the row is named in `Document.unused`.
@@ -14,27 +15,31 @@ the row is named in `Document.unused`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from entropy_core.checks import nearest
 from reso_llm.data.conversation import (
-    ANSWERS,
-    QUESTIONS,
+    PAIRS,
+    ROLE_KEYS,
     SYSTEMS,
     Document,
+    EmptyConversation,
     Message,
     RowError,
     conversation,
     document_from_messages,
     first_filled,
     is_empty,
+    is_role,
     kind_of,
-    list_in_text,
+    named_pair,
     read_turns,
-    role_of,
     text_of,
+    turns_in,
     utf8_length,
+    without_empty_reply,
 )
 from reso_llm.data.errors import DataError
 from reso_llm.data.layouts import WHITE, document_from_text, messages_in
@@ -46,6 +51,7 @@ NESTED_KEYS = ("data", "dialogue", "conversation")
 CONTEXTS = ("input", "context")
 TEXTS = ("text", "content")
 HISTORY = "history"
+OPEN_REPLY = Message("assistant", "")  # the marker that an answer follows
 
 
 class Columns(NamedTuple):
@@ -83,7 +89,7 @@ def document_from_row(row: Any, columns: Columns | None = None) -> Document:
     if isinstance(row, str):
         return document_from_text(row)
     if isinstance(row, list):
-        return document_from_messages(row)
+        return without_empty_reply(document_from_messages(row))
     if not isinstance(row, Mapping):
         raise RowError(f"expected an object with a text, found {kind_of(row)}")
     filled = {str(key): value for key, value in row.items() if not is_empty(value)}
@@ -91,6 +97,7 @@ def document_from_row(row: Any, columns: Columns | None = None) -> Document:
     if document.messages and document.messages[0].role != "system":
         system = (columns.system,) if columns and columns.system else SYSTEMS
         document, used = _with_system(document, filled, system, used)
+    document = without_empty_reply(document)
     unused = (*document.unused, *(key for key in filled if key not in used))
     return document._replace(unused=tuple(dict.fromkeys(unused)))
 
@@ -105,7 +112,7 @@ def _by_columns(
             hint = nearest(name, list(map(str, row)))
             raise RowError(f"columns: no column {name!r}{hint} (this row has {known})")
     if columns.messages:
-        items = list_in_text(filled.get(columns.messages))
+        items = turns_in(filled.get(columns.messages))
         return document_from_messages(items, columns.messages), {columns.messages}
     if columns.text:
         return document_from_text(text_of(row[columns.text], f'"{columns.text}"')), {columns.text}
@@ -116,36 +123,73 @@ def _by_names(row: Mapping[str, Any], filled: Mapping[str, Any]) -> tuple[Docume
     """The document of columns with usual names, and these columns."""
     names = {_plain(key): key for key in filled}
     for key in (names[key] for key in LIST_KEYS if key in names):
-        value = list_in_text(filled[key])
-        if isinstance(value, list):
-            return document_from_messages(value, key), {key}
-        if isinstance(value, str) and (messages := messages_in(value)):
-            return conversation(messages, utf8_length(value)), {key}
-    question, answer = (_first(names, usual) for usual in (QUESTIONS, ANSWERS))
-    if question is not None and answer is not None:
-        context = _first(names, CONTEXTS)
+        if document := _listed(filled[key], key):
+            return document, {key}
+    if pair := named_pair(names) or _marked_pair(names, filled):
+        question, answer = (names[name] for name in pair)
+        context = next((names[name] for name in CONTEXTS if name in names), None)
         return _question_and_answer(filled, question, answer, context)
     for key in (names[key] for key in ("chosen", *TEXTS) if key in names):
-        if isinstance(filled[key], list) and _plain(key) == "chosen":
+        if isinstance(filled[key], list) and isinstance(filled[key][0], Mapping):
             return document_from_messages(filled[key], key), {key}
-        _refuse_lone_message(filled, key)
-        return document_from_text(text_of(filled[key], f'"{key}"')), {key}
+        return _text_document(filled, key), {key}
     for key in (names[key] for key in NESTED_KEYS if key in names):
         if isinstance(filled[key], Mapping | list):
             return document_from_row(filled[key]), {key}
+    chats = [key for key, value in filled.items() if _is_chat(value)]
+    if len(chats) == 1 and (document := _listed(filled[chats[0]], chats[0])):
+        return document, set(chats)
     raise RowError(_nothing_to_read(row, filled))
+
+
+def _is_chat(value: Any) -> bool:
+    """Whether a column of any name holds a chat: a marked text, or messages with known roles."""
+    if isinstance(value, str):
+        return messages_in(value) is not None
+    first = value[0] if isinstance(value, list) else None
+    role_key = first_filled(first, ROLE_KEYS) if isinstance(first, Mapping) else None
+    return role_key is not None and isinstance(first[role_key], str) and is_role(first[role_key])
+
+
+def _listed(value: Any, key: str) -> Document | None:
+    """The conversation under the key of a list, None when it holds none."""
+    value = turns_in(value)
+    if isinstance(value, str) and (messages := messages_in(value)):
+        return conversation(messages, utf8_length(value))
+    if isinstance(value, list):
+        with contextlib.suppress(EmptyConversation):
+            return document_from_messages(value, key)
+    return None
+
+
+def _marked_pair(names: Mapping[str, str], filled: Mapping[str, Any]) -> tuple[str, str] | None:
+    """`text` and an answer's column, when the text's markers leave the answer open."""
+    answer = next((name for name in PAIRS[0][1] if name in names), None)
+    text = filled[names["text"]] if "text" in names else None
+    if answer is None or not isinstance(text, str):
+        return None
+    messages = messages_in(text)
+    return ("text", answer) if messages and messages[-1] == OPEN_REPLY else None
+
+
+def _text_document(filled: Mapping[str, Any], key: str) -> Document:
+    """The document of a text's column; RowError for one message of a conversation."""
+    for role_key in ROLE_KEYS:
+        if isinstance(filled.get(role_key), str) and is_role(filled[role_key]):
+            raise RowError(
+                f'one message a row ("{role_key}" beside "{key}"): its conversation cannot be put '
+                'together without "message_id" and "parent_id"'
+            )
+    return document_from_text(text_of(filled[key], f'"{key}"'))
 
 
 def _plain(key: str) -> str:
     return key.strip().lower().replace(" ", "_").replace("-", "_")
 
 
-def _first(names: Mapping[str, str], usual: Sequence[str]) -> str | None:
-    return next((names[name] for name in usual if name in names), None)
-
-
 def _nothing_to_read(row: Mapping[str, Any], filled: Mapping[str, Any]) -> str:
-    empty = [key for key in (*LIST_KEYS, *TEXTS, *QUESTIONS, *ANSWERS) if key in row]
+    known = (*LIST_KEYS, *TEXTS, *PAIRS[0][0], *PAIRS[0][1])
+    empty = [key for key in known if key in row]
     if empty and not set(empty) & set(filled):
         value = row[empty[0]]
         kind = "empty" if value is not None and is_empty(value) else kind_of(value)
@@ -157,21 +201,6 @@ def _nothing_to_read(row: Mapping[str, Any], filled: Mapping[str, Any]) -> str:
     )
 
 
-def _refuse_lone_message(filled: Mapping[str, Any], text_key: str) -> None:
-    """One message a row, without the ids that make a conversation of it, is no plain text."""
-    role = filled.get("role")
-    if not isinstance(role, str):
-        return
-    try:
-        role_of(role)
-    except RowError:
-        return
-    raise RowError(
-        f'one message a row ("role" beside "{text_key}"): its conversation cannot be put together '
-        'without "message_id" and "parent_id"'
-    )
-
-
 def _question_and_answer(
     filled: Mapping[str, Any], question: str | None, answer: str | None, context: str | None
 ) -> tuple[Document, set[str]]:
@@ -180,7 +209,7 @@ def _question_and_answer(
         if key not in filled:
             raise RowError(f'"{key}" is empty')
     used = {question, answer}
-    before, marked, unused = _asked(list_in_text(filled[question]), question)
+    before, marked, unused = _asked(turns_in(filled[question]), question)
     if context in filled and context not in used and isinstance(filled[context], str):
         before[-1] = Message(before[-1].role, f"{before[-1].content}\n\n{filled[context]}")
         used.add(context)
@@ -188,7 +217,7 @@ def _question_and_answer(
         earlier, left_out = read_turns(filled[HISTORY], HISTORY)
         before, unused = earlier + before, unused + left_out
         used.add(HISTORY)
-    after, left_out = _answered(list_in_text(filled[answer]), answer, marked)
+    after, left_out = _answered(turns_in(filled[answer]), answer, marked)
     if after[: len(before)] == before:  # preference data repeat the question in `chosen`
         before = []
     messages = before + after
@@ -204,14 +233,16 @@ def _asked(value: Any, key: str) -> tuple[list[Message], bool, list[str]]:
     messages = messages_in(text_of(value, f'"{key}"'))
     if messages is None:
         return [Message("user", value)], False, []
-    if messages[-1] == Message("assistant", ""):
-        messages.pop()  # the marker that the answer follows
+    if messages[-1] == OPEN_REPLY:
+        messages.pop()
     return messages, True, []
 
 
 def _answered(value: Any, key: str, marked: bool) -> tuple[list[Message], list[str]]:
     """(turns of an answer, what is left out of them); `marked` when its question had markers."""
-    if isinstance(value, list):
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        value = value[0]
+    if isinstance(value, list) and isinstance(value[0], Mapping):
         return read_turns(value, key)
     text = text_of(value, f'"{key}"')
     if not marked:

@@ -35,6 +35,7 @@ TURN = [("user", "q"), ("assistant", "a")]
         [{"input": "q", "output": "a"}],
         [{"human": "q", "assistant": "a"}],
         [["q", "a"]],
+        [{"from": "human", "value": "q", "role": float("nan")}, {"from": "gpt", "value": "a"}],
         ["q", "a"],
     ],
 )  # fmt: skip
@@ -49,7 +50,7 @@ def test_roles_in_any_case():
         "tool": None, "Function_Call": None, "observation": None, "function-call": None,
     }.items():  # fmt: skip
         assert role_of(name) == role
-    with pytest.raises(RowError, match=r"unknown role 'narrator' \(known: ai, assistant"):
+    with pytest.raises(RowError, match=r"unknown role 'narrator' \(known: agent, ai, assistant"):
         role_of("narrator")
 
 

@@ -49,7 +49,7 @@ CHATS = {
     "preamble with a quotation": ('Say "yes." ### Human: How so? ### Assistant: Because.',
                                   [(SYSTEM, 'Say "yes."'), *QA]),
     "preamble to a prompt": ("Be kind. ### Human: How so? ### Assistant:",
-                             [(SYSTEM, "Be kind."), QA[0], (ASSISTANT, "")]),
+                             [(SYSTEM, "Be kind."), QA[0]]),
     "alpaca": ("Here is a task. Answer it.\n\n### Instruction:\nHow so?\n\n### Response:\nBecause.",
                [(SYSTEM, "Here is a task. Answer it."), *QA]),
     "alpaca input": ("### Instruction:\nTranslate.\n\n### Input:\nHow so?\n\n### Response:\nWarum?",
@@ -78,6 +78,22 @@ CHATS = {
                "ASSISTANT: Nothing.</s>", [(SYSTEM, "A chat of two. It is polite."), *TWICE]),
     "hh": ("\n\nHuman: How so?\n\nAssistant: Because.", QA),
     "names": ("User: How so?\nAssistant: Because.", QA),
+    "vicuna system": ("SYSTEM: Be kind. USER: How so? ASSISTANT: Because.",
+                      [(SYSTEM, "Be kind."), *QA]),
+    "human and ai": ("Human: How so?\nAI: Because.", QA),
+    "openchat": ("GPT4 Correct User: How so?<|end_of_turn|>GPT4 Correct Assistant: Because."
+                 "<|end_of_turn|>", QA),
+    "names in a line": ("Human: How so? Assistant: Because.", QA),
+    "names and a list": ("User: How so?\nAssistant: Take:\nIngredients:\n- flour",
+                         [QA[0], (ASSISTANT, "Take:\nIngredients:\n- flour")]),
+    "hh and a note": ("\n\nHuman: How so?\n\nAssistant: Because.\n\nNote: perhaps.",
+                      [QA[0], (ASSISTANT, "Because.\n\nNote: perhaps.")]),
+    "preamble with a colon": ("The following is a conversation:\n\n### Human: How so?\n"
+                              "### Assistant: Because.",
+                              [(SYSTEM, "The following is a conversation:"), *QA]),
+    "headings": ("### Human\nHow so?\n\n### Assistant\nBecause.", QA),
+    "wide colon": ("### Human：How so?### Assistant：Because.", QA),
+    "end marker": ("### Instruction:\nHow so?\n\n### Response:\nBecause.\n\n### End", QA),
     "indentation stays": ("### Human: How so?\n### Assistant:\n    x = 1\n    y = 2\n",
                           [QA[0], (ASSISTANT, "    x = 1\n    y = 2")]),
     "other headings stay": ("### Human: ### System: x### Assistant: ### Step 1\n### Input: y",
@@ -119,16 +135,25 @@ PLAIN = {
     "prose after a colon": "For example: ### Human: hi ### Assistant: hello.",
     "example on lines": "The layout is this:\n\n### Human: hi\n### Assistant: hello\n\nSimple.",
     "example in a fence": "# Format\n\n```\n### Human: hi\n### Assistant: hello\n```\n",
+    "example in a fence alone": "It is.\n\n```\n### Human: hi\n### Assistant: hello\n```\nSo.\n",
+    "indented example": "It is.\n\n    ### Human: hi\n    ### Assistant: hello\n\nSo.\n",
+    "example in a quotation": "It is.\n\n> ### Human: hi\n> ### Assistant: hello\n",
+    "markers explained": "Two markers. ### Human: is a question, ### Assistant: is an answer.",
+    "constant in code": 'P = """Be kind.\n### Human: {q}\n### Assistant: {a}\n"""\n',
     "article with headings": "# Robots\n\nAll.\n\n### User: asks\n\n### Assistant: answers",
     "markdown": "# Title\n\n### Input\n\nA file.\n\n### Response:\n\nJSON.\n\n### Notes\n",
     "one heading": "### Instruction: read this first\n\nThen go on.",
     "one question": "### Question: what is it?\n\nNobody knows.",
+    "page of questions": "### Question: is it?\n\n### Answer: yes.\n\n### See also: this.\n",
+    "template": "template: |\n  ### Human: {q}\n  ### Assistant: {a}\n",
     "user page": "### User: settings\n\nChange your name here.",
     "code": "def f(text):\n    return text.split('### Assistant:')[1]  # ### Human:\n",
     "chatml in code": 'PROMPT = "<|im_start|>user\\n{q}<|im_end|>"\n',
     "play": "HAMLET: To be.\nHORATIO: Or not?\nHAMLET: That is the question.\n",
     "shakespeare": "First Citizen:\nBefore we proceed any further, hear.\n\nAll:\nSpeak.\n",
     "play with a human": "Human: Who goes there?\nAssistant: I.\nGuard: Halt!\n",
+    "play with names above": "Human:\nWho?\n\nAssistant:\nMe.\n\nGuard:\nHalt!\n",
+    "play in capitals": "USER: Hark!\nASSISTANT: What?\nKING: Silence!\n",
     "log": "USER: root\nHOST: x\n",
     "inst inside": "see [INST] and [/INST]",
     "control token": "a <|user|> b <|assistant|> c",
@@ -163,7 +188,10 @@ def test_contents_are_kept_but_for_the_white_space_at_markers(contents):
         return
     roles = {"Human": USER, "Assistant": ASSISTANT}
     found = [(role, content.strip(" \t\r\n")) for role, content in turns(text)]
-    assert found == [(roles[name], content.strip(" \t\r\n")) for name, content in pairs]
+    expected = [(roles[name], content.strip(" \t\r\n")) for name, content in pairs]
+    # A last marker that no answer follows is a prompt's end.
+    ends_open = expected[-1][0] == ASSISTANT and not expected[-1][1].strip()
+    assert found == (expected[:-1] if ends_open else expected)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ BAD_LINES = {
     "type": (b'{"text": 5}', '"text" is a number'),
     "number": (b"17", "found a number"),
     "empty": (b'{"text": ""}', '"text" is empty'),
-    "blank": (b'{"text": " \\n"}', "the text is empty"),
+    "blank": (b'{"text": " \\n"}', '"text" is empty'),
     "utf-8": (b'{"text": "caf\xe9"}', "invalid UTF-8 at byte 13 of the line"),
     "overlong": (b'{"text": "\xc0\x80"}', "invalid UTF-8 at byte 10"),
     "surrogate": (b'{"text": "a\\ud83d"}', "lone surrogate U+D83D at character 1"),

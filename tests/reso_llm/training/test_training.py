@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 
 from reso_llm.config import (
     KuramotoConfig,
@@ -274,6 +275,21 @@ def test_changed_data_is_refused(make, tmp_path):
     write_rows(tmp_path / "rows.jsonl", *rows(seed=1))
     with pytest.raises(TrainingError, match=r"content of .*rows\.jsonl changed"):
         train(config, resume=True, report=quiet)
+
+
+def test_a_run_says_what_it_read_and_is_found_from_anywhere(make, tmp_path, monkeypatch, messages):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "mine.jsonl", *({"q": f"{i}?", "a": f"{i}!"} for i in range(40)))
+    config = make(data="mine.jsonl", columns="prompt=q,reply=a", steps=2)
+    train(config, report=messages.append)
+    path = str(tmp_path / "mine.jsonl")
+    said = messages.index(f"read {path}")
+    assert messages[said + 1] == "40 conversations with 80 turns (40 replies, 0 system messages)"
+    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert (saved["data"], saved["columns"]) == (path, "prompt=q,reply=a")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    train(make(data=saved["data"], columns=saved["columns"], steps=3), resume=True, report=quiet)
 
 
 def test_a_directory_and_resume_must_agree(make):
