@@ -1,4 +1,4 @@
-"""Several agents, one prompt: what `Engine.generate_multi_agent` does.
+"""Several agents, one prompt: what `ResoLLMInference.generate_multi_agent` does.
 
     parallel     each agent writes its own text; agent i uses seed + i
     sequential   each agent goes on from what its predecessor wrote
