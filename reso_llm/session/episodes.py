@@ -70,6 +70,8 @@ class EpisodicMemory:
         self.config = config
         self.latest = -math.inf
         self._moments: dict[int, Moment] = {}
+        self._lightest: list[tuple[float, int]] = []  # heap of (lightness, number)
+        self._shape: torch.Size | None = None  # of the stored fields
         self._index: defaultdict[Hashable, dict[int, int]] = defaultdict(dict)
         self._next, self._num_tokens = 0, 0
         self._sum: Tensor | None = None  # without tagging: the field at time `latest`
@@ -98,8 +100,8 @@ class EpisodicMemory:
         """
         require(0 <= importance < math.inf, "importance", importance, "a finite number >= 0")
         self._check_time(time)
-        self._check_shape(field)
-        field = None if field is None else field.detach().clone()
+        if field is not None:
+            field = self._checked(field).detach().clone()
         ids = tuple(int(i) for i in token_ids)
         moment = Moment(text, ids, float(time), float(importance), field)
         if self.config.episodic_tagging:
@@ -162,25 +164,27 @@ class EpisodicMemory:
         require(math.isfinite(time), "time", time, "a finite number")
         require(time >= self.latest, "time", time, f"not before the latest, {self.latest}")
 
-    def _check_shape(self, field: Tensor | None) -> None:
-        known = next((m.field for m in self.moments if m.field is not None), self._sum)
-        if field is not None and known is not None and field.shape != known.shape:
-            raise ValueError(f"field {tuple(field.shape)}: expected {tuple(known.shape)}")
+    def _checked(self, field: Tensor) -> Tensor:
+        """The field, if its shape is that of the stored ones."""
+        self._shape = self._shape or field.shape
+        if field.shape != self._shape:
+            raise ValueError(f"field {tuple(field.shape)}: expected {tuple(self._shape)}")
+        return field
 
     def _add(self, moment: Moment) -> None:
         self._moments[self._next] = moment
         for feature, exponent in features(moment.token_ids).items():
             self._index[feature][self._next] = exponent
+        heapq.heappush(self._lightest, (self._lightness(moment), self._next))
         self._next += 1
         self._num_tokens += len(moment.token_ids)
         if len(self._moments) > self.config.max_moments:
-            self._forget(min(self._moments, key=self._lightness))
+            self._forget(heapq.heappop(self._lightest)[1])
 
-    def _lightness(self, number: int) -> tuple[float, int]:
+    def _lightness(self, moment: Moment) -> float:
         """Order of the weights at any time: by logarithm, which old age cannot underflow."""
-        moment = self._moments[number]
         importance = math.log(moment.importance) if moment.importance else -math.inf
-        return importance + self.config.memory_decay_rate * moment.time, number
+        return importance + self.config.memory_decay_rate * moment.time
 
     def _forget(self, number: int) -> None:
         moment = self._moments.pop(number)

@@ -279,3 +279,24 @@ def test_moments_stored_again_give_the_same_memory():
     torch.testing.assert_close(again.field(9.0), memory.field(9.0))
     a, b = (m.recall([3, 7], now=9)[0] for m in (again, memory))
     assert (a.moment.text, a.resonance, a.weight) == (b.moment.text, b.resonance, b.weight)
+
+
+def test_storing_in_a_full_memory_does_not_look_at_every_moment(monkeypatch):
+    """Guards O(n) a text: the lightest moment is found from the top of a heap."""
+    asked = []
+    original = EpisodicMemory._lightness
+    monkeypatch.setattr(
+        EpisodicMemory, "_lightness", lambda self, m: (asked.append(m), original(self, m))[1]
+    )
+    memory = EpisodicMemory(configuration.TemporalSMFConfig(max_moments=50))
+    rng = random.Random(0)
+    kept = {}
+    for time in range(200):
+        importance = rng.choice([0.0, 0.5, 1.0, 2.0])
+        memory.store(str(time), [time % 7], importance=importance, time=float(time))
+        weight = math.log(importance) if importance else -math.inf
+        kept[time] = (weight + 0.01 * time, time)
+        if len(kept) > 50:
+            del kept[min(kept, key=kept.get)]
+    assert [int(m.text) for m in memory.moments] == sorted(kept)
+    assert len(asked) == 200, "once for each text stored"
