@@ -4,6 +4,8 @@ Similarity of names is that of `difflib` (Ratcliff & Metzener 1988).
 """
 
 import difflib
+import math
+from numbers import Integral, Real
 
 
 def require(condition: bool, key: str, value: object, expected: str) -> None:
@@ -13,6 +15,21 @@ def require(condition: bool, key: str, value: object, expected: str) -> None:
     """
     if not condition:
         raise ValueError(f"{key} = {value!r}: expected {expected}")
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a finite real number, numpy's included; a bool is none."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond the largest float
+        return False
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value is an integer, numpy's included; a bool is none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def nearest(name: str, known: list[str]) -> str:

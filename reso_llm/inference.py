@@ -6,9 +6,10 @@ from typing import Any
 
 from reso_llm.config import ResoLLMConfig
 from reso_llm.decoding.controllers import SRB
-from reso_llm.generation.engine import Engine, Prompt
+from reso_llm.generation.engine import Engine
 from reso_llm.generation.multi_agent import coordinate
-from reso_llm.generation.options import GenerationOptions
+from reso_llm.generation.options import options_of
+from reso_llm.generation.prompt import Prompt
 from reso_llm.generation.results import GenerationResult
 from reso_llm.model import ResoLLMModel
 from reso_llm.session.agency import GoalCalibration
@@ -69,7 +70,7 @@ class ResoLLMInference(Engine):
         Raises ValueError for an unknown strategy, agents whose tokenizers differ, and as
         `generate` does.
         """
-        checked = GenerationOptions(max_length=max_length, **options)
+        checked = options_of(max_length, options)
         agents = [self, *other_agents]
         return coordinate(agents, prompt, coordination_strategy, checked, network, seed)
 

@@ -8,12 +8,12 @@ Shapes: B batch, V vocabulary.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from entropy_core.checks import require
+from entropy_core.checks import is_number, is_whole, require
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,18 @@ class SamplingOptions:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        t, penalty = self.temperature, self.repetition_penalty
-        require(t == 0 or 1e-6 <= t < math.inf, "temperature", t, "0 (greedy), or from 1e-6 up")
-        whole = isinstance(self.top_k, int) and self.top_k >= 0
-        require(whole, "top_k", self.top_k, "a count of at least 0 (0 keeps every token)")
-        require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
-        require(0 <= self.min_p <= 1, "min_p", self.min_p, "0 to 1")
-        require(0 < penalty < math.inf, "repetition_penalty", penalty, "above 0 and finite")
+        t, k, penalty = self.temperature, self.top_k, self.repetition_penalty
+        warm = is_number(t) and (t == 0 or t >= 1e-6)
+        require(warm, "temperature", t, "0 (greedy), or a finite number from 1e-6 up")
+        require(is_whole(k) and k >= 0, "top_k", k, "a count of at least 0 (0 keeps every token)")
+        above = is_number(self.top_p) and 0 < self.top_p <= 1
+        require(above, "top_p", self.top_p, "a number above 0 and at most 1")
+        within = is_number(self.min_p) and 0 <= self.min_p <= 1
+        require(within, "min_p", self.min_p, "a number from 0 to 1")
+        positive = is_number(penalty) and penalty > 0
+        require(positive, "repetition_penalty", penalty, "a finite number above 0")
+        for item in fields(self):  # numpy's numbers become Python's
+            object.__setattr__(self, item.name, item.type(getattr(self, item.name)))
 
 
 def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:

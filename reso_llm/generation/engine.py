@@ -12,21 +12,17 @@ import torch
 from torch import Tensor
 
 from reso_llm.config import ResoLLMConfig
-from reso_llm.data.conversation import Message
 from reso_llm.decoding.controllers import SRB, StabilityTemperature
 from reso_llm.decoding.stability import StabilityMonitor
 from reso_llm.generation.context import Context
 from reso_llm.generation.loop import finish, write
-from reso_llm.generation.options import GenerationOptions, drawn_seed
+from reso_llm.generation.options import GenerationOptions, options_of, seed_or_drawn
+from reso_llm.generation.prompt import Prompt, messages_of
 from reso_llm.generation.results import GenerationResult, result_of, written_text
 from reso_llm.generation.row import TextRow
 from reso_llm.model import ResoLLMModel
 from reso_llm.session.agency import Goal
 from reso_llm.tokenizer import ResoTokenizer
-
-Prompt = str | Sequence[Message] | Sequence[tuple[str, str]]
-"""A text to continue, or (role, content) messages to answer."""
-
 
 RESONANCE_STREAM = 0x2E50_0015  # the model's noise has a stream of its own
 
@@ -76,15 +72,19 @@ class Engine:
         on_text: Callable[[str], None] | None = None,
         **options: Any,
     ) -> GenerationResult:
-        """Continue a text, or reply to a conversation of (role, content) messages.
+        """Continue a text, or reply to a conversation.
 
-        max_length is the number of new tokens; the options are the fields of `GenerationOptions`;
-        on_text receives the text as it becomes certain; without a seed one is drawn and reported.
-        Active goals steer the text, and memories speak in it. Ctrl-C ends the text early, and
-        the result is that of the part written. Raises ValueError for options out of range and
-        FloatingPointError when the model's logits are not finite.
+        A conversation is a list of {"role": ..., "content": ...} or (role, content). max_length is
+        the number of new tokens; the options are the fields of `GenerationOptions`; on_text
+        receives the text as it becomes certain; without a seed one is drawn and reported. Active
+        goals steer the text, and memories speak in it. Ctrl-C ends the text early, and
+        the result is that of the part written.
+
+        Raises, before the first token, ValueError for a value of a wrong type or out of range, and
+        TypeError for an unknown option; later FloatingPointError when the model's logits are not
+        finite.
         """
-        checked = GenerationOptions(max_length=max_length, **options)
+        checked = options_of(max_length, options)
         return self.finish(self.start([prompt], checked, [seed], on_text))[0]
 
     def generate_batch(
@@ -101,10 +101,11 @@ class Engine:
         cached keys of a row shorter than the longest is another draw, as keys are turned by their
         column. Raises ValueError for no prompts, and as `generate` does.
         """
-        if isinstance(prompts, str) or not prompts:
+        listed = isinstance(prompts, Sequence) and not isinstance(prompts, str | bytes)
+        if not listed or not prompts:
             raise ValueError(f"prompts = {prompts!r}: expected a list of at least one prompt")
-        checked = GenerationOptions(max_length=max_length, **options)
-        first = drawn_seed() if seed is None else seed
+        checked = options_of(max_length, options)
+        first = seed_or_drawn(seed, len(prompts))
         return self.finish(self.start(prompts, checked, range(first, first + len(prompts))))
 
     @torch.inference_mode()
@@ -116,7 +117,7 @@ class Engine:
         Nothing happens, and nothing is refused, before the first piece is asked for.
         """
         pieces: list[str] = []
-        checked = GenerationOptions(max_length=max_length, **options)
+        checked = options_of(max_length, options)
         job = self.start([prompt], checked, [seed], pieces.append)
         for _ in job.steps:
             yield from pieces
@@ -160,7 +161,9 @@ class Engine:
         of the session's own.
         """
         started = time.perf_counter()
-        seeds = [drawn_seed() if seed is None else seed for seed in seeds]
+        if on_text is not None and not callable(on_text):
+            raise ValueError(f"on_text = {on_text!r}: expected a function of a text, or None")
+        seeds = [seed_or_drawn(seed) for seed in seeds]
         noise = None
         if self.config.stochastic_resonance.enabled:
             noise = torch.Generator(self.device).manual_seed(seeds[0] ^ RESONANCE_STREAM)
@@ -230,10 +233,10 @@ class Engine:
         return self.model.embedding.table.weight.device
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """Ids of a prompt, with what the model starts from."""
+        """Ids of a prompt, with the control tokens around it. Raises ValueError as `messages_of`."""
         if isinstance(prompt, str):
             return [self.tokenizer.bos_id, *self.tokenizer.encode(prompt)]
-        return self.tokenizer.encode_prompt(prompt)
+        return self.tokenizer.encode_prompt(messages_of(prompt))
 
 
 def describe(engine: Engine) -> str:

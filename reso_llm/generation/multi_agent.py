@@ -23,9 +23,10 @@ from torch import Tensor
 from entropy_core.checks import nearest
 from reso_llm.data.conversation import Message
 from reso_llm.decoding.sampling import sample
-from reso_llm.generation.engine import Engine, Job, Prompt
+from reso_llm.generation.engine import Engine, Job
 from reso_llm.generation.loop import finish, measured_rows
-from reso_llm.generation.options import GenerationOptions, drawn_seed
+from reso_llm.generation.options import GenerationOptions, seed_or_drawn
+from reso_llm.generation.prompt import Prompt
 from reso_llm.generation.results import GenerationResult
 from reso_llm.generation.row import Prediction
 from reso_llm.session.entanglement import EntanglementNetwork, consensus_logits
@@ -53,7 +54,7 @@ def coordinate(
         )
     if len({agent.tokenizer.fingerprint for agent in agents}) > 1:
         raise ValueError("the agents have different tokenizers: they cannot share tokens")
-    seed = drawn_seed() if seed is None else seed
+    seed = seed_or_drawn(seed, len(agents))
     fields = _shared_fields(agents, network)
     if strategy == "consensus":
         return _consensus(agents, prompt, options, network, fields, seed)

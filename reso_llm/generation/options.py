@@ -1,17 +1,21 @@
-"""How to generate: length, sampling, stop strings, controllers."""
+"""How to generate: length, sampling, stop strings, controllers, seed."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any
 
+from entropy_core.checks import is_whole, nearest, require
 from reso_llm.decoding.controllers import Controller
 from reso_llm.decoding.row import SignalOptions
 from reso_llm.decoding.sampling import SamplingOptions
 
+LARGEST = 2**63 - 1  # what torch counts with
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationOptions:
-    """How to generate. Raises ValueError naming the option that is out of range.
+    """How to generate. Raises ValueError naming the option of a wrong type or out of range.
 
     max_length: number of new tokens, at most.
     temperature, top_k, top_p, min_p, repetition_penalty: see `SamplingOptions`.
@@ -35,13 +39,19 @@ class GenerationOptions:
     sampling: SamplingOptions = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.max_length < 0:
-            raise ValueError(f"max_length = {self.max_length}: expected at least 0")
-        if not all(self.stop_strings):
-            raise ValueError("stop contains an empty string, which would stop at once")
-        names = (item.name for item in fields(SamplingOptions))
+        length = self.max_length
+        fits = is_whole(length) and 0 <= length <= LARGEST
+        require(fits, "max_length", length, "a whole number from 0 to 2^63 - 1")
+        _check_stop(self.stop)
+        _check_controllers(self.controllers)
+        signals, metrics = self.signals, self.metrics
+        require(isinstance(signals, SignalOptions), "signals", signals, "SignalOptions")
+        require(isinstance(metrics, bool), "metrics", metrics, "True or False")
+        names = [item.name for item in fields(SamplingOptions)]
         sampling = SamplingOptions(**{name: getattr(self, name) for name in names})
-        object.__setattr__(self, "sampling", sampling)
+        derived = {name: getattr(sampling, name) for name in names}  # Python's numbers
+        for name, value in {**derived, "max_length": int(length), "sampling": sampling}.items():
+            object.__setattr__(self, name, value)
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -49,6 +59,37 @@ class GenerationOptions:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
 
-def drawn_seed() -> int:
-    """A fresh seed, for a generation that was given none."""
-    return secrets.randbelow(2**31)
+def options_of(max_length: int, options: Mapping[str, Any]) -> GenerationOptions:
+    """Check the keyword arguments of a `generate`.
+
+    Raises TypeError for an unknown name, and ValueError as `GenerationOptions` does.
+    """
+    known = [item.name for item in fields(GenerationOptions) if item.init]
+    for name in options:
+        if name not in known:
+            raise TypeError(f"unknown option {name}{nearest(name, [*known, 'seed'])}")
+    return GenerationOptions(max_length=max_length, **options)
+
+
+def seed_or_drawn(seed: int | None, count: int = 1) -> int:
+    """Check a seed, the first of `count` in a row; draw one where none is given."""
+    if seed is None:
+        return secrets.randbelow(2**31)
+    fits = is_whole(seed) and -LARGEST <= seed <= LARGEST - count
+    require(fits, "seed", seed, "None, or a whole number between -2^63 and 2^63")
+    return int(seed)
+
+
+def _check_stop(stop: Any) -> None:
+    strings = [stop] if isinstance(stop, str) else stop
+    listed = isinstance(strings, Sequence) and all(isinstance(x, str) for x in strings)
+    require(listed, "stop", stop, "a string or a list of strings")
+    if not all(strings):
+        raise ValueError("stop contains an empty string, which would stop at once")
+
+
+def _check_controllers(controllers: Any) -> None:
+    listed = isinstance(controllers, Sequence) and all(
+        hasattr(c, "start") and not isinstance(c, type) for c in controllers
+    )
+    require(listed, "controllers", controllers, "a list of controllers, such as [SRB()]")
