@@ -1,5 +1,6 @@
 """The face of the package: a trained checkpoint loaded, and what the v2 README calls on it."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from reso_llm.model import ResoLLMModel
 from reso_llm.session.agency import GoalCalibration
 from reso_llm.session.entanglement import EntanglementNetwork
 from reso_llm.tokenizer import ResoTokenizer, check_tokenizer
-from run_core.checkpoint import load_checkpoint
+from run_core.checkpoint import load_checkpoint, save_directory
 from run_core.hardware import pick_device
 from run_core.run import resolve
 
@@ -54,6 +55,31 @@ class ResoLLMInference(Engine):
         engine.srb = SRB(**training.get("srb", {}))
         return engine
 
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write model, tokenizer, goal calibration and SRB thresholds; see `from_pretrained`.
+
+        The session is saved apart (`reso_llm.session.saving`). Raises CheckpointError when the disk
+        refuses or the directory is not a checkpoint, ValueError for weights that are not finite.
+        """
+        directory = Path(directory)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        agency = self.model.session.agency
+        calibration = agency.calibration if agency is not None else None
+        training = {
+            "tokenizer_fingerprint": self.tokenizer.fingerprint,
+            "goal_calibration": None if calibration is None else calibration._asdict(),
+            "srb": _changed_options(self.srb),
+        }
+        save_directory(
+            directory,
+            tensors={"model": self.model.state_dict()},
+            documents={
+                "config.json": self.config.to_dict(),
+                "tokenizer.json": self.tokenizer.to_json(),
+                "training.json": training,
+            },
+        )
+
     def generate_multi_agent(
         self,
         prompt: Prompt,
@@ -80,3 +106,9 @@ class ResoLLMInference(Engine):
         from reso_llm.chat.session import ChatSession
 
         run_in_terminal(ChatSession(self), show_metrics=show_metrics)
+
+
+def _changed_options(srb: SRB) -> dict[str, Any]:
+    """The options of the rule that differ from its defaults."""
+    default = dataclasses.asdict(SRB())
+    return {name: v for name, v in dataclasses.asdict(srb).items() if v != default[name]}

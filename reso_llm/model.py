@@ -94,7 +94,7 @@ class ResoLLMModel(ResoNetwork):
 
         Raises ValueError without agency or a tokenizer, and as `Agency.create_goal` does.
         """
-        return self.session.create_goal(description, goal_type, self._text_vector(description))
+        return self.session.create_goal(description, goal_type, self.text_vector(description))
 
     def get_active_goals(self) -> tuple[Goal, ...]:
         """Goals still pursued, the oldest first. ValueError without agency."""
@@ -176,8 +176,8 @@ class ResoLLMModel(ResoNetwork):
         return default
 
     @torch.no_grad()
-    def _text_vector(self, text: str) -> Tensor:
-        """The pooled token embedding of a text (D,)."""
+    def text_vector(self, text: str) -> Tensor:
+        """The pooled token embedding of a text (D,). ValueError without a tokenizer that fits."""
         return text_vector(self.embedding.weight, self._encode(text))
 
     @torch.no_grad()

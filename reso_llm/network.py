@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from reso_llm.config import ResoLLMConfig
 from reso_llm.stages import PerLayer, Stage
+from reso_llm.stages.attention import AttentionReceived
 from reso_llm.stages.block import Block, Shared
 from reso_llm.stages.cache import KVCache
 from reso_llm.stages.echo import MAX_CONTEXT, Echo
@@ -26,7 +27,7 @@ from reso_llm.stages.field import SedenionField
 from reso_llm.stages.fused import linear, linear_cross_entropy, rms_norm, soft_cap
 from reso_llm.stages.goal import GoalMap
 from reso_llm.stages.kuramoto import Synchronisation
-from reso_llm.stages.noise import TAIL, feed_forward_noise
+from reso_llm.stages.noise import TAIL, FeedForwardNoise, feed_forward_noise
 from reso_llm.stages.prsc import BindingMemory, Evidence
 from reso_llm.stages.rotary import rotary_table, turned_by_phases
 
@@ -184,8 +185,12 @@ class ResoNetwork(nn.Module):
         generator: torch.Generator | None = None,
         fold: Tensor | None = None,
         weight: Tensor | None = None,
+        received: AttentionReceived | None = None,
     ) -> Trunk:
-        """Everything before the head. fold (B,) and weight (V,D) are for `loss`."""
+        """Everything before the head. fold (B,) and weight (V,D) are for `loss`.
+
+        received: where the attention of this pass over one row is summed up.
+        """
         before = state or self._nothing_before(ids)
         known, after = before.stages, dict(before.stages)
         rotary = self._rotary(before, ids.shape[1], bounded=state is not None)
@@ -204,7 +209,10 @@ class ResoNetwork(nn.Module):
             theta, coherence, after["kuramoto"] = self.kuramoto(x, known.get("kuramoto"))
             rotary = turned_by_phases(rotary, theta, self.phase_gain)
         # ResoFormer blocks.
-        x, caches, diagnostics = self._run_blocks(ids, x, rotary, before, coherence, generator)
+        noise = self._feed_forward_noise(before.tail, ids, generator)
+        padding = before.padded_columns(ids.shape[1])
+        shared = Shared(x, rotary, coherence, noise, padding, received)
+        x, caches, diagnostics = self._run_blocks(ids, x, shared, before.caches)
         # Temporal sedenion memory.
         if self.field is not None:
             x, after["temporal_smf"] = self.field(x, known.get("temporal_smf"))
@@ -221,28 +229,27 @@ class ResoNetwork(nn.Module):
         return Trunk(rms_norm(x), evidence, state, diagnostics)
 
     def _run_blocks(
-        self,
-        ids: Tensor,
-        x: Tensor,
-        rotary: Tensor,
-        before: ResoState,
-        coherence: Tensor | None,
-        generator: torch.Generator | None,
+        self, ids: Tensor, x: Tensor, shared: Shared, before: tuple[KVCache | None, ...]
     ) -> tuple[Tensor, list[KVCache | None], dict[str, Tensor]]:
         """The ResoFormer blocks: x, their caches, and the gates of each token."""
-        noise, resonance = None, self.config.stochastic_resonance
-        if generator is not None and resonance.enabled:
-            noise = feed_forward_noise(before.tail, ids, resonance.noise_amplitude, generator)
-        shared = Shared(x, rotary, coherence, noise, before.padded_columns(ids.shape[1]))
         plain = len(self.blocks) - len(self.value_tables)
         share, caches, gates = None, [], []
         for i, block in enumerate(self.blocks):
             value = self.value_tables[i - plain](ids) if i >= plain else None
-            x, cache, share = block(x, shared, value, before.caches[i], share)
+            x, cache, share = block(x, shared, value, before[i], share)
             caches.append(cache)
             if share is not None:
                 gates.append(share)
         return x, caches, {"gates": torch.cat(gates, dim=-1)} if gates else {}
+
+    def _feed_forward_noise(
+        self, tail: Tensor, ids: Tensor, generator: torch.Generator | None
+    ) -> FeedForwardNoise | None:
+        """Stochastic resonance of these tokens; None where it is off or nothing repeats."""
+        resonance = self.config.stochastic_resonance
+        if generator is None or not resonance.enabled:
+            return None
+        return feed_forward_noise(tail, ids, resonance.noise_amplitude, generator)
 
     def loss(
         self,

@@ -131,18 +131,19 @@ class Engine:
         max_length: int = 100,
         *,
         goal_type: str = "exploratory",
+        seed: int | None = None,
+        on_text: Callable[[str], None] | None = None,
         **options: Any,
     ) -> GenerationResult:
-        """`generate` towards a goal, which is dropped afterwards; see `goals_achieved`.
+        """`generate` towards a goal of this call alone; see `goals_achieved`.
 
-        Raises ValueError without agency, and as `create_goal` does.
+        The session's goals steer it too. Raises ValueError without agency, and as `create_goal`
+        and `generate` do.
         """
-        goal = self.model.create_goal(goal_description, goal_type)
-        try:
-            return self.generate(prompt, max_length, **options)
-        finally:
-            if goal in self.model.get_active_goals():
-                self.model.session.agency.drop_goal(goal)
+        vector = self.model.text_vector(goal_description)
+        goal = self.model.session.new_goal(goal_description, goal_type, vector)
+        checked = options_of(max_length, options)
+        return self.finish(self.start([prompt], checked, [seed], on_text, goals=[goal]))[0]
 
     # --- how
 
@@ -154,11 +155,12 @@ class Engine:
         seeds: Sequence[int | None],
         on_text: Callable[[str], None] | None = None,
         field: Tensor | None = None,
+        goals: Sequence[Goal] = (),
     ) -> Job:
         """A generation made ready, with goals, memories and monitors of the session.
 
-        on_text belongs to a single row; field (H,C,S) is what is in memory at the start, in place
-        of the session's own.
+        on_text belongs to a single row; field (H,C,S) takes the place of the session's own at the
+        start; goals steer this generation beside the session's.
         """
         started = time.perf_counter()
         if on_text is not None and not callable(on_text):
@@ -172,19 +174,20 @@ class Engine:
             self._row(prompt, options, seed, on_text)
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
+        active = () if session.agency is None else session.agency.active_goals
+        steering = {goal: goal.achieved for goal in (*active, *goals)}
         context = Context(
             self.model,
             self.tokenizer,
             rows,
-            goal=session.steering(),
+            goal=session.steered_by(tuple(steering)),
             noise=noise,
             field=field,
             attending=options.metrics and self.config.agency.enabled,
         )
         if len(rows) == 1 and rows[0].decoding.monitor is not None:
             session.stability = rows[0].decoding.monitor
-        goals = {} if session.agency is None else session.agency.active_goals
-        return Job(started, context, write(context), {goal: goal.achieved for goal in goals})
+        return Job(started, context, write(context), steering)
 
     def _row(
         self,
@@ -233,7 +236,7 @@ class Engine:
         return self.model.embedding.table.weight.device
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """Ids of a prompt, with the control tokens around it. Raises ValueError as `messages_of`."""
+        """Ids of a prompt, control tokens included. Raises ValueError as `messages_of`."""
         if isinstance(prompt, str):
             return [self.tokenizer.bos_id, *self.tokenizer.encode(prompt)]
         return self.tokenizer.encode_prompt(messages_of(prompt))

@@ -188,7 +188,12 @@ class Agency:
     def create_goal(
         self, description: str, goal_type: str = "exploratory", *, vector: Tensor
     ) -> Goal:
-        """Pursue a goal whose vector (D,) is the pooled embedding of its description.
+        """Pursue a goal from now on; see `new_goal`."""
+        self._goals.append(self.new_goal(description, goal_type, vector=vector))
+        return self._goals[-1]
+
+    def new_goal(self, description: str, goal_type: str = "exploratory", *, vector: Tensor) -> Goal:
+        """A goal whose vector (D,) is the pooled embedding of its description, not pursued yet.
 
         Raises ValueError for an unknown goal_type, a vector that is 0, not finite or not (D,), or
         more than AgencyConfig.max_goals goals.
@@ -206,8 +211,20 @@ class Agency:
                 f"{len(self._goals)} goals are active, AgencyConfig.max_goals = "
                 f"{self.config.max_goals}: drop one first"
             )
-        self._goals.append(Goal(description, goal_type, vector.detach()))
-        return self._goals[-1]
+        return Goal(description, goal_type, vector.detach())
+
+    def restore(self, goals: Iterable[Goal], foci: Iterable[Focus]) -> None:
+        """Take over goals, the oldest first, and foci, the most salient first, of a saved session.
+
+        Raises ValueError for more of them than the configuration allows.
+        """
+        goals, foci = list(goals), tuple(foci)
+        if len(goals) > self.config.max_goals or len(foci) > self.config.max_foci:
+            raise ValueError(
+                f"{len(goals)} goals and {len(foci)} foci: expected at most AgencyConfig.max_goals "
+                f"= {self.config.max_goals} and max_foci = {self.config.max_foci}"
+            )
+        self._goals, self._foci = goals, foci
 
     def drop_goal(self, goal: Goal) -> None:
         """Stop pursuing a goal. Raises ValueError if it is not active."""

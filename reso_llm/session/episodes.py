@@ -84,6 +84,11 @@ class EpisodicMemory:
         """All that is remembered, oldest first: what a session saves, and stores again to load."""
         return tuple(self._moments.values())
 
+    @property
+    def summed_field(self) -> Tensor | None:
+        """Without tagging, the sum of the fields at time `latest`; None with it, or without any."""
+        return self._sum
+
     def store(
         self,
         text: str,

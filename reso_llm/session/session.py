@@ -6,15 +6,18 @@
 (goals, foci, concepts, stability, memory), and `note`, which the engine calls once for each text it
 has written. A method that needs a disabled component raises ValueError naming the key that enables
 it. Vectors, fields and ids come as values, so a session holds no weights and can be copied or
-pickled by itself.
+pickled by itself. Several threads may use one session: what reads or writes its memory, and `note`,
+wait for each other.
 
 Shapes: H heads, C channels and S = 16 components of the memory field, D width.
 """
 
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +25,7 @@ from torch import Tensor
 from entropy_core.checks import require
 from reso_llm.config import ResoLLMConfig
 from reso_llm.decoding.stability import StabilityMonitor
+from reso_llm.session import saving
 from reso_llm.session.agency import Agency, Focus, Goal, Target
 from reso_llm.session.concepts import Binding, ConceptSpace, Interference, Unbinding
 from reso_llm.session.entanglement import EntanglementNetwork
@@ -57,6 +61,7 @@ class Session:
     episodes: EpisodicMemory | None = field(init=False)
     stability: StabilityMonitor | None = field(init=False)
     node_id: str | None = field(init=False)
+    _lock: Any = field(init=False, repr=False, compare=False, default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
         c = self.config
@@ -67,12 +72,32 @@ class Session:
         self.stability = StabilityMonitor(c.stability) if c.stability.enabled else None
         self.node_id = c.entanglement.node_id if c.entanglement.enabled else None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The session without its lock, which belongs to one process."""
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"_lock": threading.RLock()}
+
+    def save(self, path: str | Path) -> None:
+        """Write goals, foci, concepts, episodes and clock to a file. Raises as `saving.save`."""
+        with self._lock:
+            saving.save(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path, config: ResoLLMConfig) -> "Session":
+        """The session of a file, for a model of this configuration. Raises as `saving.load`."""
+        session = cls(config)
+        saving.load(session, path)
+        return session
+
     def note(self, text: WrittenText) -> None:
         """Take note of a text that was written: foci, progress of goals, and the clock move on."""
-        if self.agency is not None:
-            self.agency.observe_text(text.targets)
-            self.agency.update_progress(text.vector)
-        self.advance()
+        with self._lock:
+            if self.agency is not None:
+                self.agency.observe_text(text.targets)
+                self.agency.update_progress(text.vector)
+            self.advance()
 
     # --- agency
 
@@ -84,6 +109,11 @@ class Session:
         agency = _needed(self.agency, "create_goal", "agency")
         return agency.create_goal(description, goal_type, vector=vector)
 
+    def new_goal(self, description: str, goal_type: str, vector: Tensor) -> Goal:
+        """A goal that is not pursued by this session. Raises as `create_goal` does."""
+        agency = _needed(self.agency, "generate_with_goal", "agency")
+        return agency.new_goal(description, goal_type, vector=vector)
+
     def get_active_goals(self) -> tuple[Goal, ...]:
         """Goals still pursued, the oldest first. ValueError without agency."""
         return _needed(self.agency, "get_active_goals", "agency").active_goals
@@ -92,9 +122,8 @@ class Session:
         """What is attended to, the most salient first. ValueError without agency."""
         return _needed(self.agency, "get_attention_foci", "agency").foci
 
-    def steering(self) -> Tensor | None:
-        """What all active goals together steer towards (D,); None without any."""
-        goals = self.agency.active_goals if self.agency else ()
+    def steered_by(self, goals: Sequence[Goal]) -> Tensor | None:
+        """The vector (D,) that some goals together steer towards; None without any."""
         return rms_norm(torch.stack([goal.vector for goal in goals]).sum(0)) if goals else None
 
     # --- concepts
@@ -148,9 +177,10 @@ class Session:
         The clock runs on to that time. Raises as `EpisodicMemory.store` does.
         """
         memory = self.require_memory("remember")
-        time = self.clock if time is None else time
-        moment = memory.store(text, ids, importance=importance, time=time, field=field)
-        self.clock = max(self.clock, moment.time)
+        with self._lock:
+            time = self.clock if time is None else time
+            moment = memory.store(text, ids, importance=importance, time=time, field=field)
+            self.clock = max(self.clock, moment.time)
         return moment
 
     def recall(self, ids: list[int], count: int, now: float | None = None) -> list[Recollection]:
@@ -159,20 +189,23 @@ class Session:
         Raises ValueError without temporal_smf, and as `EpisodicMemory.recall` does.
         """
         memory = self.require_memory("recall")
-        return memory.recall(ids, now=self.clock if now is None else now, count=count)
+        with self._lock:
+            return memory.recall(ids, now=self.clock if now is None else now, count=count)
 
     def recollected_field(self, now: float | None = None) -> Tensor | None:
         """What all moments left (H,C,S), each by its weight at `now`; None without any."""
         if self.episodes is None:
             return None
-        return self.episodes.field(self.clock if now is None else now)
+        with self._lock:
+            return self.episodes.field(self.clock if now is None else now)
 
     def recollected_texts(self, now: float | None = None) -> list[tuple[tuple[int, ...], float]]:
         """Token ids of all moments, oldest first, each with its weight at `now`."""
         if self.episodes is None:
             return []
-        now = self.clock if now is None else now
-        return [(m.token_ids, self.episodes.weight(m, now)) for m in self.episodes.moments]
+        with self._lock:
+            now = self.clock if now is None else now
+            return [(m.token_ids, self.episodes.weight(m, now)) for m in self.episodes.moments]
 
     # --- entanglement
 

@@ -31,6 +31,24 @@ from reso_llm.stages.fused import linear, rms_norm
 from reso_llm.stages.rotary import rotate
 
 
+class AttentionReceived:
+    """Attention that each column gets from the `num_new` newest tokens of one row.
+
+    A pass over the whole text that is given one adds to `total` (T,), a sum over layers and heads.
+    A layer that was skipped for a token adds nothing for it.
+    """
+
+    def __init__(self, num_new: int) -> None:
+        self.num_new, self.total = num_new, torch.zeros(())
+
+    def add(self, q: Tensor, k: Tensor, window: int, share: Tensor | None) -> None:
+        """Add one layer: queries and keys (1,H,T,K), its share (1,T,1) or None for all of it."""
+        weights = _weights(q[:, :, -self.num_new :], k, window).sum((0, 1))  # (n,T)
+        if share is not None:
+            weights = weights * (share[0, -self.num_new :] != 0)
+        self.total = self.total.to(weights.device) + weights.sum(0)
+
+
 class Attention(nn.Module):
     """Multi-head causal attention; see the module's docstring."""
 
@@ -63,12 +81,17 @@ class Attention(nn.Module):
         value_embedding: Tensor | None,
         cache: KVCache | None,
         padding: Tensor | None = None,
+        received: AttentionReceived | None = None,
+        share: Tensor | None = None,
     ) -> tuple[Tensor, KVCache | None]:
         """Normalised x (B,T,D), the rotary table of its tokens -> (B,T,D), cache.
 
-        padding (B,P) marks the columns, of all tokens so far, that a row must not see.
+        padding (B,P) marks the columns, of all tokens so far, that a row must not see. share is
+        that of the layer, for `received`.
         """
         q, k, v = self.project(x, rotary, value_embedding)
+        if received is not None:
+            received.add(q, k, self.window, share)
         if cache is not None:
             k, v, cache = cache.extended(k, v, self.window)
         y = _attend(q, k, v, self.window, padding)
@@ -97,6 +120,16 @@ class Attention(nn.Module):
         qk = rotate(qk, rotary)  # both at once: half the kernels
         qk, v = (rearrange(part, "b t h k -> b h t k") for part in (qk, v))
         return *qk.chunk(2 - first, dim=1), v
+
+
+def _weights(q: Tensor, k: Tensor, window: int) -> Tensor:
+    """Causal attention weights (1,H,n,T) of the last n positions."""
+    new, time = q.shape[2], k.shape[2]
+    scores = q.float() @ k.float().mT * k.shape[-1] ** -0.5
+    mask = torch.ones(new, time, dtype=torch.bool, device=q.device).tril(time - new)
+    if window:
+        mask = mask.triu(time - new - window + 1)
+    return scores.masked_fill(~mask, -torch.inf).softmax(-1)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, window: int, padding: Tensor | None = None) -> Tensor:

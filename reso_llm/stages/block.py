@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from reso_llm.config import ResoLLMConfig
 from reso_llm.stages import arrays
 from reso_llm.stages.arrays import matrix, scalar, view
-from reso_llm.stages.attention import Attention, AttentionStep
+from reso_llm.stages.attention import Attention, AttentionReceived, AttentionStep
 from reso_llm.stages.cache import CacheStep, KVCache, Scratch
 from reso_llm.stages.fused import linear, relu_squared, rms_norm
 from reso_llm.stages.gate import CoherenceGate, GateStep
@@ -51,13 +51,17 @@ class FeedForward(nn.Module):
 
 
 class Shared(NamedTuple):
-    """Inputs that all blocks share: x_0 (B,T,D), rotary table, r (B,T), noise, padding."""
+    """Inputs that all blocks share: x_0 (B,T,D), rotary table, r (B,T), noise, padding.
+
+    received, where it is given, sums up the attention of all layers.
+    """
 
     x0: Tensor
     rotary: Tensor
     coherence: Tensor | None
     noise: FeedForwardNoise | None
     padding: Tensor | None  # (B,P) columns that a row must not see
+    received: AttentionReceived | None = None
 
 
 class Block(nn.Module):
@@ -96,7 +100,9 @@ class Block(nn.Module):
             if cache is not None and not share.any():
                 return x, self.attention.write(normed, shared.rotary, value, cache), share
         # Attention, then feed-forward.
-        y, cache = self.attention(normed, shared.rotary, value, cache, shared.padding)
+        y, cache = self.attention(
+            normed, shared.rotary, value, cache, shared.padding, shared.received, share
+        )
         x = self._add(x, y, share)
         return self._add(x, self.feed_forward(rms_norm(x), shared.noise), share), cache, share
 

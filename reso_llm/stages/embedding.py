@@ -102,11 +102,12 @@ class TokenEmbedding(nn.Module):
         if changing:
             self._kept = None
             return self._product()
-        if self._kept is None or not self._kept.is_of(parameters):
+        kept = self._kept  # read once: another thread may replace it
+        if kept is None or not kept.is_of(parameters):
             with torch.inference_mode(False), torch.no_grad():
                 versions = tuple(p._version for p in parameters)
-                self._kept = _KeptTable(parameters, versions, self._product())
-        return self._kept.table
+                kept = self._kept = _KeptTable(parameters, versions, self._product())
+        return kept.table
 
     def _product(self) -> Tensor:
         with torch.autocast(self.waves.device.type, enabled=False):  # it would round the table

@@ -299,7 +299,7 @@ def test_a_goal_steers_also_past_the_context(make_engine, tiny_model):
     ids = engine.prompt_ids("0123456789")
     window = [ids[0], *ids[-4:]]
     with torch.no_grad():
-        goal = model.session.steering()[None]
+        goal = model.session.steered_by(model.get_active_goals())[None]
         logits = model(torch.tensor([window]), goal=goal).logits[0, -1]
     logits[[1, 2, 3, *range(tokenizer.vocab_size, 264)]] = -math.inf
     p = logits.softmax(-1)
