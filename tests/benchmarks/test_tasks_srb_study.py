@@ -519,7 +519,8 @@ def test_a_rerun_is_the_last_seed_against_the_first(done, tables):
         if row["seed"] == 0:
             replies.add(row)
             replies.add(row | {"seed": 1})
-    assert set(analysis.rerun(replies, same, [0, 1]).values()) == {(0, 0, 0)}
+    for change in analysis.rerun(replies, same, [0, 1]).values():
+        assert change == pytest.approx((0, 0, 0), abs=1e-12)  # up to the rounding of sums
 
 
 @pytest.fixture
