@@ -118,7 +118,7 @@ def test_controllers_of_the_chat(run, monkeypatch, option, controller):
 
 @pytest.fixture
 def short_tour(monkeypatch):
-    monkeypatch.setattr("reso_llm.tour.stations.GREEDY_LENGTH", 4)
+    monkeypatch.setattr("reso_llm.tour.greedy.GREEDY_LENGTH", 4)
 
 
 @pytest.mark.usefixtures("short_tour")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from reso_llm.data.conversation import Message
+from reso_llm.generation.context import opening_limit
 from reso_llm.generation.engine import Engine
 from reso_llm.generation.options import GenerationOptions
 from reso_llm.generation.results import GenerationResult
@@ -43,7 +44,7 @@ class ChatSession:
     """One conversation with `engine`; `options` go to its `generate`.
 
     With a seed, the i-th reply written uses seed + i. Raises ValueError for options out of range
-    and for a system message that is blank or takes more than half of the room for the prompt.
+    and for a system message that is blank or takes more than a quarter of the context.
     """
 
     def __init__(
@@ -215,13 +216,14 @@ class ChatSession:
 
     def _system_message(self, text: str) -> Message:
         message = Message("system", terminal.encodable(text))
-        size, limit = self._size([message]), self.room // 2
+        context = self.engine.config.max_seq_len
+        size, limit = self._size([message]), opening_limit(context) - 1
         if not text.strip():
             raise ValueError("system is blank: give a text, or leave it out")
         if size > limit:
             raise ValueError(
-                f"system has {size} tokens, but at most {limit} leave room for a conversation in "
-                f"a context of {self.engine.config.max_seq_len}: shorten it"
+                f"system has {size} tokens, but at most {limit} can stay in a context of "
+                f"{context}: shorten it"
             )
         return message
 

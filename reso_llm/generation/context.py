@@ -1,10 +1,11 @@
 """Context of a generation: feeds the rows' tokens to the model and keeps them in max_seq_len.
 
 Policy. The model sees at most max_seq_len tokens. When they are full, or a prompt is longer, the
-newest half is kept behind the first token (<|bos|>) and read again: generation never stops for
-lack of room. Noise in the cache ends there too. A model with an attention window has no such
-limit. Rows of a batch share their columns, so a short row is read again when the longest is full,
-and loses nothing. The rows own their ids; the context owns the model's state after them.
+row is cut to half of them and read again: generation never stops for lack of room. Its opening
+stays, which is <|bos|> and a system message of at most a quarter of max_seq_len, and the newest
+tokens do. Noise in the cache ends there too. A model with an attention window has no such limit.
+Rows of a batch share their columns, so a short row is read again when the longest is full, and
+loses nothing. The rows own their ids; the context owns the model's state after them.
 
 One row on a CPU is read by the `Stepper`, everything else by the model itself.
 
@@ -53,7 +54,9 @@ class Context:
         self.tokenizer, self.table = tokenizer, model.embedding.weight
         self.device = self.table.device
         self.rows = rows
-        self.dropped = [0] * len(rows)
+        self.dropped = [0] * len(rows)  # tokens between the opening and the newest
+        limit = opening_limit(model.config.max_seq_len)
+        self._opening = [_opening_size(row.ids, tokenizer, limit) for row in rows]
         self.goal = None if goal is None else goal.to(self.table).view(1, -1)
         self.forbidden = _unusable(tokenizer, model.config.vocab_size).to(self.device)
         self.ends = torch.tensor(ends_of(tokenizer), device=self.device)
@@ -89,9 +92,7 @@ class Context:
 
     def heat(self, row: int, noise: CacheNoise, generator: torch.Generator) -> None:
         """Put noise into a row's cache; it acts from the next token on."""
-        num_prompt = max(
-            1, self.rows[row].num_prompt - self.dropped[row]
-        )  # <|bos|> is never dropped
+        num_prompt = max(self._opening[row], self.rows[row].num_prompt - self.dropped[row])
         state = heated(self._current(), row, noise, num_prompt, generator)
         if self.attending and self.stepper is not None:
             self._received[row] = self._received_by_id(row)
@@ -142,7 +143,7 @@ class Context:
         self.state = None if one else state
 
     def _read_anew(self, num_unread: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Read every row from its start, or from its newest half where it is too long.
+        """Read every row from its start, or its opening and newest tokens where it is too long.
 
         The num_unread newest tokens are left out. Returns logits (B,V) and diagnostics (B,1,...)
         after the others.
@@ -175,14 +176,16 @@ class Context:
             self._received[row] = self._received_by_id(row)
             self.stepper = None  # Ctrl-C while the row is read again must not count it twice
         if self._bounded and len(ids) - self.dropped[row] > limit:
-            self.dropped[row] = len(ids) - max(1, limit // 2 - 1) - 1
+            opening = self._opening[row]
+            self.dropped[row] = len(ids) - max(1, limit // 2 - opening) - opening
         columns = self._columns(row)
         self._num_first[row] = len(columns) - num_unread
         return [ids[i] for i in columns[: self._num_first[row]]]
 
     def _columns(self, row: int) -> list[int]:
         """Index in a row's ids of each of its columns, padding left out."""
-        return [0, *range(self.dropped[row] + 1, len(self.rows[row].ids))]
+        opening = self._opening[row]
+        return [*range(opening), *range(opening + self.dropped[row], len(self.rows[row].ids))]
 
     def _received_by_id(self, row: int) -> np.ndarray:
         """Attention received (n,) by each of a row's ids, up to now."""
@@ -236,6 +239,21 @@ class Context:
         if not self._bounded:
             return horizon
         return min(horizon, self.model.config.max_seq_len - self._length)
+
+
+def opening_limit(max_seq_len: int) -> int:
+    """Tokens of <|bos|> and a system message that stay when a row is cut, at most."""
+    return max_seq_len // 4
+
+
+def _opening_size(ids: Sequence[int], tokenizer: ResoTokenizer, limit: int) -> int:
+    """How many of the first ids stay when a row is cut: <|bos|>, and a system message behind it.
+
+    A system message is cut like other text where that would be more than `limit`.
+    """
+    if len(ids) > 1 and ids[1] == tokenizer.system_id and tokenizer.end_id in ids[:limit]:
+        return ids.index(tokenizer.end_id) + 1
+    return 1
 
 
 def _unusable(tokenizer: ResoTokenizer, vocab_size: int) -> Tensor:

@@ -1,1 +1,1 @@
-"""The tour: `tour.py` lists its stations, `stations.py` measures them, `figures.py` draws them."""
+"""The tour of a trained model: `tour.py` lists the stations, the other files measure and draw."""

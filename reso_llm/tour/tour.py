@@ -6,7 +6,7 @@ from typing import NamedTuple
 from reso_llm.config import STAGES
 from reso_llm.generation.engine import Engine
 from reso_llm.model import ResoLLMModel
-from reso_llm.tour import stations
+from reso_llm.tour import greedy, stations
 from reso_llm.tour.stations import Finding
 
 
@@ -74,7 +74,7 @@ STATIONS = {
     "control": Station(
         "Decoding controllers",
         "A slip heats greedy text where its entropy jumps or it runs in circles; SRB ends it.",
-        measure=stations.measure_control,
+        measure=greedy.measure_control,
     ),
 }
 

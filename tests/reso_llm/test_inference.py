@@ -10,6 +10,7 @@ from conftest import FULL
 
 from reso_llm.data.conversation import Message
 from reso_llm.decoding.sampling import SamplingOptions, sample
+from reso_llm.generation.context import Context
 from reso_llm.generation.results import GenerationResult
 from reso_llm.generation.stepper import Stepper
 from reso_llm.inference import ResoLLMInference
@@ -68,15 +69,20 @@ def scripted(make_engine, byte_tokenizer, every_forward_counts):
 def generate_reference(engine, prompt_ids, max_length, options, seed):
     """The stated policy, plainly: no state, one full pass over the window for every token.
 
-    A window that is full is replaced by <|bos|> and the newest half of the context.
+    A window that is full is replaced by its opening (<|bos|> and a short system message) and the
+    newest tokens, half of the context together.
     """
     tokenizer, context = engine.tokenizer, engine.config.max_seq_len
+    opening = prompt_ids[:1]
+    if prompt_ids[1:2] == [tokenizer.system_id]:
+        system = prompt_ids[: prompt_ids.index(tokenizer.end_id) + 1]
+        opening = system if len(system) <= context // 4 else opening
     generator = torch.Generator().manual_seed(seed)
     everything, window, new, entropies, dropped = list(prompt_ids), list(prompt_ids), [], [], 0
     while len(new) < max_length:
         if len(window) > context:
-            half = max(1, context // 2 - 1)
-            window = [prompt_ids[0], *everything[-half:]]
+            newest = max(1, context // 2 - len(opening))
+            window = [*opening, *everything[-newest:]]
             dropped = len(everything) - len(window)
         logits = engine.model(torch.tensor([window])).logits[:, -1].clone()
         logits[:, [*CONTROL, *range(tokenizer.vocab_size, engine.config.vocab_size)]] = -math.inf
@@ -127,6 +133,33 @@ def test_past_the_context(make_engine, max_seq_len, prompt):
     result = same_as_reference(engine, prompt, 60, seed=3, **NO_END)
     longest = len(prompt) + 1 + result.tokens_generated - 1
     assert bool(result.warnings) == (longest > max_seq_len)
+
+
+@pytest.mark.parametrize("size", [0, 3, 7, 8, 60])
+def test_a_system_message_stays_when_the_context_is_full(make_engine, monkeypatch, size):
+    """One of at most a quarter of the context, 7 bytes here, whether prompt or reply is long."""
+    engine = make_engine(max_seq_len=40)
+    t, openings = engine.tokenizer, []
+    read_alone = Context._read_alone
+    monkeypatch.setattr(
+        Context,
+        "_read_alone",
+        lambda self, ids, padding: openings.append(ids[:3]) or read_alone(self, ids, padding),
+    )
+    for question in ("hi", "a question that is longer than the whole context is."):
+        chat = [Message("system", "s" * size), Message("user", question)]
+        same_as_reference(engine, chat, 60, seed=3, **NO_END)
+    system = tuple(t.encode_conversation(chat)[0][:3])
+    assert len(openings) >= 4
+    assert all((opening == system) == (size <= 7) for opening in openings[1:])
+
+
+def test_a_reply_that_an_assistant_message_begins_goes_on(engine):
+    chat = [Message("user", "Hi"), Message("assistant", "Well, ")]
+    result = same_as_reference(engine, chat, 20)
+    ids = [*engine.tokenizer.encode_prompt(chat[:1]), *engine.tokenizer.encode("Well, ")]
+    assert result.prompt_tokens == len(ids)
+    assert generate_reference(engine, ids, 20, SamplingOptions(), 0)[0] == list(result.token_ids)
 
 
 def test_a_conversation(engine):

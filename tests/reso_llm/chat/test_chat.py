@@ -121,21 +121,21 @@ def test_as_many_turns_as_fit_are_read(session, monkeypatch):
 
 
 def test_the_system_message_stays_when_the_context_is_full(make_session, monkeypatch):
-    session = make_session(system="speak like a pirate")
+    session = make_session(system="be a pirate")
     given = says(session, monkeypatch, *["aye"] * 5)
     text = chat(session, *["x" * 9] * 4, "y" * 1000)
-    assert [turns[0] for turns, _ in given] == [("system", "speak like a pirate")] * 5
+    assert [turns[0] for turns, _ in given] == [("system", "be a pirate")] * 5
     for turns, _ in given:
         assert len(session.engine.tokenizer.encode_prompt(turns)) <= 64 - 8
     assert "oldest turns are left out" in text
     assert "of 1,000 characters are read" in text
-    assert "system   speak like a pirate" in chat(session, "status")
+    assert "system   be a pirate" in chat(session, "status")
     assert all(turn.role != "system" for turn in session.turns)
 
 
-@pytest.mark.parametrize(("system", "reason"), [(" ", "blank"), ("x" * 27, "29 tokens")])
+@pytest.mark.parametrize(("system", "reason"), [(" ", "blank"), ("x" * 14, "16 tokens")])
 def test_a_system_message_out_of_range(make_session, system, reason):
-    make_session(system="x" * 26)  # 28 of the 56 tokens of a prompt
+    make_session(system="x" * 13)  # 16 of 64 tokens, with <|bos|>
     with pytest.raises(ValueError, match=f"^system .*{reason}"):
         make_session(system=system)
 

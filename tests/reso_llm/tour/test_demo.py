@@ -13,7 +13,7 @@ from reso_llm.config import STAGES
 from reso_llm.decoding.controllers import PhaseSlip
 from reso_llm.inference import ResoLLMInference
 from reso_llm.stages.fused import soft_cap
-from reso_llm.tour import stations, tour
+from reso_llm.tour import greedy, stations, tour
 from reso_llm.tour.figures import check_figure, save_figure
 from reso_llm.tour.probes import (
     DIALOGUES,
@@ -203,7 +203,7 @@ def toured():
     model = make_tiny_model(stages=FULL, vocab_size=261, max_seq_len=64)
     engine = ResoLLMInference(model, ResoTokenizer.train(["bytes alone"], 261), model.config)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stations, "GREEDY_LENGTH", 24)
+        patch.setattr(greedy, "GREEDY_LENGTH", 24)
         return engine, {name: visit(engine, station, 0) for name, station in STATIONS.items()}
 
 
@@ -272,8 +272,8 @@ def test_a_small_effect_is_called_none(toured, monkeypatch):
 
 def test_slips_are_those_of_the_controller(toured, monkeypatch):
     """Guards a comparison of a text with itself."""
-    monkeypatch.setattr(stations, "GREEDY_LENGTH", 8)
-    monkeypatch.setattr(stations, "SLIPPING", PhaseSlip(spike_nats=0.0, cooldown_steps=0))
+    monkeypatch.setattr(greedy, "GREEDY_LENGTH", 8)
+    monkeypatch.setattr(greedy, "SLIPPING", PhaseSlip(spike_nats=0.0, cooldown_steps=0))
     finding = visit(toured[0], STATIONS["control"], 0)
     assert finding.traces["slips"]
     assert finding.traces["greedy"] != finding.traces["with slips"]
@@ -305,7 +305,7 @@ def test_the_same_seed_gives_the_same_tour(toured):
 
 
 def test_a_model_without_stages_says_so(make_engine, tmp_path, monkeypatch):
-    monkeypatch.setattr(stations, "GREEDY_LENGTH", 8)
+    monkeypatch.setattr(greedy, "GREEDY_LENGTH", 8)
     engine = make_engine(stages=())
     findings = {name: visit(engine, station, 0) for name, station in STATIONS.items()}
     absent = [n for n, s in STATIONS.items() if s.stage]
