@@ -21,7 +21,6 @@ from run_core.hardware import autocast, keep_freed_memory
 from run_core.run import TrainingError
 from run_core.saved_state import rng_state, set_rng_state
 
-
 MAX_EPOCHS = 10  # each cuts the data at other places, so a short reply may be missed by a few
 
 
