@@ -33,22 +33,26 @@ def as_distributions(x: ArrayLike, like: Tensor, width: int, *, normalise: bool 
     is_half = x.is_floating_point() and x.dtype.itemsize < 4
     tolerance = HALF_SUM_TOLERANCE if is_half else SUM_TOLERANCE
     exact = x.double() if x.dtype == torch.float64 else x.float()
-    _refuse(~exact.isfinite(), exact, "is not finite")
-    _refuse(exact < 0, exact, "is negative: a probability is at least 0")
     if normalise:
+        _check_numbers(exact)
         exact = exact / exact.amax(-1, keepdim=True)  # so that no sum overflows; 0/0 is refused
         exact = exact / exact.sum(-1, keepdim=True)
-        _refuse(~exact.isfinite(), exact, "cannot be normalised: its row is all 0")
+        _refuse(exact.isnan(), exact, "cannot be normalised: its row is all 0")
         return exact.to(like)
-    totals = exact.sum(-1)
-    wrong = (totals - 1).abs() > tolerance
-    if wrong.any():
-        at = tuple(wrong.nonzero()[0].tolist())
+    wrong = ~((exact.sum(-1) - 1).abs() <= tolerance)  # NaN and infinity among them
+    if bool(wrong.any()) or bool((exact < 0).any()):
+        _check_numbers(exact)
+        row = tuple(wrong.nonzero()[0].tolist())
         raise ValueError(
-            f"x[{at[0]}, {at[1]}] sums to {totals[at].item():.6g}, not 1: give probability "
+            f"x[{row[0]}, {row[1]}] sums to {exact[row].sum().item():.6g}, not 1: give probability "
             "distributions, softmax(x) say, or pass normalise=True to divide each row by its sum"
         )
     return x.to(like)
+
+
+def _check_numbers(x: Tensor) -> None:
+    _refuse(~x.isfinite(), x, "is not finite")
+    _refuse(x < 0, x, "is negative: a probability is at least 0")
 
 
 def _as_tensor(x: ArrayLike) -> Tensor:

@@ -21,6 +21,8 @@ from run_core.hardware import autocast, keep_freed_memory
 from run_core.run import TrainingError
 from run_core.saved_state import rng_state, set_rng_state
 
+MAX_EPOCHS = 10  # each cuts the data at other places, so a short reply may be missed by a few
+
 
 class StepResult(NamedTuple):
     """What came of one optimizer step."""
@@ -61,7 +63,7 @@ class Learner:
     def step(self, progress: float) -> StepResult:
         """One optimizer step at `progress` (0 to 1) of the budget.
 
-        Raises TrainingError where a whole epoch has no token for the loss.
+        Raises TrainingError where MAX_EPOCHS of windows have no token for the loss.
         """
         start = self.stream.position
         set_learning_rate(self.optimizers, self.config.optim.schedule(progress))
@@ -87,7 +89,7 @@ class Learner:
 
         Windows are passed over, a whole step at a time, as long as none has a token for the loss.
         """
-        last = self.stream.position + self.stream.windows_per_epoch
+        last = self.stream.position + MAX_EPOCHS * self.stream.windows_per_epoch
         while True:
             # Seeded by the place in the data, so that a resumed run draws the same. 32 bits are
             # all that torch reads of a seed.
@@ -97,8 +99,8 @@ class Learner:
                 return batches, torch.Generator().manual_seed(place % 2**32)
             if self.stream.position > last:
                 raise TrainingError(
-                    "replies_only: a whole epoch of windows has no token of a reply; give data "
-                    "with longer replies or a larger model.max_seq_len"
+                    f"replies_only: {MAX_EPOCHS} epochs of windows have no token of a reply; give "
+                    "data with longer replies or a larger model.max_seq_len"
                 )
 
     def _next_batch(self) -> Batch:
