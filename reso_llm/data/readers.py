@@ -20,8 +20,9 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from reso_llm.data.containers import PIECE_BYTES, Bad, Source, open_data, rows_of
+from reso_llm.data.containers import rows_of
 from reso_llm.data.conversation import Document, Message, RowError, document_from_messages
+from reso_llm.data.data_file import PIECE_BYTES, Bad, Source, open_data
 from reso_llm.data.errors import DataError
 from reso_llm.data.layouts import document_from_text, starts_with_marker
 from reso_llm.data.rows import document_from_row

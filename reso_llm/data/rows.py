@@ -42,7 +42,8 @@ from reso_llm.data.conversation import (
     without_empty_reply,
 )
 from reso_llm.data.errors import DataError
-from reso_llm.data.layouts import WHITE, document_from_text, messages_in
+from reso_llm.data.layouts import document_from_text, messages_in
+from reso_llm.data.markers import WHITE
 
 __all__ = ["Columns", "document_from_row", "parse_columns"]
 

@@ -25,8 +25,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from reso_llm.data.containers import ROW_BYTES, Source
 from reso_llm.data.conversation import Document
+from reso_llm.data.data_file import ROW_BYTES, Source
 from reso_llm.data.errors import BadRow, BadRows, DataError
 from reso_llm.data.files import KINDS, PACKED, Selection, choose_files, data_kind
 from reso_llm.data.hub import dataset_files

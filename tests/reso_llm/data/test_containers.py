@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reso_llm.data import containers, sources
+from reso_llm.data import data_file, json_rows, sources
 from reso_llm.data.errors import BadRows, DataError
 from reso_llm.data.sources import read_documents
 
@@ -78,7 +78,7 @@ def test_arrow(tmp_path, form):
 
 def test_packed_and_recoded_text_file_is_whole(tmp_path, monkeypatch):
     monkeypatch.setattr("reso_llm.data.readers.PIECE_BYTES", 16)
-    monkeypatch.setattr(containers, "PIECE_BYTES", 16)
+    monkeypatch.setattr(data_file, "PIECE_BYTES", 16)
     text = "A line of prose, nothing else: 日本語 🫥\r\n" * 9
     path = tmp_path / "book.txt.gz"
     path.write_bytes(gzip.compress(text.encode("utf-16")))
@@ -125,7 +125,7 @@ def test_pipe_is_refused(tmp_path):
 
 
 def test_a_row_that_is_too_long_is_bad_and_not_held(tmp_path, monkeypatch):
-    monkeypatch.setattr(containers, "ROW_BYTES", 64)
+    monkeypatch.setattr(json_rows, "ROW_BYTES", 64)
     path = tmp_path / "rows.jsonl"
     path.write_text('"a"\n"' + "x" * 200 + '"\n"b"\n')
     report = BadRows()

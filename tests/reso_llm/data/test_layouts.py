@@ -61,6 +61,12 @@ CHATS = {
                 [(SYSTEM, "Be kind."), *QA]),
     "mistral": ("<s>[INST] How so? [/INST] Because.</s>[INST] And then? [/INST] Nothing.</s>",
                 TWICE),
+    "llama 2 without ends": ("[INST] How so? [/INST] Because. [INST] And then? [/INST] Nothing.",
+                             TWICE),
+    "reply about llama 2": ("<s>[INST] How so? [/INST] It begins with [INST]. </s>",
+                            [QA[0], (ASSISTANT, "It begins with [INST].")]),
+    "reply about llama 2 without end": ("[INST] How so? [/INST] It begins with [INST].",
+                                        [QA[0], (ASSISTANT, "It begins with [INST].")]),
     "llama 3": ("<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe kind.<|eot_id|>"
                 "<|start_header_id|>user<|end_header_id|>\n\nHow so?<|eot_id|>"
                 "<|start_header_id|>assistant<|end_header_id|>\n\nBecause.<|eot_id|>",
