@@ -44,8 +44,14 @@ def _is_by_lines(file: BinaryIO, source: Source) -> bool:
         except (StopIteration, DataError):
             return True
     # A line that is a list of turns is one conversation; a list of rows is a file's array.
-    return not isinstance(row, Mapping) or (
-        first_filled(row, ROLE_KEYS) is not None and first_filled(row, CONTENT_KEYS) is not None
+    if isinstance(row, list):
+        return not (row and _is_message(row[0]))
+    return not isinstance(row, Mapping) or _is_message(row)
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        first_filled(value, keys) is not None for keys in (ROLE_KEYS, CONTENT_KEYS)
     )
 
 

@@ -83,6 +83,8 @@ def _layout_messages(text: str, layout: NamedLayout) -> list[Message] | None:
     lone = layout.may_be_alone and not preamble and LONE_MARKER.match(text, markers[0].start)
     if not lone and not _is_dialogue(text, markers):
         return None
+    if len(markers) == 1 and HEADING.search(text, markers[0].end):  # a heading among others
+        return None
     if preamble and not (layout.preamble and _is_preamble(text, markers)):
         return None
     if layout.no_other_headings and len(HEADING.findall(text)) > len(markers):

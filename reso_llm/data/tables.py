@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import importlib
 import io
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -24,20 +25,24 @@ ARROW_FILE = b"ARROW1"
 def csv_rows(source: Source, bad: Bad) -> Iterator[Row]:
     """(line, {column: text}) of each row below the header."""
     csv.field_size_limit(ROW_BYTES)
+    line = 0
     with open_data(source.path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-        reader = csv.DictReader(text)
         try:
+            header = text.readline()
+            delimiter = max(",;\t", key=header.count)
+            reader = csv.DictReader(itertools.chain([header], text), delimiter=delimiter)
             for row in reader:
+                line = reader.line_num
                 if None in row:
-                    bad(reader.line_num, f"more fields than the {len(row) - 1} of the header")
+                    bad(line, f"more fields than the {len(row) - 1} of the header")
                 else:
-                    yield reader.line_num, row
+                    yield line, row
         except csv.Error as error:
-            raise DataError(f"{source.name}:{reader.line_num}: broken csv: {error}") from error
+            raise DataError(f"{source.name}: broken csv after line {line}: {error}") from error
         except UnicodeDecodeError as error:
             raise DataError(
-                f"{source.name}: invalid UTF-8 after line {reader.line_num}; convert it to UTF-8"
+                f"{source.name}: invalid UTF-8 after line {line}; convert the file to UTF-8"
             ) from error
 
 

@@ -152,6 +152,8 @@ PLAIN = {
     "one question": "### Question: what is it?\n\nNobody knows.",
     "page of questions": "### Question: is it?\n\n### Answer: yes.\n\n### See also: this.\n",
     "template": "template: |\n  ### Human: {q}\n  ### Assistant: {a}\n",
+    "heading among others": "### Human: a word\n\nIt is old.\n\n### Robot\n\nIt is not.\n",
+    "questions in a row": "### User: one\n### User: two\n### Assistant: three\n",
     "user page": "### User: settings\n\nChange your name here.",
     "code": "def f(text):\n    return text.split('### Assistant:')[1]  # ### Human:\n",
     "chatml in code": 'PROMPT = "<|im_start|>user\\n{q}<|im_end|>"\n',

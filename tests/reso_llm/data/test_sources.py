@@ -268,6 +268,12 @@ def test_txt_of_conversations(tmp_path, text, expected):
     assert turns(write(tmp_path / "chat.txt", text)) == expected
 
 
+def test_txt_with_a_preamble_is_one_conversation_or_plain(tmp_path):
+    one = "A chat.\n\n### Human: a\n### Assistant: b\n"
+    assert turns(write(tmp_path / "one.txt", one)) == [["A chat.", "a", "b"]]
+    assert texts(write(tmp_path / "two.txt", one * 2)) == [one * 2]
+
+
 def test_txt_of_conversations_reports_the_line_of_a_bad_one(tmp_path):
     path = write(tmp_path / "chat.txt", "<s>[INST] a [/INST] b </s>\n\n<s>[INST] c\n")
     with pytest.raises(DataError, match=r"chat\.txt:3: \[INST\] at character 0 has no"):
