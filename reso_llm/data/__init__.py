@@ -1,7 +1,13 @@
 """Data: from files and hub datasets to windows of tokens.
 
-Bottom up: `conversation` (roles and messages) < `layouts` (chats inside one string) < `rows` and
-`trees` (one row, or a file of messages, to documents) < `containers` (files to rows) < `readers`
-(one file to documents) < `sources` (what --data names; `files` and `hub` find it) < `split` <
-`tokenise` < `token_cache` < `prepare` < `windows`. `summary` counts what was read.
+Bottom up:
+
+conversation  roles and messages                    sources     what --data names, to documents
+layouts       chats inside one string, made of        files, hub    which files, and downloads
+  markers, token_layouts, named_layouts             split       training and validation
+rows, trees   one row, or a file of messages        tokenise    documents to files of tokens
+containers    files to rows, made of                token_cache what is kept of that
+  data_file, json_rows, tables                      prepare     all of this in one call
+readers       one file to documents                 windows     batches of tokens
+summary       what was read                         inspection  train.py --inspect
 """

@@ -6,7 +6,7 @@
 A `Document` is a conversation (messages with the roles system, user and assistant) or plain text.
 A list of messages holds one of these per turn:
 
-* a mapping with a role (`role`, `from`, `speaker`) and a content (`content`, `value`, `text`); the
+* a mapping with a role, under one of `ROLE_KEYS`, and a content, under one of `CONTENT_KEYS`; the
   first of each that is not empty counts. The content is a string, a list of parts, or null;
 * a mapping with a question and its answer, under the names in `PAIRS`;
 * a pair [question, answer];
@@ -36,8 +36,8 @@ TOOL_ROLES = frozenset({
     "tool", "tool_call", "tool_calls", "tool_response", "tool_result", "function", "function_call",
     "function_response", "observation", "environment", "ipython",
 })  # fmt: skip
-ROLE_KEYS = ("role", "from", "speaker")
-CONTENT_KEYS = ("content", "value", "text")
+ROLE_KEYS = ("role", "from", "speaker", "sender")
+CONTENT_KEYS = ("content", "value", "text", "message")
 # Names of columns, and of keys of a turn, that hold a question and its answer; the first wins.
 # A name such as `user` or `target` has another meaning beside other columns.
 PAIRS = (

@@ -3,12 +3,13 @@
 Rows of tables and JSON become documents in `rows.py`, message trees in `trees.py`. Two kinds of
 files have no rows:
 
-.txt    When the file begins with a chat marker it is a file of conversations, else one plain text,
-        read in pieces cut at line ends. In a file of conversations the next one begins at a line
-        that starts with `<s>[INST]` or a system marker, or that starts with a question's marker
-        after a blank line, or that starts with `### Human:` when the conversation has an
-        `### Assistant:` in the middle of a line (one conversation per row, as in the guanaco
-        files). Line ends between two conversations belong to neither.
+.txt    When the file begins with a chat marker it is a file of conversations, when it is one chat
+        after a preamble one conversation, else one plain text, read in pieces cut at line ends. In
+        a file of conversations the next one begins at a line that starts with `<s>[INST]` or a
+        system marker, or that starts with a question's marker after a blank line, or that starts
+        with `### Human:` when the conversation has an `### Assistant:` in the middle of a line (one
+        conversation per row, as in the guanaco files). Line ends between two conversations belong
+        to neither.
 sample  The package chitchat-dataset: turns of several utterances each.
 """
 
@@ -20,10 +21,11 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from reso_llm.data.containers import PIECE_BYTES, Bad, Source, open_data, rows_of
+from reso_llm.data.containers import rows_of
 from reso_llm.data.conversation import Document, Message, RowError, document_from_messages
+from reso_llm.data.data_file import PIECE_BYTES, Bad, Source, open_data
 from reso_llm.data.errors import DataError
-from reso_llm.data.layouts import document_from_text, starts_with_marker
+from reso_llm.data.layouts import document_from_text, messages_in, starts_with_marker
 from reso_llm.data.rows import document_from_row
 from reso_llm.data.trees import (
     is_nested_tree,
@@ -87,12 +89,24 @@ def _txt_documents(source: Source, bad: Bad) -> Iterator[Document]:
         file_bytes = len(head)
         while block := file.read(PIECE_BYTES):
             file_bytes += len(block)
+    if file_bytes == len(head) and (document := _one_chat(head)):
+        yield document
+        return
     chat = _begins_with_marker(head)
     with open_data(source.path) as file:
         if chat:
             yield from _txt_conversations(file, source, bad)
         else:
             yield from _txt_pieces(file, source, file_bytes)
+
+
+def _one_chat(data: bytes) -> Document | None:
+    """The conversation of a small file that is one chat after a preamble."""
+    text = data.decode("utf-8", errors="replace")
+    messages = messages_in(text) if not _begins_with_marker(data) else None
+    if not messages or text.count(messages[0].content) > 1:  # each line may have the preamble
+        return None
+    return document_from_text(text)._replace(line=1)
 
 
 def _begins_with_marker(head: bytes) -> bool:

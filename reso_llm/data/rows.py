@@ -42,7 +42,8 @@ from reso_llm.data.conversation import (
     without_empty_reply,
 )
 from reso_llm.data.errors import DataError
-from reso_llm.data.layouts import WHITE, document_from_text, messages_in
+from reso_llm.data.layouts import document_from_text, messages_in
+from reso_llm.data.markers import WHITE
 
 __all__ = ["Columns", "document_from_row", "parse_columns"]
 
@@ -106,10 +107,12 @@ def _by_columns(
     row: Mapping[str, Any], filled: Mapping[str, Any], columns: Columns
 ) -> tuple[Document, set[str]]:
     """The document of the columns that the user named, and these columns."""
-    for name in filter(None, columns):
-        if name not in row and name != columns.system and name != columns.context:
+    others = [str(key) for key in row if key not in columns]
+    for role, name in columns._asdict().items():
+        hint = nearest(name, others) if name is not None and name not in row else None
+        # Some rows may go without a system text or a context, but a misspelt name is told.
+        if hint or (hint == "" and role not in ("system", "context")):
             known = ", ".join(map(str, row)) or "nothing"
-            hint = nearest(name, list(map(str, row)))
             raise RowError(f"columns: no column {name!r}{hint} (this row has {known})")
     if columns.messages:
         items = turns_in(filled.get(columns.messages))
@@ -169,7 +172,8 @@ def _marked_pair(names: Mapping[str, str], filled: Mapping[str, Any]) -> tuple[s
     if answer is None or not isinstance(text, str):
         return None
     messages = messages_in(text)
-    return ("text", answer) if messages and messages[-1] == OPEN_REPLY else None
+    is_open = messages and (messages[-1] == OPEN_REPLY or messages[-1].role == "user")
+    return ("text", answer) if is_open else None
 
 
 def _text_document(filled: Mapping[str, Any], key: str) -> Document:
@@ -210,7 +214,7 @@ def _question_and_answer(
             raise RowError(f'"{key}" is empty')
     used = {question, answer}
     before, marked, unused = _asked(turns_in(filled[question]), question)
-    if context in filled and context not in used and isinstance(filled[context], str):
+    if before and isinstance(filled.get(context), str) and context not in used:
         before[-1] = Message(before[-1].role, f"{before[-1].content}\n\n{filled[context]}")
         used.add(context)
     if isinstance(filled.get(HISTORY), list):

@@ -25,8 +25,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from reso_llm.data.containers import ROW_BYTES, Source
 from reso_llm.data.conversation import Document
+from reso_llm.data.data_file import Source
 from reso_llm.data.errors import BadRow, BadRows, DataError
 from reso_llm.data.files import KINDS, PACKED, Selection, choose_files, data_kind
 from reso_llm.data.hub import dataset_files
@@ -43,8 +43,8 @@ HUB_ID = re.compile(
 )
 DEFAULT_HUB_DEADLINE = 45.0
 POINTER = b"version https://git-lfs.github.com/spec/"
-# Text of more than this many times its file's size, and more than ROW_BYTES, is refused.
-UNPACKED_RATIO = 1000
+# Text of more than so many bytes, and so many times its file's size, is refused.
+UNPACKED_BYTES, UNPACKED_RATIO = 1 << 26, 1000
 
 OnBadRow = Literal["error", "skip"]
 
@@ -110,7 +110,7 @@ def read_source(
 
     found = False
     try:
-        limit = max(ROW_BYTES, UNPACKED_RATIO * source.path.stat().st_size)
+        limit = max(UNPACKED_BYTES, UNPACKED_RATIO * source.path.stat().st_size)
         for document in summary.watch(documents_of(source, bad), source.name):
             found = True
             limit -= document.num_bytes

@@ -14,8 +14,8 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from reso_llm.data.containers import Source
 from reso_llm.data.conversation import Document
+from reso_llm.data.data_file import Source
 from reso_llm.data.errors import DataError
 from reso_llm.data.sources import OnBadRow, read_source, resolve
 

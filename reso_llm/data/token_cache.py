@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reso_llm.data.containers import file_sha256
+from reso_llm.data.data_file import file_sha256
 from reso_llm.data.errors import BadRow, BadRows, DataError
 from reso_llm.data.sources import OnBadRow, read_source
 from reso_llm.data.split import SidedDocument, SplitPlan, split_documents, validation_threshold

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reso_llm.data.containers import file_sha256
+from reso_llm.data.data_file import file_sha256
 from reso_llm.data.split import SidedDocument
 from reso_llm.tokenizer import ResoTokenizer
 

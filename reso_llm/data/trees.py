@@ -40,7 +40,7 @@ def is_tree_message(row: Any) -> bool:
     """Whether a row is one message that names itself and the message it answers."""
     return (
         isinstance(row, Mapping)
-        and {"message_id", "parent_id", "role"} <= set(row)
+        and {"message_id", "role"} <= set(row)
         and first_filled(row, CONTENT_KEYS) is not None
     )
 
@@ -64,6 +64,10 @@ def tree_documents(
             messages[name] = message
         except RowError as error:
             bad(line, str(error))
+    if messages and all(message.parent is None for message in messages.values()):
+        for message in messages.values():
+            bad(message.line, 'one message a row, and no "parent_id" that says what it answers')
+        return
     answers: dict[Any, list[Any]] = {}
     for name, message in messages.items():
         if message.parent is not None and message.parent not in messages:
@@ -98,8 +102,8 @@ def nested_tree_documents(row: Mapping[str, Any], line: int) -> Iterator[Documen
 
 def _tree_message(row: Any, line: int) -> tuple[Any, TreeMessage]:
     if not is_tree_message(row):
-        raise RowError('expected one message with "message_id", "parent_id", "role" and a text')
-    name, parent = row["message_id"], row["parent_id"]
+        raise RowError('expected one message with "message_id", "role" and a text')
+    name, parent = row["message_id"], row.get("parent_id")
     if not isinstance(name, str | int) or not isinstance(parent, str | int | None):
         raise RowError("message_id and parent_id: expected a string or a number")
     return name, _message_of(row, None if is_empty(parent) else parent, line)

@@ -3,13 +3,14 @@
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from reso_llm.data import containers, sources
+from reso_llm.data import data_file, json_rows, sources
 from reso_llm.data.errors import BadRows, DataError
 from reso_llm.data.sources import read_documents
 
@@ -31,6 +32,8 @@ FILES = {
     "rows.json.gz": gzip.compress(json.dumps(ROWS).encode()),
     "rows.csv": CSV.encode(),
     "rows.csv.gz": gzip.compress(("\ufeff" + CSV).replace("\n", "\r\n", 1).encode()),
+    "semicolons.csv": re.sub(r",(id|\d)", r";\1", CSV).encode(),
+    "tabs.csv": re.sub(r",(id|\d)", r"\t\1", CSV).encode(),
     "array.jsonl": json.dumps(ROWS).encode(),
     "pretty.jsonl": json.dumps(ROWS, indent=1).encode(),
     "object.json": json.dumps({"version": 1, "data": ROWS}).encode(),
@@ -45,6 +48,16 @@ def test_container(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(FILES[name])
     assert read(path) == TEXTS
+
+
+def test_array_of_conversations_is_no_row(tmp_path):
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    (tmp_path / "array.jsonl").write_text(json.dumps([turns, turns]))
+    (tmp_path / "lines.jsonl").write_text(f"{json.dumps(turns)}\n" * 2)
+    (tmp_path / "pairs.jsonl").write_text('[["q", "a"]]\n' * 2)
+    for path in tmp_path.iterdir():
+        found = [[tuple(m) for m in d.messages] for d in read_documents(str(path))]
+        assert found == [[("user", "q"), ("assistant", "a")]] * 2, path
 
 
 def test_zst(tmp_path):
@@ -78,7 +91,7 @@ def test_arrow(tmp_path, form):
 
 def test_packed_and_recoded_text_file_is_whole(tmp_path, monkeypatch):
     monkeypatch.setattr("reso_llm.data.readers.PIECE_BYTES", 16)
-    monkeypatch.setattr(containers, "PIECE_BYTES", 16)
+    monkeypatch.setattr(data_file, "PIECE_BYTES", 16)
     text = "A line of prose, nothing else: 日本語 🫥\r\n" * 9
     path = tmp_path / "book.txt.gz"
     path.write_bytes(gzip.compress(text.encode("utf-16")))
@@ -125,7 +138,7 @@ def test_pipe_is_refused(tmp_path):
 
 
 def test_a_row_that_is_too_long_is_bad_and_not_held(tmp_path, monkeypatch):
-    monkeypatch.setattr(containers, "ROW_BYTES", 64)
+    monkeypatch.setattr(json_rows, "ROW_BYTES", 64)
     path = tmp_path / "rows.jsonl"
     path.write_text('"a"\n"' + "x" * 200 + '"\n"b"\n')
     report = BadRows()
@@ -135,12 +148,12 @@ def test_a_row_that_is_too_long_is_bad_and_not_held(tmp_path, monkeypatch):
 
 
 def test_text_that_unpacks_to_far_more_than_its_file_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "ROW_BYTES", 1 << 20)
+    monkeypatch.setattr(sources, "UNPACKED_BYTES", 1 << 20)
     path = tmp_path / "rows.jsonl.gz"
     path.write_bytes(gzip.compress(b'"' + b"x" * 9999 + b'"\n', 9) * 2 + gzip.compress(b'"y"\n'))
     assert len(read(path)) == 3
     monkeypatch.setattr(sources, "UNPACKED_RATIO", 2)
-    monkeypatch.setattr(sources, "ROW_BYTES", 1 << 10)
+    monkeypatch.setattr(sources, "UNPACKED_BYTES", 1 << 10)
     with pytest.raises(DataError, match="unpacks to more than 2 times its size"):
         read(path)
 

@@ -26,6 +26,7 @@ TURN = [("user", "q"), ("assistant", "a")]
         [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}],
         [{"from": "human", "value": "q"}, {"from": "chatgpt", "value": "a"}],
         [{"role": "prompter", "text": "q"}, {"role": "model", "text": "a"}],
+        [{"sender": "human", "message": "q"}, {"sender": "bot", "message": "a"}],
         [{"speaker": "USER", "text": "q"}, {"speaker": "SYSTEM", "text": "a"}],
         # A table's struct has every key; those of the other spelling are null.
         [{"from": None, "value": None, "role": "user", "content": "q"},

@@ -61,6 +61,12 @@ CHATS = {
                 [(SYSTEM, "Be kind."), *QA]),
     "mistral": ("<s>[INST] How so? [/INST] Because.</s>[INST] And then? [/INST] Nothing.</s>",
                 TWICE),
+    "llama 2 without ends": ("[INST] How so? [/INST] Because. [INST] And then? [/INST] Nothing.",
+                             TWICE),
+    "reply about llama 2": ("<s>[INST] How so? [/INST] It begins with [INST]. </s>",
+                            [QA[0], (ASSISTANT, "It begins with [INST].")]),
+    "reply about llama 2 without end": ("[INST] How so? [/INST] It begins with [INST].",
+                                        [QA[0], (ASSISTANT, "It begins with [INST].")]),
     "llama 3": ("<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe kind.<|eot_id|>"
                 "<|start_header_id|>user<|end_header_id|>\n\nHow so?<|eot_id|>"
                 "<|start_header_id|>assistant<|end_header_id|>\n\nBecause.<|eot_id|>",
@@ -146,6 +152,8 @@ PLAIN = {
     "one question": "### Question: what is it?\n\nNobody knows.",
     "page of questions": "### Question: is it?\n\n### Answer: yes.\n\n### See also: this.\n",
     "template": "template: |\n  ### Human: {q}\n  ### Assistant: {a}\n",
+    "heading among others": "### Human: a word\n\nIt is old.\n\n### Robot\n\nIt is not.\n",
+    "questions in a row": "### User: one\n### User: two\n### Assistant: three\n",
     "user page": "### User: settings\n\nChange your name here.",
     "code": "def f(text):\n    return text.split('### Assistant:')[1]  # ### Human:\n",
     "chatml in code": 'PROMPT = "<|im_start|>user\\n{q}<|im_end|>"\n',

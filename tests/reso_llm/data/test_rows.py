@@ -52,6 +52,7 @@ ROWS = {
                       [("system", "Do it."), *QA], ()),
     "llama prompt": ({"prompt": "[INST] q [/INST]", "response": "a"}, QA, ()),
     "markers in the text": ({"text": "### Human: q ### Assistant:", "output": "a"}, QA, ()),
+    "question in the text": ({"text": "### Human: q", "response": "a"}, QA, ()),
     "open prompt": ({"text": "### Human: q ### Assistant:"}, QA[:1], ("empty reply",)),
     "empty reply": ({"messages": [PAIR[0], {"role": "assistant", "content": " "}]}, QA[:1],
                     ("empty reply",)),
@@ -156,5 +157,10 @@ def test_mapping_that_cannot_be_read(mapping, reason):
 def test_unknown_column_names_the_nearest():
     with pytest.raises(RowError, match="no column 'qestion'; did you mean question"):
         document_from_row({"question": "q", "answer": "a"}, Columns("qestion", "answer"))
+    columns = Columns("question", "answer", system="rules")
+    row = {"question": "q", "answer": "a"}
+    assert len(document_from_row(row, columns).messages) == 2
+    with pytest.raises(RowError, match="no column 'rules'; did you mean rule"):
+        document_from_row(row | {"rule": "s"}, columns)
     with pytest.raises(RowError, match='"answer" is empty'):
         document_from_row({"question": "q", "answer": ""}, Columns("question", "answer"))

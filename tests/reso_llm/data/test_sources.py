@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from reso_llm.data import containers, readers
+from reso_llm.data import data_file, json_rows, readers
 from reso_llm.data import sources as module
 from reso_llm.data.conversation import Document, Message
 from reso_llm.data.errors import BadRows, DataError
@@ -140,7 +140,7 @@ def test_file_with_only_bad_rows_is_named_with_the_reasons(tmp_path):
     ],
 )
 def test_json_array_or_values_in_blocks_of_any_size(tmp_path, monkeypatch, content, size):
-    monkeypatch.setattr(containers, "PIECE_BYTES", size)
+    monkeypatch.setattr(json_rows, "PIECE_BYTES", size)
     assert texts(write(tmp_path / "rows.json", content)) == ["α", 'b [, ] " c', "d"]
 
 
@@ -268,6 +268,12 @@ def test_txt_of_conversations(tmp_path, text, expected):
     assert turns(write(tmp_path / "chat.txt", text)) == expected
 
 
+def test_txt_with_a_preamble_is_one_conversation_or_plain(tmp_path):
+    one = "A chat.\n\n### Human: a\n### Assistant: b\n"
+    assert turns(write(tmp_path / "one.txt", one)) == [["A chat.", "a", "b"]]
+    assert texts(write(tmp_path / "two.txt", one * 2)) == [one * 2]
+
+
 def test_txt_of_conversations_reports_the_line_of_a_bad_one(tmp_path):
     path = write(tmp_path / "chat.txt", "<s>[INST] a [/INST] b </s>\n\n<s>[INST] c\n")
     with pytest.raises(DataError, match=r"chat\.txt:3: \[INST\] at character 0 has no"):
@@ -307,7 +313,7 @@ def test_sample_joins_utterances_and_neighbouring_turns(tmp_path):
     content = {"1": {"messages": good}, "2": {"messages": [[{"text": "no sender"}]]}}
     path = tmp_path / "dataset.json"
     write(path, json.dumps(content))
-    source = readers.Source("sample", path, "sample")
+    source = data_file.Source("sample", path, "sample")
     report = BadRows()
     documents = list(module.read_source(source, on_bad_row="skip", report=report))
     assert documents[0].messages == (("user", "a\nb\nc"), ("assistant", "d"), ("user", ""))

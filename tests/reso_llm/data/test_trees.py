@@ -48,6 +48,15 @@ def test_rows_without_a_place_are_bad():
     assert '"message_id"' in reasons[10]
 
 
+def test_first_messages_may_leave_out_the_parent_and_all_may_not():
+    first = row("q", None)
+    del first["parent_id"]
+    assert read([first, row("a", "q")])[0] == [["q", "a"]]
+    found, bad, _ = read([first, first | {"message_id": "r"}])
+    assert found == []
+    assert [line for line, _ in bad] == [1, 2]
+
+
 def test_a_long_chain_is_no_recursion():
     chain = [row("m0", None)] + [row(f"m{i}", f"m{i - 1}") for i in range(1, 5000)]
     assert len(read(chain)[0][0]) == 5000
