@@ -13,9 +13,19 @@ from typing import Any, ClassVar
 from entropy_core.checks import nearest, require
 from entropy_core.primes import GOLDEN_RATIO
 
+# What a command line or a checkpoint may ask for; far above what anything here was tried with.
+LIMITS = {
+    "vocab_size": 1 << 22, "dim": 1 << 16, "num_layers": 1 << 10, "num_heads": 1 << 12,
+    "max_seq_len": 1 << 20, "ffn_multiplier": 1 << 6, "attention_window": 1 << 20,
+    "num_frequencies": 1 << 12, "num_oscillators": 1 << 12, "num_steps": 1 << 10,
+    "max_foci": 1 << 16, "max_goals": 1 << 16, "max_bindings": 1 << 20, "max_slots": 1 << 16,
+    "max_entries": 1 << 30, "num_channels": 1 << 12, "max_moments": 1 << 24,
+    "predictive_horizon": 1 << 16,
+}  # fmt: skip
+
 
 def _check_types(config: Any) -> None:
-    """Raise ValueError for a field of another type; an int is accepted as a float."""
+    """Raise ValueError for a field of another type or above its limit; an int may be a float."""
     name = type(config).__name__
     for item in fields(config):
         value, kind = getattr(config, item.name), item.type
@@ -30,6 +40,8 @@ def _check_types(config: Any) -> None:
             ok = dataclasses.is_dataclass(kind) and isinstance(value, kind)
         kind_name = getattr(kind, "__name__", str(kind))
         require(ok, f"{name}.{item.name}", value, f"a value of type {kind_name}")
+        limit = LIMITS.get(item.name)
+        require(limit is None or value <= limit, f"{name}.{item.name}", value, f"at most {limit}")
 
 
 def _check_unit(config: Any, *names: str) -> None:
@@ -321,6 +333,12 @@ class ResoLLMConfig:
         require(self.logit_soft_cap >= 0, "logit_soft_cap", self.logit_soft_cap, "at least 0")
         require(self.rope_base > 1, "rope_base", self.rope_base, "a number above 1")
         require(self.attention_window >= 0, "attention_window", self.attention_window, "at least 0")
+
+    @property
+    def least_parameters(self) -> int:
+        """Fewer parameters than a model of this shape has, found without building it."""
+        layer = (4 + 2 * self.ffn_multiplier) * self.dim**2
+        return self.vocab_size * self.dim + self.num_layers * layer
 
     @property
     def rotary_base(self) -> float:
