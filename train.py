@@ -33,7 +33,7 @@ def make_parser(kind: str = LANGUAGE_MODEL) -> cli.Parser:
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     if kind == LANGUAGE_MODEL:
         parser.add_argument(
-            "--inspect", nargs="?", const="text", type=Literal["text", "json"],
+            "--inspect", nargs="?", const="text", type=Literal["text", "json"] | None,
             help="print what --data holds, as text or json, and train nothing",
         )  # fmt: skip
     parser.add_class_arguments(config_class(kind), None, as_group=False)

@@ -73,7 +73,7 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class PrimeEmbeddingConfig(StageConfig):
-    """Prime token embedding: waves of ln p, of the prime p of a token, beside the learned table.
+    """Prime token embedding: waves of ln p, p a token's prime, beside the table.
 
     num_frequencies: waves of each token.
     """
@@ -87,12 +87,12 @@ class PrimeEmbeddingConfig(StageConfig):
 
 @dataclass(frozen=True)
 class ResonantAttentionConfig(StageConfig):
-    """Resonant attention: rotary frequencies on a golden ladder, and a temperature of each head."""
+    """Resonant attention: a golden ladder of frequencies, heads' temperatures."""
 
 
 @dataclass(frozen=True)
 class KuramotoConfig(StageConfig):
-    """Kuramoto synchronisation: the phases of a token, pulled towards those of its past.
+    """Kuramoto synchronisation: phases of a token, pulled to those of its past.
 
     num_oscillators: N; a head has at most half its width of them. coupling: K. num_steps,
     step_size: Euler steps, and dt of each. retention: λ, the share of its weight that the mean
@@ -162,7 +162,7 @@ class AgencyConfig(StageConfig):
 
 @dataclass(frozen=True)
 class PRSCConfig(StageConfig):
-    """Prime resonance semantic coherence: concepts of a session, and the n-gram binding memory.
+    """Prime resonance semantic coherence: concepts, and the n-gram memory.
 
     coherence_threshold: least coherence of a concept with each of its tokens, 0 to 1. max_bindings:
     concepts of a session. max_order: longest context of the memory, in tokens.
@@ -219,7 +219,7 @@ class EchoConfig(StageConfig):
 
 @dataclass(frozen=True)
 class StabilityConfig(StageConfig):
-    """Stability monitor: finite-time Lyapunov exponents, warnings and temperature suggestions.
+    """Stability monitor: finite-time Lyapunov exponents, warnings, temperatures.
 
     lyapunov_threshold: exponent, in nats per token, above which a text is unstable.
     auto_temperature_adjust: let the monitor suggest temperatures. predictive_horizon: h, tokens
@@ -255,7 +255,7 @@ class EntanglementConfig(StageConfig):
 
 @dataclass(frozen=True)
 class StochasticResonanceConfig(StageConfig):
-    """Stochastic resonance: noise in the feed-forward layers while the text repeats itself.
+    """Stochastic resonance: noise in feed-forward layers while text repeats.
 
     noise_amplitude: deviation of the noise, in units of the hidden input's root mean square.
     """

@@ -317,12 +317,12 @@ def test_a_second_ctrl_c_leaves_at_once(server, args):
 
 
 def test_ctrl_c_while_tokenising_is_no_traceback(server, args, tmp_path):
-    """FAULT 11: the data is a pipe that never says anything, so the run is certainly there."""
-    os.mkfifo(tmp_path / "pipe.jsonl")
+    """FAULT 11: the data take seconds to read, so the run is certainly there."""
+    rows = write_rows(tmp_path / "rows.jsonl").read_text()
+    (tmp_path / "many.jsonl").write_text(rows * 5000)
     given = ["tokenizer=default", "model.vocab_size=99999"]
-    run = server.start(*args, f"data={tmp_path / 'pipe.jsonl'}", "steps=2", *given)
+    run = server.start(*args, f"data={tmp_path / 'many.jsonl'}", "steps=2", *given)
     run.wait_until(lambda: "tokenising" in run.stderr)
-    time.sleep(0.2)
     run.send_signal(signal.SIGINT)
     assert run.wait() == 130, run.stderr
     assert "Traceback" not in run.stderr
