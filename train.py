@@ -1,4 +1,4 @@
-"""Train a ResoLLM, or a Coherent Entropy Reactor where the configuration has a `reactor`.
+"""Train a ResoLLM, or a Coherent Entropy Reactor where the configuration says `kind: reactor`.
 
 python train.py --config configs/small.yaml --data guanaco --out runs/first
 python train.py --config configs/small.yaml --data rows.jsonl --minutes 8 model.num_layers=6
@@ -8,66 +8,81 @@ python train.py --data rows.jsonl --inspect
 python train.py --config configs/cer.yaml --steps 100
 """
 
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from reso_llm.training.config import TrainConfig
 from run_core import cli
+from run_core.config_file import as_arguments
+from run_core.wandb_log import chosen_mode
+
+LANGUAGE_MODEL, REACTOR = "language_model", "reactor"
+CONFIG = "config.yaml"
 
 
-def make_parser(config_class: type = TrainConfig) -> cli.Parser:
-    what = "ResoLLM" if config_class is TrainConfig else "Coherent Entropy Reactor"
+def make_parser(kind: str = LANGUAGE_MODEL) -> cli.Parser:
+    """The options of a kind of run; an unknown kind ends the command."""
+    what = "Coherent Entropy Reactor" if kind == REACTOR else "ResoLLM"
     parser = cli.Parser(prog="train.py", description=f"Train a {what} from scratch.")
+    if kind not in (LANGUAGE_MODEL, REACTOR):
+        parser.error(f"kind = {kind}: expected {LANGUAGE_MODEL} or {REACTOR}")
     parser.add_argument("--config", action="config", help="YAML file of the options below")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    if config_class is TrainConfig:
+    if kind == LANGUAGE_MODEL:
         parser.add_argument(
-            "--inspect", nargs="?", const="text", type=Literal["text", "json"],
+            "--inspect", nargs="?", const="text", type=Literal["text", "json"] | None,
             help="print what --data holds, as text or json, and train nothing",
         )  # fmt: skip
-    parser.add_class_arguments(config_class, None, as_group=False)
+    parser.add_class_arguments(config_class(kind), None, as_group=False)
     return parser
 
 
-def names_reactor(args: list[str]) -> bool:
-    """Whether --config, or without one the run in --out, has a `reactor` section."""
-    given = {"--config": None, "--out": None}
-    for i, argument in enumerate(args):
-        name, equals, value = argument.partition("=")
-        name = f"--{name.removeprefix('--')}"
-        if name in given:
-            given[name] = value if equals else next(iter(args[i + 1 :]), None)
-    run = Path(given["--out"], "config.yaml") if given["--out"] else None
-    path = given["--config"] or (run if "--resume" in args else None)
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) if path else None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return False  # the parser tells what is wrong with it
-    return isinstance(content, dict) and "reactor" in content
+def config_class(kind: str) -> type:
+    if kind == REACTOR:
+        from cer.training import CERTrainConfig
+
+        return CERTrainConfig
+    return TrainConfig
 
 
-def read_config(args: list[str], config_class: type = TrainConfig) -> tuple[Any, bool]:
+def read_config(args: Sequence[str]) -> tuple[Any, bool]:
     """The configuration and whether to resume.
 
     A resumed run starts from its own config.yaml, a run with init_from from that model's shape.
     """
-    parser = make_parser(config_class)
-    values = parser.read(args)
-    saved = Path(values.out, "config.yaml")
-    if values.resume and values.config is None and saved.is_file():
-        values = parser.read(["--config", str(saved), *args])
-    elif values.get("init_from"):
+    parser = make_parser()
+    given = parser.first_look(args, "config", "out", "kind", "wandb")
+    own = Path(given.out or TrainConfig.out, CONFIG)
+    resumes = "--resume" in args and given.config is None
+    if resumes and not own.is_file():
+        parser.error(f"--resume: there is no run in {own.parent} ({CONFIG} is missing)")
+    file = own if resumes else given.config
+    content = parser.file_arguments(str(file)) if file else []
+    parser = make_parser(given.kind or kind_of(content))
+    earlier = content if resumes else []
+    values = parser.read(args, *earlier)
+    if values.get("init_from") and not resumes:
         from reso_llm.training.initial import model_options
 
-        parser.set_defaults(model_options(values.init_from))
-        values = parser.read(args)
-    return parser.build(config_class, values, "config", "resume", "inspect"), values.resume
+        values = parser.read(args, *as_arguments(model_options(values.init_from)))
+    values.wandb = chosen_mode(os.environ, values.wandb, is_flag=given.wandb is not None)
+    config = parser.build(config_class(values.kind), values, "config", "resume", "inspect")
+    return config, values.resume
 
 
-def inspected(args: list[str]) -> str | None:
+def kind_of(arguments: Sequence[str]) -> str:
+    """The kind a file's arguments name; before there was the key, a reactor's had a section."""
+    for argument in arguments:
+        if argument.startswith("--kind="):
+            return argument.removeprefix("--kind=")
+    is_reactor = any(argument.startswith("--reactor.") for argument in arguments)
+    return REACTOR if is_reactor else LANGUAGE_MODEL
+
+
+def inspected(args: Sequence[str]) -> str | None:
     """What --inspect prints; None when the arguments have no --inspect."""
     if not any(argument.partition("=")[0] == "--inspect" for argument in args):
         return None
@@ -84,12 +99,14 @@ def inspected(args: list[str]) -> str | None:
 
 
 def main() -> None:
-    if names_reactor(sys.argv[1:]):
-        return main_reactor()
     if (text := inspected(sys.argv[1:])) is not None:
         print(text)
         return
     config, resume = read_config(sys.argv[1:])
+    (main_reactor if config.kind == REACTOR else main_language_model)(config, resume)
+
+
+def main_language_model(config: TrainConfig, resume: bool) -> None:
     from reso_llm.training.run import train
 
     summary = train(config, resume=resume)
@@ -101,14 +118,9 @@ def main() -> None:
         )
 
 
-# --- the reactor ----------------------------------------------------------------------------------
-
-
-def main_reactor() -> None:
+def main_reactor(config: Any, resume: bool) -> None:
     from cer.run import train
-    from cer.training import CERTrainConfig
 
-    config, resume = read_config(sys.argv[1:], CERTrainConfig)
     result = train(config, resume=resume)
     kl = ", ".join(f"{value:.4f}" for value in result.validation.kl_nats)
     converged = result.validation.convergence

@@ -6,7 +6,6 @@ The directory is locked, written and resumed by the same rules as a language mod
 at any moment and resumed ends with the same weights.
 """
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -16,25 +15,28 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from cer.training import CERTrainConfig, Progress, Trainer, Validation
-from run_core.checkpoint import load_checkpoint
+from run_core import terminal
+from run_core.checkpoint import get_document, load_checkpoint
+from run_core.loss_picture import Curves
 from run_core.run import (
     Report,
     TrainingError,
-    catch_signals,
     changed_keys,
-    clean_leftovers,
     find_start,
-    lock_run,
+    open_run,
     prune,
     save_checkpoint,
     write_records,
 )
-from run_core.runlog import Curves, RunLog
+from run_core.runlog import RunLog
 from run_core.saved_state import flatten_state, unflatten_state
+from run_core.signals import StopRequests, catch_signals
 
 # Keys that may change when a run is resumed: its budget, its place, how it is watched. Every other
 # key changes the weights.
-RESUMABLE = {"out", "steps", "validate_every", "log_every", "save_every", "keep_last", "wandb"}
+RESUMABLE = {
+    "kind", "out", "steps", "validate_every", "log_every", "save_every", "keep_last", "wandb",
+}  # fmt: skip
 CURVES = Curves(
     along="step",
     training="kl_nats",
@@ -55,18 +57,15 @@ class TrainResult(NamedTuple):
 
 
 def train(
-    config: CERTrainConfig, *, resume: bool = False, report: Report = tqdm.write
+    config: CERTrainConfig, *, resume: bool = False, report: Report = terminal.report
 ) -> TrainResult:
     """Train reactors into config.out; messages go to `report`, progress to stderr.
 
-    SIGINT and SIGTERM save after the step at hand and end the run. Raises TrainingError,
+    A signal to stop saves after the step at hand and ends the run. Raises TrainingError,
     CheckpointError or RunLogError with one message, ValueError for unfit data, FloatingPointError
     when a reaction or a gradient is not finite.
     """
-    run_dir = Path(config.out)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with lock_run(run_dir):
-        clean_leftovers(run_dir)
+    with open_run(config.out, resume) as run_dir:
         start = _start(config, resume, report)
         trainer = Trainer(config)
         if start is not None:
@@ -74,24 +73,24 @@ def train(
             report(f"resuming at step {trainer.step:,}")
         write_records(run_dir, config, torch.device("cpu"))
         with (
-            catch_signals(report) as caught,
+            catch_signals(report) as stops,
             _open_log(trainer, report) as log,
             _progress_bar(trainer) as bar,
         ):
-            _run(trainer, log, bar, caught)
+            _run(trainer, log, bar, stops)
         if trainer.step < config.steps:
-            report(f"stopped by {caught[0]} at step {trainer.step}; --resume goes on")
+            report(f"stopped by {stops.first} at step {trainer.step}; --resume goes on")
         return TrainResult(trainer.reactors, trainer.step, trainer.seconds, trainer.validate())
 
 
-def _run(trainer: Trainer, log: RunLog, bar: tqdm, caught: list[str]) -> None:
+def _run(trainer: Trainer, log: RunLog, bar: tqdm, stops: StopRequests) -> None:
     """Step to config.steps or to the first signal; the last step is logged, scored and saved.
 
     The rows of a step are logged before its checkpoint is saved.
     """
     config, stopped = trainer.config, False
     while trainer.step < config.steps and not stopped:
-        row, stopped = trainer.train_step(), bool(caught)
+        row, stopped = trainer.train_step(), bool(stops)
         bar.update()
         last = stopped or trainer.step == config.steps
         if last or trainer.step % config.log_every == 0:
@@ -116,13 +115,8 @@ def _open_log(trainer: Trainer, report: Report) -> RunLog:
 
 
 def _progress_bar(trainer: Trainer) -> tqdm:
-    return tqdm(
-        desc="training",
-        total=trainer.config.steps,
-        initial=trainer.step,
-        unit="step",
-        file=sys.stderr,
-    )
+    steps = trainer.config.steps
+    return terminal.progress_bar("training", total=steps, initial=trainer.step, unit="step")
 
 
 def _start(config: CERTrainConfig, resume: bool, report: Report) -> Start | None:
@@ -131,7 +125,7 @@ def _start(config: CERTrainConfig, resume: bool, report: Report) -> Start | None
     if newest is None:
         return None
     tensors, documents = load_checkpoint(newest, ("model", "optimizer"))
-    saved = documents["training.json"]
+    saved = get_document(documents, newest, "training.json", "config")
     if "reactor" not in saved["config"]:
         raise TrainingError(f"{newest} is no reactor's checkpoint; choose another --out")
     changed = changed_keys(saved["config"], config.to_dict(), RESUMABLE)
@@ -140,6 +134,7 @@ def _start(config: CERTrainConfig, resume: bool, report: Report) -> Start | None
             f"{newest} was trained with another configuration: {', '.join(changed)}; resume "
             "without these options, or start a new run with another --out"
         )
+    get_document(documents, newest, "training.json", "state", "step", "seconds")
     optimizer = unflatten_state(tensors["optimizer"], saved["state"])
     return tensors["model"], Progress(saved["step"], saved["seconds"], optimizer)
 
@@ -154,4 +149,4 @@ def _save(trainer: Trainer) -> None:
         tensors={"model": trainer.reactors.state_dict(), "optimizer": optimizer},
         documents={"training.json": record | {"config": config.to_dict(), "state": state}},
     )
-    prune(config.out, config.keep_last, keep_best=False)
+    prune(config.out, config.keep_last)

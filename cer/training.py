@@ -63,6 +63,7 @@ class CERTrainConfig:
     """A training run of reactors. Raises ValueError for an option out of range.
 
     Args:
+        kind: what is trained; a configuration of kind language_model is reso_llm's.
         reactor: shape of each reactor.
         task: what they learn from.
         loss: weights of its terms.
@@ -81,6 +82,7 @@ class CERTrainConfig:
         wandb: where the run is also logged: offline, online or disabled.
     """
 
+    kind: Literal["reactor"] = "reactor"
     reactor: ReactorConfig = field(default_factory=ReactorConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
     loss: LossWeights = field(default_factory=LossWeights)

@@ -32,7 +32,13 @@ def is_whole(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
+def nearest_name(name: str, known: list[str]) -> str | None:
+    """The most similar known name, None where none is similar."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return close[0] if close else None
+
+
 def nearest(name: str, known: list[str]) -> str:
     """ "; did you mean X?" with the most similar known name, or "" where none is similar."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
+    close = nearest_name(name, known)
+    return f"; did you mean {close}?" if close else ""

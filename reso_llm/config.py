@@ -13,9 +13,19 @@ from typing import Any, ClassVar
 from entropy_core.checks import nearest, require
 from entropy_core.primes import GOLDEN_RATIO
 
+# What a command line or a checkpoint may ask for; far above what anything here was tried with.
+LIMITS = {
+    "vocab_size": 1 << 22, "dim": 1 << 16, "num_layers": 1 << 10, "num_heads": 1 << 12,
+    "max_seq_len": 1 << 20, "ffn_multiplier": 1 << 6, "attention_window": 1 << 20,
+    "num_frequencies": 1 << 12, "num_oscillators": 1 << 12, "num_steps": 1 << 10,
+    "max_foci": 1 << 16, "max_goals": 1 << 16, "max_bindings": 1 << 20, "max_slots": 1 << 16,
+    "max_entries": 1 << 30, "num_channels": 1 << 12, "max_moments": 1 << 24,
+    "predictive_horizon": 1 << 16,
+}  # fmt: skip
+
 
 def _check_types(config: Any) -> None:
-    """Raise ValueError for a field of another type; an int is accepted as a float."""
+    """Raise ValueError for a field of another type or above its limit; an int may be a float."""
     name = type(config).__name__
     for item in fields(config):
         value, kind = getattr(config, item.name), item.type
@@ -30,6 +40,8 @@ def _check_types(config: Any) -> None:
             ok = dataclasses.is_dataclass(kind) and isinstance(value, kind)
         kind_name = getattr(kind, "__name__", str(kind))
         require(ok, f"{name}.{item.name}", value, f"a value of type {kind_name}")
+        limit = LIMITS.get(item.name)
+        require(limit is None or value <= limit, f"{name}.{item.name}", value, f"at most {limit}")
 
 
 def _check_unit(config: Any, *names: str) -> None:
@@ -61,7 +73,7 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class PrimeEmbeddingConfig(StageConfig):
-    """Prime token embedding: waves of ln p, of the prime p of a token, beside the learned table.
+    """Prime token embedding: waves of ln p, p a token's prime, beside the table.
 
     num_frequencies: waves of each token.
     """
@@ -75,12 +87,12 @@ class PrimeEmbeddingConfig(StageConfig):
 
 @dataclass(frozen=True)
 class ResonantAttentionConfig(StageConfig):
-    """Resonant attention: rotary frequencies on a golden ladder, and a temperature of each head."""
+    """Resonant attention: a golden ladder of frequencies, heads' temperatures."""
 
 
 @dataclass(frozen=True)
 class KuramotoConfig(StageConfig):
-    """Kuramoto synchronisation: the phases of a token, pulled towards those of its past.
+    """Kuramoto synchronisation: phases of a token, pulled to those of its past.
 
     num_oscillators: N; a head has at most half its width of them. coupling: K. num_steps,
     step_size: Euler steps, and dt of each. retention: λ, the share of its weight that the mean
@@ -150,7 +162,7 @@ class AgencyConfig(StageConfig):
 
 @dataclass(frozen=True)
 class PRSCConfig(StageConfig):
-    """Prime resonance semantic coherence: concepts of a session, and the n-gram binding memory.
+    """Prime resonance semantic coherence: concepts, and the n-gram memory.
 
     coherence_threshold: least coherence of a concept with each of its tokens, 0 to 1. max_bindings:
     concepts of a session. max_order: longest context of the memory, in tokens.
@@ -207,7 +219,7 @@ class EchoConfig(StageConfig):
 
 @dataclass(frozen=True)
 class StabilityConfig(StageConfig):
-    """Stability monitor: finite-time Lyapunov exponents, warnings and temperature suggestions.
+    """Stability monitor: finite-time Lyapunov exponents, warnings, temperatures.
 
     lyapunov_threshold: exponent, in nats per token, above which a text is unstable.
     auto_temperature_adjust: let the monitor suggest temperatures. predictive_horizon: h, tokens
@@ -243,7 +255,7 @@ class EntanglementConfig(StageConfig):
 
 @dataclass(frozen=True)
 class StochasticResonanceConfig(StageConfig):
-    """Stochastic resonance: noise in the feed-forward layers while the text repeats itself.
+    """Stochastic resonance: noise in feed-forward layers while text repeats.
 
     noise_amplitude: deviation of the noise, in units of the hidden input's root mean square.
     """
@@ -321,6 +333,12 @@ class ResoLLMConfig:
         require(self.logit_soft_cap >= 0, "logit_soft_cap", self.logit_soft_cap, "at least 0")
         require(self.rope_base > 1, "rope_base", self.rope_base, "a number above 1")
         require(self.attention_window >= 0, "attention_window", self.attention_window, "at least 0")
+
+    @property
+    def least_parameters(self) -> int:
+        """Fewer parameters than a model of this shape has, found without building it."""
+        layer = (4 + 2 * self.ffn_multiplier) * self.dim**2
+        return self.vocab_size * self.dim + self.num_layers * layer
 
     @property
     def rotary_base(self) -> float:

@@ -16,7 +16,7 @@ from reso_llm.model import ResoLLMModel
 from reso_llm.session.agency import GoalCalibration
 from reso_llm.session.entanglement import EntanglementNetwork
 from reso_llm.tokenizer import ResoTokenizer, check_tokenizer
-from run_core.checkpoint import load_checkpoint, save_directory
+from run_core.checkpoint import build_from, get_document, load_checkpoint, save_directory
 from run_core.hardware import pick_device
 from run_core.run import resolve
 
@@ -41,18 +41,18 @@ class ResoLLMInference(Engine):
         tensors, documents = load_checkpoint(path)
         for name in ("config.json", "tokenizer.json", "training.json"):
             if name not in documents:
-                raise ValueError(f"{path} has no {name}: not a checkpoint of train.py")
-        config = ResoLLMConfig.from_dict(documents["config.json"])
+                raise ValueError(f"{path} has no {name}: not the checkpoint of a language model")
+        training = get_document(documents, path, "training.json", "tokenizer_fingerprint")
+        config = ResoLLMConfig.from_dict(get_document(documents, path, "config.json"))
         tokenizer = ResoTokenizer.from_json(documents["tokenizer.json"], f"{path}/tokenizer.json")
-        check_tokenizer(tokenizer, documents["training.json"]["tokenizer_fingerprint"], path)
-        model = ResoLLMModel(config)
-        model.load_weights(tensors["model"], path)
-        training = documents["training.json"]
+        check_tokenizer(tokenizer, training["tokenizer_fingerprint"], path)
+        model = ResoLLMModel.from_weights(config, tensors["model"], path)
         calibration = training.get("goal_calibration")
         if calibration is not None and model.session.agency is not None:
-            model.session.agency.calibration = GoalCalibration(**calibration)
+            place = f"{path}/training.json: goal_calibration"
+            model.session.agency.calibration = build_from(GoalCalibration, calibration, place)
         engine = cls(model.to(target), tokenizer, config)
-        engine.srb = SRB(**training.get("srb", {}))
+        engine.srb = build_from(SRB, training.get("srb", {}), f"{path}/training.json: srb")
         return engine
 
     def save_pretrained(self, directory: str | Path) -> None:

@@ -24,7 +24,7 @@ from reso_llm.stages.echo import echo_state
 from reso_llm.stages.goal import text_vector
 from reso_llm.stages.prsc import TABLES
 from reso_llm.tokenizer import ResoTokenizer, create_default_tokenizer
-from run_core.checkpoint import load_checkpoint, save_directory
+from run_core.checkpoint import get_document, load_checkpoint, save_directory
 from run_core.run import resolve
 
 
@@ -68,12 +68,34 @@ class ResoLLMModel(ResoNetwork):
         """
         path = resolve(directory)
         tensors, documents = load_checkpoint(path)
-        model = cls(ResoLLMConfig.from_dict(documents["config.json"]))
-        model.load_weights(tensors["model"], path)
+        config = ResoLLMConfig.from_dict(get_document(documents, path, "config.json"))
+        return cls.from_weights(config, tensors["model"], path)
+
+    @classmethod
+    def from_weights(
+        cls, config: ResoLLMConfig, weights: dict[str, Tensor], source: str | Path
+    ) -> "ResoLLMModel":
+        """The model of a configuration with weights read from `source`.
+
+        Nothing is built for a configuration that needs more numbers than `weights` holds. Raises
+        ValueError as `load_weights` does.
+        """
+        held = sum(tensor.numel() for tensor in weights.values())
+        if config.least_parameters > held:
+            raise ValueError(
+                f"{source}: weights do not fit the configuration: it needs at least "
+                f"{config.least_parameters:,} numbers, and there are {held:,}"
+            )
+        model = cls(config)
+        model.load_weights(weights, source)
         return model
 
     def load_weights(self, weights: dict[str, Tensor], source: str | Path) -> None:
-        """Take over weights read from `source`; ValueError naming keys and shapes that differ."""
+        """Take over weights read from `source`.
+
+        Raises ValueError naming keys and shapes that differ, weights that are not floating point
+        and tables that are.
+        """
         weights = current_names(weights)
         own = {name: tuple(t.shape) for name, t in self.state_dict().items()}
         read = {name: tuple(t.shape) for name, t in weights.items()}
@@ -83,6 +105,11 @@ class ResoLLMModel(ResoNetwork):
         if wrong:
             shown = [f"{n} is {read.get(n)}, not {own.get(n)}" for n in wrong[:3]]
             raise ValueError(f"{source}: weights do not fit the configuration: {'; '.join(shown)}")
+        mine = self.state_dict()
+        for name, tensor in weights.items():
+            if tensor.is_floating_point() != mine[name].is_floating_point():
+                kinds = f"of type {tensor.dtype}, not {mine[name].dtype}"
+                raise ValueError(f"{source}: weights do not fit: {name} is {kinds}")
         if self.prsc is not None:
             self.prsc.make_room({n.removeprefix("prsc."): t for n, t in weights.items()})
         self.load_state_dict(weights)

@@ -1,22 +1,20 @@
-"""Crash-safe checkpoints: a checkpoint is there whole and verifiable, or it is not there.
+"""One checkpoint directory: it is there whole and verifiable, or it is not there.
 
-    RUN/.lock                           one writer; the kernel frees it when the writer dies
-    RUN/best.json                       step and validation bits per byte of the best checkpoint
-    RUN/checkpoints/step_00000100/      one directory per checkpoint:
+    step_00000100/
         model.safetensors, ...              one file per part, tensors only
-        config.json, training.json, ...     documents, JSON or plain text
+        config.json, training.json, ...     documents, JSON objects or plain text
         MANIFEST.json                       size and sha256 of every file above, and of itself
-    RUN/checkpoints/.tmp-*  .trash-*    half written or deleted; never read, cleared at start
-    RUN/checkpoints/corrupt-step_*      set aside because verification failed
 
 Writing: temporary directory, fsync each file, MANIFEST last, rename, fsync the parent. Reading:
-every byte is hashed before one is used, and what is parsed is what was hashed. Nothing here
-unpickles, so loading cannot run code.
+every listed byte is hashed before one is used, and what is parsed is what was hashed; files that
+the manifest does not list are not looked at. Nothing here unpickles, so loading cannot run code.
+`run.py` holds the directory of a whole run.
 """
 
 import contextlib
 import errno
 import hashlib
+import inspect
 import json
 import os
 import re
@@ -30,22 +28,32 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from run_core.files import (
+    cannot,
+    exchange,
+    is_alive,
+    leftovers,
+    remove,
+    seal,
+    sync_directory,
+    temporary_name,
+    unseal,
+    write_and_sync,
+)
+
 FORMAT = 1
 MANIFEST = "MANIFEST.json"
+STEP_NAME = re.compile(r"step_(\d{8,18})")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-STEP_NAME = re.compile(r"step_(\d{8,})")
 _ENTRY = {"kind", "size", "sha256"}
 _BLOCK = 1 << 20  # bytes hashed at a time
+_MANIFEST_LIMIT = 1 << 24  # bytes
 
 Document = str | dict[str, Any]
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint cannot be written, found or read; the message says where and what to do."""
-
-
-class RunBusyError(CheckpointError):
-    """Another live process is writing to the run directory."""
 
 
 class CorruptCheckpointError(CheckpointError):
@@ -73,19 +81,23 @@ def save_directory(
 ) -> Path:
     """Write one verifiable directory anywhere (`save_pretrained`); its parent must exist.
 
-    A directory written by this function is replaced; anything else of that name is refused.
-    Raises as `save_checkpoint` does.
+    `tensors` is {part: {name: tensor}}, `documents` is {file name: text or JSON object}. A
+    directory written by this function is replaced; anything else of that name is refused.
+
+    Raises ValueError (naming the tensor) for non-finite or tied tensors and for what is not JSON,
+    CheckpointError when the disk refuses; then what was there is untouched.
     """
     path = Path(path)
     contents = _check_contents(tensors, documents)
-    if path.exists() and not (path / MANIFEST).is_file() and not _is_empty_directory(path):
+    if os.path.lexists(path) and not _is_replaceable(path):
         raise CheckpointError(f"{path} exists and is not a checkpoint; choose another directory")
-    temporary = path.parent / f".tmp-{path.name}-{os.getpid()}"
+    temporary = temporary_name(path)
     try:
+        _clear_dead(path)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         _write_contents(temporary, contents, tensors, step)
-        _swap(temporary, path)
+        _put_in_place(temporary, path)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)  # first, so that the free space is real
         needed = _num_bytes(tensors, contents)
@@ -95,28 +107,37 @@ def save_directory(
     return path
 
 
-def _swap(new: Path, path: Path) -> None:
-    """Rename `new` to `path`; what was there goes last, so a kill never loses both."""
-    trash = trash_name(path)
-    replaces = (path / MANIFEST).is_file()
+def _is_replaceable(path: Path) -> bool:
+    """Whether a directory of this name was written here, or is empty."""
+    if path.is_symlink() or not path.is_dir():
+        return False
+    return (path / MANIFEST).is_file() or not any(path.iterdir())
+
+
+def _put_in_place(new: Path, path: Path) -> None:
+    """Rename `new` to `path`. A directory that is replaced is sound until the new one is there.
+
+    Where the system cannot swap two names, a kill between the two renames leaves the old
+    directory beside its place, as NAME.previous-PID.
+    """
+    if path.is_dir() and exchange(new, path):
+        sync_directory(path.parent)
+        return  # `new` now names the old directory, and the caller removes it
+    previous = path.with_name(f"{path.name}.previous-{os.getpid()}")
+    replaces = path.is_dir()
     if replaces:
-        os.rename(path, trash)
+        os.rename(path, previous)
     os.rename(new, path)
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
     if replaces:
-        shutil.rmtree(trash)
+        shutil.rmtree(previous)
 
 
-def write_file(path: str | Path, data: bytes) -> None:
-    """Replace a small file atomically: readers see the old bytes or the new. Raises OSError."""
-    path = Path(path)
-    temporary = path.parent / f".tmp-{path.name}-{os.getpid()}"
-    try:
-        _write_and_sync(temporary, data)
-        os.replace(temporary, path)
-        _sync_directory(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _clear_dead(path: Path) -> None:
+    """Remove what killed processes left of earlier writes of `path`."""
+    for left in leftovers(path.parent, lambda name: name == path.name):
+        if not is_alive(left.pid):
+            remove(left.path)
 
 
 def _write_contents(directory: Path, contents, tensors, step: int | None) -> None:
@@ -127,70 +148,18 @@ def _write_contents(directory: Path, contents, tensors, step: int | None) -> Non
         files[f"{part}.safetensors"] = _write_entry(directory, f"{part}.safetensors", data, "part")
     for name, (kind, data) in contents.items():
         files[name] = _write_entry(directory, name, data, kind)
-    body = {"format": FORMAT, "step": step, "files": files}
-    _write_and_sync(directory / MANIFEST, _seal(body))
-    _sync_directory(directory)
+    write_and_sync(directory / MANIFEST, seal({"format": FORMAT, "step": step, "files": files}))
+    sync_directory(directory)
 
 
 def _write_entry(directory: Path, name: str, data: bytes, kind: str) -> dict[str, Any]:
-    _write_and_sync(directory / name, data)
+    write_and_sync(directory / name, data)
     return {"kind": kind, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def _write_and_sync(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _seal(body: dict[str, Any]) -> bytes:
-    """The manifest as bytes, carrying the sha256 of its own body: no bit of it is unguarded."""
-    digest = hashlib.sha256(_canonical(body)).hexdigest()
-    return _canonical({**body, "sha256": digest})
-
-
-def _canonical(body: dict[str, Any]) -> bytes:
-    return json.dumps(body, indent=2, sort_keys=True).encode() + b"\n"
-
-
-def make_directory(path: Path) -> None:
-    try:
-        path.mkdir()
-        _sync_directory(path.parent)
-    except OSError as error:
-        raise CheckpointError(cannot("make directory", path, error)) from error
-
-
-def _is_empty_directory(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
 
 
 def _num_bytes(tensors, contents) -> int:
     parts = (t.numel() * t.element_size() for group in tensors.values() for t in group.values())
     return sum(parts) + sum(len(data) for _, data in contents.values())
-
-
-def cannot(action: str, path: Path, error: OSError, needed: int | None = None) -> str:
-    message = f"cannot {action} {path}: {error.strerror or error}"
-    if needed is None:
-        return message
-    try:
-        free = f"{shutil.disk_usage(path.parent).free:,} bytes are free"
-    except OSError:
-        free = "its directory cannot be read"
-    return (
-        f"{message}; it needs {needed:,} bytes and {free}; "
-        "earlier checkpoints are untouched: make room or choose another run directory"
-    )
 
 
 # --- what may be written --------------------------------------------------------------------
@@ -215,9 +184,13 @@ def _check_name(name: str, taken: Sequence[str]) -> None:
 
 def _check_finite(part: str, group: Mapping[str, Tensor]) -> None:
     for name, tensor in group.items():
-        numeric = tensor.is_floating_point() or tensor.is_complex()
-        if numeric and not torch.isfinite(tensor.detach()).all():
+        if not _is_finite(tensor):
             raise ValueError(f"{part} tensor {name!r} is not finite; nothing was saved")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    numeric = tensor.is_floating_point() or tensor.is_complex()
+    return not numeric or bool(torch.isfinite(tensor.detach()).all())
 
 
 def _check_untied(part: str, group: Mapping[str, Tensor]) -> None:
@@ -281,17 +254,13 @@ def _read(path: Path, parts: tuple[str, ...]):
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    if not path.is_dir():
+    if not os.path.lexists(path):
         raise CheckpointError(f"there is no checkpoint directory {path}")
+    if not path.is_dir():
+        raise CorruptCheckpointError(path, path.name, "is not a directory")
     with _reading(path, MANIFEST) as file:
-        data = file.read()
-    try:
-        sealed = json.loads(data)
-        body = {key: value for key, value in sealed.items() if key != "sha256"}
-        intact = _seal(body) == data
-    except (ValueError, AttributeError, RecursionError):
-        intact = False
-    if not intact:
+        body = unseal(file.read(_MANIFEST_LIMIT))
+    if body is None:
         raise CorruptCheckpointError(path, MANIFEST, "is damaged (its own sha256 differs)")
     _check_version(path, body)
     _check_listing(path, body)
@@ -307,15 +276,16 @@ def _check_version(path: Path, body: dict[str, Any]) -> None:
 
 
 def _check_listing(path: Path, body: dict[str, Any]) -> None:
-    named = STEP_NAME.fullmatch(path.name)
-    if named and body["step"] != int(named[1]):
-        raise CorruptCheckpointError(path, MANIFEST, f"belongs to step {body['step']}")
-    files = body["files"]
-    if not all(_FILE_NAME.fullmatch(name) and set(files[name]) == _ENTRY for name in files):
+    named, step, files = STEP_NAME.fullmatch(path.name), body.get("step"), body.get("files")
+    if named and step != int(named[1]):
+        raise CorruptCheckpointError(path, MANIFEST, f"belongs to step {step}")
+    if not isinstance(files, dict) or not all(_is_entry(*item) for item in files.items()):
         raise CorruptCheckpointError(path, MANIFEST, "lists something that is no checkpoint file")
-    foreign = sorted({entry.name for entry in entries(path, "")} - {MANIFEST, *files})
-    if foreign:
-        raise CorruptCheckpointError(path, foreign[0], "is a foreign file, not in the manifest")
+
+
+def _is_entry(name: str, entry: Any) -> bool:
+    known = isinstance(entry, dict) and entry.keys() == _ENTRY and type(entry["size"]) is int
+    return known and bool(_FILE_NAME.fullmatch(name)) and name != MANIFEST
 
 
 def _read_checked(path: Path, name: str, entry: dict[str, Any], keep: bool) -> bytes:
@@ -351,28 +321,50 @@ def _reading(path: Path, name: str) -> Iterator[BinaryIO]:
 def _decode(path: Path, name: str, kind: str, data: bytes):
     try:
         if kind == "part":
-            return safetensors.torch.load(data)
-        return json.loads(data) if kind == "json" else data.decode()
+            return _finite(path, name, safetensors.torch.load(data))
+        document = json.loads(data) if kind == "json" else data.decode()
     except (SafetensorError, ValueError, RecursionError, KeyError) as error:
         reason = f"is not {'safetensors' if kind == 'part' else kind} ({error})"
         raise CorruptCheckpointError(path, name, reason) from error
+    if not isinstance(document, str | dict):
+        raise CorruptCheckpointError(path, name, "is not a JSON object")
+    return document
 
 
-# --- which checkpoint -----------------------------------------------------------------------
+def _finite(path: Path, name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    for key, tensor in tensors.items():
+        if not _is_finite(tensor):
+            raise CorruptCheckpointError(path, name, f"holds {key!r}, which is not finite")
+    return tensors
 
 
-# --- housekeeping, for the holder of the lock -------------------------------------------------
+# --- what a document must hold --------------------------------------------------------------
 
 
-def entries(directory: Path, *prefixes: str) -> list[Path]:
-    try:
-        names = sorted(os.listdir(directory))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise CheckpointError(cannot("read", directory, error)) from error
-    return [directory / name for name in names if name.startswith(prefixes)]
+def get_document(
+    documents: Mapping[str, Document], path: str | Path, name: str, *keys: str
+) -> dict[str, Any]:
+    """The JSON object `name` of the checkpoint `path`, which holds at least `keys`.
+
+    Raises CheckpointError naming the checkpoint and what it lacks.
+    """
+    document = documents.get(name)
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{path} has no {name}: expected a checkpoint of train.py")
+    missing = [key for key in keys if key not in document]
+    if missing:
+        raise CheckpointError(f"{path}/{name} lacks {', '.join(missing)}; use another checkpoint")
+    return document
 
 
-def trash_name(path: Path) -> Path:
-    return path.parent / f".trash-{path.name}-{os.getpid()}"
+def build_from(cls: type, values: Any, place: str) -> Any:
+    """`cls(**values)`; CheckpointError naming unknown and missing keys of the object at `place`."""
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{place} is no JSON object; use another checkpoint")
+    parameters = inspect.signature(cls).parameters
+    unknown = sorted(values.keys() - parameters.keys())
+    missing = [n for n, p in parameters.items() if p.default is p.empty and n not in values]
+    for problem, names in (("has the unknown key", unknown), ("lacks", missing)):
+        if names:
+            raise CheckpointError(f"{place} {problem} {', '.join(names)}; use another checkpoint")
+    return cls(**values)

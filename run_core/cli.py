@@ -4,30 +4,38 @@
 arguments win over --config wherever it stands. A mistake ends the command with status 2 and one
 line that names the key, the nearest known one where it is a typo, and no traceback. Importing
 this module does not import torch: --help and mistakes are answered at once.
+
+A file becomes arguments (`--model.dim=128`) that stand before those of the command line, so both
+are checked in one way.
 """
 
+import argparse
+import os
 import re
 import signal
 import sys
+import types
+import typing
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from decimal import Decimal
 from typing import Any, NoReturn
 
 import jsonargparse
-import yaml
 
-from entropy_core.checks import nearest
+from entropy_core.checks import nearest_name
+from run_core.config_file import as_arguments, read_mapping
+from run_core.streams import LastingStream, lasting_streams
+from run_core.terminal import one_line
 
 FAILURE, USAGE_ERROR, INTERRUPTED = 1, 2, 130
+PATHS = {
+    "config", "data", "val_data", "out", "tokenizer", "checkpoint", "train", "session", "init_from",
+    "save_figure", "plot", "json", "from_csv",
+}  # fmt: skip
+"""Options in whose values a leading ~ is the home directory."""
 _ASSIGNMENT = re.compile(r"[a-zA-Z_][\w.-]*=.*", re.DOTALL)
-# How jsonargparse words an unknown key and a value of a wrong type.
-_UNKNOWN = (
-    re.compile(r"unrecognized arguments: --(?P<key>[\w.-]+)"),
-    re.compile(r"Group '(?P<group>[\w.]+)' does not accept option '(?P<key>[\w.-]+)'"),
-    re.compile(r"Option '(?P<key>[\w.-]+)' is not accepted"),
-)
-_WRONG_TYPE = re.compile(r'key "(?P<key>[\w.]+)":.*(?:Got|Given) value: (?P<value>.*)', re.DOTALL)
-_EXPECTED = re.compile(r"Expected a (?:<class '(\w+)'>|typing\.Literal\[([^]]*)\])")
+_SCIENTIFIC = re.compile(r"\d+(\.\d+)?[eE]\+?\d{1,2}")
+_SHOWN = 100  # characters of a refused value
 
 
 class Parser(jsonargparse.ArgumentParser):
@@ -35,14 +43,28 @@ class Parser(jsonargparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
+        self._is_searching = False
 
-    def read(self, args: Sequence[str]) -> jsonargparse.Namespace:
-        """Parse; exits with status 2 on any mistake."""
-        arguments = self._joined(args)
-        files = [a for a in arguments if a.startswith("--config=")]
+    def read(self, args: Sequence[str], *earlier: str) -> jsonargparse.Namespace:
+        """Parse; exits with status 2 on any mistake.
+
+        `earlier` are arguments --name=value that those of a --config file and `args` override.
+        """
+        given = self._joined(args)
+        takes_files = "config" in self._names()
+        files = [a for a in given if takes_files and a.startswith("--config=")]
+        arguments = list(earlier)
         for argument in files:
-            self._check_yaml(argument.removeprefix("--config="))
-        return self.parse_args(files + [a for a in arguments if a not in files])
+            arguments += self.file_arguments(argument.removeprefix("--config="))
+        arguments += [argument for argument in given if argument not in files]
+        return self._parse([a for argument in arguments for a in self._spelt_out(argument)])
+
+    def file_arguments(self, path: str) -> list[str]:
+        """The arguments --name=value that a YAML file stands for; exits as `read` does."""
+        try:
+            return as_arguments(read_mapping(expanded(path)))
+        except ValueError as error:
+            self.error(f"config {error}")
 
     def build(self, cls: type, values: jsonargparse.Namespace, *scripts_own: str) -> Any:
         """The dataclass `cls` of parsed values, `scripts_own` left out; exits as `read` does."""
@@ -53,9 +75,26 @@ class Parser(jsonargparse.ArgumentParser):
             self.error(str(error))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        print(f"{self.prog}: error: {self._explain(str(message))}", file=sys.stderr)
+        if self._is_searching:
+            raise _Refused
+        if isinstance(ex, TypeError | KeyError | RecursionError):
+            message = self._wrong_value() or message
+        elif isinstance(ex, argparse.ArgumentError) and ex.argument_name:
+            message = f"{ex.argument_name}: {ex.message}"
+        lines = [one_line(line) for line in str(message).splitlines() if line.strip()]
+        print(f"{self.prog}: error: " + "\n  ".join(lines[:6]), file=sys.stderr)
         print(f"run `python {self.prog} --help` for the options", file=sys.stderr)
         raise SystemExit(USAGE_ERROR)
+
+    def first_look(self, args: Sequence[str], *names: str) -> argparse.Namespace:
+        """The last text of some options, before it is known which others there are; else None."""
+        plain = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        for name in names:
+            plain.add_argument(f"--{name}")
+        found = plain.parse_known_args([a for a in self._joined(args) if "=" in a])[0]
+        return argparse.Namespace(**{n: self._in_full(n, v) for n, v in vars(found).items()})
+
+    # --- from what was typed to --name=value
 
     def _joined(self, args: Sequence[str]) -> list[str]:
         """Each option and its value as one argument --name=value."""
@@ -75,62 +114,166 @@ class Parser(jsonargparse.ArgumentParser):
     def _needs_value(self, name: str) -> bool:
         return any(name in a.option_strings and a.nargs is None for a in self._actions)
 
-    def _check_yaml(self, path: str) -> None:
-        """Exit with the file's name and line, which jsonargparse does not tell."""
+    def _spelt_out(self, argument: str) -> list[str]:
+        """One argument with its path and number written in full, or a group's as its members."""
+        name, value = _split(argument)
+        if not name or value is None:
+            return [argument]
+        if any(known.startswith(f"{name}.") for known in self._names()):
+            try:
+                return as_arguments({name: read_mapping(value, is_path=False)})
+            except ValueError as error:
+                self.error(f"{name}: {error}")
+        if self._is_switch(name):
+            return [f"--{name}"] if value == "true" else []
+        value = self._in_full(name, value)
+        if int in _kinds(self._type_of(name)) and _SCIENTIFIC.fullmatch(value):
+            number = Decimal(value)
+            value = str(int(number)) if number == number.to_integral_value() else value
+        return [f"--{name}={value}"]
+
+    def _in_full(self, name: str, value: str | None) -> str | None:
+        """The value of an option, with ~ as the home directory where it is a path."""
+        if value is None or name not in PATHS:
+            return value
         try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            self.error(f"config {path}: {error.strerror}")
-        except UnicodeDecodeError as error:
-            self.error(f"config {path}: not a text file in UTF-8 (byte {error.start})")
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            line = f":{mark.line + 1}" if mark else ""
-            self.error(f"config {path}{line}: not YAML: {getattr(error, 'problem', None) or error}")
-        if not isinstance(content, dict):
-            self.error(f"config {path}: expected lines of `key: value`")
+            return expanded(value)
+        except ValueError as error:
+            self.error(f"{name} = {error}")
 
-    def _explain(self, message: str) -> str:
-        for pattern in _UNKNOWN:
-            if found := pattern.search(message):
-                parts = found.groupdict()
-                return self._unknown(f"{parts.get('group', '')}.{parts['key']}".lstrip("."))
-        if found := _WRONG_TYPE.search(message):
-            kinds = [words or kind for kind, words in _EXPECTED.findall(message)]
-            expected = " or ".join(kinds).replace("NoneType", "null")
-            return f"{found['key']} = {found['value'].strip()}: expected {expected}"
-        lines = [line.strip() for line in message.splitlines() if line.strip()]
-        return "\n  ".join(lines[:6])
+    # --- checks
 
-    def _unknown(self, name: str) -> str:
-        options = [o[2:] for a in self._actions for o in a.option_strings if o.startswith("--")]
-        known = [o for o in options if not any(n.startswith(f"{o}.") for n in options)]
+    def _parse(self, arguments: list[str]) -> jsonargparse.Namespace:
+        known = self._names()
+        for name, _ in map(_split, arguments):
+            if name and name not in known:
+                self.error(f"unknown option {name}{_suggestion(name, known)}")
+        self._arguments = arguments
+        try:
+            return self.parse_args(arguments)
+        except RecursionError as error:
+            self.error("an option is nested too deeply", error)
+
+    def _names(self) -> list[str]:
+        """Names of the options, without groups of them."""
+        names = [o[2:] for a in self._actions for o in a.option_strings if o.startswith("--")]
+        return [name for name in names if not any(n.startswith(f"{name}.") for n in names)]
+
+    def _is_switch(self, name: str) -> bool:
+        """Whether an option takes no value; in a file it has one, true or false."""
+        return any(f"--{name}" in a.option_strings and a.nargs == 0 for a in self._actions)
+
+    def _type_of(self, name: str) -> Any:
+        actions = (a for a in self._actions if f"--{name}" in a.option_strings)
+        return next((getattr(action, "_typehint", action.type) for action in actions), None)
+
+    def _wrong_value(self) -> str | None:
+        """The first argument that is refused when it stands alone, and what would be accepted."""
+        self._is_searching = True
+        try:
+            for argument in self._arguments:
+                name, value = _split(argument)
+                try:
+                    self.parse_args([argument])
+                except (_Refused, RecursionError):
+                    shown = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}..."
+                    expected = " or ".join(map(_word, _kinds(self._type_of(name))))
+                    return f"{name} = {shown}: expected {expected}"
+        finally:
+            self._is_searching = False
+        return None
+
+
+class _Refused(Exception):
+    """An argument is wrong; raised while looking for the one to name."""
+
+
+def _split(argument: str) -> tuple[str, str | None]:
+    """(name, value) of --name=value; "" for anything else, None for no value."""
+    name, equals, value = argument.partition("=")
+    return name[2:] if name.startswith("--") else "", value if equals else None
+
+
+def _suggestion(name: str, known: list[str]) -> str:
+    """`; did you mean X?` for the nearest option, by its whole name or by its last word."""
+    close = nearest_name(name, known)
+    if close is None:
         by_leaf = {option.rsplit(".", 1)[-1]: option for option in known}
-        hint = nearest(name, known)
-        if not hint and (leaf := nearest(name.rsplit(".", 1)[-1], list(by_leaf))):
-            leaf = leaf.removeprefix("; did you mean ").removesuffix("?")
-            hint = f"; did you mean {by_leaf[leaf]}?"
-        return f"unknown option {name}{hint}"
+        leaf = nearest_name(name.rsplit(".", 1)[-1], list(by_leaf))
+        close = leaf and by_leaf[leaf]
+    return f"; did you mean {close}?" if close else ""
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """The members of a union, or the type alone."""
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if is_union else (hint,)
+
+
+def _word(kind: Any) -> str:
+    if typing.get_origin(kind) is typing.Literal:
+        return ", ".join(map(repr, typing.get_args(kind)))
+    return "null" if kind is type(None) else getattr(kind, "__name__", str(kind))
+
+
+def expanded(path: str) -> str:
+    """A path, or several with + between them, with ~ written in full; ValueError without a home."""
+    parts = [os.path.expanduser(part) for part in path.split("+")]
+    for part in parts:
+        if part == "~" or part.startswith("~/"):
+            raise ValueError(f"{part}: there is no home directory (HOME is not set)")
+    return "+".join(parts)
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Call a script's main and exit: expected failures become one line, Ctrl-C status 130."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal without a character is no error
-    try:
-        status = main() or 0
-    except SystemExit:
-        raise
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        status = INTERRUPTED
-    except _usage_errors() as error:
-        status = _fail(error, USAGE_ERROR)
-    except _failures() as error:
-        status = _fail(error, FAILURE)
+    """Call a script's main and exit: expected failures become one line, Ctrl-C status 130.
+
+    A reader of stdout or stderr that goes away is no failure, see `streams.py`.
+    """
+    with lasting_streams():
+        status = _call(main)
+        sys.stdout.flush()
+        status = status or _output_status(sys.stdout)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # one more Ctrl-C ends the ending, silently
     raise SystemExit(status)
+
+
+def _call(main: Callable[[], int | None]) -> int:
+    try:
+        return main() or 0
+    except SystemExit as stop:
+        return stop.code or 0
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return INTERRUPTED
+    except _usage_errors() as error:
+        return _fail(error, USAGE_ERROR)
+    except _failures() as error:
+        return _fail(error, FAILURE)
+    except (MemoryError, RuntimeError) as error:
+        asked = _asked_memory(error)
+        if asked is None:
+            raise
+        return _fail(f"out of memory: {asked}", FAILURE)
+
+
+def _asked_memory(error: Exception) -> str | None:
+    """What an error asked the memory for; None for an error of another kind.
+
+    torch says on a CPU by its words alone that it got no memory.
+    """
+    first = str(error).partition("\n")[0]
+    _, found, request = first.partition("DefaultCPUAllocator: ")
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return first or "the request is unknown"
+    return request if found else None
+
+
+def _output_status(stream: LastingStream) -> int:
+    """Output that a disk refused is a failure; a reader that went away is none."""
+    if stream.failure is None or stream.reader_is_gone:
+        return 0
+    return _fail(f"cannot write to stdout: {stream.failure.strerror}", FAILURE)
 
 
 def _usage_errors() -> tuple[type[Exception], ...]:
@@ -147,6 +290,6 @@ def _failures() -> tuple[type[Exception], ...]:
     return TrainingError, CheckpointError, RunLogError, FloatingPointError, OSError
 
 
-def _fail(error: Exception, status: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
+def _fail(error: Exception | str, status: int) -> int:
+    print(f"error: {one_line(str(error))}", file=sys.stderr)
     return status

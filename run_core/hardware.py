@@ -33,6 +33,19 @@ def autocast(device: torch.device) -> contextlib.AbstractContextManager:
     return contextlib.nullcontext()
 
 
+def require_memory(num_bytes: int, device: torch.device, what: str) -> None:
+    """MemoryError saying what was asked for, where the device has less memory than that."""
+    if device.type == "cuda":
+        there = torch.cuda.get_device_properties(device).total_memory
+    else:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if num_bytes > there:
+        raise MemoryError(
+            f"{what} needs at least {num_bytes / 1e9:,.1f} GB, and the machine has "
+            f"{there / 1e9:,.1f} GB: choose a smaller one"
+        )
+
+
 def keep_freed_memory() -> None:
     """Tell glibc to reuse freed blocks instead of returning them to the kernel.
 

@@ -1,17 +1,22 @@
-"""A run directory: its lock, its checkpoints, its records, and the signals that end it."""
+"""A run directory: who may write to it, its records, and which of its checkpoints counts.
 
-import contextlib
-import fcntl
+    RUN/.lock               the process that writes to it (`lock.py`)
+    RUN/config.yaml         what was asked for; environment.json says where it is done
+    RUN/best.json           step and validation bits per byte of the best checkpoint
+    RUN/checkpoints/        step_00000100, ...: the checkpoints (`checkpoint.py`)
+        corrupt-step_*          set aside because verification failed
+        .tmp-*  .trash-*        half written or deleted; never read, cleared at start
+
+A directory that holds anything else is not written to: it is somebody's own.
+"""
+
 import json
 import math
 import os
-import shutil
-import signal
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from multiprocessing import util as process_util
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 import yaml
@@ -24,16 +29,98 @@ from run_core.checkpoint import (
     CorruptCheckpointError,
     Document,
     FormatVersionError,
-    RunBusyError,
+    save_directory,
+    verify,
+)
+from run_core.files import (
     cannot,
     entries,
-    make_directory,
-    save_directory,
+    leftovers,
+    remove,
+    seal,
+    sync_directory,
     trash_name,
-    verify,
+    unseal,
     write_file,
 )
 from run_core.hardware import environment
+from run_core.lock import LOCK, is_marked, lock_run
+
+BEST, CONFIG, ENVIRONMENT = "best.json", "config.yaml", "environment.json"
+_RECORDS = {BEST, CONFIG, ENVIRONMENT, "metrics.jsonl", "loss.png", "wandb.json"}
+_BEST_KEYS = {"step", "validation_bits_per_byte"}
+
+Report = Callable[[str], None]
+
+
+class TrainingError(RuntimeError):
+    """A run of either model cannot start or go on; the message says why and what to do."""
+
+
+# --- the directory --------------------------------------------------------------------------
+
+
+@contextmanager
+def open_run(run_dir: str | Path, resume: bool = False) -> Iterator[Path]:
+    """Be the only writer of a run directory, and clear what a killed process left in it.
+
+    It is made where it is missing, unless to `resume`. Raises TrainingError for no run to resume,
+    CheckpointError for a directory with files of somebody's own (nothing in it is touched) or
+    where the disk refuses, RunBusyError while another process writes to it.
+    """
+    run_dir = Path(run_dir)
+    if resume and not run_dir.is_dir():
+        raise TrainingError(f"{run_dir} holds no run to resume; leave out --resume")
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        _refuse_foreign(run_dir)
+    except OSError as error:
+        raise CheckpointError(cannot("make the run directory", run_dir, error)) from error
+    with lock_run(run_dir):
+        clean_leftovers(run_dir)
+        yield run_dir
+
+
+def _refuse_foreign(run_dir: Path) -> None:
+    names = sorted(set(os.listdir(run_dir)) - {LOCK})
+    if names and not (is_marked(run_dir) or _has_checkpoint(run_dir) or _has_record(run_dir)):
+        raise CheckpointError(
+            f"{run_dir} holds files that are no run's ({', '.join(names[:3])}); "
+            "choose a new or an empty directory with --out"
+        )
+
+
+def _has_checkpoint(run_dir: Path) -> bool:
+    found = entries(run_dir / "checkpoints", "step_", "corrupt-step_")
+    return any((path / MANIFEST).is_file() for path in found)
+
+
+def _has_record(run_dir: Path) -> bool:
+    """Whether environment.json is a run's: earlier versions left no mark in .lock."""
+    try:
+        record = json.loads((run_dir / ENVIRONMENT).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and {"command", "commit", "packages", "seed"} <= record.keys()
+
+
+def find_start(run_dir: Path, resume: bool, report: Report) -> Path | None:
+    """The checkpoint to go on from; TrainingError where `resume` and the directory disagree."""
+    newest = newest_checkpoint(run_dir, report) if resume else None
+    if resume and newest is None:
+        if not (run_dir / CONFIG).exists():
+            raise TrainingError(f"{run_dir} holds no run to resume; leave out --resume")
+        report(f"{run_dir} has no checkpoint yet: starting from step 0")
+    elif not resume and entries(run_dir / "checkpoints", "step_", "corrupt-step_"):
+        raise TrainingError(f"{run_dir} already holds a run; add --resume or choose another --out")
+    return newest
+
+
+def write_records(run_dir: Path, config: Any, device: torch.device) -> None:
+    """What a run was asked to do (`to_dict`, `seed`), and where it is done."""
+    write_file(run_dir / CONFIG, yaml.safe_dump(config.to_dict(), sort_keys=False).encode())
+    record = json.dumps(environment(device) | {"seed": config.seed}, indent=2)
+    write_file(run_dir / ENVIRONMENT, record.encode() + b"\n")
 
 
 def changed_keys(
@@ -50,89 +137,24 @@ def changed_keys(
     return changed
 
 
-Report = Callable[[str], None]
+def clean_leftovers(run_dir: str | Path) -> list[Path]:
+    """Remove what killed processes left half written or half deleted; return it.
 
-
-class TrainingError(RuntimeError):
-    """The run cannot start or go on; the message says why and what to do."""
-
-
-def find_start(run_dir: Path, resume: bool, report: Report) -> Path | None:
-    """The checkpoint to go on from; TrainingError where `resume` and the directory disagree."""
-    newest = newest_checkpoint(run_dir, report) if resume else None
-    if resume and newest is None:
-        if (run_dir / "config.yaml").exists():
-            report(f"{run_dir} has no checkpoint yet: starting from step 0")
-        else:
-            raise TrainingError(f"{run_dir} holds no run to resume; leave out --resume")
-    elif not resume and any((run_dir / "checkpoints").glob("*step_*")):
-        raise TrainingError(f"{run_dir} already holds a run; add --resume or choose another --out")
-    return newest
-
-
-def write_records(run_dir: Path, config: Any, device: torch.device) -> None:
-    """What a run was asked to do (`to_dict`, `seed`), and where it is done."""
-    write_file(run_dir / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False).encode())
-    record = json.dumps(environment(device) | {"seed": config.seed}, indent=2)
-    write_file(run_dir / "environment.json", record.encode() + b"\n")
-
-
-@contextmanager
-def catch_signals(report: Report) -> Iterator[list[str]]:
-    """Collect SIGINT and SIGTERM; after the first, a second one acts as usual and ends at once."""
-    caught: list[str] = []
-
-    def catch(number: int, frame: Any) -> None:
-        caught.append(signal.Signals(number).name)
-        for each, handler in before.items():
-            signal.signal(each, handler)
-        with suppress(OSError, RuntimeError):  # a closed pipe, or a print inside a print
-            report(f"{caught[0]}: saving after this step (again to leave at once)")
-
-    before = {s: signal.signal(s, catch) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-
-BEST = "best.json"
-
-
-@contextlib.contextmanager
-def lock_run(run_dir: str | Path) -> Iterator[None]:
-    """Hold RUN/.lock: the only writer of the run directory while the block runs.
-
-    Raises RunBusyError when a live process holds it, CheckpointError when it cannot be made.
+    Call it holding the lock: a live writer's temporary files look the same. Files of other names
+    stay. Raises CheckpointError when the disk refuses.
     """
-    path = Path(run_dir, ".lock")
-    try:
-        handle = path.open("a+")
-    except OSError as error:
-        raise CheckpointError(cannot("lock the run directory", path, error)) from error
-    with handle:
+    run_dir = Path(run_dir)
+    left = leftovers(run_dir, _RECORDS.__contains__)
+    left += leftovers(run_dir / "checkpoints", lambda name: bool(STEP_NAME.fullmatch(name)))
+    for each in left:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunBusyError(_busy(handle, run_dir)) from error
+            remove(each.path)
         except OSError as error:
-            raise CheckpointError(cannot("lock the run directory", path, error)) from error
-        # A forked worker shares the lock and may outlive a killed parent: it lets go at once.
-        process_util.register_after_fork(handle, lambda inherited: inherited.close())
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
-        yield
+            raise CheckpointError(cannot("remove", each.path, error)) from error
+    return [each.path for each in left]
 
 
-def _busy(handle: TextIO, run_dir: str | Path) -> str:
-    handle.seek(0)
-    pid = handle.read().strip() or "unknown"
-    return (
-        f"another process (pid {pid}) is writing to {run_dir}; "
-        "wait for it, stop it, or choose another run directory"
-    )
+# --- its checkpoints ------------------------------------------------------------------------
 
 
 def checkpoint_path(run_dir: str | Path, step: int) -> Path:
@@ -149,17 +171,14 @@ def save_checkpoint(
 ) -> Path:
     """Write the checkpoint of `step` and return its directory.
 
-    `tensors` is {part: {name: tensor}}, `documents` is {file name: text or JSON object}. A sound
-    checkpoint of that step is returned as it is; a corrupt one is set aside first. The host needs
-    memory for one more copy of the largest part.
-
-    Raises ValueError (naming the tensor) for non-finite or tied tensors and for what is not JSON,
-    CheckpointError when the disk refuses; then the earlier checkpoints are untouched.
+    A sound checkpoint of that step is returned as it is; a corrupt one is set aside first. The host
+    needs memory for one more copy of the largest part. Arguments and errors are those of
+    `save_directory`; the earlier checkpoints are untouched.
     """
     path = checkpoint_path(run_dir, step)
     if not Path(run_dir).is_dir():
         raise CheckpointError(f"run directory {run_dir} is gone; step {step} was not saved")
-    if path.exists():
+    if os.path.lexists(path):
         try:
             verify(path)
             return path
@@ -168,26 +187,37 @@ def save_checkpoint(
         except CorruptCheckpointError:
             _set_aside(path)
     if not path.parent.is_dir():
-        make_directory(path.parent)
+        _make_directory(path.parent)
     return save_directory(path, tensors=tensors, documents=documents, step=step)
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir()
+        sync_directory(path.parent)
+    except OSError as error:
+        raise CheckpointError(cannot("make directory", path, error)) from error
 
 
 def newest_checkpoint(run_dir: str | Path, warn: Callable[[str], None]) -> Path | None:
     """The newest sound checkpoint of a run; None only if the run never had one.
 
-    For the writer of the run: corrupt newer ones are renamed to `corrupt-step_…`, with one
-    warning line each. Raises CheckpointError listing them when none is sound, so that a run
-    never restarts at step 0 in silence, and FormatVersionError for another format.
+    For the writer of the run: corrupt newer ones, files and broken links of such a name among
+    them, are renamed to `corrupt-step_…` with one warning line each. Raises CheckpointError
+    listing them when none is sound, so that a run never restarts at step 0 in silence, and
+    FormatVersionError for another format.
     """
-    for path in _step_directories(run_dir):
+    for path in step_paths(run_dir):
         try:
             verify(path)
-            return path
         except FormatVersionError:
             raise
         except CorruptCheckpointError as error:
             aside = _set_aside(path)
             warn(f"checkpoint {path} set aside as {aside.name}: {error.file} {error.reason}")
+        else:
+            _clear_stale_best(run_dir, warn)
+            return path
     corrupt = entries(Path(run_dir, "checkpoints"), "corrupt-")
     if corrupt:
         raise CheckpointError(
@@ -204,23 +234,91 @@ def resolve(path: str | Path) -> Path:
     Read-only and without verification, which loading does. Raises CheckpointError naming what
     was looked for.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if (path / MANIFEST).is_file():
         return path
     best = best_checkpoint(path)
     if best:
         return best
-    for newest in _step_directories(path):
+    for newest in filter(Path.is_dir, step_paths(path)):
         return newest
     raise CheckpointError(
         f"no checkpoint at {path}: looked for {MANIFEST}, {BEST} and checkpoints/step_* in it"
     )
 
 
-def record_best(run_dir: str | Path, step: int, bits_per_byte: float) -> None:
-    """Note in RUN/best.json that `step`, already saved, is the best so far.
+def step_paths(run_dir: str | Path) -> list[Path]:
+    """What is named like a checkpoint, the newest first, sound or not."""
+    directory = Path(run_dir, "checkpoints")
+    try:
+        found = entries(directory, "step_")
+    except OSError as error:
+        raise CheckpointError(cannot("read", directory, error)) from error
+    steps = [path for path in found if STEP_NAME.fullmatch(path.name)]
+    return sorted(steps, key=_step_of, reverse=True)
 
-    A kill may fall between the save and this record: repeat it when resuming from such a step.
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step_"))
+
+
+def prune(run_dir: str | Path, keep_last: int, best_step: int | None = None) -> list[Path]:
+    """Delete all but the newest `keep_last` checkpoints and `best_step`; return the deleted.
+
+    Nothing is deleted unless the newest one verifies, so a sound one remains at every instant. Of
+    a checkpoint that was moved away and linked back, the link is deleted.
+    Raises ValueError for keep_last < 1, CheckpointError when the disk refuses.
+    """
+    if keep_last < 1:
+        raise ValueError(f"keep_last is {keep_last}; at least one checkpoint must stay")
+    paths = [path for path in step_paths(run_dir) if path.is_dir()]
+    old = [path for path in paths[keep_last:] if _step_of(path) != best_step]
+    if not old or not _is_sound(paths[0]):
+        return []
+    for path in old:
+        try:
+            _delete(path)
+        except OSError as error:
+            raise CheckpointError(cannot("delete", path, error)) from error
+    return old
+
+
+def _is_sound(path: Path) -> bool:
+    try:
+        verify(path)
+    except CorruptCheckpointError:
+        return False
+    return True
+
+
+def _delete(path: Path) -> None:
+    """Out of sight in one step, then file by file: a kill never leaves a torn checkpoint."""
+    trash = trash_name(path)
+    os.rename(path, trash)
+    remove(trash)
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename to corrupt-NAME, so that it is neither used nor lost."""
+    base = path.with_name(f"corrupt-{path.name}")
+    aside, number = base, 1
+    while os.path.lexists(aside):
+        number += 1
+        aside = base.with_name(f"{base.name}-{number}")
+    try:
+        os.rename(path, aside)
+    except OSError as error:
+        raise CheckpointError(cannot("set aside", path, error)) from error
+    return aside
+
+
+# --- the best of them -----------------------------------------------------------------------
+
+
+def record_best(run_dir: str | Path, step: int, bits_per_byte: float) -> None:
+    """Note in RUN/best.json, with a checksum, that `step`, already saved, is the best so far.
+
+    A kill may fall between the save and this record: repeat it when resuming.
     Raises ValueError for a non-finite value or an unsaved step, CheckpointError when the disk
     refuses.
     """
@@ -229,7 +327,7 @@ def record_best(run_dir: str | Path, step: int, bits_per_byte: float) -> None:
     path = Path(run_dir, BEST)
     record = {"step": step, "validation_bits_per_byte": float(bits_per_byte)}
     try:
-        write_file(path, json.dumps(record).encode() + b"\n")
+        write_file(path, seal(record))
     except OSError as error:
         raise CheckpointError(cannot("write", path, error)) from error
 
@@ -248,95 +346,39 @@ def best_checkpoint(run_dir: str | Path) -> Path | None:
     return path
 
 
-_UNBEST = f"delete {BEST} to use the newest checkpoint"
+_UNBEST = f"delete {BEST} to use the newest checkpoint, or --resume the run"
 
 
 def _best_step(run_dir: str | Path) -> int | None:
     path = Path(run_dir, BEST)
     try:
-        return int(json.loads(path.read_bytes())["step"])
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+        data = path.read_bytes() if path.is_file() else None
     except OSError as error:
         raise CheckpointError(cannot("read", path, error)) from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged; {_UNBEST}") from error
+    if data is None:
+        return None
+    record = unseal(data) or _unsealed(data)
+    if record.keys() != _BEST_KEYS or type(record["step"]) is not int:
+        raise CheckpointError(f"{path} is damaged; {_UNBEST}")
+    return record["step"]
 
 
-def _step_directories(run_dir: str | Path) -> list[Path]:
-    """Newest first."""
-    found = entries(Path(run_dir, "checkpoints"), "step_")
-    steps = [path for path in found if STEP_NAME.fullmatch(path.name)]
-    return sorted(steps, key=_step_of, reverse=True)
-
-
-def _step_of(path: Path) -> int:
-    return int(path.name.removeprefix("step_"))
-
-
-def prune(run_dir: str | Path, keep_last: int, keep_best: bool) -> list[Path]:
-    """Delete all but the newest `keep_last` checkpoints (and the best); return the deleted.
-
-    Nothing is deleted unless the newest one verifies, so a sound one remains at every instant.
-    Raises ValueError for keep_last < 1, CheckpointError when the disk refuses.
-    """
-    if keep_last < 1:
-        raise ValueError(f"keep_last is {keep_last}; at least one checkpoint must stay")
-    paths = _step_directories(run_dir)
-    best = _best_step(run_dir) if keep_best else None
-    old = [path for path in paths[keep_last:] if _step_of(path) != best]
-    if not old or not _is_sound(paths[0]):
-        return []
-    for path in old:
-        try:
-            _delete(path)
-        except OSError as error:
-            raise CheckpointError(cannot("delete", path, error)) from error
-    return old
-
-
-def clean_leftovers(run_dir: str | Path) -> list[Path]:
-    """Remove what killed processes left half written or half deleted; return it.
-
-    Call it holding the lock: a live writer's temporary files look the same.
-    Raises CheckpointError when the disk refuses.
-    """
-    run_dir = Path(run_dir)
-    left = [p for d in (run_dir, run_dir / "checkpoints") for p in entries(d, ".tmp-", ".trash-")]
-    for path in left:
-        try:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        except OSError as error:
-            raise CheckpointError(cannot("remove", path, error)) from error
-    return left
-
-
-def _is_sound(path: Path) -> bool:
+def _unsealed(data: bytes) -> dict[str, Any]:
+    """The record of an earlier version, which wrote no checksum; empty for anything else."""
     try:
-        verify(path)
-    except CorruptCheckpointError:
-        return False
-    return True
+        record = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
-def _delete(path: Path) -> None:
-    """Out of sight in one step, then file by file: a kill never leaves a torn checkpoint."""
-    trash = trash_name(path)
-    os.rename(path, trash)
-    shutil.rmtree(trash)
-
-
-def _set_aside(path: Path) -> Path:
-    base = path.with_name(f"corrupt-{path.name}")
-    aside, number = base, 1
-    while aside.exists():
-        number += 1
-        aside = base.with_name(f"{base.name}-{number}")
-    run_dir = path.parent.parent
+def _clear_stale_best(run_dir: str | Path, warn: Report) -> None:
+    """Remove a best.json that is damaged, with a warning, or whose checkpoint is gone."""
     try:
-        if _best_step(run_dir) == _step_of(path):
-            Path(run_dir, BEST).unlink()  # a record must not outlive what it names
-        os.rename(path, aside)
-    except OSError as error:
-        raise CheckpointError(cannot("set aside", path, error)) from error
-    return aside
+        step = _best_step(run_dir)
+    except CheckpointError as error:
+        warn(str(error))
+    else:
+        if step is None or checkpoint_path(run_dir, step).is_dir():
+            return
+    remove(Path(run_dir, BEST))

@@ -1,53 +1,28 @@
-"""The record of a run: metrics.jsonl, its picture loss.png, and wandb.
+"""The record of a run, RUN/metrics.jsonl, which also feeds its picture and wandb.
 
     RUN/metrics.jsonl   one JSON object a line, each with "step"; `Curves` names the numbers that
                         the picture is drawn from
-    RUN/loss.png        drawn from metrics.jsonl (extra `plots`)
-    RUN/wandb/          offline by default; it can fail in any way and only costs one message
+    RUN/loss.png        drawn from metrics.jsonl (`loss_picture.py`, extra `plots`)
+    RUN/wandb/          what wandb keeps (`wandb_log.py`)
 
 metrics.jsonl is the truth and a run that cannot write it stops. The picture and wandb are
 conveniences and never stop or change a run.
 """
 
-import io
-import itertools
+import errno
 import json
 import math
 import os
-import queue
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from run_core.checkpoint import write_file
-
-WANDB_MODES = ("offline", "online", "disabled")
-_WANDB_SECONDS = 9.0  # to start or to finish; a failed online start leaves room for offline
-_ONLINE_SECONDS = 6.0
+from run_core.files import write_file
+from run_core.loss_picture import LANGUAGE_MODEL, Curves, draw_losses
+from run_core.wandb_log import WANDB_MODES, WandbLog
 
 Report = Callable[[str], None]
 Row = Mapping[str, Any]
-
-
-class Curves(NamedTuple):
-    """The numbers of the rows that loss.png shows, and the labels of their axes."""
-
-    along: str
-    training: str
-    validation: str
-    labels: tuple[str, str, str]
-
-
-LANGUAGE_MODEL = Curves(
-    along="tokens",
-    training="loss_nats",
-    validation="validation_bits_per_byte",
-    labels=(
-        "tokens seen in training", "training loss\n(nats per token)", "validation\n(bits per byte)"
-    ),
-)  # fmt: skip
 
 
 class RunLogError(RuntimeError):
@@ -83,7 +58,9 @@ class RunLog:
             self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         except OSError as error:
             raise _unwritable(self.path, error) from error
-        self._wandb = _Wandb(wandb, Path(run_dir).resolve(), config, report)
+        self._wandb = WandbLog(
+            wandb, Path(run_dir).resolve(), config, report, resumes=resume_step is not None
+        )
 
     def log(self, row: Row) -> None:
         """Append one row; it needs an integer "step". Non-finite numbers are stored as null.
@@ -106,7 +83,7 @@ class RunLog:
             plot_loss(self.path, self.path.with_name("loss.png"), curves)
         except (ImportError, OSError, RunLogError) as error:
             self._plots = False
-            self._report(f"no loss.png: {_reason(error)}")
+            self._report(f"no loss.png: {str(error).partition(chr(10))[0]}")
 
     def close(self) -> None:
         """Finish wandb, at most 9 s, and close metrics.jsonl."""
@@ -152,6 +129,8 @@ def _lines(data: bytes) -> Iterator[tuple[int, bytes, dict[str, Any] | None]]:
 
 
 def _rewind(path: Path, step: int | None, report: Report) -> None:
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise OSError(errno.EINVAL, "it is not a plain file")
     data = path.read_bytes() if path.exists() else b""
     kept, damaged = [], []
     for number, line, row in _lines(data) if step is not None else ():
@@ -195,14 +174,6 @@ def _unwritable(path: Path, error: OSError) -> RunLogError:
     )
 
 
-def _reason(error: BaseException) -> str:
-    lines = str(error).splitlines() or [""]
-    return lines[0] or type(error).__name__
-
-
-# --- loss.png ---------------------------------------------------------------------------------
-
-
 def plot_loss(
     metrics_path: str | Path, png_path: str | Path, curves: Curves = LANGUAGE_MODEL
 ) -> bool:
@@ -216,166 +187,11 @@ def plot_loss(
     validation = _curve(rows, curves.along, curves.validation)
     if not training[0] and not validation[0]:
         return False
-    write_file(png_path, _draw(training, validation, curves.labels))
+    write_file(png_path, draw_losses(training, validation, curves.labels))
     return True
 
 
-Curve = tuple[list[float], list[float]]  # tokens or steps, values
-
-
-def _curve(rows: list[dict[str, Any]], along: str, name: str) -> Curve:
+def _curve(rows: list[dict[str, Any]], along: str, name: str) -> tuple[list[float], list[float]]:
     points = [(row.get(along), row.get(name)) for row in rows]
     points = [(place, value) for place, value in points if None not in (place, value)]
     return [place for place, _ in points], [value for _, value in points]
-
-
-def _smooth(values: list[float]) -> list[float]:
-    """Mean over a centred twentieth of the curve: unlike a running mean, it does not lag."""
-    sums = [0.0, *itertools.accumulate(values)]
-    half = len(values) // 40
-    smooth = []
-    for i in range(len(values)):
-        left = min(half, i)
-        right = min(left, len(values) - 1 - i)  # no wider than left: the first drop stays sharp
-        smooth.append((sums[i + right + 1] - sums[i - left]) / (left + right + 1))
-    return smooth
-
-
-def _draw(training: Curve, validation: Curve, labels: tuple[str, str, str]) -> bytes:
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import EngFormatter
-    except ImportError as error:
-        raise ImportError("matplotlib is missing, pip install 'reso-llm[plots]'") from error
-    # A Figure of its own, not pyplot: no backend, window or style of the caller is touched.
-    figure = Figure(figsize=(8, 6), dpi=120, layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True)
-    _draw_training(upper, *training)
-    _draw_validation(lower, *validation)
-    for axes, label in ((upper, labels[1]), (lower, labels[2])):
-        axes.set_ylabel(label)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    lower.set_xlabel(labels[0])
-    lower.xaxis.set_major_formatter(EngFormatter(sep=""))
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    return picture.getvalue()
-
-
-def _draw_training(axes, places: list[float], loss: list[float]) -> None:
-    if not loss:
-        return
-    smooth = _smooth(loss)
-    label = f"each row, from {loss[0]:.2f}"
-    last = f"smoothed, to {smooth[-1]:.3f}"
-    axes.plot(places, loss, color="#56B4E9", linewidth=0.8, alpha=0.6, label=label)
-    axes.plot(places, smooth, color="#0072B2", linewidth=2, label=last)
-    low, high = min(loss), max(smooth[len(loss) // 50 :])  # the first drop would flatten the rest
-    axes.set_ylim(low - 0.05 * (high - low) - 1e-3, high + 0.05 * (high - low) + 1e-3)
-    axes.legend(frameon=False)
-
-
-def _draw_validation(axes, places: list[float], scores: list[float]) -> None:
-    if not scores:
-        return
-    best = min(range(len(scores)), key=scores.__getitem__)
-    last = f"last: {scores[-1]:.4f}"
-    axes.plot(places, scores, color="#D55E00", linewidth=2, marker="o", markersize=4, label=last)
-    label = f"best: {scores[best]:.4f}"
-    axes.plot(places[best], scores[best], "*", color="black", markersize=14, label=label)
-    axes.legend(frameon=False)
-
-
-# --- wandb ------------------------------------------------------------------------------------
-
-
-class _Wandb:
-    """A wandb run, or nothing: whatever wandb raises costs one message and ends its use."""
-
-    def __init__(self, mode: str, run_dir: Path, config: Mapping[str, Any], report: Report):
-        self._report, self._run = report, None
-        deadline = time.monotonic() + _WANDB_SECONDS
-        if mode == "online":
-            reason = self._start("online", run_dir, config, _ONLINE_SECONDS)
-            if reason is None:
-                return
-            report(
-                f"wandb: not online ({reason}); logging offline to {run_dir / 'wandb'}, "
-                "upload it later with: wandb sync"
-            )
-        if mode != "disabled":
-            left = deadline - time.monotonic()
-            reason = self._start("offline", run_dir, config, left)
-            if reason is not None and mode == "offline":
-                report(f"wandb: not started ({reason}); the run goes on without it")
-
-    def _start(self, mode: str, run_dir: Path, config, seconds: float) -> str | None:
-        """None when the run has started, else the reason why not."""
-        try:
-            self._run = _within(seconds, lambda: _init_wandb(mode, run_dir, config, seconds - 1))
-        except Exception as error:  # noqa: BLE001 - wandb raises what it likes; it is reported
-            return _reason(error)
-        return None
-
-    def log(self, row: Row) -> None:
-        if self._run is None:
-            return
-        try:
-            self._run.log(dict(row), step=row["step"])
-        except Exception as error:  # noqa: BLE001 - as above
-            self._give_up("logging", error)
-
-    def finish(self) -> None:
-        if self._run is None:
-            return
-        try:
-            _within(_WANDB_SECONDS, self._run.finish)
-        except Exception as error:  # noqa: BLE001 - as above
-            self._give_up("finishing", error)
-
-    def _give_up(self, action: str, error: Exception) -> None:
-        self._run = None
-        self._report(f"wandb: {action} failed ({_reason(error)}); the run goes on without it")
-
-
-def _init_wandb(mode: str, run_dir: Path, config: Mapping[str, Any], seconds: float):
-    # Without network, sending its error reports holds the process for 5 s at exit.
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    for name in [name for name, value in os.environ.items() if not value]:
-        if name.startswith("WANDB_"):  # empty means unset to people and is an error to wandb
-            del os.environ[name]
-    import wandb
-
-    settings = wandb.Settings(silent=True, console="off", init_timeout=seconds)
-    wandb.setup(settings=settings)
-    if mode == "online" and not wandb.login(prompt=False, verify=False):
-        raise RuntimeError("no API key is configured")
-    return wandb.init(
-        mode=mode,
-        project="reso-llm",
-        name=run_dir.name,
-        dir=str(run_dir),
-        config=dict(config),
-        settings=settings,
-    )
-
-
-def _within(seconds: float, action: Callable[[], Any]) -> Any:
-    """The result of `action`, or TimeoutError; a hanging action is left behind in its thread."""
-    outcome: queue.SimpleQueue = queue.SimpleQueue()
-
-    def work() -> None:
-        try:
-            outcome.put((action(), None))
-        except BaseException as error:  # noqa: BLE001 - raised again by the waiting thread
-            outcome.put((None, error))
-
-    threading.Thread(target=work, daemon=True).start()
-    try:
-        result, error = outcome.get(timeout=max(seconds, 0))
-    except queue.Empty:
-        raise TimeoutError(f"no answer in {seconds:.0f} s") from None
-    if error is not None:
-        raise RuntimeError(_reason(error)) from error
-    return result

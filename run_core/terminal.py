@@ -15,7 +15,11 @@ import statistics
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TextIO
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from run_core.streams import reader_is_gone
 
 PIPE_COLUMNS = 80
 """Width of a line where no terminal shows it."""
@@ -33,6 +37,24 @@ DIM, NORMAL = "\x1b[2m", "\x1b[0m"
 def printable(text: str) -> str:
     """Text that cannot move the cursor, change colours or reorder a terminal's line."""
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def one_line(text: str) -> str:
+    """Printable text without the line breaks and tabs that a name or a value may hold."""
+    return printable(text).replace("\n", " ").replace("\t", " ")
+
+
+def report(text: str) -> None:
+    """Print a message of a run to stdout, above a progress bar where there is one."""
+    tqdm.write(printable(text))
+
+
+def progress_bar(what: str, **options: Any) -> tqdm:
+    """A bar on stderr at a terminal; elsewhere one plain line that says what is done."""
+    bar = tqdm(desc=what, file=sys.stderr, disable=None, **options)
+    if bar.disable:
+        print(what, file=sys.stderr, flush=True)
+    return bar
 
 
 def encodable(text: str) -> str:
@@ -91,9 +113,13 @@ def lines(screen: Screen) -> Iterator[str]:
     """What is typed, with line editing and a history of this process, or what a pipe holds.
 
     At a prompt Ctrl-C drops the line, and a second one in a row leaves, as does the end of input.
+    Nothing more is read once nobody sees the answers.
     """
     if not is_interactive():
-        yield from _piped()
+        for line in _piped():
+            if reader_is_gone(screen.stream):
+                return
+            yield line
         return
     with contextlib.suppress(ImportError):  # some builds of Python have none
         import readline  # noqa: F401  (importing it is what gives input() its line editing)

@@ -7,13 +7,11 @@ from pathlib import Path
 import pytest
 
 from reso_llm.config import (
-    STAGES,
     ResoLLMConfig,
     control_config,
     large_config,
     medium_config,
     small_config,
-    with_stage,
 )
 from train import read_config
 
@@ -24,14 +22,11 @@ CONFIGS = sorted(
     for path in (ROOT / "configs").rglob("*.yaml")
     if path.name != "cer.yaml"  # a reactor's, see test_cli.py
 )
-ABLATED = [stage for stage in STAGES if getattr(small_config(), stage).enabled]
 PRESETS = {
     "small.yaml": small_config(),
     "medium.yaml": medium_config(),
     "large.yaml": large_config(),
     "control.yaml": control_config(),
-    **{f"ablations/without_{s}.yaml": with_stage(small_config(), s, False) for s in ABLATED},
-    **{f"ablations/only_{s}.yaml": with_stage(control_config(), s, True) for s in ABLATED},
 }
 
 
@@ -56,11 +51,3 @@ def test_shipped_configuration_is_valid(name):
 
 def test_every_preset_is_shipped():
     assert set(PRESETS) <= set(CONFIGS)
-
-
-@pytest.mark.parametrize("name", [name for name in PRESETS if "ablations" in name])
-def test_an_ablation_differs_from_small_in_nothing_but_the_model(name):
-    """Guards a comparison at another budget or batch."""
-    ablation, _ = read_config(["--config", str(ROOT / "configs" / name)])
-    small, _ = read_config(["--config", str(ROOT / "configs" / "small.yaml")])
-    assert dataclasses.replace(ablation, model=small.model) == small

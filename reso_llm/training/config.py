@@ -9,11 +9,12 @@ from entropy_core.checks import require
 from entropy_core.primes import GOLDEN_RATIO
 from reso_llm.config import ResoLLMConfig
 
+BUDGETS = ("minutes", "steps", "tokens", "epochs")
 # Keys that may change when a run is resumed: its budget, its place, how it is watched. Every other
 # key changes the weights.
 RESUMABLE = {
-    "data", "val_data", "columns", "out", "minutes", "steps", "tokens", "validate_every",
-    "save_every", "log_every", "keep_last",
+    "kind", "data", "val_data", "columns", "out", *BUDGETS, "validate_every", "save_every",
+    "log_every", "keep_last",
     "sample_prompt", "sample_length", "validate_tokens", "wandb", "device", "compile",
     # Lower learning rates let a run go on that stopped at steps that were not finite.
     "max_bad_steps", "optim.matrix_lr", "optim.embedding_lr", "optim.head_lr", "optim.scalar_lr",
@@ -64,6 +65,7 @@ class TrainConfig:
     """A training run. At least one budget is needed; the first that is used up ends the run.
 
     Args:
+        kind: what is trained; a configuration of kind reactor is cer's.
         data: guanaco, sample, a file, a directory, a glob, a hub id (:subset @split), or a+b.
         val_data: validation data; without it, val_fraction of the documents are held out.
         columns: what the data's columns hold, as in prompt=question,reply=answer,system=rules.
@@ -78,6 +80,7 @@ class TrainConfig:
         minutes: budget in minutes from the first step on, with validating and saving in between.
         steps: budget in optimizer steps.
         tokens: budget in training tokens.
+        epochs: budget in passes over the training data.
         batch_size: windows of max_seq_len tokens in one pass.
         grad_accumulation: passes for one optimizer step.
         validate_every: steps between validations.
@@ -95,6 +98,7 @@ class TrainConfig:
         model: shape of the model.
     """
 
+    kind: Literal["language_model"] = "language_model"
     data: str = "guanaco"
     val_data: str | None = None
     columns: str | None = None
@@ -109,6 +113,7 @@ class TrainConfig:
     minutes: float | None = None
     steps: int | None = None
     tokens: int | None = None
+    epochs: float | None = None
     batch_size: int = 8
     grad_accumulation: int = 1
     validate_every: int = 200
@@ -132,11 +137,11 @@ class TrainConfig:
         )  # fmt: skip
         for name in counts:
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        budgets = {name: getattr(self, name) for name in ("minutes", "steps", "tokens")}
+        budgets = {name: getattr(self, name) for name in BUDGETS}
         for name, value in budgets.items():
             require(value is None or value > 0, name, value, "above 0")
         if not any(budgets.values()):
-            raise ValueError("no budget: give minutes, steps or tokens, for example --minutes 8")
+            raise ValueError(f"no budget: give {', '.join(BUDGETS)}, for example --minutes 8")
         require(
             self.init_from is not None or not self.keep_memory,
             "keep_memory",
@@ -152,10 +157,11 @@ class TrainConfig:
         require(0 < self.val_fraction < 1, "val_fraction", self.val_fraction, "between 0 and 1")
         require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 2^32 - 1")
 
-    def progress(self, steps: int, tokens: int, seconds: float) -> float:
+    def progress(self, steps: int, tokens: int, seconds: float, epochs: float) -> float:
         """Share of the budget used, 1 when a budget is used up."""
-        used = ((steps, self.steps), (tokens, self.tokens), (seconds / 60, self.minutes))
-        return min(1.0, max(value / budget for value, budget in used if budget))
+        used = (seconds / 60, steps, tokens, epochs)
+        budgets = (getattr(self, name) for name in BUDGETS)
+        return min(1.0, max(u / budget for u, budget in zip(used, budgets, strict=True) if budget))
 
     def to_dict(self) -> dict[str, Any]:
         """The resolved configuration as nested plain values."""

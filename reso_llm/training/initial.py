@@ -12,7 +12,7 @@ from torch import Tensor
 from reso_llm.config import ResoLLMConfig
 from reso_llm.tokenizer import ResoTokenizer, check_tokenizer
 from reso_llm.training.config import TrainConfig
-from run_core.checkpoint import load_checkpoint
+from run_core.checkpoint import get_document, load_checkpoint
 from run_core.run import TrainingError, changed_keys, resolve
 
 # Keys of the configuration that may differ: the weights mean the same under other values of them.
@@ -61,7 +61,8 @@ def read_initial(config: TrainConfig) -> Initial | None:
         raise TrainingError(f"init_from: {path} has no tokenizer.json")
     tokenizer = ResoTokenizer.from_json(documents["tokenizer.json"], f"{path}/tokenizer.json")
     if "training.json" in documents:
-        check_tokenizer(tokenizer, documents["training.json"]["tokenizer_fingerprint"], path)
+        training = get_document(documents, path, "training.json", "tokenizer_fingerprint")
+        check_tokenizer(tokenizer, training["tokenizer_fingerprint"], path)
     return Initial(path, tensors["model"], tokenizer)
 
 
@@ -69,7 +70,7 @@ def _model_values(documents: dict[str, Any], path: Path) -> dict[str, Any]:
     """The `model` section of a checkpoint as this version reads it."""
     if "config.json" not in documents:
         raise TrainingError(f"init_from: {path} is no language model's checkpoint")
-    return ResoLLMConfig.from_dict(documents["config.json"]).to_dict()
+    return ResoLLMConfig.from_dict(get_document(documents, path, "config.json")).to_dict()
 
 
 def model_options(init_from: str) -> dict[str, Any]:

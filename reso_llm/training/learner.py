@@ -5,6 +5,8 @@ only where the loss and every gradient are finite.
 """
 
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +22,7 @@ from reso_llm.training.optim import make_optimizers, match_layout, set_learning_
 from run_core.hardware import autocast, keep_freed_memory
 from run_core.run import TrainingError
 from run_core.saved_state import rng_state, set_rng_state
+from run_core.signals import Abandoned
 
 MAX_EPOCHS = 10  # each cuts the data at other places, so a short reply may be missed by a few
 
@@ -33,7 +36,12 @@ class StepResult(NamedTuple):
 
 
 class Learner:
-    """Model, optimizers and place in the data of one run: all that a step reads or changes."""
+    """Model, optimizers and place in the data of one run: all that a step reads or changes.
+
+    `abandonable` makes a context in which Abandoned may be raised; by default it never is.
+    """
+
+    abandonable: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def __init__(
         self,
@@ -51,6 +59,7 @@ class Learner:
             self.model.load_weights(initial.weights, initial.path)
         if not config.keep_memory:
             self.model.fit_bindings(data.train.tokens)
+        _let_signals_into_backward(self.model)
         if config.compile:
             self.model.loss = torch.compile(self.model.loss)
         self.go_to(0)
@@ -63,10 +72,28 @@ class Learner:
     def step(self, progress: float) -> StepResult:
         """One optimizer step at `progress` (0 to 1) of the budget.
 
-        Raises TrainingError where MAX_EPOCHS of windows have no token for the loss.
+        The gradient is taken within `abandonable()`: a step given up there has changed nothing but
+        the place in the data. Raises TrainingError where MAX_EPOCHS of windows have no token for
+        the loss.
         """
         start = self.stream.position
         set_learning_rate(self.optimizers, self.config.optim.schedule(progress))
+        try:
+            with self.abandonable():
+                loss = self._gradient(progress)
+        except Abandoned:
+            self.model.zero_grad(set_to_none=True)
+            raise
+        problem = self.clip(loss)
+        if problem is None:
+            for optimizer in self.optimizers.values():
+                optimizer.step()
+        self.model.zero_grad(set_to_none=True)
+        num_windows = self.stream.position - start
+        return StepResult(loss, num_windows * self.stream.context, problem)
+
+    def _gradient(self, progress: float) -> float:
+        """Add up the gradient of a step's passes; their loss, nats per target."""
         batches, generator = self.read()
         objective = StepObjective(
             self.model,
@@ -75,14 +102,7 @@ class Learner:
             replies_only=self.config.replies_only,
             progress=progress,
         )
-        loss = sum(self.backward(objective, index) for index in range(len(batches)))
-        problem = self.clip(loss)
-        if problem is None:
-            for optimizer in self.optimizers.values():
-                optimizer.step()
-        self.model.zero_grad(set_to_none=True)
-        num_windows = self.stream.position - start
-        return StepResult(loss, num_windows * self.stream.context, problem)
+        return sum(self.backward(objective, index) for index in range(len(batches)))
 
     def read(self) -> tuple[list[Batch], torch.Generator]:
         """The windows of the next step, one batch a pass, and the generator of its goals.
@@ -139,6 +159,12 @@ class Learner:
             match_layout(optimizer)
         set_rng_state(state["generators"], {})
         self.go_to(position)
+
+
+def _let_signals_into_backward(model: ResoLLMModel) -> None:
+    """Python handles a signal between its own instructions: a backward pass gets some."""
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(lambda _: None)
 
 
 def _first_bad_gradient(model: ResoLLMModel) -> str:

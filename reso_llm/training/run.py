@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from reso_llm.data.errors import DataError
@@ -16,26 +15,27 @@ from reso_llm.tokenizer import ResoTokenizer, check_tokenizer, create_default_to
 from reso_llm.training.config import TrainConfig
 from reso_llm.training.initial import Initial, read_initial
 from reso_llm.training.trainer import Trainer, TrainSummary
-from run_core import run
-from run_core.checkpoint import load_checkpoint
-from run_core.hardware import pick_device
-from run_core.run import Report, TrainingError, find_start, write_records
+from run_core import terminal
+from run_core.checkpoint import get_document, load_checkpoint
+from run_core.hardware import pick_device, require_memory
+from run_core.run import Report, TrainingError, find_start, open_run, write_records
+
+BYTES_PER_PARAMETER = 12  # in float32: the weight, its gradient, and one number of the optimizer
 
 
 def train(
-    config: TrainConfig, *, resume: bool = False, report: Report = tqdm.write
+    config: TrainConfig, *, resume: bool = False, report: Report = terminal.report
 ) -> TrainSummary:
     """Run the training `config` describes; messages go to `report`, progress to stderr.
 
     Raises TrainingError, DataError, CheckpointError or RunLogError, each with one message.
     """
     config = _with_absolute_paths(config)
-    run_dir = Path(config.out)
     with _as_training_error():
         device = pick_device(config.device)
-        run_dir.mkdir(parents=True, exist_ok=True)
-    with run.lock_run(run_dir):
-        run.clean_leftovers(run_dir)
+        needed = config.model.least_parameters * BYTES_PER_PARAMETER
+        require_memory(needed, device, f"training {config.model.least_parameters:,} parameters")
+    with open_run(config.out, resume) as run_dir:
         with _as_training_error():
             start = find_start(run_dir, resume, report)
             if start is None:
@@ -67,8 +67,12 @@ def _tokenizer(
     """The tokenizer of the checkpoint, the configured one, or one trained on the data."""
     if start is not None:
         _, documents = load_checkpoint(start, parts=())
+        training = get_document(
+            documents, start, "training.json", "tokenizer_fingerprint", "config"
+        )
+        if "tokenizer.json" not in documents:
+            raise TrainingError(f"{start} is no language model's checkpoint; choose another --out")
         tokenizer = ResoTokenizer.from_json(documents["tokenizer.json"], f"{start}/tokenizer.json")
-        training = documents["training.json"]
         check_tokenizer(tokenizer, training["tokenizer_fingerprint"], start)
     elif initial is not None:
         tokenizer = initial.tokenizer
@@ -94,7 +98,7 @@ def _tokenizer(
 
 
 def _prepare(config: TrainConfig, tokenizer: ResoTokenizer, report: Report) -> TokenData:
-    bar = tqdm(desc="tokenising", unit="B", unit_scale=True, leave=False)
+    bar = terminal.progress_bar("tokenising", unit="B", unit_scale=True, leave=False)
     with logging_redirect_tqdm(), bar:  # so that a warning has a line of its own
         data = prepare(
             config.data,

@@ -17,9 +17,12 @@ from reso_llm.training.calibration import goal_calibration
 from reso_llm.training.config import RESUMABLE, completed
 from reso_llm.training.learner import Learner
 from run_core import run
-from run_core.checkpoint import load_checkpoint
+from run_core.checkpoint import build_from, get_document, load_checkpoint
 from run_core.run import TrainingError, changed_keys
 from run_core.saved_state import flatten_state, unflatten_state
+
+# What a checkpoint's training.json holds at least.
+SAVED = ("counters", "tokenizer_fingerprint", "data", "config", "state")
 
 
 @dataclass
@@ -49,8 +52,8 @@ def save(learner: Learner, tokenizer: ResoTokenizer, counters: Counters) -> None
             f"step {counters.step}: {error}; --resume from the checkpoint before it with lower "
             "learning rates (optim.*_lr)"
         ) from error
-    _record_best(config.out, counters)
-    run.prune(config.out, config.keep_last, keep_best=True)
+    record_best(config.out, counters)
+    run.prune(config.out, config.keep_last, counters.best_step)
 
 
 def restore(learner: Learner, path: Path) -> Counters:
@@ -60,7 +63,7 @@ def restore(learner: Learner, path: Path) -> Counters:
     """
     config, data = learner.config, learner.data
     tensors, documents = load_checkpoint(path, parts=("model", "optimizer"))
-    training = documents["training.json"]
+    training = get_document(documents, path, "training.json", *SAVED)
     changed = changed_keys(completed(training["config"]), config.to_dict(), RESUMABLE)
     if changed:
         raise TrainingError(
@@ -69,13 +72,19 @@ def restore(learner: Learner, path: Path) -> Counters:
         )
     if training["data"] != data.path.name:
         raise TrainingError(f"the content of {config.data} changed since {path} was saved")
-    counters = training["counters"]
-    if counters["best_bits_per_byte"] is None:
-        counters["best_bits_per_byte"] = math.inf
-    counters = Counters(**counters)
+    counters = build_from(Counters, training["counters"], f"{path}/training.json: counters")
+    if counters.best_bits_per_byte is None:
+        counters.best_bits_per_byte = math.inf
     learner.model.load_weights(tensors["model"], path)
-    learner.restore(unflatten_state(tensors["optimizer"], training["state"]), counters.position)
-    _record_best(config.out, counters)  # a kill may have come between the save and this note
+    try:
+        state = unflatten_state(tensors["optimizer"], training["state"])
+        learner.restore(state, counters.position)
+    except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
+        raise TrainingError(
+            f"{path}: the state of its optimizers does not fit this run "
+            f"({type(error).__name__}: {error}); use another checkpoint"
+        ) from error
+    record_best(config.out, counters)  # a kill may have come between the save and this note
     return counters
 
 
@@ -102,9 +111,11 @@ def _save_checkpoint(learner: Learner, tokenizer: ResoTokenizer, counters: Count
     )
 
 
-def _record_best(run_dir: str, counters: Counters) -> None:
-    if counters.best_step == counters.step:
-        run.record_best(run_dir, counters.step, counters.best_bits_per_byte)
+def record_best(run_dir: str, counters: Counters) -> None:
+    """Note in best.json the best step of which there is a checkpoint."""
+    step = counters.best_step
+    if step and run.checkpoint_path(run_dir, step).is_dir():
+        run.record_best(run_dir, step, counters.best_bits_per_byte)
 
 
 def _goal_calibration(learner: Learner) -> dict[str, float] | None:

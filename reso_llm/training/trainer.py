@@ -6,10 +6,11 @@
 """
 
 import math
-import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -17,16 +18,19 @@ from tqdm import tqdm
 from reso_llm.data.token_cache import TokenData
 from reso_llm.tokenizer import ResoTokenizer
 from reso_llm.training import saving
-from reso_llm.training.config import TrainConfig
+from reso_llm.training.config import BUDGETS, TrainConfig
 from reso_llm.training.evaluation import LanguageModelScore
 from reso_llm.training.initial import Initial
 from reso_llm.training.learner import Learner, StepResult
 from reso_llm.training.saving import Counters
 from reso_llm.training.validation import final_score, quick_score, sample
-from run_core.run import Report, TrainingError, catch_signals
+from run_core.run import Report, TrainingError
 from run_core.runlog import RunLog, read_metrics
+from run_core.signals import Abandoned, StopRequests, catch_signals
+from run_core.terminal import progress_bar
 
 LN2 = math.log(2)
+SECONDS_BETWEEN_LINES = 10.0  # where there is no progress bar
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class Trainer:
         self.config, self.tokenizer, self.data = config, tokenizer, data
         self.report = report
         self.learner = Learner(config, data, device, initial)
-        self.counters = Counters()
+        self.counters, self.stops = Counters(), StopRequests()
 
     def restore(self, path: Path) -> None:
         """Go on from a checkpoint; TrainingError naming what differs from this run."""
@@ -72,22 +76,36 @@ class Trainer:
         self.report(f"resuming from {path} at step {self.counters.step:,}")
 
     def run(self) -> TrainSummary:
-        """Train until the budget is used up, or until SIGINT or SIGTERM."""
+        """Train until the budget is used up, or until a signal asks to stop."""
         self.clock_zero = time.perf_counter() - self.counters.seconds
         signals = catch_signals(self.report)
-        with signals as caught, self._open_log() as self.log, self._progress_bar() as bar:
-            self.recent = Recent(time.perf_counter())
-            while not caught and self._progress() < 1:
+        with signals as self.stops, self._open_log() as self.log, self._progress_bar() as bar:
+            self.learner.abandonable = self.stops.abandonable
+            self.shown = time.perf_counter()
+            self.recent = Recent(self.shown)
+            self._catch_up()
+            self._tell_where_it_stands()
+            while not self.stops and self._progress() < 1:
+                before = self.counters.step
                 self.train_step()
+                if self.counters.step == before:
+                    break  # given up for a signal
                 bar.update(round(self._progress() * bar.total) - bar.n)
                 if self._progress() < 1:  # what is due after the last step, _finish does once
                     self._after_step(bar)
-            return self._finish(caught)
+            return self._finish()
 
     def train_step(self) -> None:
-        """One optimizer step and its counters; a step that is not finite is counted as skipped."""
-        result = self.learner.step(self._progress())
+        """One optimizer step and its counters; a step that is not finite is counted as skipped.
+
+        A step that takes too long after a signal is given up: then it never was.
+        """
         c, recent = self.counters, self.recent
+        try:
+            result = self.learner.step(self._progress())
+        except Abandoned:
+            self.learner.go_to(c.position)
+            return
         c.step += 1
         c.tokens += result.tokens
         c.position = self.learner.stream.position
@@ -120,45 +138,83 @@ class Trainer:
         save = c.step % config.save_every == 0
         if save or validate or c.step % config.log_every == 0:
             self._log_training(bar)
-        if validate:
-            self._validate()
+        if validate and self._validate():
             c.seconds = self._seconds()
         if save or c.best_step == c.step:
             self._save()
 
-    def _finish(self, caught: list[str]) -> TrainSummary:
+    def _catch_up(self) -> None:
+        """Do the validation that was due at this step, where a signal came before it."""
+        c = self.counters
+        if not c.step or c.step % self.config.validate_every or self._progress() >= 1:
+            return
+        logged = self._logged("validation_bits_per_byte")
+        if logged is None:
+            self._validate()
+        else:
+            self._note_best(logged)
+        saving.record_best(self.config.out, c)
+
+    def _tell_where_it_stands(self) -> None:
+        """Say of a finished run that it is finished, and how it goes on."""
+        if self._progress() < 1:
+            return
+        given = {name: getattr(self.config, name) for name in BUDGETS}
+        used = {name: value for name, value in given.items() if value}
+        name, value = next(iter(used.items()))
+        self.report(
+            f"{self.config.out} is finished at step {self.counters.step:,} "
+            f"({', '.join(f'{n} = {v}' for n, v in used.items())}); "
+            f"to go on give a larger budget, for example --resume --{name} {2 * value}"
+        )
+
+    def _finish(self) -> TrainSummary:
         """Save the last step; score all of the validation data unless a signal came."""
         c = self.counters
+        if self.stops:
+            return self._stop()
         self._log_training(None)
-        if caught:
-            self._save()
-            self.report(f"stopped by {caught[0]} at step {c.step}; --resume goes on")
-            return TrainSummary(c.step, c.seconds, None, caught[0])
-        if not self._is_logged("validation_bits_per_byte"):
-            self._validate()
+        if self._logged("validation_bits_per_byte") is None and not self._validate():
+            return self._stop()
         self._save()
-        score = final_score(self.learner.model, self.data.val, caught, self.report)
+        score = final_score(self.learner.model, self.data.val, self.stops, self.report)
         if score is None:
-            return TrainSummary(c.step, c.seconds, None, caught[0])
-        if not self._is_logged("final_bits_per_byte"):
+            return TrainSummary(c.step, c.seconds, None, self.stops.first)
+        if self._logged("final_bits_per_byte") is None:
             final = {f"final_{name}": value for name, value in score.to_dict().items()}
             self.log.log({"step": c.step, **final})
         return TrainSummary(c.step, c.seconds, score, None)
 
-    def _is_logged(self, name: str) -> bool:
-        """Whether this step has `name` already: a finished run that is resumed repeats no row."""
-        rows = read_metrics(self.log.path)
-        return any(name in row for row in rows if row["step"] == self.counters.step)
+    def _stop(self) -> TrainSummary:
+        """Save for a signal."""
+        c = self.counters
+        self._log_training(None)
+        self._save()
+        self.report(f"stopped by {self.stops.first} at step {c.step}; --resume goes on")
+        return TrainSummary(c.step, c.seconds, None, self.stops.first)
+
+    def _logged(self, name: str) -> Any:
+        """What this step's rows have as `name`: a finished run that is resumed repeats no row."""
+        rows = [row for row in read_metrics(self.log.path) if row["step"] == self.counters.step]
+        return next((row[name] for row in rows if name in row), None)
 
     def _save(self) -> None:
         saving.save(self.learner, self.tokenizer, self.counters)
 
-    def _validate(self) -> None:
-        """Score the head of the validation data, note the best step, and show a sample."""
+    def _validate(self) -> bool:
+        """Score the head of the validation data, note the best step, and show a sample.
+
+        False where a signal cut it short; then nothing of it is logged.
+        """
         started = time.perf_counter()
         c, model = self.counters, self.learner.model
-        score = quick_score(model, self.data.val, self.config)
-        text = sample(model, self.tokenizer, self.config)
+        try:
+            with self.stops.abandonable():
+                score = quick_score(model, self.data.val, self.config)
+                text = sample(model, self.tokenizer, self.config)
+        except Abandoned:
+            model.train()
+            return False
         self.log.log(
             {
                 "step": c.step,
@@ -169,15 +225,21 @@ class Trainer:
                 "sample": text,
             }
         )
-        self.log.plot()
+        with suppress(Abandoned), self.stops.abandonable():
+            self.log.plot()
         self.report(f"step {c.step:,}: validation {score.bits_per_byte:.4f} bits/byte")
         if text:
             self.report(f"  {self.config.sample_prompt!r} -> {text!r}")
         self.recent.started += time.perf_counter() - started  # tokens/s is of training alone
+        self._note_best(score.bits_per_byte)
+        return True
+
+    def _note_best(self, bits_per_byte: float) -> None:
         # All text is scored, which says little about a run that learns replies alone: its newest
         # checkpoint is the one to use.
-        if self.config.replies_only or score.bits_per_byte < c.best_bits_per_byte:
-            c.best_bits_per_byte, c.best_step = score.bits_per_byte, c.step
+        c = self.counters
+        if self.config.replies_only or bits_per_byte < c.best_bits_per_byte:
+            c.best_bits_per_byte, c.best_step = bits_per_byte, c.step
 
     def _log_training(self, bar: tqdm | None) -> None:
         """A row of metrics over the steps since the last one, shown beside the bar as well."""
@@ -200,7 +262,15 @@ class Trainer:
         self.log.log(row)
         self.recent = Recent(now)
         if bar is not None:
+            self._show(bar, row)
+
+    def _show(self, bar: tqdm, row: dict[str, Any]) -> None:
+        """The newest row beside the bar; without a bar, now and then as a line."""
+        if not bar.disable:
             bar.set_postfix_str(_postfix(row))
+        elif time.perf_counter() - self.shown >= SECONDS_BETWEEN_LINES:
+            self.shown = time.perf_counter()
+            self.report(f"step {row['step']:,}: {_postfix(row)}")
 
     def _bits_per_byte(self, loss: float) -> float:
         """Of training text; NaN where the loss is of its replies only, whose bytes are unknown."""
@@ -214,7 +284,7 @@ class Trainer:
 
     def _progress(self) -> float:
         c = self.counters
-        return self.config.progress(c.step, c.tokens, c.seconds)
+        return self.config.progress(c.step, c.tokens, c.seconds, self.learner.stream.epoch)
 
     def _open_log(self) -> RunLog:
         return RunLog(
@@ -226,12 +296,11 @@ class Trainer:
         )
 
     def _progress_bar(self) -> tqdm:
-        return tqdm(
-            desc="training",
+        return progress_bar(
+            "training",
             total=1000,
             initial=round(self._progress() * 1000),
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
-            file=sys.stderr,
         )
 
 

@@ -1,7 +1,5 @@
 """What a run reports of its model: a score on held-out text and a sample of its speech."""
 
-from tqdm import tqdm
-
 from reso_llm.data.conversation import Message
 from reso_llm.data.token_cache import Split
 from reso_llm.generation.engine import Engine
@@ -10,6 +8,8 @@ from reso_llm.tokenizer import ResoTokenizer
 from reso_llm.training.config import TrainConfig
 from reso_llm.training.evaluation import LanguageModelScore, head_of, score_split
 from run_core.run import Report
+from run_core.signals import Abandoned, StopRequests
+from run_core.terminal import progress_bar
 
 
 def quick_score(model: ResoLLMModel, split: Split, config: TrainConfig) -> LanguageModelScore:
@@ -29,19 +29,14 @@ def sample(model: ResoLLMModel, tokenizer: ResoTokenizer, config: TrainConfig) -
 
 
 def final_score(
-    model: ResoLLMModel, split: Split, caught: list[str], report: Report
+    model: ResoLLMModel, split: Split, stops: StopRequests, report: Report
 ) -> LanguageModelScore | None:
-    """The score on all of the held-out data; None where a signal comes first (`caught` fills)."""
-
-    def advance(count: int) -> None:
-        bar.update(count)
-        if caught:
-            raise KeyboardInterrupt
-
+    """The score on all of the held-out data; None where a signal comes first."""
     report(f"scoring all {split.num_tokens:,} validation tokens")
-    with tqdm(total=split.num_tokens, desc="scoring", unit="token", leave=False) as bar:
-        try:
-            return score_split(model, split, progress=advance)
-        except KeyboardInterrupt:
-            report("not all of the validation data was scored; --resume does it")
-            return None
+    bar = progress_bar("scoring", total=split.num_tokens, unit="token", leave=False)
+    try:
+        with bar, stops.abandonable():
+            return score_split(model, split, progress=bar.update)
+    except Abandoned:
+        report("not all of the validation data was scored; --resume does it")
+        return None

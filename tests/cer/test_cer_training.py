@@ -20,12 +20,13 @@ import train as script
 from cer import losses, tasks, training
 from cer import run as reactor_run
 from cer.losses import LossWeights
+from cer.run import RESUMABLE
 from cer.tasks import Distributions, TaskConfig
 from cer.training import CERTrainConfig, ReactorConfig, Trainer
 from entropy_core.information import entropy_nats_from_probs, kl_nats_from_probs
 from run_core import cli, runlog
 from run_core.checkpoint import load_checkpoint
-from run_core.run import checkpoint_path, resolve
+from run_core.run import changed_keys, checkpoint_path, resolve
 from run_core.runlog import read_metrics
 
 V = 8
@@ -577,17 +578,17 @@ def test_a_flipped_bit_sets_the_checkpoint_aside_and_the_end_is_the_same(
     assert final_hash(out) == expected
 
 
-def test_a_run_shows_a_bar_and_draws_its_loss(config_file, tmp_path, monkeypatch, capsys):
+def test_a_run_draws_its_loss(config_file, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(runlog.RunLog, "plot", PLOT)
-    drawn, real = [], runlog._draw
+    drawn, real = [], runlog.draw_losses
 
     def draw(training, validation, labels):
         drawn.append((training, validation, labels))
         return real(training, validation, labels)
 
-    monkeypatch.setattr(runlog, "_draw", draw)
+    monkeypatch.setattr(runlog, "draw_losses", draw)
     assert call(monkeypatch, "--config", config_file, "num_reactors=2") == 0
-    assert "6/6" in capsys.readouterr().err
+    assert capsys.readouterr().err == "training\n"  # a bar is for a terminal
     training_curve, validation_curve, labels = drawn[-1]
     assert training_curve[0] == [1, 2, 3, 4, 5, 6]
     assert validation_curve[0] == [2, 4, 6]
@@ -596,18 +597,37 @@ def test_a_run_shows_a_bar_and_draws_its_loss(config_file, tmp_path, monkeypatch
     assert (tmp_path / "run" / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_configuration_decides_what_is_trained(config_file, tmp_path):
-    assert script.names_reactor(["--config", str(config_file)])
-    assert script.names_reactor([f"config={config_file}"])
-    assert not script.names_reactor(["--config", "configs/small.yaml"])
-    assert not script.names_reactor(["--config", str(tmp_path / "none.yaml")])
-    assert not script.names_reactor([])
+def test_the_kind_of_a_configuration_decides_what_is_trained(config_file, tmp_path):
+    for options in (["--config", str(config_file)], [f"config={config_file}"], ["kind=reactor"]):
+        config, _ = script.read_config(options)
+        assert isinstance(config, CERTrainConfig)
+        assert config.kind == "reactor"
+    config, _ = script.read_config(["--config", "configs/small.yaml"])
+    assert config.kind == "language_model"
+
+
+def test_a_run_from_before_the_kind_was_written_is_resumed(monkeypatch, config_file, tmp_path):
+    """Its config.yaml has a `reactor` section, its checkpoints name no kind."""
+    assert call(monkeypatch, "--config", config_file, "steps=2") == 0
+    saved = tmp_path / "run" / "config.yaml"
+    lines = saved.read_text().splitlines(keepends=True)
+    assert lines[0] == "kind: reactor\n"
+    saved.write_text("".join(lines[1:]))
+    config, resume = script.read_config(["--out", str(tmp_path / "run"), "--resume", "steps=3"])
+    assert (config.kind, config.steps, resume) == ("reactor", 3, True)
+    old = config.to_dict()
+    del old["kind"]
+    assert changed_keys(old, config.to_dict(), RESUMABLE) == []
+
+
+def test_an_unknown_kind_is_one_line(monkeypatch, capsys):
+    assert call(monkeypatch, "kind=robot") == 2
+    assert "kind = robot: expected language_model or reactor" in capsys.readouterr().err
 
 
 def test_the_shipped_configuration_is_a_reactor_of_full_size():
     path = str(script.Path(script.__file__).parent / "configs" / "cer.yaml")
-    config, resume = script.read_config(["--config", path], CERTrainConfig)
+    config, resume = script.read_config(["--config", path])
     assert not resume
-    assert script.names_reactor(["--config", path])
     (reactor,) = training.make_reactors(config)
     assert 1.6e6 < sum(p.numel() for p in reactor.parameters()) < 1.7e6

@@ -9,7 +9,8 @@ import types
 
 import pytest
 
-from run_core import runlog
+from run_core import runlog, wandb_log
+from run_core.loss_picture import smoothed
 from run_core.runlog import RunLog, RunLogError, plot_loss, read_metrics
 
 
@@ -141,15 +142,15 @@ def test_nothing_to_draw(tmp_path):
 
 
 def test_smoothing_is_a_mean_without_bias_at_the_start():
-    assert runlog._smooth([3.0] * 100) == pytest.approx([3.0] * 100)
-    smooth = runlog._smooth([0.0, 1.0] * 200)
+    assert smoothed([3.0] * 100) == pytest.approx([3.0] * 100)
+    smooth = smoothed([0.0, 1.0] * 200)
     assert smooth[-1] == pytest.approx(0.5, abs=0.06)
 
 
 def test_smoothing_does_not_lag_behind_a_falling_curve():
     """Guards against a running mean, which lies above every point of the first drop."""
     falling = [1000.0 - i for i in range(400)]
-    assert runlog._smooth(falling)[:390] == pytest.approx(falling[:390])
+    assert smoothed(falling)[:390] == pytest.approx(falling[:390])
 
 
 def test_missing_matplotlib_costs_one_message(tmp_path, monkeypatch):
@@ -231,7 +232,7 @@ def test_online_without_a_key_logs_offline(tmp_path, monkeypatch):
 def test_a_hanging_wandb_is_left_behind(tmp_path, monkeypatch):
     fake, release = FakeWandb(), threading.Event()
     fake.init = lambda **_: release.wait(5)
-    monkeypatch.setattr(runlog, "_WANDB_SECONDS", 0.2)
+    monkeypatch.setattr(wandb_log, "SECONDS", 0.2)
     messages = log_with(fake, tmp_path, monkeypatch)
     release.set()
     assert len(messages) == 1
