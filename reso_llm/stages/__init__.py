@@ -30,7 +30,10 @@ class Stage(Protocol):
         """
 
     def silence(self) -> None:
-        """Set the weights in place to values with which the stage adds exactly nothing."""
+        """Change the stage in place so that it adds exactly nothing.
+
+        The coherence gate adds nothing, it takes away: silent, it skips no layer.
+        """
 
 
 class PerLayer:

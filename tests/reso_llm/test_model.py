@@ -476,27 +476,25 @@ def test_a_stage_acts_in_training_and_in_evaluation(tiny_model, stage, training)
         assert torch.equal(one, other)
 
 
-def still(model):
-    """Zero what a stage starts from, or has to start from to be silent."""
+def silence(model):
+    """Silence every stage. The gate is opened in full, and attention gets no temperature."""
+    for stage in model.stages().values():
+        stage.silence()
     for name, p in model.named_parameters():
-        if name in ("phase_gain", "embedding.prime_map", "field.out.weight") or "goal" in name:
-            p.zero_()
-        elif name.endswith("temperature"):
+        if name.endswith("temperature"):
             p.fill_(1.0)
         elif ".gate." in name:
             p.fill_(-1e4 if name.endswith("bias") else 0.0)
-    if model.prsc is not None:
-        model.prsc.trust.zero_(), model.prsc.gate.zero_(), model.prsc.count_scale.zero_()
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_silent_stage_is_the_control(tiny_model, stage):
-    """Zero gains, and a gate that never halts. The golden ladder is a choice of rotary_base."""
+    """With a gate that never halts. The golden ladder is a choice of rotary_base."""
     base = tiny_model(stages=("resonant_attention",)).config.rotary_base
     changes = dict(rope_base=base) if stage == "resonant_attention" else {}
     model, control = pair(tiny_model, stage, **changes)
-    still(model)
+    silence(model)
     ids = text_ids(BATCH, TIME)
     torch.testing.assert_close(outputs(model, ids), outputs(control, ids), rtol=1e-6, atol=1e-6)
 
@@ -666,3 +664,30 @@ def test_the_model_is_its_definition(model):
     grads = [torch.autograd.grad((y * weights).sum(), parameters) for y in (ours, theirs)]
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-4)
+
+
+@torch.no_grad()
+def test_every_switch_of_the_network_is_a_stage_of_it(tiny_model):
+    """Guards a stage that the probes, the ablation or the state's bookkeeping would miss."""
+    model = tiny_model(stages=STAGES)
+    assert set(model.stages()) <= set(STAGES)
+    missing = set(STAGES) - set(model.stages())
+    assert missing == {"resonant_attention", "stability", "entanglement", "stochastic_resonance"}
+    assert set(tiny_model().stages()) == {"prime_embedding"}, "the embedding exists without primes"
+    carried = set(model(draw_ids(1, 3), model.init_state(1)).state.stages)
+    assert carried == {"prime_embedding", "kuramoto", "temporal_smf"}
+
+
+@torch.no_grad()
+def test_weights_under_their_old_names_are_read(tiny_model):
+    """In the first version the field was called memory, a block's scales keep and bring."""
+    model = tiny_model(stages=FULL)
+    new_to_old = {"field": "memory", "residual_scale": "keep", "input_scale": "bring"}
+    old = {
+        ".".join(new_to_old.get(part, part) for part in name.split(".")): tensor
+        for name, tensor in model.state_dict().items()
+    }
+    assert {"memory.out.weight", "blocks.0.keep", "blocks.1.bring"} <= set(old)
+    other = tiny_model(seed=1, stages=FULL)
+    other.load_weights(old, "a checkpoint")
+    assert torch.equal(other(draw_ids(1, 5)).logits, model(draw_ids(1, 5)).logits)
