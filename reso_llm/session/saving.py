@@ -17,7 +17,7 @@ import safetensors.torch
 from torch import Tensor
 
 from reso_llm.session.agency import Focus, Goal
-from run_core.checkpoint import write_file
+from run_core.files import write_file
 
 FORMAT = 1
 
