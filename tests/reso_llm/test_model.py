@@ -10,10 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import FULL, fitted_text
-from test_attention import attention_reference, unit
-from test_field import stage_reference as memory_reference
-from test_kuramoto import synchronise_reference
-from test_prsc import CountReference
+from references import (
+    CountReference,
+    attention_reference,
+    field_reference,
+    synchronise_reference,
+    unit,
+)
 
 from reso_llm.config import STAGES, TRAINED_STAGES, control_of, with_stage
 from reso_llm.data.windows import Batch
@@ -644,7 +647,7 @@ def model_reference(model, ids, goal):
         x = x + g * (hidden.clamp_min(0).square() @ block.feed_forward.down.weight.T)
     if c.temporal_smf.enabled:
         empty = model.field.init_state(len(ids), x)
-        x, _ = memory_reference(model.field, x, empty)
+        x, _ = field_reference(model.field, x, empty)
     x = unit(x)
     logits = x @ (table if model.head is None else model.head.weight).T
     cap = c.logit_soft_cap

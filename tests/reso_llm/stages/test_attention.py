@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from references import attention_reference, turn_reference
 
 from entropy_core.primes import GOLDEN_RATIO
 from reso_llm.config import ResoLLMConfig, control_of, with_stage
@@ -21,47 +22,6 @@ def draw(*shape, seed=0, dtype=F64):
 
 
 # --- the definition, one row, one head, one query at a time ------------------------------------
-
-
-def unit(x):
-    return x / x.square().mean(-1, keepdim=True).sqrt()
-
-
-def turn_reference(x, base, turns=None):
-    """Pairs of x (T,K) turned by their position; the last N pairs by turns (T,N) as well."""
-    time, width = x.shape
-    first = width // 2 - (0 if turns is None else turns.shape[1])
-    columns = []
-    for i in range(width // 2):
-        angle = torch.arange(time, dtype=x.dtype) * base ** (-2 * i / width)
-        angle = angle if i < first or turns is None else angle + turns[:, i - first]
-        a, b = x[:, 2 * i], x[:, 2 * i + 1]
-        columns += [a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()]
-    return torch.stack(columns, dim=1)
-
-
-def attention_reference(module, x, value_embedding, base, turns=None):
-    """The equations of the module's docstring; turns (B,T,N) are gain times theta."""
-    time, dim = x.shape[1:]
-    heads, window = module.num_heads, module.window or time
-    width = dim // heads
-    scales = [1.0] * 2 * heads if module.temperature is None else module.temperature.flatten()
-    rows = []
-    for row in range(len(x)):
-        q, k, v = (x[row] @ w.T for w in module.qkv)  # (T,D)
-        if value_embedding is not None:
-            v = v + module.value_mix * value_embedding[row]
-        out = []
-        for h in range(heads):
-            own = slice(h * width, (h + 1) * width)
-            extra = None if turns is None else turns[row]
-            q_h = scales[h] * turn_reference(unit(q[:, own]), base, extra)
-            k_h = scales[heads + h] * turn_reference(unit(k[:, own]), base, extra)
-            seen = [slice(max(0, t + 1 - window), t + 1) for t in range(time)]
-            shares = [(k_h[s] @ q_h[t] / width**0.5).softmax(0) for t, s in enumerate(seen)]
-            out.append(torch.stack([p @ v[s, own] for p, s in zip(shares, seen, strict=True)]))
-        rows.append(torch.cat(out, dim=-1) @ module.out.weight.T)
-    return torch.stack(rows)
 
 
 def make_module(num_heads=3, has_values=True, window=0, stages=("resonant_attention",)):

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from references import field_reference
 
 from entropy_core import sedenion
 from reso_llm.config import TemporalSMFConfig
@@ -39,27 +40,6 @@ def unit(vector):
     return vector / (vector.square().mean(-1, keepdim=True) + torch.finfo(F64).eps).sqrt() / 4
 
 
-def stage_reference(stage, x, state):
-    """One token after the other, by the equations of the module's docstring."""
-    H, C, field, previous = stage.num_heads, stage.num_channels, *state
-    outputs = []
-    for x_t in x.unbind(1):
-        normed = x_t / (x_t.square().mean(-1, keepdim=True) + torch.finfo(F64).eps).sqrt()
-        z = normed @ stage.inputs.weight.T
-        raw, reader = z[:, : 32 * H].view(-1, 2, H, 16).unbind(1)
-        content = z[:, 32 * H : -3 * H].view(-1, H, C, 16)
-        gates = z[:, -3 * H :].view(-1, 3, H) + stage.gate_bias
-        write, read, decay = gates[:, 0].sigmoid(), gates[:, 1].sigmoid(), F.softplus(-gates[:, 2])
-        address = unit((1 - stage.previous_mix) * raw + stage.previous_mix * previous)
-        y = sedenion.multiply(sedenion.conjugate(unit(reader)).unsqueeze(2), field)
-        y = y / (1 + y.square().mean((-1, -2), keepdim=True)).sqrt()
-        outputs.append(x_t + (read[..., None, None] * y).flatten(1) @ stage.out.weight.T)
-        moment = write[..., None, None] * sedenion.multiply(address.unsqueeze(2), content)
-        field = (-decay).exp()[..., None, None] * field + moment
-        previous = raw
-    return torch.stack(outputs, dim=1), FieldState(field, previous)
-
-
 def run_in_steps(stage, x, state):
     outputs = []
     for x_t in x.split(1, dim=1):
@@ -86,7 +66,7 @@ def test_forms_agree_in_value_and_gradient(monkeypatch, form, shape):
     stage = make_stage(*shape)
     x, state = draw(BATCH, 9, DIM), make_state(stage)
     ours = value_and_gradients(form, stage, x, state)
-    for a, b in zip(ours, value_and_gradients(stage_reference, stage, x, state), strict=True):
+    for a, b in zip(ours, value_and_gradients(field_reference, stage, x, state), strict=True):
         assert b.abs().max() > 1e-4, "every path carries something"
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
@@ -97,7 +77,7 @@ def test_forms_agree_in_float32(form):
     """At the chunk length in use, over more than two chunks."""
     stage = make_stage(2, 2)
     x, state = draw(1, 2 * module.CHUNK + 5, DIM), make_state(stage, 1)
-    expected, after = stage_reference(stage, x, state)
+    expected, after = field_reference(stage, x, state)
     single = FieldState(*(v.float() for v in state))
     y, ours = form(stage.float(), x.float(), single)
     for a, b in zip((y, *ours), (expected, *after), strict=True):

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from references import synchronise_reference
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from entropy_core import kuramoto as core
@@ -29,25 +30,6 @@ def make_stage(config=CONFIG, dtype=F64, seed=0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return Synchronisation(DIM, config).to(dtype)
-
-
-def mean_field_reference(theta, retention):
-    """Z of every token, one term at a time, from the definition: (B,T,N) -> complex (B,T,N)."""
-    fields = []
-    for t in range(theta.shape[1]):
-        weights = [retention ** (t - j) for j in range(t + 1)]
-        terms = [w * torch.exp(1j * theta[:, j]) for j, w in enumerate(weights)]
-        fields.append(sum(terms) / sum(weights))
-    return torch.stack(fields, dim=1)
-
-
-def synchronise_reference(theta, omega, config):
-    """All tokens from the first on, in complex numbers."""
-    for _ in range(config.num_steps):
-        field = mean_field_reference(theta, config.retention)
-        pull = (torch.exp(-1j * theta) * field).imag
-        theta = theta + config.step_size * (omega + config.coupling * pull)
-    return theta, mean_field_reference(theta, config.retention).abs().mean(-1)
 
 
 def empty_state(config=CONFIG, batch=BATCH):

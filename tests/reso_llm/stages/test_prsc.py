@@ -1,11 +1,9 @@
 """The binding memory against dictionaries and big integers: keys, counts, evidence, folds, gate."""
 
-import math
-from collections import Counter
-
 import numpy as np
 import pytest
 import torch
+from references import NO_FOLD, CountReference
 
 from entropy_core.primes import first_primes
 from reso_llm.config import PRSCConfig
@@ -14,7 +12,6 @@ from reso_llm.stages.ngrams import FOLDS, MODULI, context_keys, prime_powers
 from reso_llm.stages.prsc import BindingMemory
 
 V, DIM, ORDERS = 23, 6, 3
-NOBODY = FOLDS  # the fold left out in the tables that leave none out
 
 
 def make_text(size=300, seed=0):
@@ -47,80 +44,6 @@ def no_tail(batch, memory):
 
 
 # --- the definition, with dictionaries ----------------------------------------------------------
-
-
-class CountReference:
-    """Modified Kneser-Ney of a text, with the targets of one fold left out of the counts.
-
-    `raw[m]` and `counts[m]` map contexts of m ids (oldest first) to Counters of what follows, in
-    all of the text and in the other folds: how often, and what P takes for it. Discounts, the
-    unigram and the choice of tokens are those of all of the text.
-    """
-
-    def __init__(self, tokens, num_orders, slots, vocab_size=V, left_out=NOBODY):
-        tokens, self.slots = [int(t) for t in tokens], slots
-        self.orders = range(1, num_orders + 1)
-        self.raw = {m: {} for m in self.orders}
-        for m in self.orders:
-            for at in range(m, len(tokens)):
-                key = tuple(tokens[at - m : at])
-                everywhere, others = self.raw[m].setdefault(key, (Counter(), Counter()))
-                everywhere[tokens[at]] += 1
-                others[tokens[at]] += at * FOLDS // len(tokens) != left_out
-        self.counts = {m: self._continuations(m) for m in self.orders[:-1]}
-        self.counts[num_orders] = self.raw[num_orders]
-        self.discounts = {m: self._discounts(m) for m in self.orders}
-        followed = [sum(everywhere[v] > 0 for everywhere, _ in self.raw[1].values())
-                    for v in range(vocab_size)]  # fmt: skip
-        self.unigram = [(n + 0.5) / (sum(followed) + vocab_size / 2) for n in followed]
-
-    def _continuations(self, m):
-        """How many different tokens stand before each n-gram; the text's first has one as well."""
-        found = {}
-        for key, pair in self.raw[m].items():
-            found[key] = tuple(Counter({v: 1 for v, n in c.items() if n}) for c in pair)
-        before = {}
-        for (_, *rest), pair in self.raw[m + 1].items():
-            for mine, theirs in zip(before.setdefault(tuple(rest), (Counter(), Counter())), pair,
-                                    strict=True):  # fmt: skip
-                mine.update({v: 1 for v, n in theirs.items() if n})
-        for key, pair in before.items():
-            for mine, theirs in zip(found[key], pair, strict=True):
-                mine |= theirs
-                mine.update({v: max(0, n - mine[v]) for v, n in theirs.items()})
-        return found
-
-    def _discounts(self, m):
-        sizes = Counter(n for everywhere, _ in self.counts[m].values() for n in everywhere.values())
-        n1, n2, n3, n4 = (max(1, sizes[c]) for c in (1, 2, 3, 4))
-        y = n1 / (n1 + 2 * n2)
-        d = (1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3)
-        return [0.0] + [min(max(x, 0.1), c - 0.05 if c == 1 else c - 0.1 * (c - 1))
-                        for c, x in enumerate(d, start=1)]  # fmt: skip
-
-    def after(self, context):
-        """P (V,) after these ids, oldest first, and [(times seen, {token: e_m})] of each order."""
-        p, weight, found = list(self.unigram), 1.0, []
-        for m in self.orders:
-            key = tuple(context[-m:])
-            if len(context) < m or key not in self.raw[m]:
-                found.append((0, {}))
-                continue
-            everywhere, others = self.counts[m][key]
-            bound = sorted(everywhere, key=lambda v: (-everywhere[v], v))[: self.slots[m - 1]]
-            total = max(1, sum(others.values()))
-            share = {v: (others[v] - self.discounts[m][min(others[v], 3)]) / total for v in bound}
-            left = 1 - sum(share.values())
-            before, p = p, [share.get(v, 0.0) + left * p[v] for v in range(len(p))]
-            evidence = {
-                v: math.log(p[v] / (left * weight * self.unigram[v]))
-                - math.log(before[v] / (weight * self.unigram[v]))
-                for v in bound
-                if share[v]
-            }
-            weight *= left
-            found.append((sum(self.raw[m][key][1].values()), evidence))
-        return p, found
 
 
 def evidence_of(memory, ids, fold=None):
@@ -194,8 +117,8 @@ def test_collisions_are_counted(monkeypatch):
 def test_evidence_is_its_definition(max_slots, left_out):
     tokens = make_text(400)
     memory = make_memory(tokens, max_slots=max_slots)
-    left = NOBODY if left_out is None else left_out
-    reference = CountReference(tokens, ORDERS, memory.slots, left_out=left)
+    left = NO_FOLD if left_out is None else left_out
+    reference = CountReference(tokens, ORDERS, memory.slots, V, left_out=left)
     for context in contexts_of(tokens):
         _, expected = reference.after(context)
         said, counts = evidence_of(memory, context, left_out)
@@ -206,7 +129,7 @@ def test_evidence_is_its_definition(max_slots, left_out):
 
 def test_the_definition_cuts_somewhere():
     """Guards the test above: at 8 slots something is left out, at 64 nothing is."""
-    counts = CountReference(make_text(400), 1, (64,)).raw[1].values()
+    counts = CountReference(make_text(400), 1, (64,), V).raw[1].values()
     assert 8 < max(len(everywhere) for everywhere, _ in counts) < 64
 
 
@@ -215,7 +138,7 @@ def test_unigram_times_the_evidence_is_the_interpolated_distribution(max_slots):
     """softmax(ln u + sum of evidence) = P, which sums to 1 by itself."""
     tokens = make_text(400)
     memory = make_memory(tokens, max_slots=max_slots)
-    reference = CountReference(tokens, ORDERS, memory.slots)
+    reference = CountReference(tokens, ORDERS, memory.slots, V)
     for context in contexts_of(tokens):
         p, _ = reference.after(context)
         assert sum(p) == pytest.approx(1)
