@@ -73,6 +73,12 @@ def synchronise_reference(theta, omega, config):
     return theta, mean_field_reference(theta, config.retention).abs().mean(-1)
 
 
+def unit_sedenion(vector):
+    """Sedenions (...,16) at length 1, by the norm of the package with its eps."""
+    eps = torch.finfo(torch.float64).eps
+    return vector / (vector.square().mean(-1, keepdim=True) + eps).sqrt() / 4
+
+
 def field_reference(stage, x, state):
     """One token after the other, by the equations of the module's docstring."""
     H, C, field, previous = stage.num_heads, stage.num_channels, *state
@@ -84,8 +90,8 @@ def field_reference(stage, x, state):
         content = z[:, 32 * H : -3 * H].view(-1, H, C, 16)
         gates = z[:, -3 * H :].view(-1, 3, H) + stage.gate_bias
         write, read, decay = gates[:, 0].sigmoid(), gates[:, 1].sigmoid(), F.softplus(-gates[:, 2])
-        address = unit((1 - stage.previous_mix) * raw + stage.previous_mix * previous)
-        y = sedenion.multiply(sedenion.conjugate(unit(reader)).unsqueeze(2), field)
+        address = unit_sedenion((1 - stage.previous_mix) * raw + stage.previous_mix * previous)
+        y = sedenion.multiply(sedenion.conjugate(unit_sedenion(reader)).unsqueeze(2), field)
         y = y / (1 + y.square().mean((-1, -2), keepdim=True)).sqrt()
         outputs.append(x_t + (read[..., None, None] * y).flatten(1) @ stage.out.weight.T)
         moment = write[..., None, None] * sedenion.multiply(address.unsqueeze(2), content)

@@ -36,10 +36,6 @@ def make_state(stage, batch=BATCH, dtype=F64):
     return FieldState(field.to(dtype), previous.to(dtype))
 
 
-def unit(vector):
-    return vector / (vector.square().mean(-1, keepdim=True) + torch.finfo(F64).eps).sqrt() / 4
-
-
 def run_in_steps(stage, x, state):
     outputs = []
     for x_t in x.split(1, dim=1):
