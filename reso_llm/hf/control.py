@@ -26,6 +26,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from entropy_core.checks import is_whole, require
 from reso_llm.config import StabilityConfig
 from reso_llm.decoding.controllers import Controller, PhaseSlip
 from reso_llm.decoding.row import Row, SignalOptions, check_controllers
@@ -57,9 +58,10 @@ class Control:
         signals: SignalOptions,
         stability: StabilityConfig | None,
     ) -> None:
+        require(is_whole(seed) and abs(seed) < 2**62, "seed", seed, "a whole number below 2^62")
         slips = (c for c in controllers if isinstance(c, PhaseSlip))
         self.adds_noise = any(c.noise.scale > 0 for c in slips)
-        self.controllers, self.seed = tuple(controllers), seed
+        self.controllers, self.seed = tuple(controllers), int(seed)
         self.signals = signals
         self.stability = stability if stability is not None and stability.enabled else None
         self.results: tuple[RowResult, ...] = ()

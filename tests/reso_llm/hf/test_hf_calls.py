@@ -283,6 +283,12 @@ def test_a_model_known_as_recurrent_is_refused_before_any_call():
         pass
 
 
+@pytest.mark.parametrize("seed", [None, True, 2.5, math.nan, "5", 2**64])
+def test_a_seed_is_a_whole_number(seed):
+    with pytest.raises(ValueError, match=r"^seed = "), controlled(TINY["gpt2"], [], seed=seed):
+        pass
+
+
 def test_encoders_are_refused():
     small = dict(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, vocab_size=V)
     model = transformers.T5ForConditionalGeneration(transformers.T5Config(**small)).eval()
