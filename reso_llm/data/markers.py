@@ -59,7 +59,7 @@ def outside_fences(text: str, markers: Sequence[Marker]) -> list[Marker]:
     fences = [found.start() for found in FENCE.finditer(text)]
     starts = [marker.start for marker in markers] + [len(text)]
     kept: list[Marker] = []
-    index = 0 if markers and not _odd(fences, 0, markers[0].start) else len(markers)
+    index = 0
     while index < len(markers):
         kept.append(markers[index])
         begin = markers[index].end

@@ -127,7 +127,9 @@ def test_markers_in_a_code_fence_are_content():
     assert turns(text) == [(USER, "Show me"), (ASSISTANT, QUOTED), (USER, "Thanks")]
 
 
-@pytest.mark.parametrize("opened", ["```\ncode", "```python\ncode\n", "text\n~~~\ncode"])
+@pytest.mark.parametrize(
+    "opened", ["Mend:\n```\ncode", "Mend:\n```python\ncode\n", "Mend:\n~~~\ncode\n"]
+)
 def test_a_fence_that_is_never_closed_does_not_swallow_the_answer(opened):
     answer = "So:\n```python\nfixed\n```"
     expected = [(USER, opened.rstrip()), (ASSISTANT, answer)]
@@ -137,10 +139,13 @@ def test_a_fence_that_is_never_closed_does_not_swallow_the_answer(opened):
 PLAIN = {
     "prose about markers": "Rows hold `### Human:` and `### Assistant:` in one string.",
     "prose that quotes": 'The marker "### Human:" comes first, then "### Assistant:". That is all.',
+    "second marker quoted": "It asks. ### Human: what? It is answered `### Assistant:` here.",
     "prose with an example": "A row looks like ### Human: hi ### Assistant: hello. One a line.",
     "prose after a colon": "For example: ### Human: hi ### Assistant: hello.",
     "example on lines": "The layout is this:\n\n### Human: hi\n### Assistant: hello\n\nSimple.",
     "example in a fence": "# Format\n\n```\n### Human: hi\n### Assistant: hello\n```\n",
+    "nothing but a fence": "```\n### Human: hi\n### Assistant: hello\n```\n",
+    "example in another fence": "It is.\n\n~~~\n### Human: hi\n### Assistant: hello\n~~~\n",
     "example in a fence alone": "It is.\n\n```\n### Human: hi\n### Assistant: hello\n```\nSo.\n",
     "indented example": "It is.\n\n    ### Human: hi\n    ### Assistant: hello\n\nSo.\n",
     "example in a quotation": "It is.\n\n> ### Human: hi\n> ### Assistant: hello\n",
