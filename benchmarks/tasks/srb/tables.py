@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.kit.records import grouped
 from benchmarks.tasks.srb.schema import FILES, KINDS, MEASURES, Row, Table
 from benchmarks.tasks.srb.statistics import ARM, OTHER, by_arm
-from run_core.checkpoint import write_file
+from run_core.files import write_file
 
 
 def runs_of(table: Table) -> list[Row]:
