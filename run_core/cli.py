@@ -106,13 +106,17 @@ class Parser(jsonargparse.ArgumentParser):
             name, equals, value = argument.partition("=")
             if name.startswith("--"):
                 name = "--" + name[2:].replace("-", "_")
-            if not equals and self._needs_value(name) and left and not left[0].startswith("--"):
+            if not equals and left and self._takes(name, left[0]):
                 equals, value = "=", left.pop(0)
             joined.append(name + equals + value)
         return joined
 
-    def _needs_value(self, name: str) -> bool:
-        return any(name in a.option_strings and a.nargs is None for a in self._actions)
+    def _takes(self, name: str, following: str) -> bool:
+        """Whether the argument after an option is its value."""
+        if following.startswith("--"):
+            return False
+        nargs = [a.nargs for a in self._actions if name in a.option_strings]
+        return None in nargs or ("?" in nargs and not _ASSIGNMENT.fullmatch(following))
 
     def _spelt_out(self, argument: str) -> list[str]:
         """One argument with its path and number written in full, or a group's as its members."""
@@ -173,6 +177,8 @@ class Parser(jsonargparse.ArgumentParser):
         try:
             for argument in self._arguments:
                 name, value = _split(argument)
+                if value is None:
+                    continue
                 try:
                     self.parse_args([argument])
                 except (_Refused, RecursionError):
