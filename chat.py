@@ -2,10 +2,12 @@
 
 python chat.py
 python chat.py --checkpoint runs/first --phase_slip true
+python chat.py --session talk.session
 echo "How are you?" | python chat.py
 """
 
 import sys
+from pathlib import Path
 
 from run_core import cli
 
@@ -19,6 +21,7 @@ def make_parser() -> cli.Parser:
     add("--repetition_penalty", type=float, default=1.1, help="1 is off")
     add("--max_length", type=int, default=128, help="tokens of a reply")
     add("--system", type=str | None, help="system message; it stays when the context is full")
+    add("--session", type=str | None, help="file to go on from and to save to after each line")
     add("--seed", type=int | None, help="repeat the same replies")
     add("--device", type=str, default="cpu", help="cpu or cuda")
     add("--metrics", type=bool | None, help="what was measured; default: at a terminal")
@@ -35,6 +38,7 @@ def main() -> None:
     from reso_llm.chat.session import ChatSession
     from reso_llm.decoding.controllers import PhaseSlip, StabilityTemperature, StochasticResonance
     from reso_llm.inference import ResoLLMInference
+    from run_core.files import require_writable
     from run_core.terminal import is_interactive
 
     engine = ResoLLMInference.from_pretrained(options.pop("checkpoint"), options.pop("device"))
@@ -45,9 +49,12 @@ def main() -> None:
         "stability_temperature": StabilityTemperature(),
     }
     controllers = tuple(controller for name, controller in known.items() if options.pop(name))
-    metrics = options.pop("metrics")
+    metrics, file = options.pop("metrics"), options.pop("session")
+    if file is not None:
+        file = Path(file).expanduser()
+        require_writable(file, "session")
     session = ChatSession(engine, controllers=controllers, **options)
-    run_in_terminal(session, is_interactive() if metrics is None else metrics)
+    run_in_terminal(session, is_interactive() if metrics is None else metrics, file)
 
 
 if __name__ == "__main__":

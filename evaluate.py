@@ -24,6 +24,7 @@ from typing import Any
 
 from benchmarks.tasks import TASKS
 from run_core import cli
+from run_core.files import require_writable
 
 DPI = 120
 PLOTS = (".png", ".svg", ".pdf", ".jpg", ".jpeg", ".webp")
@@ -73,10 +74,8 @@ def check(options: Any) -> None:
     if plot and find_spec("matplotlib") is None:
         raise ValueError("--plot needs matplotlib: pip install -e '.[plots]'")
     for name, path in (("--plot", plot), ("--json", options.json if options.json != "-" else None)):
-        if path and Path(path).is_dir():
-            raise ValueError(f"{name} {path}: expected a file, this is a directory")
-        if path and not Path(path).parent.is_dir():
-            raise ValueError(f"{name} {path}: there is no directory {Path(path).parent}")
+        if path:
+            require_writable(path, name)
     if plot and Path(plot).suffix.lower() not in PLOTS:
         raise ValueError(f"--plot {plot}: expected a name that ends in {', '.join(PLOTS)}")
 

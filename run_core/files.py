@@ -167,3 +167,17 @@ def cannot(action: str, path: Path, error: OSError, needed: int | None = None) -
         f"{message}; it needs {needed:,} bytes and {free}; "
         "earlier checkpoints are untouched: make room or choose another run directory"
     )
+
+
+def require_writable(path: str | Path, key: str) -> None:
+    """Check, before the work, that the file of an option can be written.
+
+    Raises ValueError naming the option for a directory, a missing parent, and one without rights.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{key} = {path}: this is a directory; give the name of a file")
+    if not path.parent.is_dir():
+        raise ValueError(f"{key} = {path}: there is no directory {path.parent}; make it")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ValueError(f"{key} = {path}: you may not write there; give another place")

@@ -110,7 +110,7 @@ def test_the_chat_draws_as_a_session_does():
 def test_controllers_of_the_chat(run, monkeypatch, option, controller):
     seen = []
     monkeypatch.setattr(
-        "reso_llm.chat.commands.run_in_terminal", lambda session, _: seen.append(session.options)
+        "reso_llm.chat.commands.run_in_terminal", lambda session, *_: seen.append(session.options)
     )
     assert call(chat, monkeypatch, "--checkpoint", run[0], f"--{option}", "true") == 0
     assert [type(c).__name__ for c in seen[0]["controllers"]] == [controller]

@@ -7,6 +7,7 @@ line says it to the model as it is: `\\goal keepers are tall`.
 
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 from entropy_core.checks import nearest
@@ -27,20 +28,38 @@ ARGUMENT_COLUMN = 17
 class Chat:
     """A conversation on a screen. `take` answers a line or carries out its command."""
 
-    def __init__(self, session: ChatSession, screen: Screen, show_metrics: bool = True) -> None:
+    def __init__(
+        self,
+        session: ChatSession,
+        screen: Screen,
+        show_metrics: bool = True,
+        file: str | Path | None = None,
+    ) -> None:
         self.session, self.screen, self.show_metrics = session, screen, show_metrics
+        self.file = file
         self.ended = False
 
     def run(self, lines: Iterable[str]) -> None:
-        """Take every line until the lines end or one says exit; Ctrl-C stops the current line."""
+        """Take every line until the lines end or one says exit; Ctrl-C stops the current line.
+
+        After each line the conversation is saved, where the chat has a file.
+        """
         for line in lines:
             try:
                 self.take(line)
             except KeyboardInterrupt:
                 self.session.drop_goal()
                 self.screen.note("[stopped; this line had no effect]")
+            self._save()
             if self.ended:
                 return
+
+    def _save(self) -> None:
+        if self.file is not None:
+            try:
+                self.session.save(self.file)
+            except OSError as error:
+                self._note(f"not saved: {error.filename}: {error.strerror}")
 
     def take(self, line: str) -> None:
         """Carry out the command in a line, or reply to the line."""
@@ -225,11 +244,20 @@ def _quoted(text: str) -> str:
     return line if len(line) <= MAX_QUOTE else f"{line[: MAX_QUOTE - 1]}…"
 
 
-def run_in_terminal(session: ChatSession, show_metrics: bool = True) -> None:
-    """Hold a conversation on this process's terminal or through its pipes until it ends."""
+def run_in_terminal(
+    session: ChatSession, show_metrics: bool = True, file: str | Path | None = None
+) -> None:
+    """Hold a conversation on this process's terminal or through its pipes until it ends.
+
+    With a file, go on with the conversation in it, and save there after each line.
+    """
+    if file is not None and Path(file).exists():
+        session.load(file)
     screen = Screen.of(sys.stdout)
     with terminal.undecodable_replaced():
         if terminal.is_interactive():
             screen.note(describe(session.engine))
             screen.note("help lists the commands, exit leaves")
-        Chat(session, screen, show_metrics).run(terminal.lines(screen))
+            if session.exchanges:
+                screen.note(f"going on after {len(session.exchanges)} exchanges")
+        Chat(session, screen, show_metrics, file).run(terminal.lines(screen))

@@ -6,6 +6,7 @@ question that is too long by itself is cut at its end. Every reply says what was
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from reso_llm.data.conversation import Message
@@ -13,7 +14,9 @@ from reso_llm.generation.context import opening_limit
 from reso_llm.generation.engine import Engine
 from reso_llm.generation.options import GenerationOptions
 from reso_llm.generation.results import GenerationResult
+from reso_llm.session import saving
 from reso_llm.session.agency import Goal
+from reso_llm.session.session import Session
 from run_core import terminal
 
 SAMPLING = {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.1}
@@ -138,6 +141,43 @@ class ChatSession:
         if not self.exchanges:
             raise ValueError("there is no reply yet")
         return self.exchanges
+
+    # --- to a file and back
+
+    def save(self, path: str | Path) -> None:
+        """Write the conversation and the model's session to a file. Raises as `saving.save`."""
+        extra = {
+            "system": self.system[0].content if self.system else None,
+            "exchanges": [list(exchange) for exchange in self.exchanges],
+            "num_replies": self.num_replies,
+            "goal": self.goal.description if self.goal else None,
+        }
+        saving.save(self.engine.model.session, path, extra)
+
+    def load(self, path: str | Path) -> None:
+        """Go on with the conversation of a file, and its goals, memories and clock.
+
+        The file's system message is taken where none was given. Raises as `saving.load`, and
+        ValueError for a file that holds no conversation.
+        """
+        model = self.engine.model
+        session = Session(model.config)
+        extra = saving.load(session, path)
+        if "exchanges" not in extra:
+            raise ValueError(f"{path}: a session without a conversation; expected a chat's")
+        if session.agency is not None:  # the calibration is the checkpoint's
+            session.agency.calibration = model.session.agency.calibration
+        if not self.system and extra["system"] is not None:
+            self.system = [self._system_message(extra["system"])]
+        model.session = session
+        self.exchanges = [Exchange(*values) for values in extra["exchanges"]]
+        self.num_replies = extra["num_replies"]
+        pending = [goal for goal in self._active_goals() if goal.description == extra["goal"]]
+        self.goal = pending[-1] if pending else None
+
+    def _active_goals(self) -> tuple[Goal, ...]:
+        agency = self.engine.model.session.agency
+        return () if agency is None else agency.active_goals
 
     # --- the goal of the next reply
 

@@ -3,12 +3,12 @@
 The colours are Okabe & Ito's, which colour-blind readers can tell apart. Lines differ in style too.
 """
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from reso_llm.tour.stations import Finding
+from run_core.files import require_writable
 
 Axes = Any  # of matplotlib, which is imported only where a figure is drawn
 
@@ -32,12 +32,7 @@ def check_figure(path: str | Path) -> None:
     known = [f".{suffix}" for suffix in sorted(Figure().canvas.get_supported_filetypes())]
     if path.suffix.lower() not in known:
         raise ValueError(f"save_figure = {path}: expected a name ending in {', '.join(known)}")
-    if path.is_dir():
-        raise ValueError(f"save_figure = {path}: this is a directory; give the name of a file")
-    if not path.parent.is_dir():
-        raise ValueError(f"save_figure = {path}: there is no directory {path.parent}; make it")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise ValueError(f"save_figure = {path}: you may not write there; give another place")
+    require_writable(path, "save_figure")
 
 
 def save_figure(findings: Mapping[str, Finding], path: str | Path) -> None:

@@ -688,3 +688,44 @@ def test_signal_handlers_are_left_alone(session, piped):
     before = signal.getsignal(signal.SIGINT)
     piped(session, b"hi\n")
     assert signal.getsignal(signal.SIGINT) is before
+
+
+# --- a conversation in a file ---------------------------------------------------------------------
+
+
+def test_a_conversation_goes_on_from_its_file(make_session, tmp_path):
+    """Turns, memories, clock, the goal of the next reply and the seed's place."""
+    path = tmp_path / "talk.session"
+    whole, first = make_session(), make_session()
+    for session in (whole, first):
+        session.reply("hello", str)
+        session.engine.model.update_memory("Mara keeps the map.")
+        session.set_goal("be kind")
+    first.save(path)
+    second = make_session()
+    second.load(path)
+    assert second.turns == whole.turns
+    assert second.goal.description == "be kind"
+    assert second.engine.model.session.clock == whole.engine.model.session.clock == 1.0
+    ours, theirs = (s.reply("and then?", str).result.to_dict() for s in (second, whole))
+    assert ours | {"generation_time_ms": 0} == theirs | {"generation_time_ms": 0}
+
+
+def test_each_line_is_saved(make_session, tmp_path):
+    path, shown = tmp_path / "talk.session", io.StringIO()
+    talk = Chat(make_session(), Screen(shown), show_metrics=False, file=path)
+    talk.run(["hello", "remember Mara keeps the map."])
+    again = make_session()
+    again.load(path)
+    assert again.turns[0].content == "hello"
+    assert len(again.engine.model.session.episodes) == 1
+    talk.file = tmp_path / "gone" / "talk.session"
+    talk.run(["again"])
+    assert "[not saved: " in shown.getvalue()
+
+
+def test_a_session_without_a_conversation_is_named(make_session, tmp_path):
+    session = make_session()
+    session.engine.model.session.save(tmp_path / "s")
+    with pytest.raises(ValueError, match="without a conversation"):
+        session.load(tmp_path / "s")
