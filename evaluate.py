@@ -27,6 +27,7 @@ from run_core import cli
 from run_core.files import require_writable
 
 DPI = 120
+QUICK = "quick run: too little is measured for a conclusion"
 PLOTS = (".png", ".svg", ".pdf", ".jpg", ".jpeg", ".webp")
 OURS = {"benchmarks", "cer", "entropy_core", "reso_llm"}
 
@@ -103,13 +104,27 @@ def measure(name: str) -> None:
     task = import_module(TASKS[name])
     options = task_parser(name, task).read(sys.argv[2:])
     check(options)
-    written = json.dumps(task.run(options), indent=2)
+    rows = task.run(options)
+    if options.get("quick"):
+        rows = [row | {"quick": True} for row in rows]
+    written = json.dumps(rows, indent=2)
     rows = json.loads(written)
-    print(written if options.json == "-" else task.text(rows))
+    text = marked_quick(task.text(rows)) if options.get("quick") else task.text(rows)
+    print(written if options.json == "-" else text)
     if options.json not in (None, "-"):
         Path(options.json).write_text(written + "\n", encoding="utf-8")
     if options.get("plot"):
         task.figure(rows).savefig(options.plot, dpi=DPI)
+
+
+def marked_quick(text: str) -> str:
+    """The text of a task with a line above each of its tables: these are of a quick run."""
+    lines: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("|") and not (lines and lines[-1].startswith("|")):
+            lines += [QUICK, ""]
+        lines.append(line)
+    return "\n".join(lines if QUICK in lines else [QUICK, *lines])
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@ figures/ beside the document.
 """
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from itertools import zip_longest
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -53,16 +55,22 @@ reactors) are in [benchmarks/README.md]({studies})."""
 
 def add_options(parser: Parser) -> None:
     parser.add_argument("--out", type=str, default=str(DOCUMENT), help="the document to write")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; fail where --out is not up to date"
+    )
 
 
 def run(options: Any) -> list[dict[str, Any]]:
-    """Write the document and its figures; a row for each claim.
+    """Write the document and its figures, or check the document; a row for each claim.
 
-    Raises ValueError naming the claim, or the task and its file, whose rows cannot be read.
+    Raises ValueError naming the claim, or the task and its file, whose rows cannot be read, and
+    with --check for a document that differs from the rows.
     """
     out = Path(options.out)
-    figures = out.parent / "figures"
-    figures.mkdir(parents=True, exist_ok=True)
+    figures = None if options.check else out.parent / "figures"
+    if figures is not None:
+        print(f"writing {out} and {figures}{os.sep}*.png", file=sys.stderr)
+        figures.mkdir(parents=True, exist_ok=True)
     judged = findings(Evidence())
     parts = [introduction(out), claims_text(judged)]
     for task, module in tqdm(TASKS.items(), desc="tasks", leave=False):
@@ -70,12 +78,28 @@ def run(options: Any) -> list[dict[str, Any]]:
         if rows := read_rows(name):
             with naming(f"the task {name}, rows of benchmarks/results/{name}.jsonl"):
                 parts.append(section(name, import_module(module), rows, figures))
-    out.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
+    document = "\n\n".join(filter(None, parts)) + "\n"
+    if options.check:
+        check(out, document)
+    else:
+        out.write_text(document, encoding="utf-8")
     return [
         {"document": document, "claim": claim.text, "source": claim.source, **finding._asdict()}
         for document, some in judged.items()
         for claim, finding in some
     ]
+
+
+def check(path: Path, document: str) -> None:
+    """Raise ValueError naming the first line in which the file is not the document."""
+    written = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    pairs = zip_longest(written, document.splitlines())
+    for number, (old, new) in enumerate(pairs, start=1):
+        if old != new:
+            raise ValueError(
+                f"{path}:{number}: not up to date with the recorded rows and the claims; "
+                "run python evaluate.py report"
+            )
 
 
 def introduction(out: Path) -> str:
@@ -127,17 +151,20 @@ def counted(verdicts: Sequence[str]) -> str:
     )
 
 
-def section(name: str, task: ModuleType, rows: Sequence[dict[str, Any]], figures: Path) -> str:
+def section(
+    name: str, task: ModuleType, rows: Sequence[dict[str, Any]], figures: Path | None
+) -> str:
     """A task's commands, tables and figures; nothing where all its rows are of an older protocol.
 
-    A task with `pictures(rows)` has several figures, by name; the others have one.
+    A task with `pictures(rows)` has several figures, by name; the others have one. They are saved
+    where there is a directory for them.
     """
     tables = task.text(rows)
     if not tables.strip():
         return ""
     several = getattr(task, "pictures", lambda rows: {name: task.figure(rows)})
     drawn = several(rows)
-    for title, figure in drawn.items():
+    for title, figure in drawn.items() if figures is not None else ():
         figure.savefig(figures / f"{title}.png", dpi=DPI)
     title = (task.__doc__ or "").partition("\n")[0]
     links = "\n\n".join(f"![{title}](figures/{title}.png)" for title in drawn)

@@ -60,9 +60,18 @@ def test_every_task_is_quick_and_writes_json_and_figure(name, call, capsys, tmp_
     assert call(name, *options, "--quick", "--json", "-", "--plot", plot) == 0
     rows = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert rows
-    assert all(fields <= row.keys() for row in rows)
+    assert all(fields <= row.keys() and row["quick"] for row in rows)
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert not results.exists()
+
+
+def test_every_table_of_a_quick_run_says_so():
+    text = "# one\n\n| a |\n| --- |\n| 1 |\n\n| b |\n| --- |\n"
+    marked = evaluate.marked_quick(text).splitlines()
+    heads = [i for i, line in enumerate(marked) if line in ("| a |", "| b |")]
+    assert [marked[i - 2] for i in heads] == [evaluate.QUICK] * 2
+    assert marked.count(evaluate.QUICK) == 2
+    assert evaluate.marked_quick("no table").startswith(evaluate.QUICK)
 
 
 @pytest.mark.parametrize(
@@ -74,8 +83,8 @@ def test_every_task_is_quick_and_writes_json_and_figure(name, call, capsys, tmp_
         (["mirror", "--quick", "--record"], 2, "leave out --record"),
         (["mirror", "--json", "no/such/place.json"], 2, "no directory no/such"),
         (["mirror", "--plot", "no/such/place.png"], 2, "no directory no/such"),
-        (["mirror", "--json", "tests"], 2, "--json tests: expected a file"),
-        (["mirror", "--plot", "tests"], 2, "--plot tests: expected a file"),
+        (["mirror", "--json", "tests"], 2, "--json = tests: this is a directory"),
+        (["mirror", "--plot", "tests"], 2, "--plot = tests: this is a directory"),
         (["mirror", "--plot", "x.foo"], 2, "--plot x.foo: expected a name that ends in .png, .svg"),
         (["mirror", "--plot", "x"], 2, "--plot x: expected a name that ends in .png, .svg"),
         (["mirror", "--seeds", "0", "0"], 2, "--seeds 0 0: expected different seeds from 0 on"),

@@ -100,6 +100,17 @@ def setpoint_rows():
 
 
 def test_the_committed_document_is_that_of_the_recorded_rows():
-    """Whoever records a row makes the report anew."""
+    """Guards a recorded row without a new report."""
     document = report.DOCUMENT.read_text(encoding="utf-8")
     assert report.claims_text(report.findings(Evidence())) in document
+
+
+def test_check_names_the_first_line_that_differs(tmp_path):
+    path = tmp_path / "results.md"
+    path.write_text("a\nb\nc\n")
+    report.check(path, "a\nb\nc\n")
+    for line, document in ((2, "a\nx\nc\n"), (3, "a\nb\n")):
+        with pytest.raises(ValueError, match=f"results.md:{line}: not up"):
+            report.check(path, document)
+    with pytest.raises(ValueError, match=r"gone\.md:1: not up to date"):
+        report.check(tmp_path / "gone.md", "a\n")
