@@ -163,6 +163,16 @@ class TrainConfig:
         budgets = (getattr(self, name) for name in BUDGETS)
         return min(1.0, max(u / budget for u, budget in zip(used, budgets, strict=True) if budget))
 
+    def finished_at(self, step: int) -> str:
+        """One line that a run which used its budget is finished, and how it goes on."""
+        used = {name: getattr(self, name) for name in BUDGETS if getattr(self, name)}
+        name, value = next(iter(used.items()))
+        return (
+            f"{self.out} is finished at step {step:,} "
+            f"({', '.join(f'{n} = {v}' for n, v in used.items())}); "
+            f"to go on give a larger budget, for example --resume --{name} {2 * value}"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """The resolved configuration as nested plain values."""
         return dataclasses.asdict(self)

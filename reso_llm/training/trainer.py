@@ -2,7 +2,8 @@
 
     RUN/config.yaml  environment.json  metrics.jsonl  loss.png  best.json  checkpoints/  wandb/
 
-`learner.py` takes the steps, `saving.py` keeps the checkpoints, `validation.py` scores the model.
+`learner.py` takes the steps, `saving.py` keeps the checkpoints, `validation.py` scores the model,
+`meter.py` measures loss and speed.
 """
 
 import math
@@ -18,10 +19,11 @@ from tqdm import tqdm
 from reso_llm.data.token_cache import TokenData
 from reso_llm.tokenizer import ResoTokenizer
 from reso_llm.training import saving
-from reso_llm.training.config import BUDGETS, TrainConfig
+from reso_llm.training.config import TrainConfig
 from reso_llm.training.evaluation import LanguageModelScore
 from reso_llm.training.initial import Initial
 from reso_llm.training.learner import Learner, StepResult
+from reso_llm.training.meter import Meter
 from reso_llm.training.saving import Counters
 from reso_llm.training.validation import final_score, quick_score, sample
 from run_core.run import Report, TrainingError
@@ -30,7 +32,6 @@ from run_core.signals import Abandoned, StopRequests, catch_signals
 from run_core.terminal import progress_bar
 
 LN2 = math.log(2)
-SECONDS_BETWEEN_LINES = 10.0  # where there is no progress bar
 
 
 @dataclass(frozen=True)
@@ -41,16 +42,6 @@ class TrainSummary:
     seconds: float
     validation: LanguageModelScore | None
     stopped_by: str | None
-
-
-@dataclass
-class Recent:
-    """Sums over the steps since the last row of metrics."""
-
-    started: float
-    loss: float = 0.0
-    steps: int = 0  # that moved the parameters
-    tokens: int = 0
 
 
 class Trainer:
@@ -81,10 +72,10 @@ class Trainer:
         signals = catch_signals(self.report)
         with signals as self.stops, self._open_log() as self.log, self._progress_bar() as bar:
             self.learner.abandonable = self.stops.abandonable
-            self.shown = time.perf_counter()
-            self.recent = Recent(self.shown)
+            self.meter = Meter(self.report)
             self._catch_up()
-            self._tell_where_it_stands()
+            if self._progress() >= 1:
+                self.report(self.config.finished_at(self.counters.step))
             while not self.stops and self._progress() < 1:
                 before = self.counters.step
                 self.train_step()
@@ -100,7 +91,7 @@ class Trainer:
 
         A step that takes too long after a signal is given up: then it never was.
         """
-        c, recent = self.counters, self.recent
+        c = self.counters
         try:
             result = self.learner.step(self._progress())
         except Abandoned:
@@ -110,13 +101,11 @@ class Trainer:
         c.tokens += result.tokens
         c.position = self.learner.stream.position
         c.seconds = self._seconds()
-        recent.tokens += result.tokens
+        self.meter.add(result)
         if result.problem is not None:
             self._skip(result)
-            return
-        c.bad_steps_in_a_row = 0
-        recent.loss += result.loss_nats
-        recent.steps += 1
+        else:
+            c.bad_steps_in_a_row = 0
 
     def _skip(self, result: StepResult) -> None:
         c = self.counters
@@ -154,19 +143,6 @@ class Trainer:
         else:
             self._note_best(logged)
         saving.record_best(self.config.out, c)
-
-    def _tell_where_it_stands(self) -> None:
-        """Say of a finished run that it is finished, and how it goes on."""
-        if self._progress() < 1:
-            return
-        given = {name: getattr(self.config, name) for name in BUDGETS}
-        used = {name: value for name, value in given.items() if value}
-        name, value = next(iter(used.items()))
-        self.report(
-            f"{self.config.out} is finished at step {self.counters.step:,} "
-            f"({', '.join(f'{n} = {v}' for n, v in used.items())}); "
-            f"to go on give a larger budget, for example --resume --{name} {2 * value}"
-        )
 
     def _finish(self) -> TrainSummary:
         """Save the last step; score all of the validation data unless a signal came."""
@@ -230,7 +206,7 @@ class Trainer:
         self.report(f"step {c.step:,}: validation {score.bits_per_byte:.4f} bits/byte")
         if text:
             self.report(f"  {self.config.sample_prompt!r} -> {text!r}")
-        self.recent.started += time.perf_counter() - started  # tokens/s is of training alone
+        self.meter.leave_out(time.perf_counter() - started)
         self._note_best(score.bits_per_byte)
         return True
 
@@ -243,34 +219,23 @@ class Trainer:
 
     def _log_training(self, bar: tqdm | None) -> None:
         """A row of metrics over the steps since the last one, shown beside the bar as well."""
-        c, recent = self.counters, self.recent
-        if not recent.tokens:
+        c = self.counters
+        if not self.meter.tokens:
             return
-        now = time.perf_counter()
-        loss = recent.loss / recent.steps if recent.steps else math.nan
+        rates = self.meter.rates()
         row = {
             "step": c.step,
             "tokens": c.tokens,
             "seconds": c.seconds,
-            "loss_nats": loss,
-            "bits_per_byte": self._bits_per_byte(loss),
-            "tokens_per_second": recent.tokens / (now - recent.started),
+            "bits_per_byte": self._bits_per_byte(rates["loss_nats"]),
             "learning_rate_factor": self.config.optim.schedule(self._progress()),
             "epoch": self.learner.stream.epoch,
             "skipped_steps": c.skipped_steps,
         }
-        self.log.log(row)
-        self.recent = Recent(now)
+        self.log.log(row | rates)
+        self.meter.restart()
         if bar is not None:
-            self._show(bar, row)
-
-    def _show(self, bar: tqdm, row: dict[str, Any]) -> None:
-        """The newest row beside the bar; without a bar, now and then as a line."""
-        if not bar.disable:
-            bar.set_postfix_str(_postfix(row))
-        elif time.perf_counter() - self.shown >= SECONDS_BETWEEN_LINES:
-            self.shown = time.perf_counter()
-            self.report(f"step {row['step']:,}: {_postfix(row)}")
+            self.meter.show(bar, row | rates)
 
     def _bits_per_byte(self, loss: float) -> float:
         """Of training text; NaN where the loss is of its replies only, whose bytes are unknown."""
@@ -302,13 +267,3 @@ class Trainer:
             initial=round(self._progress() * 1000),
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
         )
-
-
-def _postfix(row: dict[str, float]) -> str:
-    """What the bar shows of a row; a number that is not known is left out."""
-    shown = {
-        f"loss {row['loss_nats']:.3f}": row["loss_nats"],
-        f"{row['bits_per_byte']:.3f} bits/byte": row["bits_per_byte"],
-        f"{row['tokens_per_second']:,.0f} tok/s": row["tokens_per_second"],
-    }
-    return ", ".join(text for text, value in shown.items() if math.isfinite(value))

@@ -31,8 +31,8 @@ from reso_llm.config import (
 )
 from reso_llm.data.errors import DataError
 from reso_llm.training import learner as learning
+from reso_llm.training import meter, saving, validation
 from reso_llm.training import run as training_run
-from reso_llm.training import saving, validation
 from reso_llm.training import trainer as training
 from reso_llm.training.config import OptimConfig, TrainConfig
 from reso_llm.training.learner import Learner
@@ -746,7 +746,7 @@ LONG_USER = Path(__file__).resolve().parents[4] / "shared" / "cases" / "longuser
 def test_long_questions_train_on_their_short_answers(make, monkeypatch):
     """Most windows have no reply: no step without one, and no unknown number is shown."""
     messages, rows = [], {}
-    monkeypatch.setattr(training, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(meter, "SECONDS_BETWEEN_LINES", 0.0)
     for batch, passes in ((8, 1), (1, 8)):
         config = make(
             f"{batch}", data=str(LONG_USER), replies_only=True, batch_size=batch, steps=4,
