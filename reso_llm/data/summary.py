@@ -13,10 +13,14 @@ from typing import Any
 
 from reso_llm.data.conversation import Document
 from reso_llm.data.layouts import marker_position
+from run_core.terminal import one_line
 
 __all__ = ["DataSummary"]
 
 MAX_PLACES = 100  # of markers in plain text, kept for the warning
+MAX_FIELDS = 1000  # that are counted by name; data may have a field of its own in every row
+OTHER_FIELDS = "other fields"
+SHOWN = 20  # names in a line
 
 
 @dataclass
@@ -52,15 +56,15 @@ class DataSummary:
 
     def lines(self) -> list[str]:
         """What was read, for people: one line on each thing that there is to say."""
-        lines = [f"read {', '.join(self.files)}", self._counts()]
+        lines = [f"read {_listed(self.files)}", self._counts()]
         if self.unused_fields:
             fields = [f"{name} ({count:,})" for name, count in self.unused_fields.items()]
-            lines.append(f"not used, with the number of documents: {', '.join(fields)}")
+            lines.append(f"not used, with the number of documents: {_listed(fields)}")
         if self.marked:
             texts = "plain text has" if self.marked == 1 else "plain texts have"
             lines.append(
                 f"warning: {self.marked:,} {texts} chat markers inside and would be trained as "
-                f"text: {', '.join(self.warnings()[:3])}"
+                f"text: {one_line(', '.join(self.warnings()[:3]))}"
             )
         return lines
 
@@ -80,7 +84,9 @@ class DataSummary:
         return summary
 
     def _count(self, document: Document, name: str) -> None:
-        self.unused_fields.update(document.unused)
+        for unused in document.unused:
+            is_known = unused in self.unused_fields or len(self.unused_fields) < MAX_FIELDS
+            self.unused_fields[unused if is_known else OTHER_FIELDS] += 1
         if document.text is None:
             roles = Counter(message.role for message in document.messages)
             self.conversations += 1
@@ -105,6 +111,12 @@ class DataSummary:
         ] * (self.conversations > 0)
         parts += [_number(self.plain, "plain text")] * (self.plain > 0)
         return ", ".join(parts)
+
+
+def _listed(names: list[str]) -> str:
+    """The names in one line without control characters, at most SHOWN of them."""
+    more = [f"and {len(names) - SHOWN:,} more"] * (len(names) > SHOWN)
+    return one_line(", ".join([*names[:SHOWN], *more]))
 
 
 def _number(count: int, noun: str, plural: str | None = None) -> str:

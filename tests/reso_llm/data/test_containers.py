@@ -194,4 +194,5 @@ def test_a_small_table_that_unpacks_to_gigabytes_is_refused_in_little_memory(tmp
     )  # fmt: skip
     message, megabytes = done.stdout.splitlines()
     assert "unpacks" in message
+    assert ("the column 'text'" in message) is not dictionary
     assert int(megabytes) < 400

@@ -84,6 +84,18 @@ def test_names_of_columns_are_part_of_the_cache(tmp_path):
         prepare(str(path), TOKENIZER, cache_dir=tmp_path, columns="prompt=q,reply=b")
 
 
+def test_a_field_of_its_own_in_every_row_is_bounded(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f'{{"text": "t", "\\u001b[31m{i}": 1}}\n' for i in range(1100)))
+    summary = DataSummary()
+    assert len(list(read_documents(str(path), summary=summary))) == 1100
+    assert summary.unused_fields["other fields"] == 100
+    assert len(summary.unused_fields) == 1001
+    line = summary.lines()[-1]
+    assert line.endswith("and 981 more")
+    assert "\x1b" not in line
+
+
 def test_markers_in_a_text_file_have_their_line(tmp_path, monkeypatch):
     monkeypatch.setattr("reso_llm.data.readers.PIECE_BYTES", 40)
     path = tmp_path / "book.txt"
