@@ -366,10 +366,10 @@ def test_chance_keeps_the_replies_of_a_prompt_together(monkeypatch):
 def test_intervals_are_paired_and_pooled():
     ours = np.array([[2.0, 1], [9, 3], [4, 4]])
     theirs = ours + np.array([1.0, 0]) * ours[:, 1:]
-    value, low, high = analysis.difference(theirs, ours)
+    value, low, high = analysis.contrast([(1, theirs), (-1, ours)])
     assert (value, low, high) == pytest.approx((1, 1, 1))  # a constant shift has no error
-    value, low, high = analysis.difference(ours)
+    value, low, high = analysis.contrast([(1, ours)])
     assert value == pytest.approx(15 / 8)
     assert 1 <= low < value < high <= 3
-    value, low, high = analysis.difference(np.array([[3.0, 1], [5, 0]]))
+    value, low, high = analysis.contrast([(1, np.array([[3.0, 1], [5, 0]]))])
     assert (value, low, high) == (8, 3, 8)  # no draw of the second alone

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import evaluate
 from benchmarks.kit import records
+from benchmarks.kit.figures import new_figure
 from benchmarks.tasks import srb
 from benchmarks.tasks.srb import (
     comparison,
@@ -586,17 +587,21 @@ def test_figures_draw_the_means_over_seeds():
     for one, nats in zip(runs, (1.0, 2.0, 3.0, 6.0, 1.5, 1.0), strict=True):
         one["avg_entropy"] = nats
     assert figures.saved_percent(runs)["a"] == pytest.approx([0.0, 80.0])
-    lines = {x.get_label(): x for x in figures.entropy_overlay(runs).axes[0].get_lines()}
+    overlay, heat, quality = (new_figure(8, 5) for _ in range(3))
+    figures.entropy_overlay(runs, overlay)
+    lines = {x.get_label(): x for x in overlay.axes[0].get_lines()}
     assert [*lines["static"].get_ydata()] == [2.0, 1.5]
     assert [*lines["srb"].get_ydata()] == [4.0, 1.0]
-    (axes, _) = figures.efficiency_heatmap(runs).axes
+    figures.efficiency_heatmap(runs, heat)
+    (axes, _) = heat.axes
     image = axes.get_images()[0]
     assert image.get_array().tolist() == [pytest.approx([80.0, 0.0])]
     assert image.norm.vmin == -image.norm.vmax
     assert axes.get_yticklabels()[0].get_text() == "a\nmean +40.0 %"
-    left, right = figures.time_quality(runs, quality="tokens_emitted").axes
+    figures.time_quality(runs, quality)
+    left, right = quality.axes
     points = {c.get_label(): c.get_offsets().tolist() for c in left.collections}
-    assert points["srb"] == [[1.0, 10.0], [pytest.approx(0.2), 2.0]]
+    assert points["srb"] == [[1.0, 4.0], [pytest.approx(0.2), 1.0]]
     assert [t.get_text() for t in right.get_legend().get_texts()] == ["a"]
 
 
@@ -608,7 +613,9 @@ def test_traces_are_averaged_in_windows_and_stops_marked():
     nats = {("a_0", 0, "static"): long, ("a_0", 0, "srb"): long[:7],
             ("a_1", 0, "static"): long, ("a_1", 0, "srb"): long}  # fmt: skip
     assert traces.stopped(nats) == [("a_0", 7)]
-    axes = traces.token_entropy_overlay(nats, {"a_0": "a", "a_1": "a"}).axes[0]
+    on = new_figure(8, 4)
+    traces.token_entropy_overlay(nats, {"a_0": "a", "a_1": "a"}, on)
+    axes = on.axes[0]
     assert axes.get_title() == "a: 1 of 2 stopped earlier"
     static, srb, ticks = axes.get_lines()
     np.testing.assert_allclose(static.get_ydata(), long)

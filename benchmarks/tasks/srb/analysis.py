@@ -93,11 +93,11 @@ def by_seed(
     replies: Replies, tables: Mapping[tuple[str, int], Measures], seeds: Sequence[int]
 ) -> dict[int, Any]:
     """srb minus static of each seed alone."""
-    by_seed_alone = {}
-    for seed in seeds:
-        _, names, _, runs = runs_of(replies, tables, [seed])
-        by_seed_alone[seed] = {"srb_minus": {"static": summary(runs["srb"], names, runs["static"])}}
-    return by_seed_alone
+    alone = {seed: runs_of(replies, tables, [seed]) for seed in seeds}
+    return {
+        seed: {"srb_minus": {"static": summary(runs["srb"], names, runs["static"])}}
+        for seed, (_, names, _, runs) in alone.items()
+    }
 
 
 def public_runs(
@@ -106,13 +106,13 @@ def public_runs(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """All runs as rows of runs_longform.csv, with their seed and quality as further columns."""
     by_name = {prompt.name: prompt for prompt in prompts(1)}
-    rows = [row for some in complete(replies, seeds).values() for row in some]
     statics = {(row["name"], row["seed"]): row for row in replies.of(1, "static")}
     table = []
-    for row in rows:
+    for row in (row for some in complete(replies, seeds).values() for row in some):
         key, k = (row["name"], row["seed"]), row["tokens"]
         prompt, entropy = by_name[row["name"]], statics[key]["entropy_nats"][:k]
-        quality = {name: _value(tables[key][name][k]) for name in QUALITY if name in tables[key]}
+        pairs = {name: tables[key][name][k] for name in QUALITY if name in tables[key]}
+        quality = {name: round(a / b, 6) if b else None for name, (a, b) in pairs.items()}
         nats = quality["own_nats_per_token"]
         table.append({
             "backend": writer.backend, "model_id": writer.name, "bucket": row["bucket"],
@@ -124,10 +124,6 @@ def public_runs(
             "own_perplexity": None if nats is None else round(math.exp(nats), 6), **quality,
         })  # fmt: skip
     return table
-
-
-def _value(pair: np.ndarray) -> float | None:
-    return round(pair[0] / pair[1], 6) if pair[1] else None
 
 
 def rerun(
@@ -220,23 +216,18 @@ def summary(
 
     None where there is nothing to measure, such as code in a bucket of essays.
     """
+    signed = [(1, table)] if other is None else [(1, table), (-1, other)]
     means = {}
-    for name in sorted(table if other is None else table.keys() & other.keys()):
-        ours = _by_prompt(table[name], names)
-        theirs = None if other is None else _by_prompt(other[name], names)
-        empty = any(sums is not None and not sums[:, 1].any() for sums in (ours, theirs))
-        means[name] = None if empty else difference(ours, theirs)
+    for name in sorted(set.intersection(*(set(some) for _, some in signed))):
+        terms = [(sign, _by_prompt(some[name], names)) for sign, some in signed]
+        empty = any(not sums[:, 1].any() for _, sums in terms)
+        means[name] = None if empty else contrast(terms)
     return means
 
 
 def _by_prompt(pairs: np.ndarray, names: np.ndarray) -> np.ndarray:
     """Sums over the seeds of each prompt, (P,2)."""
     return np.stack([pairs[names == name].sum(0) for name in np.unique(names)])
-
-
-def difference(ours: np.ndarray, theirs: np.ndarray | None = None) -> Interval:
-    """A mean, sums over counts (P,2), or the difference of two of the same prompts."""
-    return contrast([(1, ours)] if theirs is None else [(1, ours), (-1, theirs)])
 
 
 def contrast(terms: Sequence[tuple[int, np.ndarray]]) -> Interval:

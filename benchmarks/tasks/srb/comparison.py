@@ -8,17 +8,17 @@ the figure and are not recorded. Statistics: statistics.py.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from benchmarks.kit.records import grouped
 from benchmarks.tasks.srb.comparison_text import MEASURES
-from benchmarks.tasks.srb.schema import FILES, RUNS, Row, Table, read
+from benchmarks.tasks.srb.schema import FILES, RUNS, Row, read
 from benchmarks.tasks.srb.statistics import (
     ARM,
     DRAWS,
     OTHER,
-    Run,
     by_arm,
     by_bucket,
     decomposition,
@@ -40,68 +40,47 @@ def from_csv(files: Sequence[str | Path], draws: int = DRAWS) -> list[dict[str, 
     Raises OSError, and ValueError for a file that is none of the four, an arm without runs, a
     prompt and seed that occurs twice, and files that do not tell of the same runs.
     """
-    sources = [_source(Path(file)) for file in files]
+    sources = [(Path(file), read(file)) for file in files]
     joined = {
-        kind: [run for source in sources if source.table.kind == kind
-               for run in runs_of(source.table)]
+        kind: [run for _, table in sources if table.kind == kind for run in runs_of(table)]
         for kind in DETAIL
-    }  # fmt: skip
+    }
     given = [kind for kind in DETAIL if joined[kind]]
     for kind in given[1:]:
         _check_same(given[0], joined[given[0]], kind, joined[kind])
-    runs = joined[given[0]] if given else []
-    names = _about([source for source in sources if source.table.kind in given[:1]])
-    comparisons: list[dict[str, Any]] = []
-    for model in dict.fromkeys((run.get("backend"), run.get("model_id")) for run in runs):
-        mine = [r for r in runs if (r.get("backend"), r.get("model_id")) == model]
-        comparisons.append({
-            "kind": "csv", **names, **comparison(mine, draws),
-            "runs": [{c: run[c] for c in DRAWN if c in run} for run in mine],
-        })  # fmt: skip
+    about = _about([path for path, table in sources if table.kind in given[:1]])
+    comparisons = [
+        {**about, **comparison(runs, draws),
+         "runs": [{c: run[c] for c in DRAWN if c in run} for run in runs]}
+        for kind in given[:1]
+        for runs in grouped(joined[kind], "backend", "model_id").values()
+    ]  # fmt: skip
     computed = comparisons[0]["bucket_table"] if len(comparisons) == 1 else None
     return comparisons + [
-        _buckets(source, computed) for source in sources if source.table.kind == "buckets"
-    ]
+        {**_about([path]), "bucket_table": table.rows,
+         "differs": None if computed is None else differences(table.rows, computed)}
+        for path, table in sources
+        if table.kind == "buckets"
+    ]  # fmt: skip
 
 
-class Source(NamedTuple):
-    """A file: its name without directories, the first 16 digits of its hash, what is in it."""
-
-    name: str
-    sha256: str
-    table: Table
+def _about(paths: Sequence[Path]) -> dict[str, Any]:
+    """The kind of the row, the names of its files, and the first 16 digits of their hashes."""
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in paths]
+    return {"kind": "csv", "files": [path.name for path in paths], "sha256": hashes}
 
 
-def _source(path: Path) -> Source:
-    table = read(path)
-    return Source(path.name, hashlib.sha256(path.read_bytes()).hexdigest()[:16], table)
-
-
-def _about(sources: Iterable[Source]) -> dict[str, list[str]]:
-    sources = list(sources)
-    return {"files": [s.name for s in sources], "sha256": [s.sha256 for s in sources]}
-
-
-def _buckets(source: Source, computed: list[Row] | None) -> dict[str, Any]:
-    """The row of a bucket summary."""
-    differs = None if computed is None else differences(source.table, computed)
-    return {"kind": "csv", **_about([source]), "bucket_table": source.table.rows,
-            "differs": differs}  # fmt: skip
-
-
-def comparison(runs: Iterable[Row], draws: int = DRAWS) -> dict[str, Any]:
+def comparison(runs: Sequence[Row], draws: int = DRAWS) -> dict[str, Any]:
     """SRB and static of one model in every measure, as one JSON-serialisable row.
 
     Measures are time, tokens and entropy, and any further numeric column of the runs. Raises
     ValueError for an arm without runs, a prompt and seed with one arm only, and several models.
     """
-    runs = list(runs)
     seeds = {seed for _, seed in by_arm(runs)}
     runs = [run for run in runs if run["strategy"] in (ARM, OTHER)]
     slow = stalls(runs)
     calm = [run for run in runs if key_of(run) not in slow]
-    measures = [*MEASURES, *further_measures(runs)]
-    measures = [m for m in measures if m == "seconds_per_token" or _known(runs, m)]
+    measures = measures_of(runs)
     clock = ("wall_time_s", "seconds_per_token")
     return {
         "backend": runs[0].get("backend"),
@@ -118,20 +97,21 @@ def comparison(runs: Iterable[Row], draws: int = DRAWS) -> dict[str, Any]:
     }
 
 
-def further_measures(runs: Iterable[Run]) -> list[str]:
-    """Columns of the runs that are not in the public schema and hold numbers only."""
-    runs = list(runs)
-    columns = dict.fromkeys(c for run in runs for c in run if c not in RUNS and c != "seed")
-    return [
-        c
-        for c in columns
-        if _known(runs, c) and all(isinstance(r.get(c), int | float | None) for r in runs)
-    ]
+def measures_of(runs: Sequence[Row]) -> list[str]:
+    """Those of MEASURES that the runs have, and the columns beyond the schema of numbers alone."""
+    further = (c for run in runs for c in run if c not in RUNS and c != "seed")
+
+    def known(measure: str) -> bool:
+        cells = [run[measure] for run in runs if run.get(measure) is not None]
+        return bool(cells) and all(isinstance(cell, int | float) for cell in cells)
+
+    columns = dict.fromkeys([*MEASURES, *further])
+    return [m for m in columns if m == "seconds_per_token" or known(m)]
 
 
-def differences(published: Table, computed: Iterable[Row]) -> list[str]:
+def differences(published: Sequence[Row], computed: Sequence[Row]) -> list[str]:
     """Cells of a bucket summary that are not those computed, as sentences."""
-    theirs, ours = ({r["bucket"]: r for r in rows} for rows in (published.rows, computed))
+    theirs, ours = ({r["bucket"]: r for r in rows} for rows in (published, computed))
     sentences = [
         f"{bucket} is in one of the two only" for bucket in sorted(theirs.keys() ^ ours.keys())
     ]
@@ -145,7 +125,7 @@ def differences(published: Table, computed: Iterable[Row]) -> list[str]:
     return sorted(sentences)
 
 
-def _check_same(kind: str, runs: Iterable[Run], other: str, others: Iterable[Run]) -> None:
+def _check_same(kind: str, runs: Sequence[Row], other: str, others: Sequence[Row]) -> None:
     known: dict[tuple, set[int]] = {}
     for run in runs:
         known.setdefault((*key_of(run), run["strategy"]), set()).add(run["tokens_emitted"])
@@ -157,7 +137,3 @@ def _check_same(kind: str, runs: Iterable[Run], other: str, others: Iterable[Run
                 f"{name}, seed {seed}, {arm!r}: {run['tokens_emitted']} tokens in {FILES[other]}, "
                 f"{ours} in {FILES[kind]}; expected files of one study"
             )
-
-
-def _known(runs: Iterable[Run], measure: str) -> bool:
-    return any(run.get(measure) is not None for run in runs)

@@ -1,18 +1,18 @@
 """Figures of the SRB study: both arms' entropies, tokens saved, time against quality.
 
-Each function takes runs (mappings with name, bucket, seed, strategy and numbers) and draws on a
-new Figure, or on the part of one that is given as `on`. Seeds of a prompt are averaged.
+Each function draws runs (mappings with name, bucket, seed, strategy and numbers) on `on`, a
+matplotlib Figure or a part of one. Seeds of a prompt are averaged.
 The arms differ in colour, marker and line.
 """
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from benchmarks.kit.figures import BLUE, GREY, RED, new_figure
+from benchmarks.kit.figures import BLUE, GREY, RED
 from benchmarks.tasks.srb.statistics import ARM, OTHER, Run, ends, pair_up
 
 Canvas = Any  # matplotlib's Figure or SubFigure
@@ -30,33 +30,31 @@ MARKERS = "os^Dv<>ph"  # of buckets
 CELL_NUMBERS = 24  # columns at most for numbers to fit into the cells
 
 
-def entropy_overlay(runs: Iterable[Run], on: Canvas = None) -> Canvas:
+def entropy_overlay(runs: Sequence[Run], on: Canvas) -> None:
     """Average entropy of every prompt in both arms, bucket by bucket; a line joins the two."""
-    names, buckets, values = _by_names(runs, "avg_entropy")
-    on = canvas(on, (max(8.0, 0.12 * len(names)), 4.5))
+    _, buckets, values = _by_names(runs, "avg_entropy")
     axes = on.subplots()
-    at, ticks = _places(buckets)
+    order = [*dict.fromkeys(buckets)]
+    at = np.array([i + 3 * order.index(b) for i, b in enumerate(buckets)], float)
+    inside = {bucket: np.array([b == bucket for b in buckets]) for bucket in order}
     axes.vlines(at, values.min(1), values.max(1), color=GREY, lw=0.8, alpha=0.6)
     for column, arm, style in ((1, OTHER, STYLES[0]), (0, ARM, STYLES[1])):
-        for i, bucket in enumerate(ticks):
-            mine = [n for n, b in enumerate(buckets) if b == bucket]
+        for i, mine in enumerate(inside.values()):
             label = arm if i == 0 else None
             axes.plot(at[mine], values[mine, column], **style, ms=4.5, lw=0.8, label=label)
-    for bucket, (first, last) in ticks.items():
-        axes.axvspan(first - 1, last + 1, color="black", alpha=0.04, lw=0)
-        difference = np.nanmean([v[0] - v[1] for v, b in zip(values, buckets, strict=True)
-                                 if b == bucket])  # fmt: skip
-        axes.text((first + last) / 2, 1.01, f"{difference:+.3f}", ha="center", va="bottom",
+    for mine in inside.values():
+        axes.axvspan(at[mine].min() - 1, at[mine].max() + 1, color="black", alpha=0.04, lw=0)
+        difference = np.mean(values[mine, 0] - values[mine, 1])
+        axes.text(at[mine].mean(), 1.01, f"{difference:+.3f}", ha="center", va="bottom",
                   fontsize=9, transform=axes.get_xaxis_transform())  # fmt: skip
-    axes.set_xticks([sum(edges) / 2 for edges in ticks.values()], [*ticks])
+    axes.set_xticks([at[mine].mean() for mine in inside.values()], order)
     axes.set(xlabel="prompts, by bucket", ylabel=UNITS["avg_entropy"])
     axes.set_title(f"Average entropy per prompt; above: mean of {ARM} − {OTHER}", pad=18)
     axes.set_ylim(0, 1.18 * np.nanmax(values))
     legend(axes, ncols=2, loc="upper left")
-    return on
 
 
-def efficiency_heatmap(runs: Iterable[Run], on: Canvas = None) -> Canvas:
+def efficiency_heatmap(runs: Sequence[Run], on: Canvas) -> None:
     """Signed efficiency, in percent of the baseline's tokens: a row per bucket, its prompts sorted.
 
     Blue cells saved tokens, red ones cost some. Rows are in the order of their means.
@@ -67,7 +65,6 @@ def efficiency_heatmap(runs: Iterable[Run], on: Canvas = None) -> Canvas:
     grid = np.full((len(order), width), math.nan)
     for i, bucket in enumerate(order):
         grid[i, : len(rows[bucket])] = rows[bucket]
-    on = canvas(on, (9.5, 1.6 + 0.55 * len(order)))
     axes = on.subplots()
     axes.set_facecolor("#d9d9d9")  # no prompt; white is nothing saved
     limit = max(10.0, min(100.0, np.nanpercentile(abs(grid), 95)))
@@ -85,35 +82,30 @@ def efficiency_heatmap(runs: Iterable[Run], on: Canvas = None) -> Canvas:
     sides = (bool(np.nanmin(grid) < -limit), bool(np.nanmax(grid) > limit))
     bar = on.colorbar(image, ax=axes, extend=over.get(sides, "both"), pad=0.02)
     bar.set_label("signed efficiency, %")
-    return on
 
 
-def saved_percent(runs: Iterable[Run]) -> dict[str, np.ndarray]:
+def saved_percent(runs: Sequence[Run]) -> dict[str, np.ndarray]:
     """Signed efficiency in percent, (P,) of each bucket: means over a prompt's seeds."""
     pairs = pair_up(runs, "tokens_emitted").complete()
     pairs = pairs.where(pairs.values[:, 1] > 0)
-    buckets = {name: bucket for (name, _), bucket in zip(pairs.keys, pairs.buckets, strict=True)}
+    buckets = np.array([*pairs.prompts().values()])
     saved = pairs.by_prompt(100 * (1 - pairs.values[:, 0] / pairs.values[:, 1]))
-    rows: dict[str, list[float]] = {}
-    for bucket, mean in zip(buckets.values(), saved, strict=True):
-        rows.setdefault(bucket, []).append(mean)
-    return {bucket: np.array(row) for bucket, row in rows.items()}
+    return {bucket: saved[buckets == bucket] for bucket in dict.fromkeys(buckets.tolist())}
 
 
-def time_quality(runs: Iterable[Run], quality: str | None = None, on: Canvas = None) -> Canvas:
-    """Wall time against a quality column: pairs joined on the left, means of buckets on the right.
+def time_quality(runs: Sequence[Run], on: Canvas) -> None:
+    """Wall time against quality: pairs joined on the left, means of buckets on the right.
 
-    The crosses on the right are 95 % bootstrap intervals over prompts. The column is, by default,
-    own_nats_per_byte where the runs have it, average entropy otherwise.
+    The crosses on the right are 95 % bootstrap intervals over prompts. Quality is the first column
+    of QUALITY that a run has a number in.
     """
-    runs = list(runs)
-    quality = quality or quality_column(runs)
+    known = {k for run in runs for k in QUALITY if run.get(k) is not None}
+    quality = next((k for k in QUALITY if k in known), QUALITY[-1])
     names, buckets, seconds = _by_names(runs, "wall_time_s")
     places = {name: i for i, name in enumerate(names)}
     others, _, values = _by_names(runs, quality)
     seconds = seconds[[places[name] for name in others]]  # prompts without quality have no point
     buckets = [buckets[places[name]] for name in others]
-    on = canvas(on, (12.5, 5))
     left, right = on.subplots(1, 2)
     left.plot(seconds.T, values.T, color=GREY, lw=0.5, alpha=0.45)
     for column, arm, style in ((1, OTHER, STYLES[0]), (0, ARM, STYLES[1])):
@@ -130,7 +122,6 @@ def time_quality(runs: Iterable[Run], quality: str | None = None, on: Canvas = N
         axes.set(xlabel=UNITS["wall_time_s"], ylabel=UNITS.get(quality, quality))
         axes.grid(alpha=0.2, which="both", lw=0.5)
         legend(axes, loc="best")
-    return on
 
 
 def _log_seconds(axes: Any) -> None:
@@ -159,37 +150,18 @@ def _bucket_means(
                       ms=7, elinewidth=1, alpha=0.9)  # fmt: skip
 
 
-def quality_column(runs: Iterable[Run]) -> str:
-    """The first of QUALITY that a run has a number in."""
-    known = {k for run in runs for k in QUALITY if run.get(k) is not None}
-    return next((k for k in QUALITY if k in known), QUALITY[-1])
-
-
-def _by_names(runs: Iterable[Run], measure: str) -> tuple[list[str], list[str], np.ndarray]:
+def _by_names(runs: Sequence[Run], measure: str) -> tuple[list[str], list[str], np.ndarray]:
     """Names, buckets and values (P,2) of the prompts known in both arms, bucket by bucket."""
     pairs = pair_up(runs, measure)
     first = [*dict.fromkeys(pairs.buckets)]
     pairs = pairs.complete()
     if not pairs.keys:
         raise ValueError(f"no prompt has {measure} of both {ARM!r} and {OTHER!r}")
-    buckets = {name: bucket for (name, _), bucket in zip(pairs.keys, pairs.buckets, strict=True)}
+    buckets = pairs.prompts()
     values = np.stack([pairs.by_prompt(column) for column in pairs.values.T], 1)
     names = [*buckets]
     order = sorted(range(len(names)), key=lambda i: (first.index(buckets[names[i]]), names[i]))
     return [names[i] for i in order], [buckets[names[i]] for i in order], values[order]
-
-
-def _places(buckets: list[str]) -> tuple[np.ndarray, dict[str, tuple[float, float]]]:
-    """Places of the prompts, two free between buckets, and the edges of each bucket."""
-    order = [*dict.fromkeys(buckets)]
-    at = np.array([i + 3 * order.index(b) for i, b in enumerate(buckets)], float)
-    mine = {b: at[[c == b for c in buckets]] for b in order}
-    return at, {b: (places.min(), places.max()) for b, places in mine.items()}
-
-
-def canvas(on: Canvas, size: tuple[float, float]) -> Canvas:
-    """`on`, the part of a figure to draw on, or a new Figure of a size in inches."""
-    return new_figure(*size) if on is None else on
 
 
 def legend(axes: Any, **how: Any) -> None:

@@ -6,7 +6,7 @@ csv     the first three where the row holds its runs; differences by bucket and 
         wall time, or the changes by bucket of a summary that no comparison stands beside
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +85,8 @@ def files_figure(row: Row, on: Canvas) -> None:
     comparison_figure(row, bottom)
 
 
-def prompts_figure(runs: Iterable[Row], on: Canvas) -> None:
+def prompts_figure(runs: Sequence[Row], on: Canvas) -> None:
     """Entropies and tokens saved of every prompt, and time against quality."""
-    runs = list(runs)
     top, bottom = on.subfigures(2, 1, height_ratios=(4.2, 4.6))
     left, right = top.subfigures(1, 2)
     figures.entropy_overlay(runs, on=left)

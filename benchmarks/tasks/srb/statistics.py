@@ -19,12 +19,12 @@ pairs, P prompts, R draws.
 """
 
 import math
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.kit.records import grouped
 from benchmarks.kit.statistics import bootstrap, holm, wilcoxon_p
 
 ARM, OTHER = "srb", "static"
@@ -41,10 +41,6 @@ class Pairs(NamedTuple):
     buckets: list[str]
     values: np.ndarray
 
-    def of(self, bucket: str) -> "Pairs":
-        """The pairs of one bucket."""
-        return self.where(np.array([name == bucket for name in self.buckets]))
-
     def where(self, chosen: np.ndarray) -> "Pairs":
         """The pairs that are marked (N,)."""
         at = np.flatnonzero(chosen)
@@ -53,6 +49,10 @@ class Pairs(NamedTuple):
     def complete(self) -> "Pairs":
         """The pairs that are known in both arms."""
         return self.where(np.isfinite(self.values).all(1))
+
+    def prompts(self) -> dict[str, str]:
+        """The names of the prompts, and the bucket of each."""
+        return {name: bucket for (name, _), bucket in zip(self.keys, self.buckets, strict=True)}
 
     def by_prompt(self, values: np.ndarray) -> np.ndarray:
         """Means (P,) of values (N,) over the seeds of each prompt, in the order of the prompts."""
@@ -124,15 +124,11 @@ def stalls(runs: Iterable[Run], factor: float = 3.0) -> list[Key]:
     That is, seconds per token above `factor` times the median of the arm. Fit for long replies: in
     one of few tokens, reading the prompt alone may take that long.
     """
-    clocks: dict[str, list[tuple[Key, float]]] = {}
-    for run in runs:
-        seconds = value(run, "seconds_per_token")
-        if not math.isnan(seconds):
-            clocks.setdefault(run["strategy"], []).append((key_of(run), seconds))
     stalled = set()
-    for clock in clocks.values():
-        limit = factor * statistics.median(seconds for _, seconds in clock)
-        stalled |= {key for key, seconds in clock if seconds > limit}
+    for some in grouped(runs, "strategy").values():
+        clock = {key_of(run): value(run, "seconds_per_token") for run in some}
+        limit = factor * np.median([s for s in clock.values() if s == s] or [math.inf])
+        stalled |= {key for key, seconds in clock.items() if seconds > limit}
     return sorted(stalled)
 
 
@@ -175,8 +171,11 @@ def by_bucket(runs: Iterable[Run], measure: str, draws: int = DRAWS) -> dict[str
     A bucket without a complete pair has no p and does not count.
     """
     pairs = pair_up(runs, measure)
-    buckets = dict.fromkeys(pairs.buckets)
-    rows = {bucket: compared(pairs.of(bucket), measure, draws) for bucket in buckets}
+    buckets = np.array(pairs.buckets)
+    rows = {
+        bucket: compared(pairs.where(buckets == bucket), measure, draws)
+        for bucket in dict.fromkeys(pairs.buckets)
+    }
     for row, p in zip(rows.values(), holm([row["p"] for row in rows.values()]), strict=True):
         row["p_holm"] = p
     return rows

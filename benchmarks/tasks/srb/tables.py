@@ -21,12 +21,7 @@ from run_core.files import write_file
 
 
 def runs_of(table: Table) -> list[Row]:
-    """The runs in a table; those of a file with both arms in a row get these strategies.
-
-    Raises ValueError for a bucket summary, which holds none.
-    """
-    if table.kind == "buckets":
-        raise ValueError(f"{FILES['buckets']} holds means, no runs")
+    """The runs in a table other than a bucket summary; where a row holds both arms, as two."""
     if table.kind == "runs":
         return table.rows
     names = ("base", "srb") if table.kind == "paired" else ("baseline", "srb")
@@ -52,10 +47,10 @@ def _arm(kind: str, row: Row, arm: str) -> Row:
     return run
 
 
-def paired_rows(runs: Iterable[Row]) -> list[Row]:
+def paired_rows(runs: Sequence[Row]) -> list[Row]:
     """runs_longform_paired.csv of runs, by bucket and name."""
     rows = []
-    for base, srb in _both(runs):
+    for base, srb, seed in _both(runs):
         row = {k: base[k] for k in ("bucket", "name", "prompt_ix", "prompt")}
         for m in MEASURES:
             known = base[m] is not None and srb[m] is not None
@@ -63,15 +58,14 @@ def paired_rows(runs: Iterable[Row]) -> list[Row]:
             row |= {f"base_{m}": base[m], f"srb_{m}": srb[m], f"{m}_delta": delta}
             row[f"{m}_pct"] = delta / base[m] * 100 if known and base[m] else None
         row |= {"base_stop_reason": base["stop_reason"], "srb_stop_reason": srb["stop_reason"]}
-        rows.append(row | _seed(base))
-    rows.sort(key=lambda row: (row["bucket"], row["name"], row.get("seed", 0)))
-    return _without_one_seed(rows)
+        rows.append(row | seed)
+    return sorted(rows, key=lambda row: (row["bucket"], row["name"], row.get("seed", 0)))
 
 
-def summary_rows(runs: Iterable[Row]) -> list[Row]:
+def summary_rows(runs: Sequence[Row]) -> list[Row]:
     """summary_longform.csv of runs, in their order."""
     rows = []
-    for base, srb in _both(runs):
+    for base, srb, seed in _both(runs):
         signed = efficiency(base["tokens_emitted"], srb["tokens_emitted"])
         rows.append(
             {k: base[k] for k in ("bucket", "name", "prompt")}
@@ -81,14 +75,13 @@ def summary_rows(runs: Iterable[Row]) -> list[Row]:
             | {f"{k}_srb": srb.get(k) for k in ("final_entropy", "stop_reason")}
             | {"resonance_efficiency": None if signed is None else max(0.0, signed)}
             | {"signed_efficiency": signed}
-            | _seed(base)
+            | seed
         )
-    return _without_one_seed(rows)
+    return rows
 
 
-def _both(runs: Iterable[Row]) -> list[tuple[Row, Row]]:
-    """The static and the SRB run of every prompt and seed."""
-    runs = list(runs)
+def _both(runs: Sequence[Row]) -> list[tuple[Row, Row, Row]]:
+    """The static and the SRB run of every prompt, and its seed if there are several."""
     models = {(r.get("backend"), r.get("model_id")) for r in runs if r["strategy"] in (ARM, OTHER)}
     if len(models) > 1:
         raise ValueError(f"runs of {len(models)} models; these files are for one")
@@ -96,16 +89,11 @@ def _both(runs: Iterable[Row]) -> list[tuple[Row, Row]]:
     for (name, seed), arms in pairs.items():
         if missing := {ARM, OTHER} - arms.keys():
             raise ValueError(f"{name}, seed {seed}: no run of {missing.pop()!r}")
-    return [(arms[OTHER], arms[ARM]) for arms in pairs.values()]
-
-
-def _seed(run: Row) -> Row:
-    return {"seed": run["seed"]} if "seed" in run else {}
-
-
-def _without_one_seed(rows: list[Row]) -> list[Row]:
-    several = len({row.get("seed") for row in rows}) > 1
-    return rows if several else [{k: v for k, v in r.items() if k != "seed"} for r in rows]
+    several = len({seed for _, seed in pairs}) > 1
+    return [
+        (arms[OTHER], arms[ARM], {"seed": seed} if several else {})
+        for (_, seed), arms in pairs.items()
+    ]
 
 
 def efficiency(tokens_baseline: int, tokens_srb: int) -> float | None:
@@ -151,18 +139,16 @@ def _percent(before: float | None, after: float | None) -> float | None:
     return 100 * (after / before - 1) if before and after is not None else None
 
 
-def write_all(directory: str | Path, runs: Iterable[Row]) -> None:
+def write_all(directory: str | Path, runs: Sequence[Row]) -> None:
     """Write the four files, each replaced at once, the derived ones of SRB and static.
 
     Raises ValueError where a run lacks a column, a prompt and seed has only one of the arms or an
     arm twice, or the runs are of several models; OSError where the directory cannot be written.
     """
-    runs = list(runs)
     texts = {"runs": _csv("runs", runs)}
     summary = summary_rows(runs)
-    texts["paired"] = _csv("paired", paired_rows(runs))
-    texts["summary"] = _csv("summary", summary)
-    texts["buckets"] = _csv("buckets", bucket_table(summary))
+    derived = {"paired": paired_rows(runs), "summary": summary, "buckets": bucket_table(summary)}
+    texts |= {kind: _csv(kind, rows) for kind, rows in derived.items()}
     Path(directory).mkdir(parents=True, exist_ok=True)
     for kind, text in texts.items():
         write_file(Path(directory) / FILES[kind], text.encode())

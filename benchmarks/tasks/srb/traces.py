@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.tasks.srb.figures import STYLES, Canvas, canvas
+from benchmarks.tasks.srb.figures import STYLES, Canvas
 from benchmarks.tasks.srb.statistics import ARM, OTHER
 
 MIN_REPLIES = 0.25  # of a bucket's replies, for a mean over them
@@ -17,7 +17,7 @@ WINDOWS = 48  # of tokens, at most, along a trace
 Traces = Mapping[tuple[str, int, str], np.ndarray]
 
 
-def token_entropy_overlay(traces: Traces, buckets: Mapping[str, str], on: Canvas = None) -> Canvas:
+def token_entropy_overlay(traces: Traces, buckets: Mapping[str, str], on: Canvas) -> None:
     """Per-token entropy by bucket: mean and quartiles over replies, and where SRB stopped.
 
     traces holds nats (n,) by (name, seed, strategy), buckets the bucket of each name. Entropies are
@@ -28,7 +28,6 @@ def token_entropy_overlay(traces: Traces, buckets: Mapping[str, str], on: Canvas
     order = [*dict.fromkeys(buckets[name] for name, _, _ in traces)]
     columns = min(3, len(order) + 1)
     lines = math.ceil((len(order) + 1) / columns)
-    on = canvas(on, (4.2 * columns, 3.2 * lines))
     panels = on.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
     longest = max(len(trace) for trace in traces.values())
     size = math.ceil(longest / WINDOWS)
@@ -53,7 +52,6 @@ def token_entropy_overlay(traces: Traces, buckets: Mapping[str, str], on: Canvas
         panels[len(order)].plot([], [], **line, label=f"{arm}: mean and quartiles")
     panels[len(order)].plot([], [], "|", color=STYLES[1]["color"], ms=10, label=f"{ARM} stopped")
     panels[len(order)].legend(loc="center", frameon=False, fontsize=10)
-    return on
 
 
 def windows(traces: Iterable[np.ndarray], size: int) -> np.ndarray:
