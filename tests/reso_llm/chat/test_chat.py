@@ -522,9 +522,10 @@ from reso_llm.model import ResoLLMModel
 from reso_llm.tokenizer import ResoTokenizer
 
 class Endless(ResoLLMInference):
-    @property
-    def unusable_ids(self):
-        return torch.arange(5)
+    def start(self, *args, **options):
+        job = super().start(*args, **options)
+        job.context.forbidden = torch.cat((job.context.forbidden, job.context.ends))
+        return job
 
 model = ResoLLMModel.from_pretrained("{0}/model")
 engine = Endless(model, ResoTokenizer.load("{0}/tokenizer.json"), model.config)

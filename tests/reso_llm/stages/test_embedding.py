@@ -303,3 +303,15 @@ def test_a_folded_table_loads_into_a_plain_embedding():
     plain = make_new(PLAIN, seed=3)
     plain.load_state_dict(module.fold().state_dict())
     torch.testing.assert_close(plain(ids, None)[0], module(ids, None)[0], rtol=0, atol=1e-6)
+
+
+def test_a_new_parameter_of_the_same_version_is_seen():
+    module = make()
+    with torch.no_grad():
+        before = module.weight.clone()
+        fresh_map = nn.Parameter(module.prime_map.detach() + 1)
+        while fresh_map._version < module.prime_map._version:
+            fresh_map.add_(0)
+        module.prime_map = fresh_map
+        torch.testing.assert_close(module.weight, fresh(module))
+        assert not torch.equal(module.weight, before)
