@@ -4,12 +4,17 @@ import contextlib
 import errno
 import io
 import json
+import math
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
+from reso_llm.data.errors import DataError
+from reso_llm.data.token_cache import default_cache_dir
+from reso_llm.training.evaluation import LanguageModelScore
 from run_core import config_file, streams
 from run_core.checkpoint import (
     CheckpointError,
@@ -199,6 +204,16 @@ def test_home_is_written_in_full_in_every_part_of_a_path(monkeypatch):
     assert expanded("~/a.jsonl+b+~/c") == "/home/me/a.jsonl+b+/home/me/c"
 
 
+def test_no_home_and_an_unknown_user_is_one_line(monkeypatch):
+    for name in ("HOME", "XDG_CACHE_HOME", "RESO_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 123_456_789)
+    with pytest.raises(DataError, match="set RESO_CACHE"):
+        default_cache_dir()
+    with pytest.raises(ValueError, match="HOME is not set"):
+        expanded("~/a")
+
+
 # --- output nobody reads ------------------------------------------------------------------------
 
 
@@ -219,6 +234,11 @@ def test_a_stream_outlives_its_reader(number, gone):
     print("lost", file=stream)
     assert stream.failure.errno == number
     assert streams.reader_is_gone(stream) is gone
+
+
+def test_a_perplexity_beyond_a_float_is_inf():
+    score = LanguageModelScore(nats=1e6, tokens=1, bytes=1, documents=1)
+    assert score.perplexity == score.byte_perplexity == math.inf
 
 
 # --- signals and wandb --------------------------------------------------------------------------
@@ -261,3 +281,30 @@ def test_a_resumed_run_keeps_its_id(tmp_path, monkeypatch):
     assert run_id(tmp_path, resumes=False) != first
     monkeypatch.setenv("WANDB_RUN_ID", "mine")
     assert run_id(tmp_path, resumes=True) == "mine"
+
+
+@pytest.mark.parametrize("kept", [b"[]", b"{", b'{"id": 5}'])
+def test_a_damaged_id_is_replaced(tmp_path, kept):
+    (tmp_path / "wandb.json").write_bytes(kept)
+    assert len(run_id(tmp_path, resumes=True)) == 8
+
+
+def test_many_saves_keep_no_file_open_and_no_memory(tmp_path):
+    """The soak in short: 200 steps, each saved, resumed from and pruned."""
+
+    def use(steps):
+        for step in steps:
+            with open_run(tmp_path):
+                save(tmp_path, step)
+                newest = newest_checkpoint(tmp_path, never)
+                load_checkpoint(newest)
+                record_best(tmp_path, step, 1 / step)
+                prune(tmp_path, 2, best_step=step)
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return len(os.listdir("/proc/self/fd")), pages
+
+    files, pages = use(range(1, 50))
+    files_after, pages_after = use(range(50, 250))
+    assert files_after == files
+    assert pages_after < 1.05 * pages
+    assert len(step_paths(tmp_path)) == 2
