@@ -73,10 +73,10 @@ def test_a_run_is_opened_again_also_one_of_an_earlier_version(tmp_path):
         pass
     save(tmp_path / "new", 1)
     (tmp_path / "new" / ".lock").write_text("123")  # as earlier versions wrote it
-    (tmp_path / "new" / ".tmp-mine").write_text("mine")
+    (tmp_path / "new" / ".tmp-mine-12").write_text("mine")
     (tmp_path / "new" / ".tmp-config.yaml-99").write_text("half")
     with open_run(tmp_path / "new"):
-        assert (tmp_path / "new" / ".tmp-mine").exists()
+        assert (tmp_path / "new" / ".tmp-mine-12").exists()
         assert not (tmp_path / "new" / ".tmp-config.yaml-99").exists()
 
 
