@@ -52,6 +52,7 @@ def main() -> None:
     from reso_llm.inference import ResoLLMInference
     from reso_llm.tour.figures import check_figure, save_figure
     from reso_llm.tour.tour import stations_of, visit
+    from run_core.streams import reader_is_gone
     from run_core.terminal import Screen, printable
 
     if options.save_figure:
@@ -64,6 +65,8 @@ def main() -> None:
     show(describe(engine), columns)
     tour, findings = stations_of(engine.model), {}
     for number, (name, station) in enumerate(tour.items(), start=1):
+        if reader_is_gone(sys.stdout) and not options.save_figure:
+            return
         print()
         show(f"{number}. {station.title}", columns)
         show(station.about, columns, "   ")

@@ -125,6 +125,8 @@ def is_alive(pid: int) -> bool:
 @contextlib.contextmanager
 def opened_regular(path: Path, flags: int) -> Iterator[int]:
     """A descriptor of a plain file: OSError for a link, a pipe or a device of that name."""
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "it is a link", str(path))
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -71,10 +71,18 @@ class TokenData(NamedTuple):
 
 
 def default_cache_dir() -> Path:
-    """`$RESO_CACHE`, else `$XDG_CACHE_HOME/reso_llm`, else `~/.cache/reso_llm`."""
-    if own := os.environ.get("RESO_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reso_llm"
+    """`$RESO_CACHE`, else `$XDG_CACHE_HOME/reso_llm`, else `~/.cache/reso_llm`.
+
+    Raises DataError where it would be in a home directory and there is none.
+    """
+    try:
+        if own := os.environ.get("RESO_CACHE"):
+            return Path(own).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reso_llm"
+    except RuntimeError as error:  # no HOME, and no entry for the user
+        raise DataError(
+            "there is no home directory for the token cache: set RESO_CACHE to a directory"
+        ) from error
 
 
 def cached_tokens(

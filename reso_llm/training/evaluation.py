@@ -46,13 +46,19 @@ class LanguageModelScore:
 
     @property
     def perplexity(self) -> float:
-        """Per token: exp(nats per token)."""
-        return math.exp(self.nats_per_token)
+        """Per token: exp(nats per token); inf where a float cannot hold it."""
+        try:
+            return math.exp(self.nats_per_token)
+        except OverflowError:
+            return math.inf
 
     @property
     def byte_perplexity(self) -> float:
         """Per byte: 2 ** bits per byte, independent of the tokenizer."""
-        return 2**self.bits_per_byte
+        try:
+            return 2**self.bits_per_byte
+        except OverflowError:
+            return math.inf
 
     def to_dict(self) -> dict[str, Any]:
         """Counts and measures as plain values, ready for JSON."""

@@ -76,6 +76,10 @@ def yaml_file(path, text):
         (["dropout=0.1"], "unknown option dropout; did you mean model.dropout?"),
         (["steps=many"], "steps = many: expected int or null"),
         (["steps=2.5"], "steps = 2.5: expected int or null"),
+        (["tokens=1.5e0"], "tokens = 1.5e0: expected int or null"),
+        (["steps=1", "model.num_layers=1000000000"], "num_layers = 1000000000: expected at most"),
+        (["steps=1", "model.dim=10000000"], "dim = 10000000: expected at most"),
+        (["--resume", "out=/nowhere"], "--resume: there is no run in /nowhere"),
         (["steps=true"], "steps = true: expected int or null"),
         (["minutes=nan"], "minutes = nan: expected float or null"),
         (["minutes=inf"], "minutes = inf: expected float or null"),
@@ -140,6 +144,12 @@ def test_defaults_give_way_to_yaml_and_yaml_to_arguments(tmp_path, first):
 def test_the_forms_of_an_option_are_the_same():
     forms = [["--on_bad_row", "skip"], ["--on-bad-row=skip"], ["on_bad_row=skip"]]
     assert len({parse("steps=1", *form)[0] for form in forms}) == 1
+
+
+def test_counts_may_be_written_with_an_exponent(tmp_path):
+    assert parse("tokens=1e6")[0].tokens == 1_000_000
+    assert parse("--config", yaml_file(tmp_path / "c.yaml", "tokens: 1.5e3\n"))[0].tokens == 1500
+    assert parse("epochs=2")[0].epochs == 2.0
 
 
 def test_a_value_may_look_like_an_assignment(tmp_path):
@@ -280,7 +290,7 @@ def test_a_run_from_the_command_line(server, args, tmp_path):
     assert record["command"].startswith("train.py model.vocab_size=261")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_exits_with_0_and_the_resume_is_exact(server, args, tmp_path, number):
     """FAULT 11: whenever it comes."""
     args += ["steps=200"]
@@ -314,6 +324,18 @@ def test_a_second_ctrl_c_leaves_at_once(server, args):
     assert run.wait() == 130
     assert time.monotonic() - sent < 5
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_in_a_step_of_minutes_is_obeyed_within_seconds(server, args, number):
+    run = server.start(*args, "steps=2", "grad_accumulation=1000000")
+    run.wait_until(lambda: "training" in run.stderr.splitlines())
+    time.sleep(0.5)
+    run.send_signal(number)
+    sent = time.monotonic()
+    assert run.wait() == 0, run.stderr
+    assert time.monotonic() - sent < 8  # 2 s on an idle machine
+    assert f"stopped by {number.name} at step 0" in run.stdout
 
 
 def test_ctrl_c_while_tokenising_is_no_traceback(server, args, tmp_path):
