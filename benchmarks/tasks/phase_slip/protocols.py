@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.kit.writers import Text, Writer, spoken
+from benchmarks.kit.pretrained import Writer
+from benchmarks.kit.writers import Text, spoken
 from benchmarks.tasks.phase_slip import arms, measures
 from reso_llm.generation.engine import Prompt
 
