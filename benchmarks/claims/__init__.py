@@ -11,7 +11,8 @@ rule does in every case, does not hold where none does, and is mixed otherwise.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -99,28 +100,24 @@ class Claim:
                 missing = error
         if not cases:
             raise missing
-        said = [
-            say(self.sentence, rows, case=name, num_seeds=len(rows)) for name, rows in cases.items()
-        ]
         first = next(iter(cases.values()))
-        whole = {"cases": self.between.join(said), "num_cases": len(cases), "num_seeds": len(first)}
+        said = self.between.join(
+            say(self.sentence, rows, case=name, num_seeds=len(rows)) for name, rows in cases.items()
+        )
+        said = say(self.frame, first, cases=said, num_cases=len(cases), num_seeds=len(first))
         truths = [everywhere(rule, rows) for rows in cases.values() for rule in self.rules]
-        verdict = verdict_of(itertools.chain.from_iterable(truths))
-        return Finding(say(self.frame, first, **whole), verdict, self.rerun)
+        return Finding(said, verdict_of(itertools.chain(*truths)), self.rerun)
 
 
-class naming:
+@contextmanager
+def naming(where: str) -> Iterator[None]:
     """Errors inside, but Missing, become a ValueError that says where they arose."""
-
-    def __init__(self, where: str) -> None:
-        self.where = where
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, Missing):
-            raise ValueError(f"{self.where}: {type(error).__name__}: {error}") from error
+    try:
+        yield
+    except Missing:
+        raise
+    except Exception as error:
+        raise ValueError(f"{where}: {type(error).__name__}: {error}") from error
 
 
 def everywhere(rule: Rule, rows: Sequence[Row]) -> list[bool]:

@@ -1,13 +1,13 @@
 """Views of recorded rows, and computed values, for the claims of the CER's README."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from benchmarks.claims import Cases, Evidence, Missing, Row
-from benchmarks.kit.records import newest
+from benchmarks.kit.records import grouped, newest
 from entropy_core.commutation import commutation_cost
 from entropy_core.information import semantic_mass
 
@@ -27,43 +27,34 @@ Rows = Sequence[Row]
 # --- the mirror test and its ablations
 
 
-def published(kind: str) -> Callable[[Evidence], Cases]:
+def published(kind: str, evidence: Evidence) -> Cases:
     """The newest row of the published protocol with all its seeds."""
-
-    def select(evidence: Evidence) -> Cases:
-        rows = evidence.rows("mirror", mode="published", kind=kind)
-        rows = [row for row in rows if len(row["seeds"]) == SEEDS]
-        if not rows:
-            raise Missing(f"no row of benchmarks/results/mirror.jsonl has {SEEDS} seeds")
-        return {"": rows[-1:]}
-
-    return select
+    rows = evidence.rows("mirror", mode="published", kind=kind)
+    rows = [row for row in rows if len(row["seeds"]) == SEEDS]
+    if not rows:
+        raise Missing(f"no row of benchmarks/results/mirror.jsonl has {SEEDS} seeds")
+    return {"": rows[-1:]}
 
 
-def condition(name: str) -> Callable[[Rows], list[Row]]:
+def condition(name: str, row: Row) -> Row:
     """A line of the mirror test as the published table rounds it."""
-
-    def view(rows: Rows) -> list[Row]:
-        (row,) = rows
-        inputs = [c["input_entropy"] for seed in row["seed_results"] for c in seed["conditions"]
-                  if c["name"] == name]  # fmt: skip
-        ours = row["summary"]["conditions"][name]
-        final = [*ours["entropy_trajectory"].values()][-1]
-        digits = len(TABLE[name][0].partition(".")[2])
-        given = f"{statistics.fmean(inputs):.{digits}f}"
-        means = {field: round(final[field], 2) for field in ("mean", "std")}
-        return [{"input": given, "seeds": len(row["seeds"])} | means | ours["control_actions"]]
-
-    return view
+    inputs = [c["input_entropy"] for seed in row["seed_results"] for c in seed["conditions"]
+              if c["name"] == name]  # fmt: skip
+    ours = row["summary"]["conditions"][name]
+    final = [*ours["entropy_trajectory"].values()][-1]
+    digits = len(TABLE[name][0].partition(".")[2])
+    return {
+        "input": f"{statistics.fmean(inputs):.{digits}f}", "seeds": len(row["seeds"]),
+        "mean": round(final["mean"], 2), "std": round(final["std"], 2), **ours["control_actions"],
+    }  # fmt: skip
 
 
-def logged(rows: Rows) -> list[Row]:
+def logged(row: Row) -> Row:
     """The values logged of every seed, condition, layer and step."""
-    (row,) = rows
     steps = [s for seed in row["seed_results"] for c in seed["conditions"] for s in c["steps"]]
     complete = [name for name in LOGGED if all(name in step for step in steps)]
-    return [{"steps": len(steps), "seeds": len(row["seeds"]), "logged": ", ".join(complete),
-             "lacking": [name for name in LOGGED if name not in complete]}]  # fmt: skip
+    return {"steps": len(steps), "seeds": len(row["seeds"]), "logged": ", ".join(complete),
+            "all": len(complete) == len(LOGGED)}  # fmt: skip
 
 
 def _conditions(row: Row) -> dict[str, dict[str, Row]]:
@@ -100,93 +91,87 @@ def ablation_and_training(evidence: Evidence) -> Cases:
         for arm in ("reactor", "uncontrolled")
         for row in newest(evidence.rows("reactor_training", arm=arm), "seed")
     ]
-    return {"": [*published("ablate")(evidence)[""], *trained]}
+    return {"": [*published("ablate", evidence)[""], *trained]}
 
 
-def layers(rows: Rows) -> list[Row]:
+def layers(row: Row) -> Row:
     """The state is above what the layers leave before any attention, in every condition."""
-    variants = _conditions(rows[0])
+    variants = _conditions(row)
     before, after = ([c["mean"] for c in variants[name].values()] for name in
                      ("right after the encoder", "no control, no phase modulation"))  # fmt: skip
-    return [{"before_low": min(before), "before_high": max(before), "after_low": min(after),
-             "after_high": max(after),
-             "truths": [all(a > b for b, a in zip(before, after, strict=True))]}]  # fmt: skip
+    return {"before_low": min(before), "before_high": max(before), "after_low": min(after),
+            "after_high": max(after),
+            "above": all(a > b for b, a in zip(before, after, strict=True))}  # fmt: skip
 
 
 def without_drift(evidence: Evidence) -> Cases:
     """How much higher the final entropy is without the drift control, by condition."""
-    (row,) = published("ablate")(evidence)[""]
+    (row,) = published("ablate", evidence)[""]
     conditions = _conditions(row)["no drift control"]
     return {name: [{"change": _change(c)}] for name, c in conditions.items()}
 
 
-def oscillator(rows: Rows) -> list[Row]:
+def oscillator(row: Row) -> Row:
     """Distance from the target with the phase update alone, and with no control."""
-    variants = _conditions(rows[0])
+    variants = _conditions(row)
     names = {"alone": "no drift control", "neither": "no control, no phase modulation"}
-    return [{
-        title: statistics.fmean(abs(v - TARGET) for c in variants[name].values()
-                                for v in c["values"])
-        for title, name in names.items()
-    }]  # fmt: skip
+    values = {k: [v for c in variants[name].values() for v in c["values"]]
+              for k, name in names.items()}  # fmt: skip
+    return {k: statistics.fmean(abs(v - TARGET) for v in some) for k, some in values.items()}
 
 
 # --- the set point
 
 
-def errors(rows: Rows) -> list[Row]:
-    values = [r["error"] for r in rows[-1]["rows"]]
-    return [{"mean": statistics.fmean(values), "worst": max(values)}]
+def errors(row: Row) -> Row:
+    values = [r["error"] for r in row["rows"]]
+    return {"mean": statistics.fmean(values), "worst": max(values)}
 
 
 def _by_target(row: Row) -> dict[float, Rows]:
-    targets = sorted({r["target"] for r in row["rows"]})
-    return {target: [r for r in row["rows"] if r["target"] == target] for target in targets}
+    return {target: some for (target,), some in sorted(grouped(row["rows"], "target").items())}
 
 
-def escapes(rows: Rows) -> list[Row]:
+def escapes(row: Row) -> Row:
     """Shares of ESCAPE at the published target and at the highest share of any target."""
     shares = {}
-    for target, some in _by_target(rows[-1]).items():
-        labels = [step["control"] for row in some for step in row["steps"]]
+    for target, some in _by_target(row).items():
+        labels = [step["control"] for r in some for step in r["steps"]]
         shares[target] = labels.count("ESCAPE") / len(labels)
     words = ", ".join(f"{share:.0%} at {target:g}" for target, share in shares.items())
-    return [{"words": words, "target": TARGET, "at_target": shares.get(TARGET, 1.0),
-             "highest": max(shares.values())}]  # fmt: skip
+    return {"words": words, "target": TARGET, "at_target": shares.get(TARGET, 1.0),
+            "highest": max(shares.values())}  # fmt: skip
 
 
-def targets_reached(rows: Rows) -> list[Row]:
+def targets_reached(row: Row) -> Row:
     """Does a higher target always give a higher entropy?"""
     ends = {
-        target: statistics.fmean(row["steps"][-1]["entropy"] for row in some)
-        for target, some in _by_target(rows[-1]).items()
+        target: statistics.fmean(r["steps"][-1]["entropy"] for r in some)
+        for target, some in _by_target(row).items()
     }
     words = ", ".join(f"{end:.1f} at target {target:g}" for target, end in ends.items())
     values = [*ends.values()]
-    return [{"words": words, "truths": [len(values) > 1 and values == sorted(values)]}]
+    return {"words": words, "rises": len(values) > 1 and values == sorted(values)}
 
 
 # --- noise, training, and what is computed now
 
 
-def noisy(quantity: str) -> Callable[[Evidence], Cases]:
+def noisy(quantity: str, evidence: Evidence) -> Cases:
     """A quantity of both models of every seed, by the size of the noise at level 1."""
+    rows = newest(evidence.rows("zombie", data="tinyshakespeare.txt", quick=False), "seed")
 
     def at(model: Row, scale: str) -> float:
         noises = model["noise"]
         return next(n[quantity] for n in noises if (n["scale"], n["level"]) == (scale, 1.0))
 
-    def select(evidence: Evidence) -> Cases:
-        rows = newest(evidence.rows("zombie", data="tinyshakespeare.txt", quick=False), "seed")
-        cases: dict[str, list[Row]] = {title: [] for title in NOISES.values()}
-        for row in rows:
-            forward, recurrent = row["models"]
-            for scale, title in NOISES.items():
-                values = {"forward": at(forward, scale), "recurrent": at(recurrent, scale)}
-                cases[title].append(values)
-        return cases
-
-    return select
+    return {
+        title: [
+            {"forward": at(forward, scale), "recurrent": at(recurrent, scale)}
+            for forward, recurrent in (row["models"] for row in rows)
+        ]
+        for scale, title in NOISES.items()
+    }
 
 
 def pairs_of_reactors(evidence: Evidence) -> Cases:

@@ -83,15 +83,18 @@ def curve_arms(rows: Rows) -> tuple[str, ...]:
 # --- views: the rows of a model as one row of what a claim reads
 
 
-def measures(*arms: str, minus: tuple[str, str, str] | None = None) -> View:
-    """Measures of strict arms by their short names; `minus` is arm, other and measure."""
+def measures(*arms: str, minus: tuple[str, str, str] | None = None, loops: bool = False) -> View:
+    """Measures of strict arms by their short names.
+
+    `minus`: arm, other and measure of a difference. `loops`: only where a greedy text ends in one.
+    """
 
     def view(rows: Rows) -> list[Row]:
         by_arm = {r["arm"]: r["values"] for r in strict_rows(rows, *arms)}
         seen = {NAMES[arm]: by_arm[arm] for arm in arms}
-        if minus is not None:
-            seen["change"] = difference(rows, *minus)
-        return [seen]
+        if loops and any(seen[NAMES[arm]]["escaped"] is None for arm in arms if arm != GREEDY):
+            raise Missing("no greedy text of the strict protocol ends in a loop")
+        return [seen | ({"change": difference(rows, *minus)} if minus else {})]
 
     return view
 
@@ -99,23 +102,6 @@ def measures(*arms: str, minus: tuple[str, str, str] | None = None) -> View:
 def slips(values: Row) -> float:
     """Slips of any cause, of a token."""
     return sum(values[cause] for cause in CAUSES)
-
-
-def changed(arm: str, other: str, measure: str) -> View:
-    """A measure of an arm minus that of another, alone."""
-    return lambda rows: [{"change": difference(rows, arm, other, measure)}]
-
-
-def of_loops(view: View) -> View:
-    """A view of arms where a greedy text of the strict protocol ends in a loop."""
-
-    def checked(rows: Rows) -> list[Row]:
-        (seen,) = view(rows)
-        if any(seen[name]["escaped"] is None for name in ("slip", "noise") if name in seen):
-            raise Missing("no greedy text of the strict protocol ends in a loop")
-        return [seen]
-
-    return checked
 
 
 def diversity(rows: Rows) -> list[Row]:
@@ -212,16 +198,17 @@ CLAIMS = (
               "noise alone: {noise.escaped:.0%} of greedy loops escaped, repeated 4-grams "
               "{greedy.rep-4:.2f} → {noise.rep-4:.2f}, {change:.3f}; hot token alone: "
               "{heat.escaped:.0%}",
-              of_loops(measures(GREEDY, NOISE, HEAT, minus=(NOISE, GREEDY, "rep-4"))),
+              measures(GREEDY, NOISE, HEAT, minus=(NOISE, GREEDY, "rep-4"), loops=True),
               below("change")),
     per_model("... only when necessary, when confusion spikes", CONCEPT, "{words}", slip_shares,
               truths("truths")),
     per_model("... preserving structure when the model is confident", CONCEPT,
-              "{change:.3f} nats/byte above standard sampling", changed(PUBLISHED, TOP_K, "own"),
+              "{change:.3f} nats/byte above standard sampling",
+              measures(minus=(PUBLISHED, TOP_K, "own")),
               lambda row: row["change"][1] <= 0),  # not less likely, to the model itself
     per_model("Phase-Slip effectively breaks repetition loops", f"{README}, evidence",
               "{slip.escaped:.0%} of greedy loops escaped, repeated 4-grams {greedy.rep-4:.2f} → "
-              "{slip.rep-4:.2f}", of_loops(measures(GREEDY, PUBLISHED)), breaks_loops),
+              "{slip.rep-4:.2f}", measures(GREEDY, PUBLISHED, loops=True), breaks_loops),
     per_model("... without requiring constant high-temperature sampling", f"{README}, evidence",
               "{words}", temperatures_needed, truths("truths")),
     per_model("Greedy Decoding is highly repetitive next to Standard Sampling (of gpt2, which we "
@@ -241,5 +228,5 @@ CLAIMS = (
               more("inside.spike", 0.1)),  # a spike within ten tokens of a loop, on average
     per_model("(ours) A trigger that sees loops repeats less", "reso_llm.decoding.controllers",
               "repeated 4-grams {change:.3f} more than as published",
-              changed(AT_LOOPS, PUBLISHED, "rep-4"), below("change")),
+              measures(minus=(AT_LOOPS, PUBLISHED, "rep-4")), below("change")),
 )  # fmt: skip

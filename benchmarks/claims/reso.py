@@ -3,6 +3,8 @@
 Their views of recorded rows are in reso_views.py; what the package itself decides, in reso_now.py.
 """
 
+from functools import partial
+
 from benchmarks.claims import Claim, reso_now, reso_views
 from benchmarks.claims.rules import (
     above,
@@ -42,7 +44,7 @@ HITS = ", ".join(
 def brings(text: str, stage: str, note: str = "") -> Claim:
     """A stage is worth something to the model that was trained with it."""
     return Claim(
-        text, DIAGRAM, ABLATION, reso_views.stage_costs(stage), "{cost:.4f} ({case})",
+        text, DIAGRAM, ABLATION, partial(reso_views.stage_costs, stage), "{cost:.4f} ({case})",
         (above("cost"),),
         frame=f"taking it out costs, in bits/byte over paired seeds: {{cases}}{note}",
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 import itertools
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from benchmarks.claims import Cases, Evidence, Missing, Row
 from benchmarks.kit.records import newest
@@ -21,21 +21,17 @@ DAMAGE = {  # name in the row, tokens read
 # --- the model and its stages
 
 
-def stage_costs(stage: str) -> Callable[[Evidence], Cases]:
+def stage_costs(stage: str, evidence: Evidence) -> Cases:
     """Bits per byte that taking the stage out of the full stack costs, on every text recorded."""
-
-    def select(evidence: Evidence) -> Cases:
-        costs = {}
-        for title, group in groups(evidence.rows("ablation")).items():
-            saved = gain(group, f"full - {stage}") if f"full - {stage}" in group else None
-            if saved is not None and saved.half is not None:
-                cost = (-saved.mean, -saved.mean - saved.half, -saved.mean + saved.half)
-                costs[title] = [{"cost": cost}]
-        if not costs:
-            raise Missing(f"no two pairs of full and full - {stage} in benchmarks/results/ablation")
-        return costs
-
-    return select
+    costs = {}
+    for title, group in groups(evidence.rows("ablation")).items():
+        saved = gain(group, f"full - {stage}") if f"full - {stage}" in group else None
+        if saved is not None and saved.half is not None:
+            cost = (-saved.mean, -saved.mean - saved.half, -saved.mean + saved.half)
+            costs[title] = [{"cost": cost}]
+    if not costs:
+        raise Missing(f"no two pairs of full and full - {stage} in benchmarks/results/ablation")
+    return costs
 
 
 def overhead(evidence: Evidence) -> Cases:

@@ -1,5 +1,6 @@
 """Sentences with numbers of rows: `{a.b:.2f}` is the value at key b of key a.
 
+A key that ends in ± is a value with its interval: `a.mean±` is [a.mean, *a.mean_interval].
 Where rows differ (seeds of one measurement) the mean is shown; an interval (value, low, high) is
 shown as `value [low, high]`, its ends being means as well.
 """
@@ -14,7 +15,10 @@ import numpy as np
 def value(row: Mapping[str, Any], path: str) -> Any:
     """The value at a path of keys and indices, joined by dots."""
     for key in path.split("."):
-        row = row[int(key)] if isinstance(row, Sequence) else row[key]
+        if key.endswith("±"):
+            row = [row[key[:-1]], *row[f"{key[:-1]}_interval"]]
+        else:
+            row = row[int(key)] if isinstance(row, Sequence) else row[key]
     return row
 
 

@@ -3,11 +3,11 @@
 The files are known by the first digits of their sha256; rows of other files say nothing here.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import partial
 
 from benchmarks.claims import Cases, Claim, Evidence, Missing, Row
 from benchmarks.claims.rules import below, equal, one, truths
-from benchmarks.claims.sentences import value
 
 FILES = "SRB public README, included files"
 SUMMARY = "srb_bucket_summary.csv"
@@ -17,42 +17,27 @@ BUCKETS = "b428cc144fb02df8"  # srb_bucket_summary
 EFFORT = {"wall_time_s", "seconds_per_token", "tokens_emitted", "avg_entropy", "final_entropy"}
 
 
-def of_files(*sha256: str) -> Callable[[Evidence], Cases]:
-    """All rows of these files, the newest first. Raises Missing where there is none."""
-
-    def select(evidence: Evidence) -> Cases:
-        rows = [r for r in evidence.rows("srb", kind="csv") if set(r["sha256"]) & set(sha256)]
-        if not rows:
-            raise Missing("no row of the published files in benchmarks/results/srb.jsonl")
-        return {"": rows[::-1]}
-
-    return select
-
-
-def newest(view: Callable[[Row], Row]) -> Callable:
-    """The view of the newest row."""
-    return lambda rows: one(view)(rows[:1])
+def of_files(sha256: Sequence[str], field: str, evidence: Evidence) -> Cases:
+    """The newest row of these files that has the field. Raises Missing where there is none."""
+    rows = [
+        row
+        for row in evidence.rows("srb", kind="csv")
+        if set(row["sha256"]) & set(sha256) and row.get(field) is not None
+    ]
+    if not rows:
+        raise Missing(f"no row of the published files with {field} in benchmarks/results/srb.jsonl")
+    return {"": rows[-1:]}
 
 
-def intervals(**paths: str) -> Callable:
-    """Intervals at the paths of measures of the newest row; the last key is mean, median, ratio."""
-
-    def view(row: Row) -> Row:
-        named = {}
-        for name, path in paths.items():
-            measure, _, of = path.rpartition(".")
-            one_measure = value(row, measure)
-            named[name] = [one_measure[of], *one_measure[f"{of}_interval"]]
-        return {**row, **named}
-
-    return newest(view)
+FACTS, STORIES = (f"by_bucket.tokens_emitted.{b}.mean±" for b in ("summaries", "creative"))
+OF_RUNS = partial(of_files, RUNS, "overall")
+OF_BUCKETS = partial(of_files, (BUCKETS,), "differs")
 
 
-def stalled(rows: list[Row]) -> list[Row]:
-    """The mean that the files' own summary has, and the median that two stalls do not move."""
-    (row,) = intervals(mean="overall.wall_time_s.mean", median="overall.wall_time_s.median")(rows)
+def stalled(row: Row) -> Row:
+    """The row, and a note of the prompts at which the machine stood still."""
     note = f" (the machine stood still in {len(row['stalls'])})" if row["stalls"] else ""
-    return [row | {"note": note}]
+    return {**row, "note": note}
 
 
 def quality_measures(row: Row) -> Row:
@@ -60,14 +45,6 @@ def quality_measures(row: Row) -> Row:
     beyond = [name for name in row["overall"] if name not in EFFORT]
     return {"all": ", ".join(row["overall"]), "beyond": ", ".join(beyond) or "none",
             "truths": [True, bool(beyond)]}  # fmt: skip
-
-
-def differences(rows: list[Row]) -> list[Row]:
-    """Cells that differ from what the runs give."""
-    compared = [row for row in rows if row.get("differs") is not None]
-    if not compared:
-        raise Missing("no row of the bucket summary beside its runs in results/srb.jsonl")
-    return [{"count": len(compared[0]["differs"])}]
 
 
 def signed_efficiency(row: Row) -> Row:
@@ -78,36 +55,37 @@ def signed_efficiency(row: Row) -> Row:
 
 
 SAVES_TIME = Claim(
-    "Reduced wall-clock time, in the published runs", FILES, TASK, of_files(*RUNS),
-    "SRB minus static over {overall.wall_time_s.prompts} prompts{note}: mean {mean:.1f} s, median "
-    "{median:.1f} s", (below("mean"), below("median")), stalled,
+    "Reduced wall-clock time, in the published runs", FILES, TASK, OF_RUNS,
+    "SRB minus static over {overall.wall_time_s.prompts} prompts{note}: mean "
+    "{overall.wall_time_s.mean±:.1f} s, median {overall.wall_time_s.median±:.1f} s",
+    (below("overall.wall_time_s.mean±"), below("overall.wall_time_s.median±")), one(stalled),
 )  # fmt: skip
 STOPS_EARLY = Claim(  # otherwise it is the clock
-    "... since the model stops early, in the published runs", FILES, TASK, of_files(*RUNS),
-    "tokens, SRB minus static: mean {mean:.1f}, median {median:.1f}; seconds per token {clock:.2f} "
-    "times static's", (below("mean"), below("median")),
-    intervals(mean="overall.tokens_emitted.mean", median="overall.tokens_emitted.median",
-              clock="overall.seconds_per_token.ratio"),
+    "... since the model stops early, in the published runs", FILES, TASK, OF_RUNS,
+    "tokens, SRB minus static: mean {overall.tokens_emitted.mean±:.1f}, median "
+    "{overall.tokens_emitted.median±:.1f}; seconds per token "
+    "{overall.seconds_per_token.ratio±:.2f} times static's",
+    (below("overall.tokens_emitted.mean±"), below("overall.tokens_emitted.median±")),
 )  # fmt: skip
 HAS_QUALITY = Claim(
     "The files contain metrics related to response quality, coherence, and computational "
-    "efficiency", FILES, TASK, of_files(*RUNS),
+    "efficiency", FILES, TASK, OF_RUNS,
     "their numbers: {all}; of quality or coherence: {beyond}", (truths("truths"),),
-    newest(quality_measures),
+    one(quality_measures),
 )  # fmt: skip
 ADAPTS = Claim(
-    "Concise factual answers stabilize early, in the published runs", FILES, TASK, of_files(*RUNS),
-    "tokens, SRB minus static: summaries {facts:.1f}, creative {stories:.1f}",
-    (lambda row: row["facts"][2] < 0 <= row["stories"][2],),  # and no fewer in stories
-    intervals(facts="by_bucket.tokens_emitted.summaries.mean",
-              stories="by_bucket.tokens_emitted.creative.mean"),
+    "Concise factual answers stabilize early, in the published runs", FILES, TASK, OF_RUNS,
+    "tokens, SRB minus static: summaries {by_bucket.tokens_emitted.summaries.mean±:.1f}, creative "
+    "{by_bucket.tokens_emitted.creative.mean±:.1f}",
+    (lambda row: below(FACTS)(row) and not below(STORIES)(row),),  # and no fewer in stories
 )  # fmt: skip
 TABLE_AGREES = Claim(
-    "The published bucket table", SUMMARY, TASK, of_files(BUCKETS),
-    "{count} cells differ from those computed from the runs", (equal("count", 0),), differences,
+    "The published bucket table", SUMMARY, TASK, OF_BUCKETS,
+    "{count} cells differ from those computed from the runs", (equal("count", 0),),
+    one(lambda row: {"count": len(row["differs"])}),
 )  # fmt: skip
 EFFICIENCY = Claim(
-    "resonance_efficiency is positive in every bucket", SUMMARY, TASK, of_files(*RUNS),
+    "resonance_efficiency is positive in every bucket", SUMMARY, TASK, OF_RUNS,
     "it is the mean of max(0, share of tokens saved), so it cannot be negative; with losses "
-    "counted: {words}", (truths("truths"),), newest(signed_efficiency),
+    "counted: {words}", (truths("truths"),), one(signed_efficiency),
 )  # fmt: skip

@@ -47,19 +47,15 @@ class Scores(NamedTuple):
 
 
 def add_checkpoint_option(parser: Any, *, several: bool = False) -> None:
-    text = "run or checkpoint directory; default: the shipped model"
-    if several:
-        parser.add_argument("--checkpoint", type=str, nargs="+", help=text)
-    else:
-        parser.add_argument("--checkpoint", type=str, help=text)
+    parser.add_argument(
+        "--checkpoint", type=str, nargs="+" if several else None,
+        help="run or checkpoint directory; default: the shipped model",
+    )  # fmt: skip
 
 
 def add_data_option(parser: Any) -> None:
-    parser.add_argument(
-        "--data",
-        type=str,
-        help="file, hub id or sample: text the model was not trained on; with --quick: sample",
-    )
+    text = "file, hub id or sample: text the model was not trained on; with --quick: sample"
+    parser.add_argument("--data", type=str, help=text)
 
 
 def engine_with(checkpoint: str | None, stage: str) -> ResoLLMInference:

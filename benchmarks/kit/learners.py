@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from reso_llm.config import ResoLLMConfig, small_config
 from reso_llm.data.prepare import prepare, tokenizer_texts
@@ -85,14 +84,19 @@ TASKS = {"shakespeare": shakespeare, "guanaco": guanaco}
 
 @dataclass
 class Learner:
-    """A model in training: `logits` for scoring, `step(progress)` for one optimizer step."""
+    """A model in training, and `step(progress)`, which makes one optimizer step."""
 
     model: torch.nn.Module
-    logits: Callable[[Tensor], Tensor]
     step: Callable[[float], None]
     batch: int
     seconds: float = 0.0
     steps: int = 0
+
+    def timed_step(self, progress: float) -> None:
+        started = time.perf_counter()
+        self.step(progress)
+        self.seconds += time.perf_counter() - started
+        self.steps += 1
 
 
 def reso_learner(task: Task, config: ResoLLMConfig, seed: int) -> Learner:
@@ -118,15 +122,22 @@ def reso_learner(task: Task, config: ResoLLMConfig, seed: int) -> Learner:
             optimizer.step()
         model.zero_grad(set_to_none=True)
 
-    learner = Learner(model, lambda ids: model(ids).logits, step, task.batch["reso"])
-    learner.seconds = fitting
-    return learner
+    return Learner(model, step, task.batch["reso"], fitting)
+
+
+def gpt2_like(config: ResoLLMConfig) -> torch.nn.Module:
+    """Hugging Face GPT-2 (the extra `bench`) of the same shape, without dropout."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    return GPT2LMHeadModel(GPT2Config(
+        vocab_size=config.vocab_size, n_positions=config.max_seq_len, n_embd=config.dim,
+        n_layer=config.num_layers, n_head=config.num_heads, resid_pdrop=0.0, embd_pdrop=0.0,
+        attn_pdrop=0.0, bos_token_id=0, eos_token_id=None,
+    ))  # fmt: skip
 
 
 def gpt2_learner(task: Task, seed: int) -> Learner:
     """nanoGPT's recipe: AdamW 1e-3, 3 % warmup, cosine to a tenth, weight decay 0.1, clip 1."""
-    from benchmarks.kit.peers import gpt2_like
-
     torch.manual_seed(seed)
     model = gpt2_like(task.config)
     optimizer = torch.optim.AdamW(
@@ -145,7 +156,7 @@ def gpt2_learner(task: Task, seed: int) -> Learner:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    return Learner(model, lambda ids: model(ids).logits, step, task.batch["gpt2"])
+    return Learner(model, step, task.batch["gpt2"])
 
 
 def train_alternately(
@@ -157,14 +168,9 @@ def train_alternately(
     while any(learner.seconds < budget for learner in learners.values()):
         for learner in learners.values():
             before = learner.seconds
-            _train_slot(learner, budget)
+            while learner.seconds < min(budget, before + SLOT_SECONDS):
+                learner.timed_step(learner.seconds / budget)
             progress(learner.seconds - before)
-
-
-def _train_slot(learner: Learner, budget: float) -> None:
-    end = min(budget, learner.seconds + SLOT_SECONDS)
-    while learner.seconds < end:
-        _timed_step(learner, learner.seconds / budget)
 
 
 def train_equal_steps(
@@ -175,29 +181,25 @@ def train_equal_steps(
     """One step of each in turn, until all have done num_steps."""
     for done in range(num_steps):
         for learner in learners.values():
-            _timed_step(learner, done / num_steps)
+            learner.timed_step(done / num_steps)
             progress(1)
 
 
-def _timed_step(learner: Learner, done: float) -> None:
-    started = time.perf_counter()
-    learner.step(done)
-    learner.seconds += time.perf_counter() - started
-    learner.steps += 1
-
-
 @torch.inference_mode()
-def score(learner: Learner, task: Task) -> tuple[float, float]:
-    """(nats per token, bits per byte) of the held-out text."""
+def score(learner: Learner, task: Task) -> dict[str, float]:
+    """What a trained model costs on the held-out text, and how fast it was trained."""
     learner.model.eval()
     nats, tokens = 0.0, 0
     context = task.config.max_seq_len
     for inputs, targets, scored in eval_batches(
         task.val.tokens, task.val.doc_starts, context, task.stride, 32
     ):
-        losses = F.cross_entropy(
-            learner.logits(inputs).flatten(0, 1), targets.flatten(), reduction="none"
-        )
+        logits = learner.model(inputs).logits.flatten(0, 1)
+        losses = F.cross_entropy(logits, targets.flatten(), reduction="none")
         nats += (losses.double() * scored.flatten()).sum().item()
         tokens += int(scored.sum())
-    return nats / tokens, nats / math.log(2) / task.val.num_bytes
+    trained = learner.steps * learner.batch * context
+    return {
+        "tokens": trained, "tokens_per_second": round(trained / learner.seconds),
+        "nats_per_token": nats / tokens, "bits_per_byte": nats / math.log(2) / task.val.num_bytes,
+    }  # fmt: skip

@@ -22,6 +22,7 @@ from benchmarks.kit.writers import (
     SAMPLER,
     Arm,
     Reply,
+    ResoWriter,
     Text,
     asked,
     signal_columns,
@@ -149,6 +150,9 @@ class PretrainedWriter:
         prompt = self.prompt_ids(asked(question))
         logits = self.model(torch.tensor([[*prompt, *ids]])).logits[0]
         return token_and_end_nats(logits[len(prompt) - 1 :], ids, self.tokenizer.eos_token_id)
+
+
+Writer = ResoWriter | PretrainedWriter
 
 
 @contextmanager

@@ -13,7 +13,6 @@ Shapes: N units, R draws, P prompts, S seeds.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -30,19 +29,14 @@ def draw(num: int, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
     return np.concatenate([np.arange(num)[None], picks])
 
 
-class Nested(NamedTuple):
-    """Indices of prompts (1+R,P,1), and of the seeds within each of them (1+R,P,S)."""
-
-    prompts: np.ndarray
-    seeds: np.ndarray
-
-
-def draw_nested(num_prompts: int, num_seeds: int, draws: int = DRAWS, seed: int = 0) -> Nested:
-    """Draws of prompts, and of seeds within each drawn prompt; the sample itself comes first."""
+def draw_nested(
+    num_prompts: int, num_seeds: int, draws: int = DRAWS, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of prompts (1+R,P,1), and of seeds within each (1+R,P,S); the sample comes first."""
     picks = draw(num_prompts, draws, seed)
     seeds = np.random.default_rng(seed + 1).integers(num_seeds, size=(*picks.shape, num_seeds))
     seeds[0] = np.arange(num_seeds)
-    return Nested(picks[:, :, None], seeds)
+    return picks[:, :, None], seeds
 
 
 def summary(values: np.ndarray) -> Interval | None:

@@ -4,6 +4,10 @@
     reply(question, seed, cap, controllers)   one timed reply, at batch 1, that may end by itself
     scored(question, ids)                 nats of a reply's tokens and of its end, without control
     logits(ids (B,T)) -> (B,T,V)          the model itself, rows padded on the right
+    prompt_ids, encode, spell, spans      its tokens of a prompt, of a text, and back
+
+A writer has a backend, a name, weights (their hash), a context in tokens, and score_rows, the rows
+of a batch of `logits`. `kit.pretrained` has the other one, and Writer, the type of both.
 
 An arm is a dict of fields of `GenerationOptions`: temperature, top_k, controllers. A row's draws
 depend on its seed alone, but for plain sampling of transformers, where a batch of rows draws from
@@ -16,7 +20,7 @@ import itertools
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -60,36 +64,6 @@ class Reply(NamedTuple):
     coherence: np.ndarray  # (n,), NaN at the first
 
 
-class Writer(Protocol):
-    """A causal language model that writes under controllers and scores without them."""
-
-    backend: str
-    name: str
-    weights: str  # the hash of its weights
-    context: int  # tokens
-    score_rows: int  # rows of a batch of `logits`
-
-    def prompt_ids(self, prompt: Prompt) -> list[int]: ...
-
-    def encode(self, text: str) -> list[int]: ...
-
-    def spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]: ...
-
-    def spell(self, ids: Sequence[int]) -> str: ...
-
-    def logits(self, ids: Tensor) -> Tensor: ...
-
-    def write(
-        self, prompts: Sequence[Prompt], seeds: Sequence[int], arm: Arm, length: int
-    ) -> list[Text]: ...
-
-    def reply(
-        self, question: str, seed: int, cap: int, controllers: Sequence[Controller] = ()
-    ) -> Reply: ...
-
-    def scored(self, question: str, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]: ...
-
-
 def asked(question: str) -> Prompt:
     """A question as the turn of a chat."""
     return (("user", question),)
@@ -98,11 +72,6 @@ def asked(question: str) -> Prompt:
 def spoken(prompt: Prompt) -> str:
     """The prompt as plain text: a chat turn is a paragraph of its own."""
     return prompt if isinstance(prompt, str) else f"{prompt[-1][1]}\n\n"
-
-
-def room(writer: Writer, question: str) -> int:
-    """New tokens that fit into the context after the question."""
-    return writer.context - len(writer.prompt_ids(asked(question)))
 
 
 class ResoWriter:

@@ -22,8 +22,8 @@ Rows go to results/long_context.jsonl.
 import argparse
 import dataclasses
 import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from math import log
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from benchmarks.kit.heldout import document_ids, document_scores, held_out
 from benchmarks.kit.records import save
 from benchmarks.kit.statistics import ratio_interval
 from benchmarks.kit.tables import shown, table
-from benchmarks.kit.timing import interleaved, median_ratio
+from benchmarks.kit.timing import greedy_steps, interleaved, median_ratio
 from reso_llm.config import ResoLLMConfig, control_of, small_config, with_stage
 from reso_llm.data.token_cache import Split
 from reso_llm.inference import ResoLLMInference
@@ -91,23 +91,9 @@ def read(model: ResoLLMModel, length: int, seed: int, chunk: int = CHUNK) -> Res
     return state
 
 
-@torch.inference_mode()
-def steps(model: ResoLLMModel, state: ResoState, count: int) -> tuple[list[float], ResoState]:
-    """Milliseconds of `count` greedy steps, after one that is not timed, and the state after it."""
-    token, taken = torch.zeros(1, 1, dtype=torch.int64), []
-    after_first = None
-    for _ in range(count + 1):
-        started = time.perf_counter()
-        output = model(token, state)
-        token, state = output.logits[:, -1:].argmax(-1), output.state
-        taken.append((time.perf_counter() - started) * 1000)
-        after_first = after_first or state
-    return taken[1:], after_first
-
-
-def step_ms(model: ResoLLMModel, state: ResoState) -> Callable[[], float]:
-    """A function that returns the median milliseconds of a step from this state."""
-    return lambda: statistics.median(steps(model, state, STEPS)[0])
+def step_ms(model: ResoLLMModel, state: ResoState) -> float:
+    """Median milliseconds of a greedy step from this state, after one that is not timed."""
+    return statistics.median(greedy_steps(model, state, STEPS + 1)[0][1:])
 
 
 def scale(
@@ -119,7 +105,7 @@ def scale(
     models = {name: ResoLLMModel(config).eval() for name, config in configs.items()}
     keys = {f"{name} @ {n}": (name, n) for name in models for n in contexts}
     states = {key: read(models[name], n, seed) for key, (name, n) in keys.items()}
-    measures = {key: step_ms(models[name], states[key]) for key, (name, _) in keys.items()}
+    measures = {key: partial(step_ms, models[name], states[key]) for key, (name, _) in keys.items()}
     interleaved(measures, 1)  # warm up
     values = interleaved(measures, rounds)
     rows = []
@@ -130,7 +116,7 @@ def scale(
             "window": configs[name].attention_window, "threads": torch.get_num_threads(),
             "ms_per_token": statistics.median(values[key]),
             "ratio_to_shortest": median_ratio(values[key], first),
-            "state_bytes": state_bytes(steps(models[name], states[key], 0)[1]),
+            "state_bytes": state_bytes(greedy_steps(models[name], states[key], 1)[1]),
         })  # fmt: skip
     return rows
 

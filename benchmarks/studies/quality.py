@@ -38,13 +38,9 @@ def run(name: str, task: Task, models: list[str], seconds: float, seed: int) -> 
     learners = {model: makers[model]() for model in models}
     train_alternately(learners, seconds)
     for model, learner in learners.items():
-        nats, bits = score(learner, task)
-        tokens = learner.steps * learner.batch * task.config.max_seq_len
         row = {
             "task": name, "model": model, "seed": seed, "seconds": round(learner.seconds, 1),
-            "steps": learner.steps, "tokens": tokens,
-            "tokens_per_second": round(tokens / learner.seconds),
-            "nats_per_token": nats, "bits_per_byte": bits,
+            "steps": learner.steps, **score(learner, task),
             "parameters": num_parameters(learner.model),
         }  # fmt: skip
         write_row("quality", row)

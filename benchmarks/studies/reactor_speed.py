@@ -11,7 +11,7 @@ without the trajectory log. Rounds are interleaved; a ratio is the median over r
 
 import argparse
 import math
-import time
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.kit.records import write_row
-from benchmarks.kit.timing import interleaved, median_ratio
+from benchmarks.kit.timing import interleaved, median_ratio, rate
 from cer.reactor import CoherentEntropyReactor
 
 BATCHES = (1, 256)
@@ -104,13 +104,6 @@ def check_equal(naive: NaiveReactor, ours: CoherentEntropyReactor, x: Tensor) ->
         assert all(abs(theirs[k] - getattr(step, k)) < 1e-4 for k in theirs)
 
 
-def seconds(call: Callable[[], Any], repeats: int) -> float:
-    start = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    return (time.perf_counter() - start) / repeats
-
-
 def candidates(x: Tensor) -> dict[str, Callable[[], Any]]:
     """The calls to be timed, all with the same weights."""
     calls: dict[str, Callable[[], Any]] = {}
@@ -133,26 +126,28 @@ def candidates(x: Tensor) -> dict[str, Callable[[], Any]]:
 
 
 RATIOS = {
-    "published over naive, train": ("naive, train", "published, train"),
-    "published over naive, eval": ("naive, eval", "published, eval"),
-    "corrected over naive, eval": ("naive, eval", "corrected"),
-    "log cost, published, train": ("published, train", "published, train, no log"),
-    "log cost, published, eval": ("published, eval", "published, eval, no log"),
-    "log cost, corrected": ("corrected", "corrected, no log"),
+    "published over naive, train": ("published, train", "naive, train"),
+    "published over naive, eval": ("published, eval", "naive, eval"),
+    "corrected over naive, eval": ("corrected", "naive, eval"),
+    "log cost, published, train": ("published, train, no log", "published, train"),
+    "log cost, published, eval": ("published, eval, no log", "published, eval"),
+    "log cost, corrected": ("corrected, no log", "corrected"),
 }
 
 
 def measure(batch: int, rounds: int) -> dict[str, Any]:
     """Reactions per second and ratios at one batch size."""
     x = torch.randn(batch, POSITIONS, 128, generator=torch.Generator().manual_seed(2)).softmax(-1)
-    calls = candidates(x)
     repeats = max(1, 24 // batch)
-    timed = {name: lambda call=call: seconds(call, repeats) for name, call in calls.items()}
+    timed = {
+        name: rate(lambda call=call: [call() for _ in range(repeats)], batch * repeats)
+        for name, call in candidates(x).items()
+    }
     interleaved(timed, 1)  # warm
-    times = interleaved(timed, rounds)
-    speeds = {name: batch / sorted(t)[len(t) // 2] for name, t in times.items()}
-    ratios = {name: median_ratio(times[a], times[b]) for name, (a, b) in RATIOS.items()}
-    return {"batch": batch, "rounds": rounds, "reactions_per_second": speeds, "ratios": ratios}
+    speeds = interleaved(timed, rounds)
+    medians = {name: statistics.median(some) for name, some in speeds.items()}
+    ratios = {name: median_ratio(speeds[a], speeds[b]) for name, (a, b) in RATIOS.items()}
+    return {"batch": batch, "rounds": rounds, "reactions_per_second": medians, "ratios": ratios}
 
 
 @torch.no_grad()

@@ -14,14 +14,15 @@ and an argmax.
 import argparse
 import statistics
 import time
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.kit.peers import gpt2_like
+from benchmarks.kit.learners import gpt2_like
 from benchmarks.kit.records import num_parameters, write_row
-from benchmarks.kit.timing import interleaved, median_ratio
+from benchmarks.kit.timing import interleaved, median_ratio, rate
 from reso_llm.config import ResoLLMConfig, control_of, small_config
 from reso_llm.data.windows import Batch
 from reso_llm.generation.stepper import Stepper
@@ -97,25 +98,23 @@ def decoding_measures(config: ResoLLMConfig):
     theirs = gpt2_like(config).eval()
     prompt_ids = torch.randint(5, config.vocab_size, (1, PROMPT_TOKENS))
 
-    def gpt2() -> float:
-        started = time.perf_counter()
-        with torch.inference_mode():
-            out = theirs.generate(
-                prompt_ids, attention_mask=torch.ones_like(prompt_ids), do_sample=False,
-                max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, pad_token_id=0,
-            )  # fmt: skip
-        return (out.shape[1] - PROMPT_TOKENS) / (time.perf_counter() - started)
+    @torch.inference_mode()
+    def gpt2() -> None:
+        theirs.generate(
+            prompt_ids, attention_mask=torch.ones_like(prompt_ids), do_sample=False,
+            max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, pad_token_id=0,
+        )  # fmt: skip
 
     full, control = random_model(config), random_model(control_of(config))
     return {
         "full": generating(full, prompt_ids),
         "full_unmeasured": generating(full, prompt_ids, metrics=False),
         "control": generating(control, prompt_ids),
-        "full_stepper": stepping(full, prompt_ids),
-        "control_stepper": stepping(control, prompt_ids),
-        "full_torch": forwarding(full, prompt_ids),
-        "control_torch": forwarding(control, prompt_ids),
-        "gpt2": gpt2,
+        "full_stepper": rate(partial(step, full, prompt_ids), NEW_TOKENS),
+        "control_stepper": rate(partial(step, control, prompt_ids), NEW_TOKENS),
+        "full_torch": rate(partial(forward, full, prompt_ids), NEW_TOKENS),
+        "control_torch": rate(partial(forward, control, prompt_ids), NEW_TOKENS),
+        "gpt2": rate(gpt2, NEW_TOKENS),
     }
 
 
@@ -130,7 +129,7 @@ def random_model(config: ResoLLMConfig) -> ResoLLMModel:
     return model
 
 
-def generating(model: ResoLLMModel, prompt_ids: torch.Tensor, metrics: bool = True):
+def generating(model: ResoLLMModel, prompt_ids: Tensor, metrics: bool = True):
     """A function that generates greedily with the engine and returns tokens per second."""
     config = model.config
     engine = ResoLLMInference(model, create_default_tokenizer(), config)
@@ -144,33 +143,21 @@ def generating(model: ResoLLMModel, prompt_ids: torch.Tensor, metrics: bool = Tr
     return generate
 
 
-def stepping(model: ResoLLMModel, prompt_ids: torch.Tensor):
-    """A function that generates greedily with a stepper alone and returns tokens per second."""
-
-    def generate() -> float:
-        started = time.perf_counter()
-        with torch.inference_mode():
-            output = model(prompt_ids, model.init_state())
-        stepper, logits = Stepper(model, output.state), output.logits[0, -1].numpy()
-        for _ in range(NEW_TOKENS):
-            logits = stepper.step(int(logits.argmax())).logits
-        return NEW_TOKENS / (time.perf_counter() - started)
-
-    return generate
-
-
-def forwarding(model: ResoLLMModel, prompt_ids: torch.Tensor):
-    """A function that generates greedily with the model alone and returns tokens per second."""
-
-    @torch.inference_mode()
-    def generate() -> float:
-        started = time.perf_counter()
+def step(model: ResoLLMModel, prompt_ids: Tensor) -> None:
+    """Generate greedily with a stepper alone."""
+    with torch.inference_mode():
         output = model(prompt_ids, model.init_state())
-        for _ in range(NEW_TOKENS):
-            output = model(output.logits[:, -1:].argmax(-1), output.state)
-        return NEW_TOKENS / (time.perf_counter() - started)
+    stepper, logits = Stepper(model, output.state), output.logits[0, -1].numpy()
+    for _ in range(NEW_TOKENS):
+        logits = stepper.step(int(logits.argmax())).logits
 
-    return generate
+
+@torch.inference_mode()
+def forward(model: ResoLLMModel, prompt_ids: Tensor) -> None:
+    """Generate greedily with the model alone."""
+    output = model(prompt_ids, model.init_state())
+    for _ in range(NEW_TOKENS):
+        output = model(output.logits[:, -1:].argmax(-1), output.state)
 
 
 def main() -> None:

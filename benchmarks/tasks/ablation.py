@@ -16,13 +16,11 @@ import dataclasses
 import json
 import statistics
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from benchmarks.kit.figures import BLUE, GREY, RED, new_figure
@@ -37,8 +35,10 @@ from benchmarks.kit.learners import (
 )
 from benchmarks.kit.records import Records, Row, num_parameters
 from benchmarks.kit.tables import table
+from benchmarks.kit.timing import greedy_steps
 from cer.zombie import T_95
 from reso_llm.config import TRAINED_STAGES, KuramotoConfig, ResoLLMConfig, control_of, with_stage
+from reso_llm.model import ResoLLMModel
 from run_core.cli import Parser
 from run_core.hardware import keep_freed_memory
 
@@ -100,43 +100,28 @@ def trained(
 ) -> dict[str, Learner]:
     """The variants of these names, trained in turn."""
     learners = {name: reso_learner(task, variants(task.config)[name], seed) for name in names}
-    if budget["steps"]:
-        total = budget["steps"] * len(names)
-        with tqdm(total=total, desc=f"seed {seed}", unit="step", leave=False) as bar:
-            train_equal_steps(learners, budget["steps"], bar.update)
-    else:
-        total = budget["seconds"] * len(names)
-        with tqdm(total=total, desc=f"seed {seed}", unit="s", leave=False) as bar:
-            train_alternately(learners, budget["seconds"], bar.update)
+    train = train_equal_steps if budget["steps"] else train_alternately
+    amount = budget["steps"] or budget["seconds"]
+    with tqdm(total=amount * len(names), desc=f"seed {seed}", leave=False) as bar:
+        train(learners, amount, bar.update)
     return learners
 
 
 def measured(learner: Learner, task: Task) -> Row:
     """Score a trained variant, and measure its speed and size."""
-    nats, bits = score(learner, task)
-    tokens = learner.steps * learner.batch * task.config.max_seq_len
     tables = sum(p.numel() for n, p in learner.model.named_parameters() if "table" in n)
     prsc = learner.model.prsc
     return {
-        "tokens": tokens, "tokens_per_second": round(tokens / learner.seconds),
-        "decode_ms": decode_ms(learner), "nats_per_token": nats, "bits_per_byte": bits,
+        **score(learner, task), "decode_ms": decode_ms(learner.model.eval()),
         "parameters": num_parameters(learner.model) - tables, "table_parameters": tables,
         "bound_pairs": len(prsc.entry_ids) if prsc else 0,
     }  # fmt: skip
 
 
-@torch.inference_mode()
-def decode_ms(learner: Learner, num_tokens: int = 40) -> float:
+def decode_ms(model: ResoLLMModel, num_tokens: int = 40) -> float:
     """Median milliseconds of a greedy step at batch 1, over what fits into the context."""
-    model = learner.model.eval()
-    state = model.init_state()
-    token, times = torch.zeros(1, 1, dtype=torch.int64), []
-    for _ in range(min(num_tokens, model.config.max_seq_len)):
-        started = time.perf_counter()
-        output = model(token, state)
-        token, state = output.logits[:, -1:].argmax(-1), output.state
-        times.append(time.perf_counter() - started)
-    return statistics.median(times) * 1000
+    count = min(num_tokens, model.config.max_seq_len)
+    return statistics.median(greedy_steps(model, model.init_state(), count)[0])
 
 
 def quick_task(name: str, data: str | None) -> Task:

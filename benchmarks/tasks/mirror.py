@@ -75,10 +75,7 @@ def figure(rows: Sequence[Row]) -> Any:
 
 
 def _draw(row: Row, part: Any) -> None:
-    if row["kind"] == "ablate":
-        _differences(row, part)
-    else:
-        mirror_figure(row, part)
+    (_differences if row["kind"] == "ablate" else mirror_figure)(row, part)
 
 
 def _differences(row: Row, part: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.kit.figures import stacked
-from benchmarks.kit.records import Records, Row
+from benchmarks.kit.records import Records, Row, grouped
 from cer.zombie import summarise
 from cer.zombie_pair import ZombieConfig, quick, zombie_test, zombie_test_pretrained
 from cer.zombie_report import zombie_figure, zombie_table
@@ -68,12 +68,9 @@ def measure(seeds: Sequence[int], options: Any, on_row: Any) -> None:
 
 def groups(rows: Sequence[Row]) -> Iterator[tuple[str, Row]]:
     """(title, result) of the rows that differ in nothing but the seed."""
-    grouped: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        names = (model["name"] for model in row["models"])
-        grouped.setdefault((row["data"], *names), []).append(row)
-    for (data, *names), some in grouped.items():
-        yield f"{' and '.join(names)} on {data}", {"rows": some, "summary": summarise(some)}
+    pairs = [row | {"pair": " and ".join(m["name"] for m in row["models"])} for row in rows]
+    for (data, pair), some in grouped(pairs, "data", "pair").items():
+        yield f"{pair} on {data}", {"rows": some, "summary": summarise(some)}
 
 
 def text(rows: Sequence[Row]) -> str:

@@ -282,7 +282,7 @@ def test_state_bytes_and_what_grows():
         model = ResoLLMModel(config).eval()
         state = [long_context.read(model, n, seed=0, chunk=5) for n in (20, 60)]
         assert [s.length for s in state] == [20, 60]
-        after = [long_context.steps(model, s, 1)[1] for s in state]
+        after = [long_context.greedy_steps(model, s, 1)[1] for s in state]
         assert [s.length for s in after] == [21, 61]  # what is measured starts one step later
         sizes[name] = [long_context.state_bytes(s) for s in after]
     config = configs["full"]

@@ -191,7 +191,7 @@ class Flat:
 
 def test_scored_are_nats_and_bytes():
     rows = [[Text((5,), "\u00e9"), Text((6, 7), "ab")], [Text((), ""), Text((5,), "abc")]]
-    pairs = [[([1], text.ids) for text in row] for row in rows]
+    pairs = [([1], text.ids) for row in rows for text in row]
     found = protocols.scored(rows, pairs, Flat())
     assert found[0] == pytest.approx(np.array([[1, 2], [0, 1]]) * math.log(8))
     assert found[1].tolist() == [[2, 2], [0, 3]]

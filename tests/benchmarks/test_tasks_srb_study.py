@@ -23,7 +23,7 @@ from test_tasks_srb_quality import slow_exit
 import evaluate
 from benchmarks.kit import records
 from benchmarks.kit.pretrained import PretrainedWriter
-from benchmarks.kit.writers import ResoWriter, breaks, room
+from benchmarks.kit.writers import ResoWriter, breaks
 from benchmarks.making import ship
 from benchmarks.tasks import srb
 from benchmarks.tasks.srb import analysis, panels, questions, rules, study
@@ -196,9 +196,9 @@ def test_coded_texts_come_back_and_spans_cover_them(writer):
 
 def test_room_is_what_the_question_leaves(checkpoint, llama):
     ours = ResoWriter(checkpoint)
-    assert room(ours, "q") == 128 - len(ours.engine.prompt_ids([("user", "q")]))
-    assert len(ours.reply("q", 0, room(ours, "q")).ids) <= room(ours, "q")
-    assert room(PretrainedWriter(llama), "q") == 96 - len("q\n\n")
+    assert study.room(ours, "q") == 128 - len(ours.engine.prompt_ids([("user", "q")]))
+    assert len(ours.reply("q", 0, study.room(ours, "q")).ids) <= study.room(ours, "q")
+    assert study.room(PretrainedWriter(llama), "q") == 96 - len("q\n\n")
     assert (ours.name, PretrainedWriter(llama).name) == ("tiny", "tiny-llama")
 
 
@@ -211,7 +211,7 @@ def test_a_chat_template_is_used_where_there_is_one(llama):
     )
     templated, _ = theirs.scored("ab", [9])
     assert templated == pytest.approx(plain)
-    assert room(theirs, "ab") == 96 - len(theirs.spans("ab\n\nx\n\n")[0])
+    assert study.room(theirs, "ab") == 96 - len(theirs.spans("ab\n\nx\n\n")[0])
 
 
 def test_a_model_that_is_not_there_is_named(monkeypatch):

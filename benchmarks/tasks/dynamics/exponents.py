@@ -79,10 +79,9 @@ def spectrum(update: Callable, seed: int, size: Size, D: int, scale: float) -> l
     return exponents.mean(0).tolist()
 
 
-def series_exponent(seed: int, size: Size, r: float, discard: int, count: int) -> float:
-    """Mean exponent of logistic orbits, estimated from their values alone."""
-    samples = logistic_series(r, starts(seed, size.orbits), discard, count)
-    return lyapunov.rosenstein_exponent_per_step(samples, dim=2).mean().item()
+def estimated(samples: Tensor, **how: int) -> float:
+    """Mean exponent of orbits, from their values alone."""
+    return lyapunov.rosenstein_exponent_per_step(samples, **how).mean().item()
 
 
 def map_exponent(seed: int, size: Size) -> float:
@@ -91,19 +90,14 @@ def map_exponent(seed: int, size: Size) -> float:
     return logistic_tangent(torch.full_like(x, 4.0), x, 50, size.orbit).mean().item()
 
 
-def sine_exponent(seed: int, size: Size) -> float:
+def sines(seed: int, size: Size) -> Tensor:
     frequency = 0.2 + 2 * starts(seed, size.orbits, 1)
-    samples = (frequency * torch.arange(300, dtype=F64)).sin()
-    return lyapunov.rosenstein_exponent_per_step(samples).mean().item()
+    return (frequency * torch.arange(300, dtype=F64)).sin()
 
 
 def noise(seed: int, size: Size) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(size.orbits, 300, generator=generator, dtype=F64)
-
-
-def cycles(r: float, seed: int, size: Size, discard: int) -> Tensor:
-    return logistic_series(r, starts(seed, size.orbits), discard, 200)
 
 
 def share(samples: Tensor, label: int) -> float:
@@ -113,29 +107,33 @@ def share(samples: Tensor, label: int) -> float:
 
 def lyapunov_oracles(seeds: Sequence[int], size: Size) -> list[Oracle]:
     oracle = functools.partial(Oracle, "lyapunov")
+
+    def orbits(seed: int, r: float, discard: int, count: int) -> Tensor:
+        return logistic_series(r, starts(seed, size.orbits), discard, count)
+
     # ln 2 is the mean of ln |f'| with sd pi / sqrt(12); sums of it are anticorrelated, not wider
     error = 4 * math.pi / math.sqrt(12 * size.orbit * size.orbits * len(seeds))
     oracles = [
         oracle("logistic map r = 4, from the map: ln 2", math.log(2), error, SPROTT,
                lambda seed: map_exponent(seed, size)),
         oracle("logistic map r = 4, from 300 samples: ln 2", math.log(2), 0.05, ROSENSTEIN,
-               lambda seed: series_exponent(seed, size, 4.0, 100, 300)),
+               lambda seed: estimated(orbits(seed, 4.0, 100, 300), dim=2)),
         oracle("fixed point of r = 2.8, from 80 samples: ln 0.8", math.log(0.8), 0.01, ROSENSTEIN,
-               lambda seed: series_exponent(seed, size, 2.8, 0, 80)),
+               lambda seed: estimated(orbits(seed, 2.8, 0, 80), dim=2)),
         oracle("sines, from 300 samples: 0", 0.0, 0.005, ROSENSTEIN,
-               lambda seed: sine_exponent(seed, size)),
+               lambda seed: estimated(sines(seed, size))),
         oracle("cycle of r = 3.2 (-0.916 by its map), from 300 samples", None, None,
                "neighbours coincide, a series holds no exponent",
-               lambda seed: series_exponent(seed, size, 3.2, 1000, 300)),
+               lambda seed: estimated(orbits(seed, 3.2, 1000, 300), dim=2)),
         oracle("normal noise, from 300 samples", None, None,
                "no exponent exists, the slope is positive",
-               lambda seed: lyapunov.rosenstein_exponent_per_step(noise(seed, size)).mean().item()),
+               lambda seed: estimated(noise(seed, size))),
         oracle("share of noise classified unknown", 1.0, 0.0, "no other class is true of it",
                lambda seed: share(noise(seed, size), lyapunov.UNKNOWN)),
         oracle("share of cycles of r = 3.2 classified periodic", 1.0, 0.0, "by construction",
-               lambda seed: share(cycles(3.2, seed, size, 1000), lyapunov.PERIODIC)),
+               lambda seed: share(orbits(seed, 3.2, 1000, 200), lyapunov.PERIODIC)),
         oracle("share of r = 4 classified chaotic", 1.0, 0.02, "by construction",
-               lambda seed: share(cycles(4.0, seed, size, 100), lyapunov.CHAOTIC)),
+               lambda seed: share(orbits(seed, 4.0, 100, 200), lyapunov.CHAOTIC)),
     ]  # fmt: skip
     return oracles + spectrum_oracles(size) + logistic_oracles(seeds, size)
 

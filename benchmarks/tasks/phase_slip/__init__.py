@@ -39,7 +39,6 @@ __all__ = ["add_options", "figure", "run", "text"]
 
 
 def add_options(parser: Any) -> None:
-    """Options of the task."""
     parser.add_argument("--checkpoint", type=str, help="run directory; default: the shipped model")
     parser.add_argument("--model", type=str, help="instead: directory or hub id")
     parser.add_argument("--scorer", type=str, help="directory or hub id of another model")

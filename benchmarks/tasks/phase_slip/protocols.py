@@ -16,10 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.kit.writers import Text, Writer, spoken
+from benchmarks.kit.pretrained import Writer
+from benchmarks.kit.writers import Text, spoken
 from benchmarks.tasks.phase_slip import arms, measures
 from reso_llm.generation.engine import Prompt
 
+Texts = Sequence[Sequence[Text]]  # (P,S)
 Unit = tuple[dict[str, Any], Callable[[], dict[str, Any]]]
 WITH_PAIRS = ("rep-4", "own", "outside")  # of which each text is kept, for intervals
 
@@ -106,7 +108,7 @@ def loops(writer: Writer, plan: Plan) -> dict[str, Any]:
 # --- strict
 
 
-def arm_texts(writer: Writer, arm: str, plan: Plan) -> list[list[Text]]:
+def arm_texts(writer: Writer, arm: str, plan: Plan) -> Texts:
     """Texts (P,S) of an arm; greedy ones are written once for each prompt.
 
     Prompt p of seed s draws from s P + p, so that all of an arm are rows of a few batches.
@@ -121,11 +123,7 @@ def arm_texts(writer: Writer, arm: str, plan: Plan) -> list[list[Text]]:
 
 
 def strict(
-    writer: Writer,
-    scorer: Writer | None,
-    arm: str,
-    plan: Plan,
-    greedy: Callable[[], list[list[Text]]],
+    writer: Writer, scorer: Writer | None, arm: str, plan: Plan, greedy: Callable[[], Texts]
 ) -> dict[str, Any]:
     """All measures of an arm: their values, and for those with intervals the pairs (2,P,S)."""
     texts = greedy() if arm == arms.GREEDY else arm_texts(writer, arm, plan)
@@ -138,32 +136,27 @@ def strict(
         for name in measured[0][0]
     }
     heads = [writer.prompt_ids(p) for p in plan.prompts]
-    own = [[(heads[p], text.ids) for text in row] for p, row in enumerate(texts)]
+    own = [(head, text.ids) for head, row in zip(heads, texts, strict=True) for text in row]
     pairs["own"] = scored(texts, own, writer)
     if scorer is not None:
         first = [row[: plan.scored_seeds] for row in texts]
         contexts = [scorer.encode(spoken(prompt)) for prompt in plan.prompts]
-        out = [[(contexts[p], scorer.encode(t.text)) for t in row] for p, row in enumerate(first)]
+        out = [
+            (context, scorer.encode(text.text))
+            for context, row in zip(contexts, first, strict=True)
+            for text in row
+        ]
         pairs["outside"] = np.zeros_like(pairs["own"])
         pairs["outside"][:, :, : plan.scored_seeds] = scored(first, out, scorer)
-    sums = {name: p.sum((1, 2)) for name, p in pairs.items()}
+    sums = {name: p.sum((1, 2)).tolist() for name, p in pairs.items()}
     return {
-        "values": {name: _ratio(*sums[name]) for name in pairs},
+        "values": {name: round(a / b, 5) if b else None for name, (a, b) in sums.items()},
         "pairs": {name: pairs[name].round(3).tolist() for name in WITH_PAIRS if name in pairs},
     }
 
 
-def scored(
-    texts: Sequence[Sequence[Text]],
-    pairs: Sequence[Sequence[tuple[Sequence[int], Sequence[int]]]],
-    scorer: Writer,
-) -> np.ndarray:
-    """(nats, UTF-8 bytes) of texts (P,S), which `pairs` give with their contexts: (2,P,S)."""
-    flat = [pair for row in pairs for pair in row]
-    nats = measures.continuation_nats(scorer.logits, flat, scorer.score_rows)
+def scored(texts: Texts, pairs: Sequence[Any], scorer: Writer) -> np.ndarray:
+    """(nats, UTF-8 bytes) of texts (P,S): (2,P,S); `pairs` are their contexts and ids, in a row."""
+    nats = measures.continuation_nats(scorer.logits, pairs, scorer.score_rows)
     sizes = [[len(text.text.encode()) for text in row] for row in texts]
     return np.stack((np.reshape(nats, np.shape(sizes)), np.array(sizes, float)))
-
-
-def _ratio(total: float, count: float) -> float | None:
-    return round(float(total / count), 5) if count else None

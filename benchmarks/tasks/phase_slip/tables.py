@@ -1,6 +1,6 @@
 """The rows of the study as markdown: one section for each model, one table for each protocol."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.kit.records import grouped
@@ -18,9 +18,7 @@ SHOWN_WORDS = 60
 
 def text(rows: Rows) -> str:
     """Markdown tables of whatever protocols, models and arms are there."""
-    tables: dict[str, Callable[[Rows], str]] = {
-        "published": _published, "strict": _strict, "breaker": _breaker, "loops": _loops,
-    }  # fmt: skip
+    tables = {"published": _published, "strict": _strict, "breaker": _breaker, "loops": _loops}
     parts = []
     for model, some in grouped(rows, "model", "weights").items():
         parts.append("### {} (weights {})".format(*model))
@@ -61,9 +59,9 @@ def _strict(rows: Rows) -> str:
     scorers = [s for s in SCORERS if s in rows[0]["pairs"]]
     prompts = len(rows[0]["pairs"]["rep-4"][0])
     title = (
-        f"Strict protocol: {prompts} prompts, {len(rows[0]['seeds'])} seeds, {rows[0]['tokens']}"
+        f"Strict protocol: {prompts} prompts, {len(rows[0]['seeds'])} seeds, {rows[0]['tokens']} "
+        "tokens; nats per byte, intervals over prompts and seeds."
     )
-    title += " tokens; nats per byte, intervals over prompts and seeds."
     if rows[0]["scorer"] is not None:
         title += f" Outside: {rows[0]['scorer']}, {rows[0]['scored_seeds']} seeds."
     parts = [title, _measures(rows, drawn, scorers), _square(rows)]
@@ -119,14 +117,8 @@ def _loops(rows: Rows) -> str:
             f"{sum(row['rep-4']) / len(row['rep-4']):.3f}."
         )
         spike, least = TRIGGER.spike_nats, TRIGGER.confident_nats
-        head = [
-            "tokens",
-            "number",
-            "mean entropy, nats",
-            "quartiles",
-            f"> {spike:g}",
-            f">= {least:g}",
-        ]
+        head = ["tokens", "number", "mean entropy, nats", "quartiles"]
+        head += [f"> {spike:g}", f">= {least:g}"]
         lines = [[where, *_entropies(row[where])] for where in ("inside", "outside")]
         parts.append(f"{title}\n\n{table(head, lines)}")
     return "\n\n".join(parts)

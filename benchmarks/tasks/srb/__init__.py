@@ -30,9 +30,9 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.kit import records
-from benchmarks.kit.pretrained import PretrainedWriter
+from benchmarks.kit.pretrained import PretrainedWriter, Writer
 from benchmarks.kit.records import REPOSITORY, Records
-from benchmarks.kit.writers import SAMPLER, ResoWriter, Writer
+from benchmarks.kit.writers import SAMPLER, ResoWriter
 from benchmarks.tasks.srb import analysis, questions, study
 from benchmarks.tasks.srb.comparison import from_csv
 from benchmarks.tasks.srb.comparison_text import csv_text

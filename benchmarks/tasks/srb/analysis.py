@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.kit.pretrained import Writer
 from benchmarks.kit.statistics import Interval, bootstrap, ratio
-from benchmarks.kit.writers import Writer
 from benchmarks.tasks.srb import rules
 from benchmarks.tasks.srb.prompts import prompts
 from benchmarks.tasks.srb.quality import Measures, cut, measures

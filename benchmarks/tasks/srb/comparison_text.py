@@ -40,9 +40,11 @@ def _comparison_text(row: Mapping[str, Any]) -> str:
 
 def bucket_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """A bucket summary, 3 decimals."""
-    columns = [*rows[0]]
-    lines = [[_cell(row[c]) for c in columns] for row in rows]
-    return table(columns, lines)
+    lines = [
+        [number(v, ".3f") if isinstance(v, float | None) else str(v) for v in row.values()]
+        for row in rows
+    ]
+    return table(rows[0], lines)
 
 
 def paired_markdown(row: Mapping[str, Any]) -> str:
@@ -95,10 +97,6 @@ def _factors(row: Mapping[str, Any]) -> str:
         f"Wall time ratio {wall} = tokens {tokens} × seconds per token {clock}.{of_it} Stalls "
         f"(seconds per token above 3 times the arm's median): {slow or 'none'}."
     )
-
-
-def _cell(value: Any) -> str:
-    return number(value, ".3f") if isinstance(value, float | None) else str(value)
 
 
 def _with(value: float | None, edges: Sequence[float | None] | None, decimals: int) -> str:

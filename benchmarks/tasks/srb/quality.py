@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.kit.writers import Writer, breaks
+from benchmarks.kit.pretrained import Writer
+from benchmarks.kit.writers import breaks
 from benchmarks.tasks.srb.prompts import Prompt
 
 FINISHED = re.compile(r"[.!?…。！？][\"'»”)\]*`]*$")

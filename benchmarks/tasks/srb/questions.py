@@ -85,14 +85,13 @@ def correlation(pairs: np.ndarray, names: np.ndarray) -> Interval | None:
 
 def placed(rows: Sequence[Row], names: np.ndarray) -> dict[str, Any]:
     """Mean over replies of rho between a signal and the nats of ending after the token drawn."""
-    rhos = np.array([_within(row) for row in rows])  # (N,3)
-
-    def mean(rho: np.ndarray) -> Interval:
-        return bootstrap_groups(
-            lambda picks: float(np.nanmean(rho[picks])), groups_of(names), DRAWS
+    rhos = dict(zip(SIGNALS, np.array([_within(row) for row in rows]).T, strict=True))  # (N,) each
+    return {
+        signal: bootstrap_groups(
+            lambda picks, rho=rho: float(np.nanmean(rho[picks])), groups_of(names), DRAWS
         )
-
-    return {signal: mean(rhos[:, i]) for i, signal in enumerate(SIGNALS)}
+        for signal, rho in rhos.items()
+    }
 
 
 def _within(row: Row) -> list[float]:

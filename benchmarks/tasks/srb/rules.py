@@ -62,8 +62,8 @@ def calibrated(traces: Sequence[np.ndarray], ends: Sequence[np.ndarray], target:
     for patience, still, near in itertools.product(PATIENCE, QUANTILES, QUANTILES):
         triple = {
             "patience": patience,
-            "settled_delta_nats": _rounded(np.nanquantile(steps[:, 1], still)),
-            "settled_coherence": min(_rounded(np.nanquantile(steps[:, 2], near)), 1.0),
+            "settled_delta_nats": round(float(np.nanquantile(steps[:, 1], still)), 3),
+            "settled_coherence": min(round(float(np.nanquantile(steps[:, 2], near)), 3), 1.0),
             "max_tokens": math.inf,
             "candidates": 0,
         }
@@ -82,10 +82,6 @@ def _advantage(rule: SRB, traces: Sequence[np.ndarray], ends: Sequence[np.ndarra
     stops = [exit_after(t, rule) for t in traces]
     cut = [(e, k) for e, k, t in zip(ends, stops, traces, strict=True) if k < len(t)]
     return float(np.mean([e[1:].mean() - e[k] for e, k in cut])) if cut else -math.inf
-
-
-def _rounded(value: float) -> float:
-    return round(float(value), 3)
 
 
 # --- other places to stop

@@ -31,7 +31,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.kit.writers import Reply, Writer, room
+from benchmarks.kit.pretrained import Writer
+from benchmarks.kit.writers import Reply, asked
 from benchmarks.tasks.srb import rules
 from benchmarks.tasks.srb.prompts import Prompt, prompts
 from entropy_core.checks import require
@@ -188,6 +189,11 @@ def cut_short(
     elif reply.stop_reason == "length":
         row["stop_reason"] = whole["stop_reason"]
     return row
+
+
+def room(writer: Writer, question: str) -> int:
+    """New tokens that fit into the context after the question."""
+    return writer.context - len(writer.prompt_ids(asked(question)))
 
 
 def draws(prompt: Prompt, seed: int) -> int:

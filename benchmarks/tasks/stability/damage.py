@@ -13,7 +13,6 @@ from reso_llm.decoding.stability import LOOP_WINDOW, MAX_PERIOD
 from reso_llm.model import ResoLLMModel
 
 MIN_DOCUMENTS = 4  # two for each half
-# two for each half
 
 
 def windows(split: Split, T: int, max_windows: int) -> tuple[np.ndarray, np.ndarray]:

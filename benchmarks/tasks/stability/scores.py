@@ -54,11 +54,9 @@ def trace(model: ResoLLMModel, ids: np.ndarray, config: StabilityConfig) -> Trac
         hidden = output.diagnostics["hidden"][0].numpy()
         monitor = StabilityMonitor(config)
         for t in range(1, len(tokens)):
+            entropy, surprise = scores["entropy"][row, t], scores["surprise"][row, t]
             reading = monitor.observe(
-                scores["entropy"][row, t],
-                int(tokens[t]),
-                surprise_nats=scores["surprise"][row, t],
-                hidden=hidden[t],
+                entropy, int(tokens[t]), surprise_nats=surprise, hidden=hidden[t]
             )
             scores["warning"][row, t] = reading.warning
             classes[reading.stability_class] = classes.get(reading.stability_class, 0) + 1
@@ -77,51 +75,40 @@ def _ema(values: np.ndarray, weight: float) -> np.ndarray:
     return averages
 
 
-class Cases(NamedTuple):
-    """Places to read: rows and tokens of damaged and clean windows, and their documents."""
-
-    damaged: Trace
-    clean: Trace
-    damaged_at: tuple[np.ndarray, np.ndarray]  # rows, tokens
-    clean_at: tuple[np.ndarray, np.ndarray]
-    docs: tuple[np.ndarray, np.ndarray]  # of the damaged, of the clean
+Side = tuple[Trace, tuple[np.ndarray, np.ndarray], np.ndarray]
+"""Windows, the rows and tokens of them to read, and the document of each."""
 
 
 def auroc_interval(
-    positive: np.ndarray,
-    negative: np.ndarray,
-    positive_docs: np.ndarray,
-    negative_docs: np.ndarray,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    positive: np.ndarray, negative: np.ndarray, *docs: np.ndarray, resamples: int = RESAMPLES
 ) -> Interval:
-    """AUROC, and its interval when whole documents are drawn again with replacement."""
+    """AUROC, and its interval when whole documents are drawn again; `docs` are those of each."""
     scores = np.concatenate([positive, negative])
-    docs = np.concatenate([positive_docs, negative_docs])
 
     def statistic(drawn: np.ndarray) -> float:
         damaged = drawn < len(positive)
         return auroc(scores[drawn[damaged]], scores[drawn[~damaged]])
 
-    return bootstrap_groups(statistic, groups_of(docs), resamples, seed)
+    return bootstrap_groups(statistic, groups_of(np.concatenate(docs)), resamples)
 
 
-def compare(cases: Cases, calibration: np.ndarray, resamples: int) -> dict[str, Any]:
+def compare(damaged: Side, clean: Side, calibration: np.ndarray, resamples: int) -> dict[str, Any]:
     """AUROC and interval of every score on the documents not used for calibration."""
+    known = [np.isin(docs, calibration) for _, _, docs in (damaged, clean)]
+    kept = [~those for those in known]
+    counts = {"num_damaged": int(kept[0].sum()), "num_clean": int(kept[1].sum())}
+    if not all(counts.values()):
+        return counts
     result = {}
-    sides = [np.isin(docs, calibration) for docs in cases.docs]
-    for name in cases.clean.scores:
-        p = cases.damaged.scores[name][cases.damaged_at]
-        n = cases.clean.scores[name][cases.clean_at]
+    docs = [side[2][mine] for side, mine in zip((damaged, clean), kept, strict=True)]
+    for name in clean[0].scores:
+        p, n = (windows.scores[name][at] for windows, at, _ in (damaged, clean))
         sign = 1.0
-        if name != "warning" and sides[0].any() and sides[1].any():
-            sign = 1.0 if auroc(p[sides[0]], n[sides[1]]) >= 0.5 else -1.0
-        p, n = sign * p[~sides[0]], sign * n[~sides[1]]
-        if not len(p) or not len(n):
-            return {"num_damaged": len(p), "num_clean": len(n)}
-        docs = [d[~side] for d, side in zip(cases.docs, sides, strict=True)]
-        result[name] = {"auroc": list(auroc_interval(p, n, *docs, resamples)), "sign": sign}
-    return {"num_damaged": len(p), "num_clean": len(n), **result}
+        if name != "warning" and known[0].any() and known[1].any():
+            sign = 1.0 if auroc(p[known[0]], n[known[1]]) >= 0.5 else -1.0
+        interval = auroc_interval(sign * p[kept[0]], sign * n[kept[1]], *docs, resamples=resamples)
+        result[name] = {"auroc": list(interval), "sign": sign}
+    return counts | result
 
 
 def damage_study(
@@ -135,8 +122,8 @@ def damage_study(
         by_damage[name] = []
         for d in (d for d in READ if c + d <= clean.ids.shape[1]):
             at = (rows, np.full(len(rows), c + d - 1))
-            cases = Cases(trace_, clean, at, at, (docs, docs))
-            by_damage[name].append({"read": d, **compare(cases, calibration, resamples)})
+            sides = (trace_, at, docs), (clean, at, docs)
+            by_damage[name].append({"read": d, **compare(*sides, calibration, resamples)})
     return by_damage
 
 
@@ -156,8 +143,8 @@ def own_loop_study(
     for d in AHEAD if len(looping) and len(never) else ():
         tokens = np.array([onsets[i] + d - 1 for i in looping])
         rows, at = np.repeat(never, len(tokens)), np.tile(tokens, len(never))
-        cases = Cases(texts, texts, (looping, tokens), (rows, at), (docs[looping], docs[rows]))
-        comparisons.append({"read": d, **compare(cases, calibration, resamples)})
+        sides = (texts, (looping, tokens), docs[looping]), (texts, (rows, at), docs[rows])
+        comparisons.append({"read": d, **compare(*sides, calibration, resamples)})
     return {"num_looping": len(looping), "num_never": len(never), "own loop": comparisons}
 
 
