@@ -48,8 +48,8 @@ def config_class(kind: str) -> type:
     return TrainConfig
 
 
-def read_config(args: Sequence[str]) -> tuple[Any, bool]:
-    """The configuration and whether to resume.
+def read_options(args: Sequence[str]) -> tuple[cli.Parser, Any]:
+    """The parser of the kind of run that the arguments ask for, and their values.
 
     A resumed run starts from its own config.yaml, a run with init_from from that model's shape.
     """
@@ -69,6 +69,16 @@ def read_config(args: Sequence[str]) -> tuple[Any, bool]:
 
         values = parser.read(args, *as_arguments(model_options(values.init_from)))
     values.wandb = chosen_mode(os.environ, values.wandb, is_flag=given.wandb is not None)
+    return parser, values
+
+
+def read_config(args: Sequence[str]) -> tuple[Any, bool]:
+    """The configuration and whether to resume."""
+    return build(*read_options(args))
+
+
+def build(parser: cli.Parser, values: Any) -> tuple[Any, bool]:
+    """The configuration of parsed options, and whether to resume."""
     config = parser.build(config_class(values.kind), values, "config", "resume", "inspect")
     return config, values.resume
 
@@ -82,11 +92,8 @@ def kind_of(arguments: Sequence[str]) -> str:
     return REACTOR if is_reactor else LANGUAGE_MODEL
 
 
-def inspected(args: Sequence[str]) -> str | None:
-    """What --inspect prints; None when the arguments have no --inspect."""
-    if not any(argument.partition("=")[0] == "--inspect" for argument in args):
-        return None
-    values = make_parser().read(args)
+def inspect(values: Any) -> str:
+    """What --inspect prints of the data that the options name."""
     from reso_llm.data.inspection import inspect_data
 
     return inspect_data(
@@ -99,10 +106,11 @@ def inspected(args: Sequence[str]) -> str | None:
 
 
 def main() -> None:
-    if (text := inspected(sys.argv[1:])) is not None:
-        print(text)
+    parser, values = read_options(sys.argv[1:])
+    if values.get("inspect"):
+        print(inspect(values))
         return
-    config, resume = read_config(sys.argv[1:])
+    config, resume = build(parser, values)
     (main_reactor if config.kind == REACTOR else main_language_model)(config, resume)
 
 
