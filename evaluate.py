@@ -109,8 +109,11 @@ def measure(name: str) -> None:
         rows = [row | {"quick": True} for row in rows]
     written = json.dumps(rows, indent=2)
     rows = json.loads(written)
-    text = marked_quick(task.text(rows)) if options.get("quick") else task.text(rows)
-    print(written if options.json == "-" else text)
+    if options.json == "-":
+        print(written)
+    else:
+        text = task.text(rows)
+        print(marked_quick(text) if options.get("quick") else text)
     if options.json not in (None, "-"):
         Path(options.json).write_text(written + "\n", encoding="utf-8")
     if options.get("plot"):

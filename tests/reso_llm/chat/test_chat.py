@@ -514,7 +514,9 @@ def test_sparkline_is_bounded_and_ordered():
 
 
 ENDLESS = """
+import signal
 import torch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 from reso_llm.chat.commands import run_in_terminal
 from reso_llm.chat.session import ChatSession
 from reso_llm.inference import ResoLLMInference
