@@ -6,7 +6,6 @@ or SIGTERM ends the process at once; the others may come twice from one closed t
 """
 
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -81,28 +80,3 @@ def catch_signals(report: Callable[[str], None]) -> Iterator[StopRequests]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for each, handler in before.items():
             signal.signal(each, handler)
-
-
-@contextmanager
-def noted_interrupts() -> Iterator[list[int]]:
-    """Ctrl-C raises KeyboardInterrupt as ever, and is noted in the list that is yielded.
-
-    C extensions may clear an exception that strikes inside them (torch and numpy do while they
-    look up attributes); a loop that looks at the list ends all the same. Outside the main thread,
-    and where the program handles Ctrl-C itself, the list stays empty.
-    """
-    noted: list[int] = []
-
-    def interrupt(number: int, frame: Any) -> None:
-        noted.append(number)
-        raise KeyboardInterrupt
-
-    own = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    if own or threading.current_thread() is not threading.main_thread():
-        yield noted
-        return
-    signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield noted
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -13,7 +13,6 @@ import torch
 from reso_llm.decoding.row import Measure, measure, measure_row
 from reso_llm.generation.context import Context
 from reso_llm.generation.row import Prediction, TextRow
-from run_core.signals import noted_interrupts
 
 
 def write(context: Context) -> Generator[None, None, None]:
@@ -58,10 +57,8 @@ def measured_rows(prediction: Prediction, rows: Sequence[TextRow]) -> Sequence[M
 def finish(steps: Iterable[None], rows: Sequence[TextRow]) -> None:
     """Take all steps; Ctrl-C ends the rows where they are."""
     try:
-        with noted_interrupts() as noted:
-            for _ in steps:
-                if noted:
-                    raise KeyboardInterrupt
+        for _ in steps:
+            pass
     except KeyboardInterrupt:
         for row in rows:
             row.end("interrupted")

@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import math
-import signal
-from contextlib import suppress
 
 import pytest
 import torch
@@ -105,25 +103,6 @@ def test_rows_of_a_batch_achieve_a_goal_each(engine):
     results = engine.generate_batch(["x", "y"], 8, **HOT)
     assert [r.goals_achieved for r in results] == [("anything",), ("anything",)]
     assert engine.model.get_active_goals() == ()
-
-
-def test_an_interrupt_that_an_extension_swallows_still_ends_the_text(engine):
-    """Guards Ctrl-C that struck inside a C extension, which cleared the exception."""
-    job, taken = engine.start(["Once upon"], GenerationOptions(max_length=40), [3]), []
-
-    def steps():
-        for step in job.steps:
-            taken.append(step)
-            if len(taken) == 3:
-                with suppress(KeyboardInterrupt):
-                    signal.raise_signal(signal.SIGINT)
-            yield
-
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    finish(steps(), job.rows)
-    (result,) = engine.close(job)
-    assert (result.stop_reason, result.tokens_generated) == ("interrupted", 3)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 # --- traces, events, stops ----------------------------------------------------------------------
