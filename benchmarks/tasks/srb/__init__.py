@@ -168,10 +168,14 @@ def results(
     tables = analysis.tables_of(replies, writer, judge, bar)
     write_all(directory, analysis.public_runs(replies, tables, writer, protocol.seeds))
     statics = [row for row in replies.of(1, "static") if row["seed"] in protocol.seeds]
+    alone = {seed: analysis.runs_of(replies, tables, [seed]) for seed in protocol.seeds}
+    first, last = alone[protocol.seeds[0]], alone[protocol.seeds[-1]]
     return {
-        **analysis.compared(replies, tables, protocol.seeds),
-        "by_seed": analysis.by_seed(replies, tables, protocol.seeds),
-        "rerun": analysis.rerun(replies, tables, protocol.seeds),
+        **analysis.compared(analysis.runs_of(replies, tables, protocol.seeds)),
+        "by_seed": {
+            seed: {"srb_minus": {"static": runs.minus("static")}} for seed, runs in alone.items()
+        },
+        "rerun": analysis.rerun(first, last) if len(alone) > 1 else {},
         "questions": questions.answered(statics, tables),
     }
 
