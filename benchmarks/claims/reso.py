@@ -9,6 +9,7 @@ from functools import partial
 from benchmarks.claims import Claim, Row, reso_now, reso_views
 from benchmarks.claims.rules import (
     above,
+    all_of,
     apart,
     below,
     computed,
@@ -165,8 +166,7 @@ CLAIMS = (
     Claim("Stochastic Resonance: escape repetitive patterns", NEW, "python evaluate.py phase-slip",
           reso_views.escapes, "{case} {noisy.escaped:.0%}, repeated 4-grams {noisy.rep-4:.2f} "
           "against {greedy.rep-4:.2f}",
-          (lambda row: row["noisy"]["escaped"] > 0.5
-           and row["noisy"]["rep-4"] < row["greedy"]["rep-4"],),
+          (all_of(more("noisy.escaped", 0.5), less("noisy.rep-4", "greedy.rep-4")),),
           frame="of greedy texts that end in a loop, no longer do: {cases}"),
     now("Stochastic resonance only activates when repetition detected", NOTES,
         "reso_llm/decoding/test_decoding_controllers", reso_now.noise_in_loops_only),

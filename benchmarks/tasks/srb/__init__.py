@@ -104,7 +104,9 @@ def of_model(options: Any, protocol: study.Protocol, recorded: Records) -> dict[
     parameters = study.calibrate(writer, protocol, replies)
     same_study(directory, settings | {"calibration": _plain(parameters)})
     study.run(writer, protocol, replies, parameters)
-    row = {**key, "files": _named(directory), **_plain(parameters)}
+    whole = directory.resolve()  # its path in the repository, if it is there
+    files = whole.relative_to(REPOSITORY) if whole.is_relative_to(REPOSITORY) else directory
+    row = {**key, "files": str(files), **_plain(parameters)}
     row |= results(replies, writer, judge, protocol, directory)
     recorded.add(row)
     return row
@@ -193,9 +195,3 @@ def _plain(parameters: study.Calibration) -> dict[str, Any]:
     values = asdict(parameters) | {"rule": rule}
     values["random_caps"] = [None if c == float("inf") else c for c in parameters.random_caps]
     return values
-
-
-def _named(directory: Path) -> str:
-    """The path in the repository, if it is there."""
-    whole = directory.resolve()
-    return str(whole.relative_to(REPOSITORY) if whole.is_relative_to(REPOSITORY) else directory)
