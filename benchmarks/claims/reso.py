@@ -3,11 +3,13 @@
 Their views of recorded rows are in reso_views.py; what the package itself decides, in reso_now.py.
 """
 
+from collections.abc import Callable
 from functools import partial
 
-from benchmarks.claims import Claim, reso_now, reso_views
+from benchmarks.claims import Claim, Row, reso_now, reso_views
 from benchmarks.claims.rules import (
     above,
+    all_of,
     apart,
     below,
     computed,
@@ -80,10 +82,15 @@ def oracles(text: str, group: str) -> Claim:
     )  # fmt: skip
 
 
-def now(text: str, source: str, test: str, view, *rules) -> Claim:
+def now(text: str, source: str, test: str, judge: Callable[[], reso_now.Judged]) -> Claim:
     """A claim on the package itself, computed at once and tested by a file of tests."""
-    return Claim(text, source, f"pytest tests/{test}.py", computed(view), "{words}",
-                 rules or (truths("truths"),))  # fmt: skip
+
+    def row() -> Row:
+        words, *true = judge()
+        return {"words": words, "truths": true}
+
+    return Claim(text, source, f"pytest tests/{test}.py", computed(row), "{words}",
+                 (truths("truths"),))  # fmt: skip
 
 
 CLAIMS = (
@@ -159,8 +166,7 @@ CLAIMS = (
     Claim("Stochastic Resonance: escape repetitive patterns", NEW, "python evaluate.py phase-slip",
           reso_views.escapes, "{case} {noisy.escaped:.0%}, repeated 4-grams {noisy.rep-4:.2f} "
           "against {greedy.rep-4:.2f}",
-          (lambda row: row["noisy"]["escaped"] > 0.5
-           and row["noisy"]["rep-4"] < row["greedy"]["rep-4"],),
+          (all_of(more("noisy.escaped", 0.5), less("noisy.rep-4", "greedy.rep-4")),),
           frame="of greedy texts that end in a loop, no longer do: {cases}"),
     now("Stochastic resonance only activates when repetition detected", NOTES,
         "reso_llm/decoding/test_decoding_controllers", reso_now.noise_in_loops_only),
@@ -194,10 +200,9 @@ CLAIMS = (
     now("All enhanced features are optional and configurable, each with its own configuration "
         "dataclass", NOTES, "reso_llm/test_config", reso_now.optional),
     now("Entanglement is disabled by default", NOTES, "reso_llm/test_config",
-        lambda: reso_now.default_of("entanglement"), equal("on", False)),
+        partial(reso_now.off_by_default, "entanglement")),
     now("Stochastic Resonance (disabled by default)", f"{README}, configuration",
-        "reso_llm/test_config", lambda: reso_now.default_of("stochastic_resonance"),
-        equal("on", False)),
+        "reso_llm/test_config", partial(reso_now.off_by_default, "stochastic_resonance")),
     now("Presets: 4 layers, 256 dim; 8 layers, 512 dim; 24 layers, 1024 dim",
         f"{README}, configuration", "reso_llm/test_config", reso_now.presets),
     now("Every generation returns comprehensive metrics", f"{README}, generation result",

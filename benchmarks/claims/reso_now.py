@@ -10,7 +10,6 @@ from dataclasses import fields, replace
 
 import torch
 
-from benchmarks.claims import Row
 from entropy_core.primes import GOLDEN_RATIO, first_primes
 from entropy_core.signals import Signals
 from reso_llm.config import (
@@ -31,6 +30,7 @@ from reso_llm.session.concepts import ConceptSpace
 from reso_llm.tokenizer import create_default_tokenizer
 from reso_llm.training.config import OptimConfig, TrainConfig
 
+Judged = tuple[str | bool, ...]  # a sentence, and what has to be true for the claim to hold
 SIZES = {"small": (4, 256), "medium": (8, 512), "large": (24, 1024)}  # layers, width
 RESULT = (
     "text", "tokens_generated", "stability", "lyapunov", "entropy_trace", "lyapunov_trace",
@@ -54,22 +54,22 @@ def small_model(config: ResoLLMConfig | None = None) -> ResoLLMModel:
         return ResoLLMModel(config)
 
 
-def presets() -> Row:
+def presets() -> Judged:
     configs = {"small": small_config(), "medium": medium_config(), "large": large_config()}
     sizes = {name: (c.num_layers, c.dim) for name, c in configs.items()}
     words = ", ".join("{} {} layers, {} dim".format(name, *size) for name, size in sizes.items())
-    return {"words": words, "truths": [sizes == SIZES]}
+    return words, sizes == SIZES
 
 
-def documented_calls() -> Row:
+def documented_calls() -> Judged:
     """Whether the documented methods exist; the test runs them as written."""
     names = [(owner, name) for owner, some in CALLS.items() for name in some]
     present = [callable(getattr(owner, name, None)) for owner, name in names]
     words = f"{sum(present)} of the {len(present)} documented methods exist"
-    return {"words": f"{words}; the test runs every snippet", "truths": [all(present)]}
+    return f"{words}; the test runs every snippet", all(present)
 
 
-def metrics() -> Row:
+def metrics() -> Judged:
     """Generate now: every documented field, and a trace value for every token."""
     known = {field.name for field in fields(GenerationResult)}
     model, tokenizer = small_model(), create_default_tokenizer()
@@ -81,10 +81,10 @@ def metrics() -> Row:
         f"{len(present)} of {len(RESULT)} documented fields, {len(full)} of {len(TRACES)} traces "
         "with one value for every token"
     )
-    return {"words": words, "truths": [(present, full) == ([*RESULT], [*TRACES])]}
+    return words, (present, full) == ([*RESULT], [*TRACES])
 
 
-def optional() -> Row:
+def optional() -> Judged:
     """Switch off each stage in turn, and all: the loss of a text is finite."""
     full = replace(small_config(), vocab_size=64)
     configs = [with_stage(full, stage, enabled=False) for stage in STAGES]
@@ -96,10 +96,10 @@ def optional() -> Row:
         f"{sum(finite)} of {len(finite)} models work: each of {len(STAGES)} stages switched off, "
         f"and all; {len(own)} configuration classes"
     )
-    return {"words": words, "truths": [all(finite) and len(own) == len(STAGES)]}
+    return words, all(finite) and len(own) == len(STAGES)
 
 
-def autograd() -> Row:
+def autograd() -> Judged:
     """Gradients of one training loss of a model with all stages."""
     model = small_model(replace(small_config(), vocab_size=64))
     goal = torch.randn(2, model.config.dim, generator=torch.Generator().manual_seed(0))
@@ -107,7 +107,7 @@ def autograd() -> Row:
     gradients = [p.grad for p in model.parameters() if p.requires_grad]
     got = [g for g in gradients if g is not None and g.isfinite().all()]
     words = f"{len(got)} of {len(gradients)} parameters get a finite gradient"
-    return {"words": words, "truths": [len(got) == len(gradients)]}
+    return words, len(got) == len(gradients)
 
 
 def _text() -> tuple[torch.Tensor, torch.Tensor]:
@@ -116,18 +116,17 @@ def _text() -> tuple[torch.Tensor, torch.Tensor]:
     return ids[:, :-1], ids[:, 1:]
 
 
-def default_of(stage: str) -> Row:
-    """Read from the configuration."""
+def off_by_default(stage: str) -> Judged:
     on = getattr(ResoLLMConfig(), stage).enabled
-    return {"words": f"{stage}: {'on' if on else 'off'}", "on": on}
+    return f"{stage}: {'on' if on else 'off'}", not on
 
 
-def default_data() -> Row:
+def default_data() -> Judged:
     name = TrainConfig(steps=1).data
-    return {"words": f"the default of train.py is `{name}`", "truths": ["guanaco" in name]}
+    return f"the default of train.py is `{name}`", "guanaco" in name
 
 
-def golden() -> Row:
+def golden() -> Judged:
     """Look for powers of the golden ratio in the defaults."""
     config, optim = small_config(), OptimConfig()
     rates = (optim.matrix_lr, optim.embedding_lr, optim.head_lr, optim.scalar_lr)
@@ -138,7 +137,7 @@ def golden() -> Row:
         "gradient clipping": _is_golden(optim.grad_clip),
     }
     words = ", ".join(f"{place} {'yes' if golden else 'no'}" for place, golden in places.items())
-    return {"words": f"in our defaults: {words}", "truths": [*places.values()]}
+    return f"in our defaults: {words}", *places.values()
 
 
 def _is_golden(number: float) -> bool:
@@ -146,17 +145,17 @@ def _is_golden(number: float) -> bool:
     return any(math.isclose(number, GOLDEN_RATIO**k) for k in (-2, -1, 1, 2))
 
 
-def factorises() -> Row:
+def factorises() -> Judged:
     """Every token of the default tokenizer in one bag, multiplied and factorised."""
     tokenizer = create_default_tokenizer()
     ids = list(range(tokenizer.vocab_size))
     distinct = len(set(first_primes(tokenizer.vocab_size))) == len(ids)
     same = tokenizer.factorise(tokenizer.bag(ids)) == ids
     words = f"the product of all {len(ids):,} tokens' primes factorises into them"
-    return {"words": words, "truths": [distinct and same]}
+    return words, distinct and same
 
 
-def composes() -> Row:
+def composes() -> Judged:
     """Take one concept out of the pattern of two: is the nearest of 200 the other?"""
     space = ConceptSpace(PRSCConfig(), vocab_size=4096)
     for i in range(200):
@@ -171,10 +170,10 @@ def composes() -> Row:
         f"from {sum(right)} of {len(right)} patterns of two concepts, given the one, the other is "
         "found among 200 (an algebra of names: no row says that the network uses it)"
     )
-    return {"words": words, "truths": [all(right)]}
+    return words, all(right)
 
 
-def noise_in_loops_only() -> Row:
+def noise_in_loops_only() -> Judged:
     """The controller at its defaults, over scores of repetition from 0 to 1."""
     controller = StochasticResonance()
     calm = Signals(*[1.0] * len(Signals._fields))
@@ -183,4 +182,4 @@ def noise_in_loops_only() -> Row:
     first = next((score for score, act in zip(scores, acts, strict=True) if act), None)
     only = acts == sorted(acts) and not acts[0] and acts[-1]
     words = f"acts from a repetition score of {first} on, of 0 to 1" if only else "acts otherwise"
-    return {"words": words, "truths": [only]}
+    return words, only

@@ -45,25 +45,20 @@ class Task:
 
 
 def shakespeare(path: str) -> Task:
-    """Characters, 4 layers of 128, context 64: about 0.8M parameters."""
+    """Characters, 4 layers of 128, context 64: about 0.8M parameters; up to eight are bound."""
     text = Path(path).read_text(encoding="utf-8")
     characters = sorted(set(text))
     ids = np.array([characters.index(c) for c in text], dtype=np.uint16)
     cut = int(len(ids) * 0.9)
-    config = shakespeare_config(len(characters))
+    small = small_config()
+    config = dataclasses.replace(
+        small, vocab_size=len(characters), dim=128, num_heads=2, max_seq_len=64,
+        tie_embeddings=False, temporal_smf=dataclasses.replace(small.temporal_smf, num_heads=2),
+        prsc=dataclasses.replace(small.prsc, max_order=8, max_slots=64, max_entries=3_000_000),
+    )  # fmt: skip
     return Task(_one_document(ids[:cut]), _one_document(ids[cut:]), config,
                 {"reso": 24, "gpt2": 12}, OptimConfig(matrix_lr=0.03), stride=64,
                 memory_weight_decay=0.1)  # fmt: skip
-
-
-def shakespeare_config(vocab_size: int) -> ResoLLMConfig:
-    """The full stack for characters: contexts of up to eight of them in the binding memory."""
-    small = small_config()
-    return dataclasses.replace(
-        small, vocab_size=vocab_size, dim=128, num_heads=2, max_seq_len=64, tie_embeddings=False,
-        prsc=dataclasses.replace(small.prsc, max_order=8, max_slots=64, max_entries=3_000_000),
-        temporal_smf=dataclasses.replace(small.temporal_smf, num_heads=2),
-    )  # fmt: skip
 
 
 def _one_document(ids: np.ndarray) -> Split:

@@ -6,7 +6,7 @@ line, commit, versions and machine.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +81,9 @@ class Records:
     def find(self, **key: Any) -> Row | None:
         """The row whose fields are `key` (a field that is missing is None), or None."""
         wanted = json.loads(json.dumps(key))  # as it would be read back: tuples are lists
-        for row in read_rows(self.name) if self.on else ():
-            if all(row.get(field) == value for field, value in wanted.items()):
-                return row
-        return None
+        rows = read_rows(self.name) if self.on else []
+        alike = (r for r in rows if all(r.get(k) == v for k, v in wanted.items()))
+        return next(alike, None)
 
     def row(self, key: Mapping[str, Any], measure: Callable[[], Mapping[str, Any]]) -> Row:
         """The row of `key`, else what is measured now, which is then recorded."""
@@ -98,14 +97,6 @@ class Records:
         """Append the row with the environment it was measured in."""
         if self.on:
             write_row(self.name, row)
-
-
-def save(name: str, rows: Sequence[Row], path: str | None) -> None:
-    """Append the rows to results/NAME.jsonl, and write them to `path` where one is given."""
-    for row in rows:
-        write_row(name, row)
-    if path is not None:
-        Path(path).write_text(json.dumps(list(rows), indent=1) + "\n")
 
 
 def grouped(rows: Iterable[Row], *fields: str) -> dict[tuple[Any, ...], list[Row]]:

@@ -1,6 +1,6 @@
 """Do several agents predict text better than one, and does one learn what another was told?
 
-python -m benchmarks.studies.consensus --checkpoints RUN RUN ... --data HELDOUT.jsonl [--json OUT]
+python -m benchmarks.studies.consensus --checkpoints RUN RUN ... --data HELDOUT.jsonl
 
 Teacher-forced on held-out documents, every token once, in windows half a context apart (bits per
 byte as `reso_llm.evaluation` defines them), of every pair of agents, and of all of them:
@@ -37,7 +37,7 @@ from torch import Tensor
 
 from benchmarks.kit.facts import draw_facts, forget, log_probability, tell
 from benchmarks.kit.heldout import held_out, padded, window_batches
-from benchmarks.kit.records import save
+from benchmarks.kit.records import write_row
 from benchmarks.kit.statistics import mean_of, ratio_interval
 from benchmarks.kit.tables import shown, table
 from reso_llm.data.token_cache import Split
@@ -214,7 +214,6 @@ def main() -> None:
     parser.add_argument("--checkpoints", nargs="+", required=True, help="run directories")
     parser.add_argument("--data", required=True, help="held-out rows")
     parser.add_argument("--facts", type=int, default=40)
-    parser.add_argument("--json", help="also write the rows to this file")
     options = parser.parse_args()
     keep_freed_memory()
     engines = [ResoLLMInference.from_pretrained(path) for path in options.checkpoints]
@@ -235,7 +234,8 @@ def main() -> None:
                 for row in hearsay(models[0], model, *halves)
             ]
     print(text(rows), flush=True)
-    save("consensus", rows, options.json)
+    for row in rows:
+        write_row("consensus", row)
 
 
 if __name__ == "__main__":

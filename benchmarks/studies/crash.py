@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,13 +47,9 @@ class CrashReport:
 
 
 def kill_until_done(
-    start: Callable[[list[str]], subprocess.Popen],
-    run_dir: Path,
-    *,
-    kills: int,
-    generator: random.Random,
-    speed: float = 1.0,
-) -> CrashReport:
+    start: Callable[[list[str]], subprocess.Popen], run_dir: Path, *, kills: int,
+    generator: random.Random, speed: float = 1.0,
+) -> CrashReport:  # fmt: skip
     """Start, kill and resume until `kills` kills have struck, then let the run end.
 
     `start(extra arguments)` starts a process; with `speed` 10 the kills come ten times sooner.
@@ -165,11 +162,9 @@ def measure(options: argparse.Namespace, directory: Path) -> dict:
         undisturbed = time.perf_counter() - began
         try:
             report = kill_until_done(
-                lambda extra: start("killed", extra),
-                directory / "killed",
-                kills=options.kills,
+                partial(start, "killed"), directory / "killed", kills=options.kills,
                 generator=generator,
-            )
+            )  # fmt: skip
         except RuntimeError as error:
             raise SystemExit(f"{error}\n{(directory / 'log').read_text()[-3000:]}") from error
     hashes = [final_hash(directory / name) for name in ("whole", "killed")]

@@ -1,6 +1,6 @@
 """Long context: time and memory of a decoding step, and what an attention window costs in quality.
 
-python -m benchmarks.studies.long_context [--json OUT]                       time and memory
+python -m benchmarks.studies.long_context                                    time and memory
 python -m benchmarks.studies.long_context --checkpoint FULL WINDOW [WINDOW ...] --data HELDOUT.jsonl
 
     full             full attention, every stage off, max_seq_len raised to hold the context
@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.kit.heldout import document_ids, document_scores, held_out
-from benchmarks.kit.records import save
+from benchmarks.kit.records import write_row
 from benchmarks.kit.statistics import ratio_interval
 from benchmarks.kit.tables import shown, table
 from benchmarks.kit.timing import greedy_steps, interleaved, median_ratio
@@ -184,7 +184,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", nargs="+", help="compare these runs; the first is the base")
     parser.add_argument("--data", help="held-out rows, needed with --checkpoint")
-    parser.add_argument("--json", help="also write the rows to this file")
     parser.add_argument("--window", type=int, default=128)
     parser.add_argument("--contexts", type=int, nargs="+", default=list(CONTEXTS))
     parser.add_argument("--rounds", type=int, default=7)
@@ -202,7 +201,8 @@ def main() -> None:
     else:
         rows = quality(options.checkpoint, options.data)
         print(quality_table(rows))
-    save("long_context", rows, options.json)
+    for row in rows:
+        write_row("long_context", row)
 
 
 if __name__ == "__main__":

@@ -171,16 +171,13 @@ def study(seed: int, steps: int) -> None:
         "input_nats": entropy_nats_from_probs(batch.x).mean().item(),
         "target_nats": entropy_nats_from_probs(batch.target).mean().item(),
     }
-    note(
-        "untrained", untrained,
-        diffusion=[diffusion(r, batch.x) for r in untrained],
-        **convergence(untrained, batch), **measured_terms(untrained, batch, seed), **entropies,
-    )  # fmt: skip
-    note(
-        "reactor", pair.reactors, pair,
-        diffusion=[diffusion(r, batch.x) for r in pair.reactors],
-        **convergence(pair.reactors, batch), **measured_terms(pair.reactors, batch, seed),
-    )  # fmt: skip
+    for arm, models, trainer, more in (
+        ("untrained", untrained, None, entropies), ("reactor", pair.reactors, pair, {}),
+    ):  # fmt: skip
+        note(
+            arm, models, trainer, diffusion=[diffusion(r, batch.x) for r in models],
+            **convergence(models, batch), **measured_terms(models, batch, seed), **more,
+        )  # fmt: skip
     coupled = fit(dataclasses.replace(config, loss=dataclasses.replace(KL_ONLY, coupling=1.0)))
     note("coupled", coupled.reactors, coupled, **convergence(coupled.reactors, batch))
     off = dataclasses.replace(config.reactor, drift_strength=0.0, max_drift_deficit=0.0)

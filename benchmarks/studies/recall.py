@@ -38,18 +38,11 @@ def draw_batch(rows: int, filler: int, generator: torch.Generator) -> Tensor:
 
 
 def make_model(memory: bool, filler: int, tied: bool) -> ResoLLMModel:
-    plain = control_of(
-        ResoLLMConfig(
-            vocab_size=3 * KINDS,
-            dim=64,
-            num_layers=2,
-            num_heads=2,
-            max_seq_len=4 * PAIRS + filler,
-            attention_window=WINDOW,
-            tie_embeddings=tied,
-        )
-    )
-    return ResoLLMModel(with_stage(plain, "temporal_smf", memory))
+    config = ResoLLMConfig(
+        vocab_size=3 * KINDS, dim=64, num_layers=2, num_heads=2, max_seq_len=4 * PAIRS + filler,
+        attention_window=WINDOW, tie_embeddings=tied,
+    )  # fmt: skip
+    return ResoLLMModel(with_stage(control_of(config), "temporal_smf", memory))
 
 
 def answers(ids: Tensor) -> Tensor:
@@ -103,18 +96,13 @@ def main() -> None:
             model = make_model(memory, options.filler, options.tied)
             train(model, options.steps, options.filler, seed)
             row = {
-                "memory": memory,
-                "seed": seed,
-                "steps": options.steps,
-                "filler": options.filler,
-                "tied": options.tied,
-                "window": WINDOW,
-                "layers": len(model.blocks),
-                "parameters": num_parameters(model),
+                "memory": memory, "seed": seed, "steps": options.steps, "filler": options.filler,
+                "tied": options.tied, "window": WINDOW,
+                "layers": len(model.blocks), "parameters": num_parameters(model),
                 "accuracy": accuracy(model, options.filler),
                 "accuracy_forgetting": accuracy(model, options.filler, True) if memory else None,
                 "chance": 1 / KINDS,
-            }
+            }  # fmt: skip
             print(row, flush=True)
             write_row("recall", row)
 

@@ -149,9 +149,8 @@ def price(model: ResoLLMModel) -> list[float]:
     full, empty = model.recollected_state(), model.init_state()
     echo = full.stages["echo"]
     full = full.with_stage("echo", echo._replace(weights=torch.ones_like(echo.weights)))
-    return mean_of(
-        [log_probability(model, t, full) - log_probability(model, t, empty) for t in ORDINARY]
-    )
+    full_of, empty_of = ([log_probability(model, t, s) for t in ORDINARY] for s in (full, empty))
+    return mean_of(np.subtract(full_of, empty_of))
 
 
 # --- the task
@@ -245,8 +244,7 @@ def figure(rows: Sequence[Row]) -> Any:
 
 def _gains(axes: Any, rows: Sequence[Row], name: str, values: Sequence, label: str) -> None:
     places = np.arange(len(values))
-    styles = (("stored", BLUE, "o-"), ("control", ORANGE, "s--"))
-    for kind, color, style in styles:
+    for kind, color, style in (("stored", BLUE, "o-"), ("control", ORANGE, "s--")):
         gain = [over_seeds(rows, "gain_nats_per_token", f"{name} {v}, {kind}") for v in values]
         middle, bars = error_bars(gain)
         axes.errorbar(places, middle, bars, fmt=style, color=color, capsize=3, label=kind)

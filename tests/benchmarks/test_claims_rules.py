@@ -50,6 +50,13 @@ def test_a_sentence_has_means_of_seeds_and_intervals():
     )
 
 
+def test_a_path_may_name_a_value_with_its_interval():
+    row = {"a": {"mean": -2.0, "mean_interval": [-3.0, -1.0]}}
+    assert say("{a.mean±:.1f}", [row]) == "-2.0 [-3.0, -1.0]"
+    assert below("a.mean±")(row)
+    assert not below("a.mean±", -1.5)(row)
+
+
 def claim_on(rows_by_case, *rules, **options):
     """A claim on given rows."""
     return Claim("x", "y", "r", lambda evidence: rows_by_case, "{case} {v}", rules, **options)

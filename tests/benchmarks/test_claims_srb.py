@@ -136,6 +136,13 @@ def test_a_claim_turns_with_the_published_rows(start, changes, verdict):
     assert claim.finding(evidence_of(srb=changed(published(), changes))).verdict == verdict
 
 
+def test_the_newest_row_of_the_published_files_counts():
+    newer = changed(published(), {(0, "overall", "tokens_emitted"): measure(0, -1, 1)})
+    claim = the_claim(srb.CLAIMS, "... since")
+    assert claim.finding(evidence_of(srb=published() + newer)).verdict == NOT
+    assert claim.finding(evidence_of(srb=newer + published())).verdict == HOLDS
+
+
 def test_files_of_others_say_nothing_about_the_published_runs():
     others = [row | {"sha256": ["0" * 16]} for row in published()]
     for start, _, _ in PUBLISHED_TURNS:

@@ -1,5 +1,6 @@
 """Tables, numbers and intervals as markdown; rows grouped; bars of intervals."""
 
+from benchmarks.kit import timing
 from benchmarks.kit.figures import error_bars
 from benchmarks.kit.records import grouped, newest
 from benchmarks.kit.tables import number, shown, table
@@ -28,3 +29,11 @@ def test_bars_reach_to_the_ends_of_their_intervals():
     middle, bars = error_bars([[2, 0.5, 5], [3, 3.5, 4]])
     assert middle.tolist() == [2, 3]
     assert bars.tolist() == [[1.5, 0], [3, 1]]  # a percentile interval may leave its value out
+
+
+def test_a_rate_is_the_amount_over_the_seconds_of_the_work(monkeypatch):
+    clock = iter((10.0, 14.0))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    done = []
+    assert timing.rate(lambda: done.append(1), 8)() == 2.0
+    assert done == [1]

@@ -377,7 +377,7 @@ def tables(done):
 
 
 def test_arms_are_means_of_their_runs_and_matched_cuts_spend_as_much(done, tables):
-    row = analysis.compared(done.replies, tables, PROTOCOL.seeds)
+    row = analysis.compared(analysis.runs_of(done.replies, tables, PROTOCOL.seeds))
     assert row["replies"] == 10
     runs = {arm: [(r, whole) for a, r, whole in runs_of(done) if a == arm] for arm in study.ARMS}
     for arm, some in runs.items():
@@ -504,22 +504,20 @@ def test_the_quick_form_has_rows_text_and_a_figure(call, checkpoint, llama, tmp_
 
 
 def test_a_rerun_is_the_last_seed_against_the_first(done, tables):
-    found = analysis.rerun(done.replies, tables, [0, 1])
-    by_seed = [
-        analysis.compared(done.replies, tables, [seed])["srb_minus"]["static"] for seed in (0, 1)
-    ]
+    runs = [analysis.runs_of(done.replies, tables, [seed]) for seed in (0, 1)]
+    found, by_seed = analysis.rerun(*runs), [some.minus("static") for some in runs]
     for name, (change, low, high) in found.items():
         assert change == pytest.approx(by_seed[1][name][0] - by_seed[0][name][0])
         assert low <= change <= high or low == high
     assert found["tokens"] != (0, 0, 0)
-    assert analysis.rerun(done.replies, tables, [0]) == {}
     same = {(name, seed): tables[name, 0] for name, seed in tables}
     replies = study.Replies(None)
     for row in done.replies.rows.values():
         if row["seed"] == 0:
             replies.add(row)
             replies.add(row | {"seed": 1})
-    for change in analysis.rerun(replies, same, [0, 1]).values():
+    runs = [analysis.runs_of(replies, same, [seed]) for seed in (0, 1)]
+    for change in analysis.rerun(*runs).values():
         assert change == pytest.approx((0, 0, 0), abs=1e-12)  # up to the rounding of sums
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.kit.statistics import auroc
 from benchmarks.tasks.stability.damage import corrupted, loop_onset, looped
-from benchmarks.tasks.stability.scores import auroc_interval
+from benchmarks.tasks.stability.scores import Trace, auroc_interval, compare
 
 pytest.importorskip("scipy")
 
@@ -45,3 +45,21 @@ def test_damage_begins_at_c_and_not_before():
         assert periods
         assert loop_onset(row, 8) == 40
     assert loop_onset(ids[0], 8) is None
+
+
+def test_a_baselines_sign_is_that_of_the_calibration_half_and_the_other_half_is_told():
+    """The warning, whose sign is fixed, is worst in the calibration half, which is not counted."""
+    docs, rows = np.arange(4), np.arange(4)
+    at, ids = (rows, np.zeros(4, dtype=int)), np.zeros((4, 1))
+
+    def trace(surprise, warning):
+        scores = {"surprise": np.array(surprise)[:, None], "warning": np.array(warning)[:, None]}
+        return Trace(ids, scores, rows, {})
+
+    damaged, clean = trace([0.0, 0, 0, 9], [0.0, 0, 9, 9]), trace([1.0, 1, 1, 1], [1.0, 1, 1, 1])
+    found = compare((damaged, at, docs), (clean, at, docs), np.array([0, 1]), 20)
+    assert (found["num_damaged"], found["num_clean"]) == (2, 2)
+    assert (found["surprise"]["sign"], found["surprise"]["auroc"][0]) == (-1.0, 0.5)
+    assert (found["warning"]["sign"], found["warning"]["auroc"][0]) == (1.0, 1.0)
+    nothing = compare((damaged, at, docs), (clean, at, docs), docs, 20)
+    assert nothing == {"num_damaged": 0, "num_clean": 0}

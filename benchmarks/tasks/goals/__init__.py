@@ -75,9 +75,8 @@ def run(options: Any) -> list[dict[str, Any]]:
         )
     table = engine.model.embedding.weight.detach()
     weights = weightings(table, options.train, engine.tokenizer)
-    prompts, new_tokens = (
-        (QUICK_PROMPTS, QUICK_NEW_TOKENS) if options.quick else (PROMPTS, NEW_TOKENS)
-    )
+    new_tokens = QUICK_NEW_TOKENS if options.quick else NEW_TOKENS
+    prompts = QUICK_PROMPTS if options.quick else PROMPTS
     prompted = asked_rows(rows, engine.config.max_seq_len, prompts, new_tokens)
     seeds = options.seeds[:1] if options.quick else options.seeds
     names = heldout.names_of(options.checkpoint, spec)

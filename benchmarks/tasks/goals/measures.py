@@ -155,21 +155,17 @@ def generated(
     own = goal_vectors(table, [row for row, _ in prompted], "reply")
     partner = others(len(prompted), torch.Generator().manual_seed(seed))
 
-    def texts(goals: Tensor | None) -> Tensor:
-        ids = [
-            continuation(
-                model, row.inputs[:end], None if goals is None else goals[i : i + 1],
-                seed + i, new_tokens,
-            )
-            for i, (row, end) in enumerate(prompted)
-        ]  # fmt: skip
-        ids = torch.stack(ids)
+    def texts(goals: Sequence[Tensor | None]) -> Tensor:
+        ids = torch.stack([
+            continuation(model, row.inputs[:end], goal, seed + i, new_tokens)
+            for i, ((row, end), goal) in enumerate(zip(prompted, goals, strict=True))
+        ])  # fmt: skip
         return pooled(F.embedding(ids, table), torch.ones_like(ids, dtype=torch.bool))
 
-    without = texts(None)
+    without = texts([None] * len(prompted))
     results = {}
     for name, goals in (("own", own), ("another's", own[partner])):
-        pair = [F.cosine_similarity(text, goals) for text in (texts(goals), without)]
+        pair = [F.cosine_similarity(text, goals) for text in (texts(goals.split(1)), without)]
         results[name] = {
             "rows": len(prompted), "new_tokens": new_tokens, "with": mean_of(pair[0]),
             "without": mean_of(pair[1]), "rise": mean_of(pair[0] - pair[1]),

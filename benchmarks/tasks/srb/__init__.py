@@ -104,7 +104,9 @@ def of_model(options: Any, protocol: study.Protocol, recorded: Records) -> dict[
     parameters = study.calibrate(writer, protocol, replies)
     same_study(directory, settings | {"calibration": _plain(parameters)})
     study.run(writer, protocol, replies, parameters)
-    row = {**key, "files": _named(directory), **_plain(parameters)}
+    whole = directory.resolve()  # its path in the repository, if it is there
+    files = whole.relative_to(REPOSITORY) if whole.is_relative_to(REPOSITORY) else directory
+    row = {**key, "files": str(files), **_plain(parameters)}
     row |= results(replies, writer, judge, protocol, directory)
     recorded.add(row)
     return row
@@ -168,10 +170,14 @@ def results(
     tables = analysis.tables_of(replies, writer, judge, bar)
     write_all(directory, analysis.public_runs(replies, tables, writer, protocol.seeds))
     statics = [row for row in replies.of(1, "static") if row["seed"] in protocol.seeds]
+    alone = {seed: analysis.runs_of(replies, tables, [seed]) for seed in protocol.seeds}
+    first, last = alone[protocol.seeds[0]], alone[protocol.seeds[-1]]
     return {
-        **analysis.compared(replies, tables, protocol.seeds),
-        "by_seed": analysis.by_seed(replies, tables, protocol.seeds),
-        "rerun": analysis.rerun(replies, tables, protocol.seeds),
+        **analysis.compared(analysis.runs_of(replies, tables, protocol.seeds)),
+        "by_seed": {
+            seed: {"srb_minus": {"static": runs.minus("static")}} for seed, runs in alone.items()
+        },
+        "rerun": analysis.rerun(first, last) if len(alone) > 1 else {},
         "questions": questions.answered(statics, tables),
     }
 
@@ -189,9 +195,3 @@ def _plain(parameters: study.Calibration) -> dict[str, Any]:
     values = asdict(parameters) | {"rule": rule}
     values["random_caps"] = [None if c == float("inf") else c for c in parameters.random_caps]
     return values
-
-
-def _named(directory: Path) -> str:
-    """The path in the repository, if it is there."""
-    whole = directory.resolve()
-    return str(whole.relative_to(REPOSITORY) if whole.is_relative_to(REPOSITORY) else directory)

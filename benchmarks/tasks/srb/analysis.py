@@ -42,13 +42,16 @@ Table = dict[str, np.ndarray]
 """Each measure of N replies: (N,2), numerator and denominator of a mean."""
 
 
+PROMPTS = {prompt.name: prompt for prompt in prompts(1)}
+Tables = Mapping[tuple[str, int], Measures]
+"""Measures at every cut of the reported static replies, by prompt's name and seed."""
+
+
 def tables_of(
     replies: Replies, writer: Writer, judge: Writer | None, progress: Callable[[list], Iterable]
-) -> dict[tuple[str, int], Measures]:
-    """Measures at every cut of the reported static replies, by prompt's name and seed."""
-    by_name = {prompt.name: prompt for prompt in prompts(1)}
+) -> Tables:
     return {
-        (row["name"], row["seed"]): measures(row, by_name[row["name"]], writer, judge)
+        (row["name"], row["seed"]): measures(row, PROMPTS[row["name"]], writer, judge)
         for row in progress(replies.of(1, "static"))
     }
 
@@ -61,10 +64,12 @@ class Runs(NamedTuple):
     static: list[Measures]
     tables: dict[str, Table]
 
+    def minus(self, arm: str) -> dict[str, Interval | None]:
+        """srb minus another arm, in every measure."""
+        return summary(self.tables["srb"], self.names, self.tables[arm])
 
-def runs_of(
-    replies: Replies, tables: Mapping[tuple[str, int], Measures], seeds: Sequence[int]
-) -> Runs:
+
+def runs_of(replies: Replies, tables: Tables, seeds: Sequence[int]) -> Runs:
     """The runs of these seeds; replies that lack an arm are left out."""
     rows = complete(replies, seeds)
     names = np.array([row["name"] for row in rows["static"]])
@@ -73,44 +78,29 @@ def runs_of(
     return Runs(rows, names, static, {a: real_run(static, rows[a], lengths) for a in ARMS})
 
 
-def compared(
-    replies: Replies, tables: Mapping[tuple[str, int], Measures], seeds: Sequence[int]
-) -> dict[str, Any]:
-    """arms, srb_minus and matched of these seeds."""
-    rows, names, static, runs = runs_of(replies, tables, seeds)
+def compared(every: Runs) -> dict[str, Any]:
+    """arms, srb_minus and matched of these runs."""
+    rows, names, static, runs = every
     cuts = matched_cuts(static, _tokens(rows["static"]), _tokens(rows["srb"]))
     ours = runs["srb"]
     return {
         "replies": len(names),
         "arms": {arm: summary(table, names) for arm, table in runs.items()},
-        "srb_minus": {arm: summary(ours, names, runs[arm]) for arm in ("static", *OTHERS[1:])},
+        "srb_minus": {arm: every.minus(arm) for arm in ("static", *OTHERS[1:])},
         "matched": {arm: summary(ours, names, table) for arm, table in cuts.items()},
         "by_bucket": by_bucket(runs, names, [row["bucket"] for row in rows["static"]]),
     }
 
 
-def by_seed(
-    replies: Replies, tables: Mapping[tuple[str, int], Measures], seeds: Sequence[int]
-) -> dict[int, Any]:
-    """srb minus static of each seed alone."""
-    alone = {seed: runs_of(replies, tables, [seed]) for seed in seeds}
-    return {
-        seed: {"srb_minus": {"static": summary(runs["srb"], names, runs["static"])}}
-        for seed, (_, names, _, runs) in alone.items()
-    }
-
-
 def public_runs(
-    replies: Replies, tables: Mapping[tuple[str, int], Measures], writer: Writer,
-    seeds: Sequence[int],
-) -> list[dict[str, Any]]:  # fmt: skip
+    replies: Replies, tables: Tables, writer: Writer, seeds: Sequence[int]
+) -> list[dict[str, Any]]:
     """All runs as rows of runs_longform.csv, with their seed and quality as further columns."""
-    by_name = {prompt.name: prompt for prompt in prompts(1)}
     statics = {(row["name"], row["seed"]): row for row in replies.of(1, "static")}
     table = []
     for row in (row for some in complete(replies, seeds).values() for row in some):
         key, k = (row["name"], row["seed"]), row["tokens"]
-        prompt, entropy = by_name[row["name"]], statics[key]["entropy_nats"][:k]
+        prompt, entropy = PROMPTS[row["name"]], statics[key]["entropy_nats"][:k]
         pairs = {name: tables[key][name][k] for name in QUALITY if name in tables[key]}
         quality = {name: round(a / b, 6) if b else None for name, (a, b) in pairs.items()}
         nats = quality["own_nats_per_token"]
@@ -126,21 +116,14 @@ def public_runs(
     return table
 
 
-def rerun(
-    replies: Replies, tables: Mapping[tuple[str, int], Measures], seeds: Sequence[int]
-) -> dict[str, Interval]:
-    """How far srb minus static of the last seed is from that of the first, on the same prompts.
+def rerun(first: Runs, last: Runs) -> dict[str, Interval]:
+    """How far srb minus static of one seed is from that of another, on the same prompts.
 
-    Empty for a single seed. A study that repeats itself has 0 in the interval.
+    A study that repeats itself has 0 in the interval.
     """
-    if len(seeds) < 2:
-        return {}
-    terms: list[tuple[int, Table, np.ndarray]] = []
-    for turn, seed in ((-1, seeds[0]), (1, seeds[-1])):
-        _, names, _, runs = runs_of(replies, tables, [seed])
-        terms += [(turn, runs["srb"], names), (-turn, runs["static"], names)]
+    terms = [(-1, first, "srb"), (1, first, "static"), (1, last, "srb"), (-1, last, "static")]
     return {
-        name: contrast([(sign, _by_prompt(run[name], names)) for sign, run, names in terms])
+        name: contrast([(sign, _by_prompt(r.tables[arm][name], r.names)) for sign, r, arm in terms])
         for name in REPEATED
     }
 

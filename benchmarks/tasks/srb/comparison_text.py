@@ -31,11 +31,11 @@ def _buckets_text(row: Mapping[str, Any]) -> str:
 
 def _comparison_text(row: Mapping[str, Any]) -> str:
     model = " ".join(filter(None, (row["backend"], row["model_id"])))
-    source = ", ".join(row["files"])
-    title = ": ".join(filter(None, (source, model)))
-    parts = [f"**{title}**", bucket_markdown(row["bucket_table"])]
-    parts += [paired_markdown(row), *bucket_differences_markdown(row), _factors(row)]
-    return "\n\n".join(parts)
+    title = ": ".join(filter(None, (", ".join(row["files"]), model)))
+    return "\n\n".join((
+        f"**{title}**", bucket_markdown(row["bucket_table"]), paired_markdown(row),
+        *bucket_differences_markdown(row), _factors(row),
+    ))  # fmt: skip
 
 
 def bucket_markdown(rows: Sequence[Mapping[str, Any]]) -> str:

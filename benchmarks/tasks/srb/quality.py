@@ -54,14 +54,14 @@ def measures(
     heads = [text[:c] for c in places]
     inside = [h[-1:].isalnum() and text[len(h) : len(h) + 1].isalnum() for h in heads]
     finished = [bool(FINISHED.search(head.rstrip())) for head in heads] | whole
-    own = own_scores(row, spoken)
+    own = np.cumsum([0.0, *row["surprise_nats"][:spoken], *[0.0] * (n - spoken)])  # the end is free
     size, code, steps = byte_sizes(text)[places], prompt.bucket == "code", prompt.steps
     table = {
         "tokens": (k, one), "finished": (finished, one), "mid_word": (inside, one),
         "rep4": (repeats(ids[:spoken], 4)[at], np.maximum(at - 3, 0)),
         "distinct2": (np.maximum(at - 1, 0) - repeats(ids[:spoken], 2)[at], np.maximum(at - 1, 0)),
-        "own_nats_per_token": (own.text, at), "own_nats_per_byte": (own.text, size),
-        "own_end_nats": (own.end[at], one),
+        "own_nats_per_token": (own, at), "own_nats_per_byte": (own, size),
+        "own_end_nats": (np.array(row["end_nats"])[at], one),
         "own_entropy_nats": (np.cumsum([0.0, *row["entropy_nats"]]), k),
         "code_parses": ([code and parses(h) for h in heads], one * code),
         "steps_met": ([steps == num_steps(h) for h in heads], one * (steps is not None)),
@@ -71,13 +71,6 @@ def measures(
         table["outside_nats_per_byte"] = (outside.text, size)
         table["outside_end_nats"] = (outside.end[at], one)
     return {name: np.stack(pair, -1).astype(float) for name, pair in table.items()}
-
-
-def own_scores(row: Mapping[str, Any], spoken: int) -> Scores:
-    """The model's own scores as the study recorded them; the end of the turn costs nothing."""
-    nats = np.array(row["surprise_nats"])
-    nats[spoken:] = 0
-    return Scores(np.concatenate([[0.0], np.cumsum(nats)]), np.array(row["end_nats"]))
 
 
 def judged(judge: Writer, question: str, text: str, places: np.ndarray) -> Scores:

@@ -155,16 +155,15 @@ def static(writer: Writer, replies: Replies, half: int, prompt: Prompt, seed: in
     most = min(cap, room(writer, prompt.text))
     reply = writer.reply(prompt.text, draws(prompt, seed), most)
     surprise, end = writer.scored(prompt.text, reply.ids)
-    row = record(half, prompt, seed, "static", reply)
-    row |= {
-        "ids": reply.ids,
-        "entropy_nats": _kept(reply.entropy_nats),
-        "ema_nats": _kept(reply.ema_nats),
-        "coherence": _kept(reply.coherence),
-        "surprise_nats": _kept(surprise),
-        "end_nats": _kept(end),
+    columns = {
+        "entropy_nats": reply.entropy_nats, "ema_nats": reply.ema_nats,
+        "coherence": reply.coherence, "surprise_nats": surprise, "end_nats": end,
+    }  # fmt: skip
+    kept = {
+        name: [None if math.isnan(v) else round(v, DIGITS) for v in values.tolist()]
+        for name, values in columns.items()
     }
-    return replies.add(row)
+    return replies.add(record(half, prompt, seed, "static", reply) | {"ids": reply.ids} | kept)
 
 
 def cut_short(
@@ -207,10 +206,6 @@ def record(half: int, prompt: Prompt, seed: int, arm: str, reply: Reply) -> Row:
         "tokens": len(reply.ids), "seconds": round(reply.seconds, DIGITS),
         "stop_reason": reply.stop_reason, "text": reply.text,
     }  # fmt: skip
-
-
-def _kept(values: np.ndarray) -> list[float | None]:
-    return [None if math.isnan(v) else round(v, DIGITS) for v in values.tolist()]
 
 
 def calibration(replies: Replies, target: float) -> Calibration:

@@ -20,10 +20,7 @@ STYLES = {
 }
 
 
-def groups(rows: Sequence[Row]) -> list[list[Row]]:
-    """The seeds of each checkpoint, data set and setting."""
-    settings = ("checkpoint", "data", "horizon", "share", "temperature", "max_windows")
-    return list(grouped(rows, *settings).values())
+SETTINGS = ("checkpoint", "data", "horizon", "share", "temperature", "max_windows")
 
 
 def over_seeds(rows: Sequence[Row], kind: str) -> dict[int, dict[str, list[float]]]:
@@ -38,7 +35,7 @@ def over_seeds(rows: Sequence[Row], kind: str) -> dict[int, dict[str, list[float
 
 def text(rows: Sequence[Row]) -> str:
     """AUROC by damage and d, and the false alarms, for each checkpoint."""
-    return "\n\n".join(_table(some) for some in groups(rows))
+    return "\n\n".join(map(_table, grouped(rows, *SETTINGS).values()))
 
 
 def _table(rows: Sequence[Row]) -> str:
@@ -68,7 +65,7 @@ def _table(rows: Sequence[Row]) -> str:
 
 def figure(rows: Sequence[Row]) -> Any:
     """AUROC over damaged tokens read, the monitor beside baselines; one line of panels a group."""
-    some = groups(rows)
+    some = grouped(rows, *SETTINGS).values()
     drawn = new_figure(13.5, 4.3 * len(some))
     panels = drawn.subplots(len(some), len(KINDS), squeeze=False, sharey=True)
     for line, group in zip(panels, some, strict=True):
