@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from reso_llm.decoding.cache_noise import CacheNoise
-from reso_llm.generation.attending import received_attention
+from reso_llm.generation.attention_received import received_attention
 from reso_llm.generation.row import Prediction, TextRow, ends_of
 from reso_llm.generation.states import heated, padded, repeated, stacked
 from reso_llm.generation.stepper import Stepper
@@ -117,8 +117,8 @@ class Context:
     def received(self, row: int) -> np.ndarray:
         """Share of attention (n,) that a row's n ids got; all 0 where too little was written.
 
-        From each token after the prompt but the last, when it was first read; see `attending.py`.
-        ValueError unless the context is attending.
+        The tokens after the prompt attend, except the last one. Each counts once, when it is first
+        read. Equation: `attention_received.py`. ValueError unless the context is attending.
         """
         if not self.attending:
             raise ValueError("attention received was not summed: use Context(..., attending=True)")

@@ -18,7 +18,12 @@ from reso_llm.model import ResoLLMModel
 from reso_llm.training.config import TrainConfig
 from reso_llm.training.initial import Initial
 from reso_llm.training.objective import StepObjective, count_targets
-from reso_llm.training.optim import make_optimizers, match_layout, set_learning_rate
+from reso_llm.training.optim import (
+    learning_rate_factor,
+    make_optimizers,
+    match_layout,
+    set_learning_rate,
+)
 from run_core.hardware import autocast, keep_freed_memory
 from run_core.run import TrainingError
 from run_core.saved_state import rng_state, set_rng_state
@@ -77,7 +82,7 @@ class Learner:
         the loss.
         """
         start = self.stream.position
-        set_learning_rate(self.optimizers, self.config.optim.schedule(progress))
+        set_learning_rate(self.optimizers, learning_rate_factor(self.config.optim, progress))
         try:
             with self.abandonable():
                 loss = self._gradient(progress)

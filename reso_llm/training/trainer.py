@@ -24,6 +24,7 @@ from reso_llm.training.evaluation import LanguageModelScore
 from reso_llm.training.initial import Initial
 from reso_llm.training.learner import Learner, StepResult
 from reso_llm.training.meter import Meter
+from reso_llm.training.optim import learning_rate_factor
 from reso_llm.training.saving import Counters
 from reso_llm.training.validation import final_score, quick_score, sample
 from run_core.run import Report, TrainingError
@@ -228,7 +229,7 @@ class Trainer:
             "tokens": c.tokens,
             "seconds": c.seconds,
             "bits_per_byte": self._bits_per_byte(rates["loss_nats"]),
-            "learning_rate_factor": self.config.optim.schedule(self._progress()),
+            "learning_rate_factor": learning_rate_factor(self.config.optim, self._progress()),
             "epoch": self.learner.stream.epoch,
             "skipped_steps": c.skipped_steps,
         }
