@@ -185,7 +185,7 @@ class PRSCConfig(StageConfig):
 
 @dataclass(frozen=True)
 class TemporalSMFConfig(StageConfig):
-    """Temporal sedenion memory field, and episodic memory with decay.
+    """Temporal sedenion field, and episodic memory with decay.
 
     num_heads, num_channels: heads of the field, and sedenions of each. memory_decay_rate: a stored
     moment weighs importance * exp(-rate * age), with age in texts. max_moments: moments of a

@@ -87,7 +87,7 @@ class Parser(jsonargparse.ArgumentParser):
         raise SystemExit(USAGE_ERROR)
 
     def first_look(self, args: Sequence[str], *names: str) -> argparse.Namespace:
-        """The last text of some options, before it is known which others there are; else None."""
+        """The last value of some options, read before all options are known; None without one."""
         plain = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         for name in names:
             plain.add_argument(f"--{name}")
@@ -276,7 +276,7 @@ def _asked_memory(error: Exception) -> str | None:
 
 
 def _output_status(stream: LastingStream) -> int:
-    """Output that a disk refused is a failure; a reader that went away is none."""
+    """The exit status of the output: a refusing disk is a failure, a closed reader is none."""
     if stream.failure is None or stream.reader_is_gone:
         return 0
     return _fail(f"cannot write to stdout: {stream.failure.strerror}", FAILURE)

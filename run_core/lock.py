@@ -1,7 +1,7 @@
 """One writer of a run directory: a second one is refused while the first is alive.
 
 The kernel's lock is on the directory itself, so that it holds where RUN/.lock is deleted, and on
-RUN/.lock, which names the writer and is what holds on file systems that lock no directories. The
+RUN/.lock, which names the writer and holds on file systems that lock no directories. The
 kernel frees both when the writer dies, however it dies.
 """
 

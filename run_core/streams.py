@@ -26,7 +26,7 @@ class LastingStream:
 
     @property
     def reader_is_gone(self) -> bool:
-        """Whether nobody will read what is written from now on."""
+        """Whether the stream has lost its reader."""
         return self.failure is not None and self.failure.errno in _READER_IS_GONE
 
     def write(self, text: str) -> int:

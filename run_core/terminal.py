@@ -113,7 +113,7 @@ def lines(screen: Screen) -> Iterator[str]:
     """What is typed, with line editing and a history of this process, or what a pipe holds.
 
     At a prompt Ctrl-C drops the line, and a second one in a row leaves, as does the end of input.
-    Nothing more is read once nobody sees the answers.
+    It reads nothing more once the answers have no reader.
     """
     if not is_interactive():
         for line in _piped():

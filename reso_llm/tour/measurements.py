@@ -1,4 +1,4 @@
-"""What the stations of the tour measure on a trained model, stage by stage.
+"""Measurements of the tour on a trained model, stage by stage.
 
 Every measurement gives a number that may come out badly, and says so: an effect below VISIBLE is
 called none, a stage that costs bits is said to hurt.
@@ -29,12 +29,12 @@ BAG = "the more you give, the more you have"
 OPENING = "Hi! How are"
 FACT, CUE, ANSWER = "My sister Olga lives in Oslo.", "My sister Olga lives in", " Oslo"
 TEXTS_LATER = 100.0
-"""How long after the fact it is asked for again, by the session's clock."""
+"""Time between a fact and the later question about it, by the session's clock."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a station found.
+    """The finding of a station.
 
     lines: sentences to print. saved: bits per byte saved on unseen talk, by the name of what saves
     them. numbers: other values. traces: values along tokens. labels: the texts of those tokens.

@@ -14,7 +14,7 @@ class Station(NamedTuple):
     """One station of the tour.
 
     title, about: its heading, and what to look for. stage: the stage that it shows, "" for what
-    every model has. measure: from an engine and a seed; None measures what the stage saves.
+    every model has. measure: from an engine and a seed; None measures the bits the stage saves.
     """
 
     title: str
@@ -95,7 +95,7 @@ def stations_of(model: ResoLLMModel) -> dict[str, Station]:
 
 
 def visit(engine: Engine, station: Station, seed: int) -> Finding:
-    """What the station finds; for a stage that the model lacks, a finding that says so."""
+    """Measure a station; for a stage that the model lacks, the finding says so."""
     if station.stage and not getattr(engine.config, station.stage).enabled:
         return Finding([f"this model was trained without it ({station.stage}.enabled=false)"])
     if station.measure is None:

@@ -1,4 +1,4 @@
-"""Training: one loop over optimizer steps, and what is due between them.
+"""Training: one loop over optimizer steps, with logging, validating and saving between them.
 
     RUN/config.yaml  environment.json  metrics.jsonl  loss.png  best.json  checkpoints/  wandb/
 
@@ -83,14 +83,14 @@ class Trainer:
                 if self.counters.step == before:
                     break  # given up for a signal
                 bar.update(round(self._progress() * bar.total) - bar.n)
-                if self._progress() < 1:  # what is due after the last step, _finish does once
+                if self._progress() < 1:  # _finish logs, validates and saves after the last step
                     self._after_step(bar)
             return self._finish()
 
     def train_step(self) -> None:
         """One optimizer step and its counters; a step that is not finite is counted as skipped.
 
-        A step that takes too long after a signal is given up: then it never was.
+        A step that takes too long after a signal is abandoned and changes nothing.
         """
         c = self.counters
         try:
