@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from entropy_core.checks import nearest, require
 from entropy_core.primes import GOLDEN_RATIO
 
-# What a command line or a checkpoint may ask for; far above what anything here was tried with.
+# Largest sizes that a command line or a checkpoint may ask for, far above any tried one.
 LIMITS = {
     "vocab_size": 1 << 22, "dim": 1 << 16, "num_layers": 1 << 10, "num_heads": 1 << 12,
     "max_seq_len": 1 << 20, "ffn_multiplier": 1 << 6, "attention_window": 1 << 20,

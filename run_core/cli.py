@@ -60,7 +60,7 @@ class Parser(jsonargparse.ArgumentParser):
         return self._parse([a for argument in arguments for a in self._spelt_out(argument)])
 
     def file_arguments(self, path: str) -> list[str]:
-        """The arguments --name=value that a YAML file stands for; exits as `read` does."""
+        """The content of a YAML file as arguments --name=value; exits as `read` does."""
         try:
             return as_arguments(read_mapping(expanded(path)))
         except ValueError as error:
@@ -94,7 +94,7 @@ class Parser(jsonargparse.ArgumentParser):
         found = plain.parse_known_args([a for a in self._joined(args) if "=" in a])[0]
         return argparse.Namespace(**{n: self._in_full(n, v) for n, v in vars(found).items()})
 
-    # --- from what was typed to --name=value
+    # --- from typed arguments to --name=value
 
     def _joined(self, args: Sequence[str]) -> list[str]:
         """Each option and its value as one argument --name=value."""
@@ -264,7 +264,7 @@ def _call(main: Callable[[], int | None]) -> int:
 
 
 def _asked_memory(error: Exception) -> str | None:
-    """What an error asked the memory for; None for an error of another kind.
+    """The memory that a failed allocation asked for; None for another kind of error.
 
     torch says on a CPU by its words alone that it got no memory.
     """
@@ -288,7 +288,7 @@ def _usage_errors() -> tuple[type[Exception], ...]:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """Imported when something failed, not before: they bring torch with them."""
+    """The expected failures. They are imported only after a failure, as they import torch."""
     from run_core.checkpoint import CheckpointError
     from run_core.run import TrainingError
     from run_core.runlog import RunLogError

@@ -58,7 +58,7 @@ def lock_run(run_dir: str | Path) -> Iterator[None]:
 
 
 def is_marked(run_dir: str | Path) -> bool:
-    """Whether RUN/.lock says that a run of this package was here."""
+    """Whether RUN/.lock marks the directory as a run of this package."""
     try:
         with opened_regular(Path(run_dir, LOCK), os.O_RDONLY) as file:
             return os.read(file, _LIMIT).startswith(_MARK)
