@@ -6,10 +6,10 @@
 
         log p(v) = sum_a w_a log p_a(v) - log Z,    w_a = r_a / sum_b r_b
 
-r_a is the agent's order parameter at the token (1 without Kuramoto): an agent whose
-past is in phase has more weight (Hinton 2002). In an entanglement network the agents begin with a mixture of their sedenion
-fields, and mix their order parameters, by the fidelity of their links (`entanglement.py`); without
-one each keeps its own.
+r_a is the agent's order parameter at the token (1 without Kuramoto): an agent whose past is in
+phase has more weight (Hinton 2002). In an entanglement network the agents begin with a mixture of
+their sedenion fields, and mix their order parameters, by the fidelity of their links
+(`entanglement.py`); without one each keeps its own.
 
 Shapes: A agents, V vocabulary, D width.
 """

@@ -171,7 +171,7 @@ class Trainer:
         return TrainSummary(c.step, c.seconds, None, self.stops.first)
 
     def _logged(self, name: str) -> Any:
-        """Logged values of `name` at this step, so that a finished run repeats no row on resuming."""
+        """Logged value of `name` at this step: a finished run that is resumed repeats no row."""
         rows = [row for row in read_metrics(self.log.path) if row["step"] == self.counters.step]
         return next((row[name] for row in rows if name in row), None)
 
