@@ -51,7 +51,7 @@ def main() -> None:
     from reso_llm.generation.engine import describe
     from reso_llm.inference import ResoLLMInference
     from reso_llm.tour.figures import check_figure, save_figure
-    from reso_llm.tour.tour import stations_of, visit
+    from reso_llm.tour.stations import stations_of, visit
     from run_core.streams import reader_is_gone
     from run_core.terminal import Screen, printable
 

@@ -1,4 +1,4 @@
-"""Rerun what the documents claim: every task measures one thing and says it as a table.
+"""Rerun the measurements behind the documents: every task prints a table.
 
 python evaluate.py --help                       the tasks
 python evaluate.py mirror --help                the options of one

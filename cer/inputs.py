@@ -1,7 +1,7 @@
-"""What a reactor reads: every position of every sample is a probability distribution.
+"""Inputs of a reactor: every position of every sample is a probability distribution.
 
-`as_distributions` turns what a caller has into a tensor (B,S,D_in) or says what is wrong with it,
-before any state has seen it.
+`as_distributions` turns an array into a tensor (B,S,D_in), or raises an error that names the first
+wrong entry, before the reactor runs.
 """
 
 from collections.abc import Sequence

@@ -60,9 +60,10 @@ class LiquidCell(nn.Module):
             raise ValueError(f"sizes must be at least 1, got {input_size} and {hidden_size}")
         self.input_size, self.hidden_size = input_size, hidden_size
         neurons, synapses = (hidden_size,), (input_size + hidden_size, hidden_size)
-        positive = lambda shape, low, high: nn.Parameter(  # noqa: E731
-            _inverse_softplus(_uniform(shape, low, high, generator))
-        )
+
+        def positive(shape: tuple[int, ...], low: float, high: float) -> nn.Parameter:
+            return nn.Parameter(_inverse_softplus(_uniform(shape, low, high, generator)))
+
         self.raw_capacity = positive(neurons, 0.4, 0.6)
         self.raw_leak = positive(neurons, 0.001, 1.0)
         self.leak_potential = nn.Parameter(_uniform(neurons, -0.2, 0.2, generator))

@@ -1,4 +1,4 @@
-"""What a call of the reactor returns: reactions, the log of its steps and the state it ended in.
+"""The output of the reactor: reactions, the log of its steps and its final state.
 
 The mode of the reactor decides what the numbers of a step are. `published` logs floats, means over
 batch and positions. `corrected` logs tensors (B,), means over the positions of each sample, which

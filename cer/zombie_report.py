@@ -83,7 +83,7 @@ def zombie_figure(result: dict[str, Any], figure: Figure = None) -> Figure:
     panels[0, 0].set_title("noise relative to each model's own vectors", fontsize=10)
     panels[0, 1].set_title("the same absolute noise for both, as published", fontsize=10)
     panels[0, 0].legend(frameon=False, loc="upper left")
-    # The lower panel has the room that the curves of the upper one leave nowhere.
+    # The lower panel has room for the legend, the upper one has none.
     handles = panels[0, 1].get_legend_handles_labels()
     panels[1, 1].legend(*handles, frameon=False, fontsize=9, loc="lower right")
     losses = ", ".join(

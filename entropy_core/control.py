@@ -85,8 +85,8 @@ def srb_step(
     """Decide at one generated token, which costs one of the budget: signals -> action, new state.
 
     Settled text stops, also when it stops exactly at the budget. Deepen asks for more computation
-    on this token: the averaged entropy is high but coherence has risen since the last token. Who
-    deepens adds what it cost to `num_spent`.
+    on this token: the averaged entropy is high but coherence has risen since the last token. The
+    caller adds the cost of deepening to `num_spent`.
     """
     settled = (
         ema_nats <= options.settled_nats

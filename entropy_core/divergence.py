@@ -5,8 +5,8 @@
 Each state is paired with its nearest neighbour among the states before it; d_j is the distance of
 the two j tokens later. This is the method of Rosenstein, Collins & De Luca (1993), as in
 `lyapunov.rosenstein_exponent_per_step`, in a form that takes one state at a time. Neighbours closer
-in time than the Theiler window (Theiler 1986) do not count. What the false alarms were measured on
-is in `HiddenDivergence`.
+in time than the Theiler window (Theiler 1986) do not count. `HiddenDivergence` gives the rate of
+false alarms and the series that it was measured on.
 
 Shapes: D components of a state. Plain numpy and floats: it runs once a token.
 """

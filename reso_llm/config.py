@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from entropy_core.checks import nearest, require
 from entropy_core.primes import GOLDEN_RATIO
 
-# What a command line or a checkpoint may ask for; far above what anything here was tried with.
+# Largest sizes that a command line or a checkpoint may ask for, far above any tried one.
 LIMITS = {
     "vocab_size": 1 << 22, "dim": 1 << 16, "num_layers": 1 << 10, "num_heads": 1 << 12,
     "max_seq_len": 1 << 20, "ffn_multiplier": 1 << 6, "attention_window": 1 << 20,
@@ -185,7 +185,7 @@ class PRSCConfig(StageConfig):
 
 @dataclass(frozen=True)
 class TemporalSMFConfig(StageConfig):
-    """Temporal sedenion memory field, and episodic memory with decay.
+    """Temporal sedenion field, and episodic memory with decay.
 
     num_heads, num_channels: heads of the field, and sedenions of each. memory_decay_rate: a stored
     moment weighs importance * exp(-rate * age), with age in texts. max_moments: moments of a

@@ -1,4 +1,4 @@
-"""The face of the package: a trained checkpoint loaded, and what the v2 README calls on it."""
+"""The entry point of the package: loads a checkpoint, and has the methods of the v2 README."""
 
 import dataclasses
 from collections.abc import Sequence

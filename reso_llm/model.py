@@ -1,6 +1,6 @@
-"""ResoLLM: the network with its session and tokenizer, and what the v2 README calls on a model.
+"""ResoLLM: the network with its session and tokenizer, and the methods of the v2 README.
 
-`network.py` is the architecture; `session/` keeps what a conversation leaves behind. The methods
+`network.py` is the architecture; `session/` keeps goals, foci, concepts and episodes. The methods
 here turn texts into the values that a session keeps. A method that needs a disabled component
 raises ValueError naming the key that enables it.
 
@@ -29,7 +29,7 @@ from run_core.run import resolve
 
 
 class ResoLLMModel(ResoNetwork):
-    """The network with its session and tokenizer: what the v2 README calls on a model."""
+    """The network with its session and tokenizer, and the methods of the v2 README."""
 
     def __init__(self, config: ResoLLMConfig) -> None:
         super().__init__(config)
@@ -37,7 +37,7 @@ class ResoLLMModel(ResoNetwork):
         self.session = Session(config)
 
     def recollected_state(self, batch: int = 1, capacity: int | None = None) -> ResoState:
-        """`init_state` with what the session remembers by now: where a generation starts."""
+        """The state that a generation starts from: `init_state` with the session's episodes."""
         state = self.init_state(batch, capacity)
         field, texts = self.session.recollected_field(), self.session.recollected_texts()
         if field is not None and self.field is not None:
@@ -99,7 +99,7 @@ class ResoLLMModel(ResoNetwork):
         weights = current_names(weights)
         own = {name: tuple(t.shape) for name, t in self.state_dict().items()}
         read = {name: tuple(t.shape) for name, t in weights.items()}
-        if self.prsc is not None:  # how much it holds depends on the text it was fitted to
+        if self.prsc is not None:  # its size depends on the text it was fitted to
             own |= {n: read[n] for n in map("prsc.{}".format, TABLES) if n in read}
         wrong = sorted(n for n in own.keys() | read.keys() if own.get(n) != read.get(n))
         if wrong:
@@ -128,7 +128,7 @@ class ResoLLMModel(ResoNetwork):
         return self.session.get_active_goals()
 
     def get_attention_foci(self) -> tuple[Focus, ...]:
-        """What is attended to, the most salient first. ValueError without agency."""
+        """The foci of attention, the most salient first. ValueError without agency."""
         return self.session.get_attention_foci()
 
     # --- concepts
@@ -160,10 +160,10 @@ class ResoLLMModel(ResoNetwork):
     def update_memory(
         self, text: str, importance: float = 1.0, time: float | None = None
     ) -> Moment:
-        """Remember a text: what it leaves in the empty field, and its tokens.
+        """Store a text: its tokens, and its field.
 
-        time is when it was learned, by default now; the clock runs on to it. Raises ValueError
-        without temporal_smf or a tokenizer, for a text without a token, and as
+        time is when the text was learned, by default now; the clock moves on to it. Raises
+        ValueError without temporal_smf or a tokenizer, for a text without a token, and as
         `EpisodicMemory.store` does.
         """
         self.session.require_memory("update_memory")
@@ -175,13 +175,13 @@ class ResoLLMModel(ResoNetwork):
         )
 
     def recall(self, query: str, count: int = 5, now: float | None = None) -> list[Recollection]:
-        """What was learned that resonates with the query, the best first, each with its time.
+        """The stored texts that resonate with the query, the best first, each with its time.
 
         Raises ValueError without temporal_smf or a tokenizer, and as `EpisodicMemory.recall` does.
         """
         self.session.require_memory("recall")
         ids = self._encode(query)
-        if ids:  # within a text the query's first word has other tokens: they include the space
+        if ids:  # the query's first word has other tokens inside a text: they include the space
             ids += self._encode(f" {query.lstrip()}")
         return self.session.recall(ids, count=count, now=now)
 

@@ -42,7 +42,9 @@ class ResoState(NamedTuple):
     tail: Tensor  # (B,W) ids of the newest tokens, -1 for none
     caches: tuple[KVCache, ...]  # one for each layer
     stages: dict[str, tuple]
-    padding: Tensor | None = None  # (B,) of the `length` tokens, how many at the left are padding
+    padding: Tensor | None = (
+        None  # (B,) of the `length` tokens, the number of padding ones, at the left
+    )
 
     @property
     def capacity(self) -> int:
@@ -189,14 +191,14 @@ class ResoNetwork(nn.Module):
     ) -> Trunk:
         """Everything before the head. fold (B,) and weight (V,D) are for `loss`.
 
-        received: where the attention of this pass over one row is summed up.
+        received: sums up the attention of this pass over one row.
         """
         before = state or self._nothing_before(ids)
         known, after = before.stages, dict(before.stages)
         rotary = self._rotary(before, ids.shape[1], bounded=state is not None)
         # Prime token embedding, with a smear of the token before.
         x, after["prime_embedding"] = self.embedding(ids, known.get("prime_embedding"), weight)
-        # PRSC: what the binding memory knows after each token; `forward` weighs it.
+        # PRSC: evidence of the binding memory after each token; `forward` weighs it.
         evidence = None
         if self.prsc is not None:
             evidence = self.prsc(ids, self._newest(before, self.prsc.tail_length), fold)
@@ -300,13 +302,13 @@ class ResoNetwork(nn.Module):
 
     @property
     def _tail_length(self) -> int:
-        """Ids of the past that the stages read."""
+        """The number of past ids that the stages read."""
         bindings = self.prsc.tail_length if self.prsc else 0
         echo = MAX_CONTEXT - 1 if self.echo else 0
         return max(bindings, echo, TAIL if self.config.stochastic_resonance.enabled else 0)
 
     def _nothing_before(self, ids: Tensor) -> ResoState:
-        """The state before the first token, without room for any: what training begins with."""
+        """The state that training begins with: no token, and no room in the caches."""
         tail = ids.new_full((len(ids), self._tail_length), -1)
         return ResoState(0, tail, (None,) * len(self.blocks), {})
 
@@ -342,7 +344,7 @@ _RENAMED = {"memory": "field", "keep": "residual_scale", "bring": "input_scale"}
 
 
 def current_names(weights: dict[str, Any]) -> dict[str, Any]:
-    """Weights under today's names, whichever version of the network wrote them."""
+    """Weights under the present names; earlier versions of the network wrote others."""
     return {
         ".".join(_RENAMED.get(part, part) for part in name.split(".")): tensor
         for name, tensor in weights.items()

@@ -1,1 +1,1 @@
-"""What a run of either model needs: checkpoints, logs, locks, command lines, a terminal."""
+"""Runs of both models: checkpoints, logs, locks, command lines, a terminal."""

@@ -1,4 +1,4 @@
-"""One checkpoint directory: it is there whole and verifiable, or it is not there.
+"""One checkpoint directory: it is complete and verifiable, or it does not exist.
 
     step_00000100/
         model.safetensors, ...              one file per part, tensors only
@@ -57,7 +57,7 @@ class CheckpointError(RuntimeError):
 
 
 class CorruptCheckpointError(CheckpointError):
-    """A checkpoint is not what was written: `path` (directory), `file` in it, and `reason`."""
+    """A checkpoint is damaged: `path` (directory), `file` in it, and `reason`."""
 
     def __init__(self, path: Path, file: str, reason: str, advice: str | None = None):
         advice = advice or "use another checkpoint of the run or restore this one from a copy"
@@ -85,7 +85,7 @@ def save_directory(
     directory written by this function is replaced; anything else of that name is refused.
 
     Raises ValueError (naming the tensor) for non-finite or tied tensors and for what is not JSON,
-    CheckpointError when the disk refuses; then what was there is untouched.
+    CheckpointError when the disk refuses; then the earlier directory is untouched.
     """
     path = Path(path)
     contents = _check_contents(tensors, documents)
@@ -306,7 +306,7 @@ def _read_checked(path: Path, name: str, entry: dict[str, Any], keep: bool) -> b
 
 @contextlib.contextmanager
 def _reading(path: Path, name: str) -> Iterator[BinaryIO]:
-    """A missing or unreadable file means corruption; a refused one is the machine's affair."""
+    """A missing or unreadable file means corruption; a refusal by the system does not."""
     try:
         if not (path / name).is_file():  # a pipe of that name would block for ever
             raise CorruptCheckpointError(path, name, "is missing")

@@ -60,7 +60,7 @@ class Parser(jsonargparse.ArgumentParser):
         return self._parse([a for argument in arguments for a in self._spelt_out(argument)])
 
     def file_arguments(self, path: str) -> list[str]:
-        """The arguments --name=value that a YAML file stands for; exits as `read` does."""
+        """The content of a YAML file as arguments --name=value; exits as `read` does."""
         try:
             return as_arguments(read_mapping(expanded(path)))
         except ValueError as error:
@@ -87,14 +87,14 @@ class Parser(jsonargparse.ArgumentParser):
         raise SystemExit(USAGE_ERROR)
 
     def first_look(self, args: Sequence[str], *names: str) -> argparse.Namespace:
-        """The last text of some options, before it is known which others there are; else None."""
+        """The last value of some options, read before all options are known; None without one."""
         plain = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         for name in names:
             plain.add_argument(f"--{name}")
         found = plain.parse_known_args([a for a in self._joined(args) if "=" in a])[0]
         return argparse.Namespace(**{n: self._in_full(n, v) for n, v in vars(found).items()})
 
-    # --- from what was typed to --name=value
+    # --- from typed arguments to --name=value
 
     def _joined(self, args: Sequence[str]) -> list[str]:
         """Each option and its value as one argument --name=value."""
@@ -264,7 +264,7 @@ def _call(main: Callable[[], int | None]) -> int:
 
 
 def _asked_memory(error: Exception) -> str | None:
-    """What an error asked the memory for; None for an error of another kind.
+    """The memory that a failed allocation asked for; None for another kind of error.
 
     torch says on a CPU by its words alone that it got no memory.
     """
@@ -276,7 +276,7 @@ def _asked_memory(error: Exception) -> str | None:
 
 
 def _output_status(stream: LastingStream) -> int:
-    """Output that a disk refused is a failure; a reader that went away is none."""
+    """The exit status of the output: a refusing disk is a failure, a closed reader is none."""
     if stream.failure is None or stream.reader_is_gone:
         return 0
     return _fail(f"cannot write to stdout: {stream.failure.strerror}", FAILURE)
@@ -288,7 +288,7 @@ def _usage_errors() -> tuple[type[Exception], ...]:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """Imported when something failed, not before: they bring torch with them."""
+    """The expected failures. They are imported only after a failure, as they import torch."""
     from run_core.checkpoint import CheckpointError
     from run_core.run import TrainingError
     from run_core.runlog import RunLogError

@@ -97,7 +97,7 @@ def entries(directory: Path, *prefixes: str) -> list[Path]:
 
 
 class Leftover(NamedTuple):
-    """What the process `pid` left half written or half deleted of `name`."""
+    """An entry that the process `pid` left half written or half deleted; it stands for `name`."""
 
     path: Path
     name: str

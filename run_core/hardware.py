@@ -1,4 +1,4 @@
-"""What the run stands on: device, autocast, memory behaviour, and a record of all of it."""
+"""Hardware of a run: device, autocast, memory behaviour, and a record of it."""
 
 import contextlib
 import ctypes
@@ -80,7 +80,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 def _commit() -> str | None:
     """The source's commit, `+` appended where files differ from it; None outside a checkout."""
     root = Path(__file__).parents[1]
-    if not (root / ".git").exists():  # installed: the repository around it is somebody else's
+    if not (root / ".git").exists():  # installed: the repository around it is another one
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty=+"]
     try:

@@ -1,7 +1,7 @@
 """One writer of a run directory: a second one is refused while the first is alive.
 
 The kernel's lock is on the directory itself, so that it holds where RUN/.lock is deleted, and on
-RUN/.lock, which names the writer and is what holds on file systems that lock no directories. The
+RUN/.lock, which names the writer and holds on file systems that lock no directories. The
 kernel frees both when the writer dies, however it dies.
 """
 
@@ -58,7 +58,7 @@ def lock_run(run_dir: str | Path) -> Iterator[None]:
 
 
 def is_marked(run_dir: str | Path) -> bool:
-    """Whether RUN/.lock says that a run of this package was here."""
+    """Whether RUN/.lock marks the directory as a run of this package."""
     try:
         with opened_regular(Path(run_dir, LOCK), os.O_RDONLY) as file:
             return os.read(file, _LIMIT).startswith(_MARK)

@@ -7,7 +7,7 @@
         corrupt-step_*          set aside because verification failed
         .tmp-*  .trash-*        half written or deleted; never read, cleared at start
 
-A directory that holds anything else is not written to: it is somebody's own.
+A directory that holds other files is not written to: they belong to the user.
 """
 
 import json
@@ -62,10 +62,10 @@ class TrainingError(RuntimeError):
 
 @contextmanager
 def open_run(run_dir: str | Path, resume: bool = False) -> Iterator[Path]:
-    """Be the only writer of a run directory, and clear what a killed process left in it.
+    """Lock a run directory for one writer, and remove the leftovers of killed processes.
 
     It is made where it is missing, unless to `resume`. Raises TrainingError for no run to resume,
-    CheckpointError for a directory with files of somebody's own (nothing in it is touched) or
+    CheckpointError for a directory with files of the user's own (nothing in it is touched) or
     where the disk refuses, RunBusyError while another process writes to it.
     """
     run_dir = Path(run_dir)
@@ -117,7 +117,7 @@ def find_start(run_dir: Path, resume: bool, report: Report) -> Path | None:
 
 
 def write_records(run_dir: Path, config: Any, device: torch.device) -> None:
-    """What a run was asked to do (`to_dict`, `seed`), and where it is done."""
+    """Write config.yaml (from `to_dict`) and environment.json of a run."""
     write_file(run_dir / CONFIG, yaml.safe_dump(config.to_dict(), sort_keys=False).encode())
     record = json.dumps(environment(device) | {"seed": config.seed}, indent=2)
     write_file(run_dir / ENVIRONMENT, record.encode() + b"\n")
@@ -248,7 +248,7 @@ def resolve(path: str | Path) -> Path:
 
 
 def step_paths(run_dir: str | Path) -> list[Path]:
-    """What is named like a checkpoint, the newest first, sound or not."""
+    """The paths with the name of a checkpoint, the newest first, sound or not."""
     directory = Path(run_dir, "checkpoints")
     try:
         found = entries(directory, "step_")

@@ -158,7 +158,7 @@ def _encode(row: Row) -> bytes:
 
 def _append(descriptor: int, line: bytes) -> None:
     before = os.fstat(descriptor)
-    if before.st_nlink == 0:  # writing on would succeed and keep nothing
+    if before.st_nlink == 0:  # writing to a deleted file would succeed and be lost
         raise FileNotFoundError(None, "it was deleted while the run was writing it")
     try:
         while line:

@@ -6,7 +6,7 @@ optimizer.load_state_dict(unflatten_state(tensors, document))
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ def unflatten_state(tensors: Mapping[str, Tensor], document: Any) -> Any:
         return document
     try:
         ((tag, content),) = document.items()
-        return _UNTAG[tag](tensors, content)
+        return _untagged(tensors, tag, content)
     except KeyError as error:
         raise ValueError(f"state names {error}, which the checkpoint does not have") from error
 
@@ -60,13 +60,19 @@ def _flatten(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     raise ValueError(f"{place} is a {kind.__name__} that cannot be stored")
 
 
-_UNTAG: dict[str, Callable[[Mapping[str, Tensor], Any], Any]] = {
-    "dict": lambda tensors, pairs: dict(unflatten_state(tensors, pairs)),
-    "tuple": lambda tensors, items: tuple(unflatten_state(tensors, items)),
-    "float": lambda tensors, text: float(text),
-    "tensor": lambda tensors, name: tensors[name],
-    "array": lambda tensors, name: tensors[name].numpy(),
-}
+def _untagged(tensors: Mapping[str, Tensor], tag: str, content: Any) -> Any:
+    match tag:
+        case "dict":
+            return dict(unflatten_state(tensors, content))
+        case "tuple":
+            return tuple(unflatten_state(tensors, content))
+        case "float":
+            return float(content)
+        case "tensor":
+            return tensors[content]
+        case "array":
+            return tensors[content].numpy()
+    raise KeyError(tag)
 
 
 def rng_state(generators: Mapping[str, Generator]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The signals that end a run: it saves first.
+"""Signals that end a run, after it has saved.
 
 SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 ask a run to stop. It finishes its step and saves; work
 that can be abandoned (a long step, a validation) is given up after GRACE_SECONDS. A second SIGINT
@@ -16,7 +16,7 @@ IMPATIENT = ("SIGINT", "SIGTERM")
 
 
 class Abandoned(BaseException):
-    """Raised inside `StopRequests.abandonable`, wherever it is; no `except Exception` takes it."""
+    """Raised inside `StopRequests.abandonable`; `except Exception` lets it pass."""
 
 
 class StopRequests:
@@ -37,7 +37,7 @@ class StopRequests:
 
     @contextmanager
     def abandonable(self) -> Iterator[None]:
-        """Meanwhile a request that has waited for GRACE_SECONDS raises Abandoned."""
+        """Raise Abandoned inside the block once a stop request has waited for GRACE_SECONDS."""
         self._may_abandon = True
         try:
             if self._is_overdue:

@@ -1,4 +1,4 @@
-"""Standard streams that outlive their readers: output is a convenience, the work goes on.
+"""Standard streams that outlive their readers: the work goes on when output fails.
 
 A reader that closes its end (`train.py | head`), a terminal that is gone and a stream that was
 never open (`>&-`) cost the text and nothing else.
@@ -17,7 +17,7 @@ _READER_IS_GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 class LastingStream:
     """A text stream whose `write` and `flush` never raise OSError; all else is the stream's.
 
-    `failure` is the first error; from then on what is written goes nowhere.
+    `failure` is the first error; later text is dropped.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -26,7 +26,7 @@ class LastingStream:
 
     @property
     def reader_is_gone(self) -> bool:
-        """Whether nobody will read what is written from now on."""
+        """Whether the stream has lost its reader."""
         return self.failure is not None and self.failure.errno in _READER_IS_GONE
 
     def write(self, text: str) -> int:
@@ -55,7 +55,7 @@ class LastingStream:
 
 @contextlib.contextmanager
 def lasting_streams() -> Iterator[None]:
-    """Meanwhile stdout and stderr are `LastingStream`s, and no standard stream is missing.
+    """Inside the block stdout and stderr are `LastingStream`s, and no standard stream is missing.
 
     Lines are written when they end, and a character that the encoding lacks is "?".
     """

@@ -1,6 +1,6 @@
 """The terminal: lines from the keyboard or a pipe, and text to the screen that cannot harm it.
 
-All that is shown passes `Screen`, which lets no control character, escape sequence or mark that
+All text shown passes `Screen`, which lets no control character, escape sequence or mark that
 reorders text through; its own dimming is added after that. NO_COLOR (no-color.org), TERM=dumb and
 a screen that is no terminal switch the dimming off.
 """
@@ -63,7 +63,7 @@ def encodable(text: str) -> str:
 
 
 class Screen:
-    """Where a conversation is shown: a stream, and whether notes are dimmed on it."""
+    """The output of a conversation: a stream, and whether notes on it are dimmed."""
 
     def __init__(self, stream: TextIO, *, dims: bool = False) -> None:
         self.stream, self.dims = stream, dims
@@ -76,7 +76,7 @@ class Screen:
 
     @property
     def columns(self) -> int:
-        """How wide a line may be: as the terminal is now, within bounds."""
+        """Width of a line: that of the terminal at present, within bounds."""
         if not _is_terminal(self.stream):
             return PIPE_COLUMNS
         columns = shutil.get_terminal_size((PIPE_COLUMNS, 24)).columns
@@ -110,10 +110,10 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 
 def lines(screen: Screen) -> Iterator[str]:
-    """What is typed, with line editing and a history of this process, or what a pipe holds.
+    """Yield the lines typed (with line editing and this process's history), or those of a pipe.
 
     At a prompt Ctrl-C drops the line, and a second one in a row leaves, as does the end of input.
-    Nothing more is read once nobody sees the answers.
+    It reads nothing more once the answers have no reader.
     """
     if not is_interactive():
         for line in _piped():
@@ -158,7 +158,7 @@ def _piped() -> Iterator[str]:
 
 @contextlib.contextmanager
 def undecodable_replaced() -> Iterator[None]:
-    """Meanwhile what cannot be shown is "?", and typed bytes that are no text are U+FFFD."""
+    """In the block an unshowable character is "?", and bytes that are no text are U+FFFD."""
     streams = [sys.stdout, sys.stdin] if is_interactive() else [sys.stdout]
     streams = [stream for stream in streams if hasattr(stream, "reconfigure")]
     before = [stream.errors for stream in streams]

@@ -1,4 +1,4 @@
-"""wandb for a run: offline by default; it can fail in any way and only costs one message.
+"""wandb for a run, offline by default. A failure of wandb costs one message and nothing else.
 
 WANDB_MODE, WANDB_DISABLED, WANDB_PROJECT, WANDB_NAME and WANDB_RUN_ID mean what they mean to wandb.
 RUN/wandb.json keeps the run's id, so that a resumed run goes on as the same run of wandb.
@@ -61,7 +61,7 @@ def _kept_id(path: Path) -> str | None:
 
 
 class WandbLog:
-    """A wandb run, or nothing: whatever wandb raises costs one message and ends its use."""
+    """A wandb run, or none: the first error of wandb costs one message and ends its use."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class WandbLog:
         """None when the run has started, else the reason why not."""
         try:
             self._run = _within(seconds, lambda: self._init(mode, seconds - 1))
-        except Exception as error:  # noqa: BLE001 - wandb raises what it likes; it is reported
+        except Exception as error:  # noqa: BLE001 - wandb may raise anything; it is reported
             return _reason(error)
         return None
 

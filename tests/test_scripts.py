@@ -14,7 +14,7 @@ import evaluate
 import train as train_script
 from reso_llm.chat.session import SAMPLING
 from reso_llm.config import KuramotoConfig, ResoLLMConfig
-from reso_llm.tour.tour import STATIONS
+from reso_llm.tour.stations import STATIONS
 from reso_llm.training.config import TrainConfig
 from reso_llm.training.run import train
 from run_core import cli

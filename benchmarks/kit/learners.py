@@ -26,7 +26,7 @@ from reso_llm.model import ResoLLMModel
 from reso_llm.tokenizer import ResoTokenizer
 from reso_llm.training.config import OptimConfig
 from reso_llm.training.objective import StepObjective
-from reso_llm.training.optim import make_optimizers, set_learning_rate
+from reso_llm.training.optim import learning_rate_factor, make_optimizers, set_learning_rate
 
 SLOT_SECONDS = 5.0
 
@@ -108,7 +108,7 @@ def reso_learner(task: Task, config: ResoLLMConfig, seed: int) -> Learner:
     fitting = time.perf_counter() - started
 
     def step(progress: float) -> None:
-        set_learning_rate(optimizers, task.optim.schedule(progress))
+        set_learning_rate(optimizers, learning_rate_factor(task.optim, progress))
         generator = torch.Generator().manual_seed(stream.position)
         objective = StepObjective(model, [stream.next()], generator, progress=progress)
         objective.pass_loss(0).backward()

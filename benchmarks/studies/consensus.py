@@ -3,7 +3,7 @@
 python -m benchmarks.studies.consensus --checkpoints RUN RUN ... --data HELDOUT.jsonl
 
 Teacher-forced on held-out documents, every token once, in windows half a context apart (bits per
-byte as `reso_llm.evaluation` defines them), of every pair of agents, and of all of them:
+byte as `reso_llm.training.evaluation` defines them), of every pair of agents, and of all of them:
 
     single          each agent a by itself, p_a
     consensus       log p = sum_a w_a log p_a - log Z, w_a = r_a / sum_b r_b, with the order

@@ -4,7 +4,7 @@ python -m benchmarks.studies.long_context                                    tim
 python -m benchmarks.studies.long_context --checkpoint FULL WINDOW [WINDOW ...] --data HELDOUT.jsonl
 
     full             full attention, every stage off, max_seq_len raised to hold the context
-    window + memory  the same with an attention window and the memory field
+    window + memory  the same with an attention window and the sedenion field
     window, all      the default model, every stage on, with the window
 
 Time needs no training: random weights, random text read in chunks, then greedy steps at batch 1

@@ -1,4 +1,4 @@
-"""Recall beyond the attention window: does the memory field remember what attention cannot see?
+"""Recall beyond the attention window: the sedenion field against tokens that attention cannot see.
 
 Five pairs "key value", filler longer than the window, then the keys in another order, each
 followed by its value, which is what is trained and scored. Keys, values and filler are 16 tokens
@@ -71,7 +71,7 @@ def train(model: ResoLLMModel, steps: int, filler: int, seed: int) -> None:
 def accuracy(model: ResoLLMModel, filler: int, forget: bool = False) -> float:
     """Share of 512 x PAIRS unseen questions answered with the right token.
 
-    With `forget` the memory field is emptied between the filler and the first question.
+    With `forget` the sedenion field is emptied between the filler and the first question.
     """
     ids = draw_batch(512, filler, torch.Generator().manual_seed(10**6))
     first_question = 2 * PAIRS + filler

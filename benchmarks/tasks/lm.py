@@ -1,11 +1,11 @@
 """Bits per byte of a text under a model, and what a token costs at each place in the context.
 
-Each token after its document's <|bos|> is scored exactly once (`reso_llm.evaluation`), control
-tokens included; the bytes are those of the text in the file, so that tokenizers compare. Several
-checkpoints are scored on the same text. A token's place is the number of tokens its window shows
-up to the one that predicts it, <|bos|> included: 1, 2, 3-4, 5-8, ... (as in Kaplan et al. 2020,
-"Scaling laws for neural language models", appendix D.5). --quick scores the first 8 documents, and
-estimates their bytes from those of the whole text.
+Each token after its document's <|bos|> is scored exactly once (`reso_llm.training.evaluation`),
+control tokens included; the bytes are those of the text in the file, so that tokenizers compare.
+Several checkpoints are scored on the same text. A token's place is the number of tokens its window
+shows up to the one that predicts it, <|bos|> included: 1, 2, 3-4, 5-8, ... (as in Kaplan et al.
+2020, "Scaling laws for neural language models", appendix D.5). --quick scores the first 8
+documents, and estimates their bytes from those of the whole text.
 """
 
 import functools

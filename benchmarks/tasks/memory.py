@@ -3,7 +3,7 @@
     gain    mean log-probability of a fact (nats per token) from an empty context after
             `update_memory(fact)`, minus that before; facts are invented, so no model knows them
     control the gain of another fact of the same templates, which is not stored; beside both the
-            gain by either path alone (the memory field; the echo of the stored tokens)
+            gain by either path alone (the sedenion field; the echo of the stored tokens)
     recall  share of partial queries whose own fact comes first among 1,000, beside BM25 (Robertson
             and Zaragoza 2009) over the same tokens and over words
 

@@ -1,8 +1,9 @@
-"""A conversation with a model: what was said, what of it the model reads, how it replies.
+"""A conversation with a model: its messages, the part that the model reads, and the replies.
 
 Context policy. The model reads the system message and the newest exchanges that leave room for the
 reply. Older exchanges are left out of what it reads; they come back when newer ones are undone. A
-question that is too long by itself is cut at its end. Every reply says what was left out.
+question that is too long by itself is cut at its end. Every reply comes with notes on the messages
+left out.
 """
 
 from collections.abc import Callable
@@ -98,7 +99,7 @@ class ChatSession:
         return self._answer(last.question, on_text, metrics, earlier, last.reply)
 
     def undo(self) -> Exchange:
-        """Take the last exchange back and return it; the model's session keeps what it noted.
+        """Take the last exchange back and return it; the model's session keeps its notes.
 
         Raises ValueError before the first reply.
         """
@@ -155,7 +156,7 @@ class ChatSession:
         saving.save(self.engine.model.session, path, extra)
 
     def load(self, path: str | Path) -> None:
-        """Go on with the conversation of a file, and its goals, memories and clock.
+        """Go on with the conversation of a file, and its goals, episodes and clock.
 
         The file's system message is taken where none was given. Raises as `saving.load`, and
         ValueError for a file that holds no conversation.
@@ -235,7 +236,7 @@ class ChatSession:
         return newest, short, notes
 
     def _shortened(self, question: str, room: int) -> str:
-        """The longest beginning found of a question that fits into `room` tokens."""
+        """The longest beginning of a question that fits into `room` tokens."""
         while question and (size := self._size([Message("user", question)])) > room:
             question = question[: min(len(question) - 1, len(question) * room // size)]
         return question

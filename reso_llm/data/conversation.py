@@ -56,7 +56,7 @@ class RowError(ValueError):
 
 
 class EmptyConversation(RowError):
-    """Nothing is said in the messages; the row may hold something elsewhere."""
+    """The messages hold no text; another field of the row may."""
 
 
 class Message(NamedTuple):
@@ -120,14 +120,14 @@ def document_from_messages(items: Any, name: str = "messages") -> Document:
 def conversation(
     messages: Sequence[Message], num_bytes: int, unused: Sequence[str] = ()
 ) -> Document:
-    """The document of these messages; RowError when nothing is said in them."""
+    """The document of these messages; RowError when they hold no text."""
     if not any(message.content.strip() for message in messages):
         raise EmptyConversation("the conversation is empty")
     return Document(tuple(messages), None, num_bytes, unused=tuple(dict.fromkeys(unused)))
 
 
 def without_empty_reply(document: Document) -> Document:
-    """The conversation without a last reply that is empty: an answer was to follow there."""
+    """The conversation without an empty last reply, which only marks the place of an answer."""
     messages = document.messages
     if not messages or messages[-1].role != "assistant" or messages[-1].content.strip():
         return document

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 PIECE_BYTES = 1 << 20
-ROW_BYTES = 1 << 27  # of one row: what is longer is not read
+ROW_BYTES = 1 << 27  # of one row; a longer one is a bad row
 MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),

@@ -33,8 +33,11 @@ class Selection(NamedTuple):
     split: str | None = None
 
     def __str__(self) -> str:
-        subset = f":{self.subset}" * bool(self.subset)
-        return f"/{self.file}" if self.file else subset + f"@{self.split}" * bool(self.split)
+        if self.file:
+            return f"/{self.file}"
+        subset = f":{self.subset}" if self.subset else ""
+        split = f"@{self.split}" if self.split else ""
+        return subset + split
 
 
 def data_kind(name: str) -> str | None:

@@ -1,6 +1,6 @@
 """Files of a Hugging Face hub dataset, from the hub's cache or downloaded into it.
 
-What is in the cache once is used without asking the network again; remove it with
+Files in the cache are used without asking the network again; remove it with
 `hf cache rm dataset/owner/name` to get a newer version. Which files: see `files.py`.
 """
 
@@ -104,7 +104,7 @@ def _finished(folder: Path, selection: Selection) -> dict[str, Path]:
 
 
 def _unverified(folder: Path, repo_id: str, selection: Selection) -> dict[str, Path]:
-    """What another program left in the cache; nothing says whether it is complete."""
+    """Files that another program put in the cache; they may be incomplete."""
     try:
         root = folder / "snapshots" / (folder / "refs" / "main").read_text().strip()
     except OSError:

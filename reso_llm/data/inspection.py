@@ -1,4 +1,4 @@
-"""`python train.py --data X --inspect`: what would be read, and nothing is trained.
+"""`python train.py --data X --inspect`: shows the data that a run would read; trains nothing.
 
 inspect_data("rows.jsonl", "text") -> lines for people, with the first two documents as turns
 inspect_data("rows.jsonl", "json") -> one JSON object

@@ -69,7 +69,7 @@ def starts_with_marker(text: str) -> bool:
 
 def marker_position(text: str) -> int | None:
     """Where something that looks like a marker stands in plain text; None when nothing does."""
-    if not any(gate in text for gate in LEFT_GATES):  # a fast search for what is rare
+    if not any(gate in text for gate in LEFT_GATES):  # a fast search first: markers are rare
         return None
     found = LEFT_MARKERS.search(text)
     return found.start() if found else None

@@ -1,11 +1,11 @@
-"""From what `--data` names to tokens.
+"""From the data that `--data` names to tokens.
 
     prepare(spec, tokenizer) -> TokenData(train, val)      tokenised once, memory-mapped afterwards
     tokenizer_texts(spec) -> texts                         of the training side, for a tokenizer
     tokenise_all(spec, tokenizer) -> Split                 unsplit and in memory, for evaluation
 
-`sources.py` says what a spec may be, `split.py` how the sides are made, `token_cache.py` what is
-kept.
+`sources.py` says what a spec may be, `split.py` how the sides are made, `token_cache.py` what
+is cached.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ def _by_columns(
     others = [str(key) for key in row if key not in columns]
     for role, name in columns._asdict().items():
         hint = nearest(name, others) if name is not None and name not in row else None
-        # Some rows may go without a system text or a context, but a misspelt name is told.
+        # A row may lack the system text or the context; a misspelt name is an error.
         if hint or (hint == "" and role not in ("system", "context")):
             known = ", ".join(map(str, row)) or "nothing"
             raise RowError(f"columns: no column {name!r}{hint} (this row has {known})")
@@ -230,7 +230,7 @@ def _question_and_answer(
 
 
 def _asked(value: Any, key: str) -> tuple[list[Message], bool, list[str]]:
-    """(turns before an answer, whether markers set them apart, what is left out of them)."""
+    """(turns before an answer, whether markers set them apart, names of the parts left out)."""
     if isinstance(value, list):
         messages, unused = read_turns(value, key)
         return messages, False, unused
@@ -243,7 +243,7 @@ def _asked(value: Any, key: str) -> tuple[list[Message], bool, list[str]]:
 
 
 def _answered(value: Any, key: str, marked: bool) -> tuple[list[Message], list[str]]:
-    """(turns of an answer, what is left out of them); `marked` when its question had markers."""
+    """(turns of an answer, names of the parts left out); `marked` when its question had markers."""
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
         value = value[0]
     if isinstance(value, list) and isinstance(value[0], Mapping):

@@ -1,4 +1,4 @@
-"""Sources: what `--data` names, as files, and the documents of these files.
+"""Sources: the files that `--data` names, and their documents.
 
     sample                    the pip package chitchat-dataset, 7,168 real conversations
     guanaco                   the hub dataset timdettmers/openassistant-guanaco

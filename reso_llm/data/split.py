@@ -64,7 +64,7 @@ class SidedDocument(NamedTuple):
     digest: int
 
     def texts(self) -> list[str]:
-        """What is said in it."""
+        """The texts of its messages, or its plain text."""
         messages = self.document.messages
         return [message.content for message in messages] if messages else [self.document.text or ""]
 

@@ -1,4 +1,4 @@
-"""What was read: documents by kind, turns, fields that are not used, markers left in plain text.
+"""Summary of the data read: documents, turns, unused fields, markers left in plain text.
 
 A `DataSummary` counts documents as they pass. `lines()` are the first lines of a run, `to_json()`
 is what a token cache keeps, so that a run that reads the cache says the same.
@@ -55,7 +55,7 @@ class DataSummary:
         return [f"{name}:{line}" for name, line in self.marker_places]
 
     def lines(self) -> list[str]:
-        """What was read, for people: one line on each thing that there is to say."""
+        """The summary for people: one line for each count that is not zero."""
         lines = [f"read {_listed(self.files)}", self._counts()]
         if self.unused_fields:
             fields = [f"{name} ({count:,})" for name, count in self.unused_fields.items()]

@@ -4,8 +4,8 @@ A directory per (content of the files, names of columns, tokenizer, split), unde
 else `$XDG_CACHE_HOME/reso_llm`, else `~/.cache/reso_llm`. It holds the files of both sides (see
 `tokenise.py`) and a manifest with the sha256 of each, the tokenizer's fingerprint and the summary
 of what was read; all are checked whenever it is opened. It is built under a lock in a temporary
-directory and renamed, so it is there completely or not at all. Who may only read it uses it as it
-is.
+directory and renamed, so it is complete or absent. A process
+without the right to write reads it as it is.
 """
 
 from __future__ import annotations

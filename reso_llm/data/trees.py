@@ -1,7 +1,7 @@
 """Message trees: one message a row, as in Open-Assistant's files; one conversation a path.
 
 A message names itself (`message_id`) and the one it answers (`parent_id`, null for the first). Each
-path from a first message to one that nobody answered is a conversation. The rows of a file are held
+path from a first message to one without an answer is a conversation. The rows of a file are held
 together in memory, in any order. Nested trees (`{"prompt": {"text", "role", "replies": [...]}}`)
 hold the same in one row.
 """

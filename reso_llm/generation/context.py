@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from reso_llm.decoding.cache_noise import CacheNoise
-from reso_llm.generation.attending import received_attention
+from reso_llm.generation.attention_received import received_attention
 from reso_llm.generation.row import Prediction, TextRow, ends_of
 from reso_llm.generation.states import heated, padded, repeated, stacked
 from reso_llm.generation.stepper import Stepper
@@ -31,7 +31,7 @@ from reso_llm.tokenizer import ResoTokenizer
 class Context:
     """The model's state after the ids of some rows.
 
-    Its methods are to be called in inference mode.
+    Call its methods in inference mode.
     """
 
     def __init__(
@@ -47,8 +47,8 @@ class Context:
     ) -> None:
         """rows hold at least one id each; goal is (D,); noise is stochastic resonance's source.
 
-        field (H,C,S) takes the place of the session's own at the start. attending: whether
-        `received` will be asked.
+        field (H,C,S) takes the place of the session's own at the start. attending: sum up the
+        attention received, which `received` returns.
         """
         self.model, self.noise, self.field, self.attending = model, noise, field, attending
         self.tokenizer, self.table = tokenizer, model.embedding.weight
@@ -64,8 +64,8 @@ class Context:
         self.state: ResoState | None = None
         self._length = 0  # columns of the state
         self._bounded = model.config.attention_window == 0
-        self._num_first = [0] * len(rows)  # tokens that were read at once
-        self._received = [np.zeros(0)] * len(rows)  # before that, by place in ids
+        self._num_first = [0] * len(rows)  # tokens of the last reading in one pass
+        self._received = [np.zeros(0)] * len(rows)  # attention received before, by index in ids
 
     def predict(self) -> Prediction:
         """Read the newest token of each row, and predict the next.
@@ -117,8 +117,8 @@ class Context:
     def received(self, row: int) -> np.ndarray:
         """Share of attention (n,) that a row's n ids got; all 0 where too little was written.
 
-        From each token after the prompt but the last, when it was first read; see `attending.py`.
-        ValueError unless the context is attending.
+        The tokens after the prompt attend, except the last one. Each counts once, when it is first
+        read. Equation: `attention_received.py`. ValueError unless the context is attending.
         """
         if not self.attending:
             raise ValueError("attention received was not summed: use Context(..., attending=True)")
@@ -148,7 +148,7 @@ class Context:
         The num_unread newest tokens are left out. Returns logits (B,V) and diagnostics (B,1,...)
         after the others.
         """
-        kept = [tuple(self._kept(row, num_unread)) for row in range(len(self.rows))]
+        kept = [tuple(self._cut_to_fit(row, num_unread)) for row in range(len(self.rows))]
         longest = max(map(len, kept))
         outputs = {ids: self._read_alone(ids, longest - len(ids)) for ids in dict.fromkeys(kept)}
         rows = [outputs[ids] for ids in kept]
@@ -167,8 +167,8 @@ class Context:
         inputs = torch.tensor([ids], device=self.device)
         return self.model(inputs, padded(state, padding), self._goals(1), self.noise)
 
-    def _kept(self, row: int, num_unread: int) -> list[int]:
-        """Ids of a row to be read at once; the first one alone for a row that has ended."""
+    def _cut_to_fit(self, row: int, num_unread: int) -> list[int]:
+        """Ids of a row to be read in one pass; the first one alone for a row that has ended."""
         ids, limit = self.rows[row].ids, self.model.config.max_seq_len
         if self.rows[row].stop_reason:
             return ids[:1]
@@ -195,13 +195,13 @@ class Context:
         else:
             tokens = [self.rows[row].ids[i] for i in columns[:-1]]
             num_new = len(tokens) - self._num_first[row]
-            received = self._looked_back(tokens, num_new) if num_new > 0 else np.zeros(0)
+            received = self._received_from(tokens, num_new) if num_new > 0 else np.zeros(0)
         total = np.zeros(len(self.rows[row].ids))
         total[: len(self._received[row])] = self._received[row]
         total[columns[: len(received)]] += received
         return total
 
-    def _looked_back(self, tokens: list[int], num_new: int) -> np.ndarray:
+    def _received_from(self, tokens: list[int], num_new: int) -> np.ndarray:
         inputs = torch.tensor([tokens], device=self.device)
         return received_attention(self.model, inputs, num_new, self._goals(1))
 

@@ -28,13 +28,13 @@ RESONANCE_STREAM = 0x2E50_0015  # the model's noise has a stream of its own
 
 
 class Job(NamedTuple):
-    """A generation on its way: its rows, the steps that write them, and what it began with."""
+    """A generation in progress: its rows, the steps that write them, and its state at the start."""
 
     started: float  # by time.perf_counter()
     context: Context
     steps: Generator[None, None, None]
     goals: Mapping[Goal, bool]
-    """The goals that steer it, and whether each was achieved before."""
+    """The goals that steer the texts, and whether each was achieved before the generation."""
 
     @property
     def rows(self) -> Sequence[TextRow]:
@@ -77,7 +77,7 @@ class Engine:
         A conversation is a list of {"role": ..., "content": ...} or (role, content). max_length is
         the number of new tokens; the options are the fields of `GenerationOptions`; on_text
         receives the text as it becomes certain; without a seed one is drawn and reported. Active
-        goals steer the text, and memories speak in it. Ctrl-C ends the text early, and
+        goals steer the text, and stored texts change it. Ctrl-C ends the text early, and
         the result is that of the part written.
 
         Raises, before the first token, ValueError for a value of a wrong type or out of range, and
@@ -145,7 +145,7 @@ class Engine:
         checked = options_of(max_length, options)
         return self.finish(self.start([prompt], checked, [seed], on_text, goals=[goal]))[0]
 
-    # --- how
+    # --- the steps of a generation
 
     @torch.inference_mode()
     def start(
@@ -157,7 +157,7 @@ class Engine:
         field: Tensor | None = None,
         goals: Sequence[Goal] = (),
     ) -> Job:
-        """A generation made ready, with goals, memories and monitors of the session.
+        """Prepare a generation with the session's goals, episodes and monitor; write nothing yet.
 
         on_text belongs to a single row; field (H,C,S) takes the place of the session's own at the
         start; goals steer this generation beside the session's.
@@ -196,7 +196,7 @@ class Engine:
         seed: int,
         on_text: Callable[[str], None] | None,
     ) -> TextRow:
-        """One row about to be written, with a monitor where metrics or a controller read it."""
+        """Make one row, with a stability monitor where metrics or a controller read it."""
         followed = any(isinstance(c, StabilityTemperature) for c in options.controllers)
         monitor = None
         if self.config.stability.enabled and (options.metrics or followed):
@@ -218,7 +218,7 @@ class Engine:
 
     @torch.inference_mode()
     def close(self, job: Job) -> list[GenerationResult]:
-        """The results of a job whose rows have ended; the session takes note of their texts."""
+        """Return the results of a job whose rows have ended; the session notes their texts."""
         milliseconds = (time.perf_counter() - job.started) * 1000
         context, session = job.context, self.model.session
         texts = [written_text(self.model, context, b, job.goals) for b in range(len(job.rows))]
@@ -232,7 +232,7 @@ class Engine:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model's weights."""
         return self.model.embedding.table.weight.device
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:

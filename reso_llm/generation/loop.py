@@ -18,7 +18,7 @@ from reso_llm.generation.row import Prediction, TextRow
 def write(context: Context) -> Generator[None, None, None]:
     """Write all rows of a context to their end, in step, and yield after each token.
 
-    To be run in inference mode. Raises FloatingPointError when the model's logits are not finite.
+    Run it in inference mode. Raises FloatingPointError when the model's logits are not finite.
     """
     rows = context.rows
     while not all(row.stop_reason for row in rows):
@@ -55,7 +55,7 @@ def measured_rows(prediction: Prediction, rows: Sequence[TextRow]) -> Sequence[M
 
 @torch.inference_mode()
 def finish(steps: Iterable[None], rows: Sequence[TextRow]) -> None:
-    """Take all steps; Ctrl-C ends the rows where they are."""
+    """Take all steps; after Ctrl-C every row ends with the tokens it has."""
     try:
         for _ in steps:
             pass

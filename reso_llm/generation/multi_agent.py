@@ -1,4 +1,4 @@
-"""Several agents, one prompt: what `ResoLLMInference.generate_multi_agent` does.
+"""Several agents answer one prompt: the strategies of `ResoLLMInference.generate_multi_agent`.
 
     parallel     each agent writes its own text; agent i uses seed + i
     sequential   each agent goes on from what its predecessor wrote
@@ -6,10 +6,10 @@
 
         log p(v) = sum_a w_a log p_a(v) - log Z,    w_a = r_a / sum_b r_b
 
-r_a is the agent's order parameter at the token (1 without Kuramoto): whose past is in phase has
-more say (Hinton 2002). In an entanglement network the agents begin with a mixture of their memory
-fields, and mix their order parameters, by the fidelity of their links (`entanglement.py`); without
-one each keeps its own.
+r_a is the agent's order parameter at the token (1 without Kuramoto): an agent whose past is in
+phase has more weight (Hinton 2002). In an entanglement network the agents begin with a mixture of
+their sedenion fields, and mix their order parameters, by the fidelity of their links
+(`entanglement.py`); without one each keeps its own.
 
 Shapes: A agents, V vocabulary, D width.
 """
@@ -85,7 +85,7 @@ def _consensus(
     fields: Sequence[Tensor | None],
     seed: int,
 ) -> list[GenerationResult]:
-    """Each agent watches the same text with its own distribution; the traces are its own."""
+    """Every agent reads the same text, and its traces are of its own distribution."""
     if options.controllers:
         raise ValueError("controllers act on one agent's text: use them with another strategy")
     jobs = [
@@ -112,7 +112,7 @@ def _agree(
         measures = [measured_rows(p, [row])[0] for p, row in zip(predictions, rows, strict=True)]
         turns = list(zip(rows, measures, predictions, strict=True))
         for row, measured, prediction in turns:
-            row.decide(measured, prediction, 0)  # refuses what is no distribution
+            row.decide(measured, prediction, 0)  # raises for logits that are no distribution
         logits = torch.stack([p.logits[:, :shared].to(device) for p in predictions])
         mixed = consensus_logits(logits, _trust(agents, predictions, network).to(device))
         token = int(sample(mixed, rows[0].penalised(device), options.sampling, generator))
@@ -142,7 +142,7 @@ def _trust(
 def _shared_fields(
     agents: Sequence[Engine], network: EntanglementNetwork | None
 ) -> list[Tensor | None]:
-    """What each agent has in memory at the start (H,C,S); None where it is its own affair."""
+    """The field (H,C,S) each agent starts with; None where the agent uses its own."""
     if network is None:
         return [None] * len(agents)
     names = [agent.model.session.node_id for agent in agents]
@@ -153,7 +153,7 @@ def _shared_fields(
         )
     fields = [_own_field(agent) for agent in agents]
     if any(field is None for field in fields):
-        raise ValueError("a network shares memory fields: every agent needs temporal_smf")
+        raise ValueError("a network shares sedenion fields: every agent needs temporal_smf")
     states = dict(zip(names, fields, strict=True))
     return [network.share(name, states) for name in names]
 

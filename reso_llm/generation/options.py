@@ -1,4 +1,4 @@
-"""How to generate: length, sampling, stop strings, controllers, seed."""
+"""Options of a generation: length, sampling, stop strings, controllers, seed."""
 
 import secrets
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from reso_llm.decoding.controllers import Controller
 from reso_llm.decoding.row import SignalOptions
 from reso_llm.decoding.sampling import SamplingOptions
 
-LARGEST = 2**63 - 1  # what torch counts with
+LARGEST = 2**63 - 1  # torch's largest integer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,12 +24,12 @@ from reso_llm.stages.goal import text_vector
 from reso_llm.tokenizer import SPECIAL_TOKENS, ResoTokenizer
 
 FIRST_WORD = len(SPECIAL_TOKENS)
-EDGES = re.compile(r"^\W+|\W+$")  # what is around a word
+EDGES = re.compile(r"^\W+|\W+$")  # punctuation around a word
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationResult:
-    """What was generated and how. NaN is "not defined".
+    """The text of a generation and its measurements. NaN is "not defined".
 
     Traces have one value a token, and none where nothing was measured (metrics=False).
     text is without the stop string; tokens_generated counts every sampled token. stop_reason is
@@ -67,9 +67,9 @@ class GenerationResult:
     goals_achieved: tuple[str, ...] = ()
     """Goals that this text achieved."""
     goal_progress: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """Every goal that steered this text, and how far it got, 0 to 1; NaN without calibration."""
+    """Progress, 0 to 1, of every goal that steered this text; NaN without calibration."""
     attention_summary: tuple[Focus, ...] = ()
-    """Words of this text, prompt included, that it attended to, the most salient first."""
+    """Words of this text, prompt included, that its tokens attended to, the most salient first."""
     memories_touched: tuple[str, ...] = ()
     """Texts in memory that share three tokens in a row with this one."""
     warnings: tuple[str, ...] = ()
@@ -120,9 +120,9 @@ def result_of(
     context_warnings: Sequence[str],
     milliseconds: float,
 ) -> GenerationResult:
-    """The result of a row that has ended; nothing changes, however often it is asked.
+    """The result of a row that has ended. The function changes nothing.
 
-    goals: those that steered the text, and whether each was achieved before it.
+    goals: those that steered the text, each with whether an earlier text had achieved it.
     """
     new_ids, decoded = row.new_ids, row.decoding
     n = len(new_ids) if row.options.metrics else 0  # Ctrl-C may fall between a reading and its id

@@ -1,4 +1,4 @@
-"""One row of a generation: its ids, prompt included, how it is decoded, its text and its end.
+"""One row of a generation: its ids, prompt included, its decoding, its text and its stop reason.
 
 Shapes: B rows, V vocabulary, D width.
 """
@@ -19,7 +19,7 @@ from reso_llm.tokenizer import SPECIAL_TOKENS, ResoTokenizer
 
 
 class Prediction(NamedTuple):
-    """The model's prediction of the next token of every row, and what was measured on the way."""
+    """The model's prediction of the next token of every row, and the measurements of that pass."""
 
     logits: Tensor  # (B,V), float32; -inf where a token may not be written
     coherence: Sequence[float]  # (B,) order parameter of the newest token; NaN without kuramoto
@@ -62,16 +62,16 @@ class TextRow:
 
     @property
     def new_ids(self) -> list[int]:
-        """Ids behind the prompt."""
+        """Ids after the prompt."""
         return self.ids[self.num_prompt :]
 
     @property
     def text(self) -> str:
-        """The text behind the prompt, as far as it is certain; all of it once the row has ended."""
+        """The text after the prompt as far as it is certain; all of it once the row has ended."""
         return self.stream.text
 
     def decide(self, measured: Measure | None, prediction: Prediction, row: int) -> Draw:
-        """How to draw the next token.
+        """Decide how to draw the next token.
 
         Raises FloatingPointError where the logits are no distribution.
         """
@@ -107,7 +107,7 @@ class TextRow:
             self.end("length")
 
     def end(self, reason: str) -> None:
-        """End the row, unless it has ended, and tell the rest of its text."""
+        """End the row, unless it has ended, and pass on the rest of its text."""
         if not self.stop_reason:
             self.stop_reason = reason
             self.stream.close()

@@ -1,4 +1,4 @@
-"""Operations on `ResoState` values: rows side by side, one row many times, heat in a cache.
+"""Operations on `ResoState` values: rows side by side, one row many times, noise in a cache.
 
 Rows of different lengths stand right-aligned in one state. A shorter row begins `padding` columns
 later. It is read alone from `padded(...)`, so no stage ever sees padding; attention leaves the
@@ -61,7 +61,7 @@ def heated(
 ) -> ResoState:
     """The state with noise in one row's keys and values, whose first num_prompt tokens are prompt.
 
-    With an attention window only what the caches still hold is heated.
+    With an attention window only the tokens that the caches still hold get noise.
     """
     padding = 0 if state.padding is None else int(state.padding[row])
     caches = []

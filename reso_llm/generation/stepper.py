@@ -42,14 +42,14 @@ class Step(NamedTuple):
 
 
 class Stepper:
-    """Reads tokens one at a time from where a state left off; the state itself stays as it is.
+    """Reads tokens one at a time after those of a state, which it does not change.
 
     The weights are views: while a stepper is in use the model must not be trained or moved.
     """
 
     @staticmethod
     def supports(network: ResoNetwork) -> bool:
-        """Whether it is on a CPU, in float32 and eval mode, without stochastic resonance."""
+        """Whether a network is on a CPU, in float32 and eval mode, without stochastic resonance."""
         return (
             not network.training
             and not network.config.stochastic_resonance.enabled
@@ -67,7 +67,7 @@ class Stepper:
     ) -> None:
         """The network, the state of one row, and the goal (1,D) that the row is steered towards.
 
-        With `attending`, attention received is summed up in `received`.
+        With `attending`, `received` sums up the attention received.
         Raises ValueError for a network that `supports` refuses, more than one row, a state of
         another network, and a goal of another shape or without the agency layer.
         """
@@ -149,7 +149,7 @@ class Stepper:
 
     @property
     def state(self) -> ResoState:
-        """The value after the tokens so far, for the network or another stepper to go on with."""
+        """The state after the tokens so far, which the network or a stepper can continue."""
         given = self._given
         carried = {name: self._steps[name].state for name in given.stages}
         return given._replace(

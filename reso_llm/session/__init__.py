@@ -1,1 +1,1 @@
-"""What a model keeps between calls: goals, foci, concepts, memories, links to other agents."""
+"""State of a model between calls: goals, foci, concepts, episodes, links to other agents."""

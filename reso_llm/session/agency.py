@@ -1,4 +1,4 @@
-"""Agency: what a session attends to (foci) and what it is after (goals).
+"""Agency: the foci of a session (what it attends to) and its goals.
 
     salience  = w novelty + (1 - w) (2 relevance + intensity) / 3,    w = novelty_weight
     novelty   = 1 - exp(-surprise / 3.5 nats)             relevance = max(0, cos(target, goal))
@@ -9,8 +9,7 @@ texts written without the goal: a goal is achieved where the text resonates with
 but 5 % of unrelated texts do (split conformal prediction, Vovk 2005). Without that calibration
 progress stays 0.
 
-Training makes goals mean something: the goal of a row is the pooled vector of a random part of
-its own reply (hindsight goals, Andrychowicz 2017, arXiv 1707.01495).
+Training makes goals mean something (hindsight goals, `reso_llm.stages.goal`).
 
 Shapes: B batch, T time, D width. Foci and goals are session state in `Agency`, never a module's.
 """
@@ -50,7 +49,7 @@ class GoalCalibration(NamedTuple):
 
 @dataclass(frozen=True)
 class Focus:
-    """Something attended to. `type` is the term that adds most to salience.
+    """A focus of attention. `type` is the term that adds most to salience.
 
     type is "novelty", "relevance" or "intensity"; the four numbers lie in [0, 1].
     """
@@ -65,7 +64,7 @@ class Focus:
 
 @dataclass(eq=False)
 class Goal:
-    """Something to bring about; its Agency keeps progress in [0, 1] and achieved up to date."""
+    """A goal of a session. Its Agency updates progress, in [0, 1], and achieved."""
 
     description: str
     goal_type: str
@@ -98,7 +97,7 @@ def calibrate(cosines: Tensor, quantile: float = 0.95) -> GoalCalibration:
 
 
 class Target(NamedTuple):
-    """Something that may be attended to, as `Agency.observe` takes it."""
+    """A candidate for a focus, as `Agency.observe` takes it."""
 
     name: str
     surprise_nats: float
@@ -107,7 +106,7 @@ class Target(NamedTuple):
 
 
 class Appraisal(NamedTuple):
-    """How far a text got with a goal: progress in [0, 1], and whether the text achieves it."""
+    """Progress of a text with a goal, in [0, 1], and whether the text achieves the goal."""
 
     goal: Goal
     progress: float
@@ -125,12 +124,12 @@ class Agency:
 
     @property
     def calibrated(self) -> bool:
-        """Whether progress can be told; without a calibration it stays 0, nothing is achieved."""
+        """Whether progress is computed; without a calibration it stays 0, no goal is achieved."""
         return self.calibration is not None
 
     @property
     def foci(self) -> tuple[Focus, ...]:
-        """What is attended to, the most salient first; at most AgencyConfig.max_foci."""
+        """The foci, the most salient first; at most AgencyConfig.max_foci."""
         return self._foci
 
     @property
@@ -146,7 +145,7 @@ class Agency:
         vector: Tensor | None = None,
         attention: float = 0.0,
     ) -> None:
-        """Take note of `target`; everything noted before it fades.
+        """Note a target as a focus; the foci noted before it fade.
 
         surprise_nats is -ln p(target) under the model, vector (D,) its embedding, attention the
         share of attention it received. A target noted before keeps the larger of its faded and
@@ -169,7 +168,7 @@ class Agency:
         self._foci = tuple(foci[: self.config.max_foci])
 
     def observe_text(self, targets: Iterable[Target]) -> None:
-        """Take note of a text: its max_foci most salient targets, the most salient last."""
+        """Note a text: its max_foci most salient targets, the most salient last."""
         for _, t in reversed(self._most_salient(targets, self._goals)):
             self.observe(
                 t.name, surprise_nats=t.surprise_nats, vector=t.vector, attention=t.attention
@@ -246,7 +245,7 @@ class Agency:
         ]
 
     def update_progress(self, text_vector: Tensor) -> tuple[Goal, ...]:
-        """Note how far a text got with every active goal; return those achieved now.
+        """Update the progress of every active goal by a text; return the goals it achieved.
 
         Call it once a text, at its end: the 5 % of false achievements are for each comparison.
         An exploratory goal that is achieved is dropped. Without appraisals nothing changes.

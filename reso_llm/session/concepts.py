@@ -48,17 +48,17 @@ def phasors(integers: Sequence[int], num_frequencies: int = NUM_FREQUENCIES) -> 
 
 
 def bind(a: Tensor, b: Tensor) -> Tensor:
-    """Both at once: phases add, (..., F), (..., F) -> (..., F)."""
+    """Bind two phasors: add their phases, (..., F), (..., F) -> (..., F)."""
     return a * b
 
 
 def unbind(a: Tensor, b: Tensor) -> Tensor:
-    """What is left of a without b: phases subtract, (..., F), (..., F) -> (..., F)."""
+    """Remove b from a: subtract its phases, (..., F), (..., F) -> (..., F)."""
     return a * b.conj()
 
 
 def bundle(parts: Tensor) -> Tensor:
-    """What is like each part: (n, F) -> (F,), their sum brought back to modulus 1.
+    """Bundle n phasors: (n, F) -> (F,), their sum brought back to modulus 1.
 
     A frequency at which the parts cancel exactly is 0.
     """
@@ -72,7 +72,7 @@ def coherence(a: Tensor, b: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Binding:
-    """A name and what it stands for.
+    """A name and the phasor it stands for.
 
     prime is the token's prime, for several tokens the product of theirs. coherence is that of the
     phasor with the token it fits worst: 1 for a single token.
@@ -100,14 +100,14 @@ class Interference:
 
 
 class Match(NamedTuple):
-    """A bound name and its coherence with what was looked for."""
+    """A bound name and its coherence with a pattern."""
 
     name: str
     coherence: float
 
 
 class Unbinding(NamedTuple):
-    """What is left of a pattern (F,), and the bound names most like it, the best first."""
+    """The rest of a pattern (F,), and the bound names most like it, the best first."""
 
     residual: Tensor
     nearest: tuple[Match, ...]
@@ -177,7 +177,7 @@ class ConceptSpace:
         )
 
     def unbind(self, pattern: Tensor, name: str, *, count: int = 5) -> Unbinding:
-        """Take a concept out of a pattern (F,), and say which `count` names the rest is most like.
+        """Remove a concept from a pattern (F,); find the `count` names most like the rest.
 
         Unbinding one of two composed names leaves the other exactly; one that was not in it, or
         one of three, leaves a rest that is like no name. Raises ValueError for an unknown name.

@@ -31,7 +31,7 @@ Real = TypeVar("Real", float, Tensor)
 
 
 class Distillation(NamedTuple):
-    """What a round of distillation leaves when it succeeds, and how often that is."""
+    """Fidelity after a successful round of distillation, and the probability of success."""
 
     fidelity: float
     success_probability: float
@@ -114,7 +114,7 @@ class EntanglementNetwork:
     def fidelity(self, a: str, b: str) -> float:
         """Best fidelity of any path of swaps from a to b; 1 to itself, 1/4 where there is no path.
 
-        Raises ValueError for unknown nodes. Looking consumes nothing.
+        Raises ValueError for unknown nodes. The pairs stay as they are.
         """
         self._check_known(a, b)
         done, queue = set(), [(-1.0, a)]  # Dijkstra: products of W <= 1 only shrink along a path
@@ -132,7 +132,7 @@ class EntanglementNetwork:
     def swap(self, a: str, via: str, b: str) -> float:
         """Turn the pairs a-via and via-b into one pair a-b, and return its fidelity.
 
-        Both pairs are consumed. A pair a-b that was there stays if it is better. Raises ValueError
+        Both pairs are consumed. An earlier pair a-b stays if it is better. Raises ValueError
         for unknown or equal nodes, or a missing pair.
         """
         self._check(a, b)
@@ -167,7 +167,7 @@ class EntanglementNetwork:
     def share(self, node_id: str, fields: Mapping[str, Real]) -> Real:
         """Mixture of the agents' states as `node_id` sees it: {node: state} -> state.
 
-        A state is a memory field (tensors of one shape) or a number such as an order parameter.
+        A state is a sedenion field (tensors of one shape) or a number such as an order parameter.
         Raises ValueError when `node_id` or a node is unknown, or shapes differ.
         """
         if node_id not in fields:

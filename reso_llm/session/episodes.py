@@ -1,4 +1,4 @@
-"""Episodic memory: what was told, when, and how important it was; recalled by resonance.
+"""Episodic memory: stored texts with time and importance, recalled by resonance.
 
     resonance(q, m) = sum_{f in q, m} w_f n_f / (n_f + k l_m)  /  sum_{f in q} w_f       in [0, 1)
     l_m = 1 - b + b |m| / mean |m|,      w_f = ln(1 + (N - N_f + 1/2) / (N_f + 1/2))
@@ -33,7 +33,7 @@ LENGTH_SHARE = 0.75  # b
 
 @dataclass(frozen=True, eq=False)
 class Moment:
-    """One thing that was learned. `field` is what the text left in the memory field, if kept."""
+    """One stored text. `field` is the text's contribution to the sedenion field, if kept."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -81,7 +81,7 @@ class EpisodicMemory:
 
     @property
     def moments(self) -> tuple[Moment, ...]:
-        """All that is remembered, oldest first: what a session saves, and stores again to load."""
+        """All moments, oldest first. A session saves these, and stores them again when it loads."""
         return tuple(self._moments.values())
 
     @property
@@ -98,7 +98,7 @@ class EpisodicMemory:
         time: float,
         field: Tensor | None = None,
     ) -> Moment:
-        """Remember a text; `field` is its own contribution to the memory field.
+        """Store a text; `field` is its contribution to the sedenion field.
 
         Raises ValueError for an importance below 0 or not finite, a time before the latest one, a
         field of another shape, and a missing field where nothing else would be kept.
@@ -139,7 +139,7 @@ class EpisodicMemory:
     def recall(self, query_ids: Iterable[int], *, now: float, count: int = 5) -> list[Recollection]:
         """The moments that resonate most with a query, at most `count`, without those at 0.
 
-        Ranked by resonance alone: what was asked for is found however old it is, until it is
+        Ranked by resonance alone: a matching moment is found at any age, until it is
         forgotten. Weight, then recency, decide between equals. ValueError without episodic
         tagging, for a count below 1, and for a time before the latest moment.
         """
@@ -158,7 +158,7 @@ class EpisodicMemory:
         ]
 
     def when(self, query_ids: Iterable[int], *, now: float) -> float | None:
-        """When was this learned? The time of the moment `recall` puts first, None without one."""
+        """The time of the moment that `recall` puts first for a query; None without one."""
         found = self.recall(query_ids, now=now, count=1)
         return found[0].moment.time if found else None
 

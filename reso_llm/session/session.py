@@ -1,15 +1,15 @@
-"""Session: all that a model keeps between calls of `forward`, in one explicit, mutable object.
+"""Session: the state of a model between calls of `forward`, in one explicit, mutable object.
 
     initial state = empty state + sum_k w_k field_k,    w_k = importance_k exp(-decay (now - t_k))
 
-`forward` is pure and never sees it. Two things change a session: what the README calls on the model
+`forward` is pure and never sees it. Two things change a session: the methods of the README
 (goals, foci, concepts, stability, memory), and `note`, which the engine calls once for each text it
 has written. A method that needs a disabled component raises ValueError naming the key that enables
 it. Vectors, fields and ids come as values, so a session holds no weights and can be copied or
 pickled by itself. Several threads may use one session: what reads or writes its memory, and `note`,
 wait for each other.
 
-Shapes: H heads, C channels and S = 16 components of the memory field, D width.
+Shapes: H heads, C channels and S = 16 components of the sedenion field, D width.
 """
 
 import math
@@ -92,7 +92,7 @@ class Session:
         return session
 
     def note(self, text: WrittenText) -> None:
-        """Take note of a text that was written: foci, progress of goals, and the clock move on."""
+        """Note a written text: update foci, progress of goals, and the clock."""
         with self._lock:
             if self.agency is not None:
                 self.agency.observe_text(text.targets)
@@ -119,11 +119,11 @@ class Session:
         return _needed(self.agency, "get_active_goals", "agency").active_goals
 
     def get_attention_foci(self) -> tuple[Focus, ...]:
-        """What is attended to, the most salient first. ValueError without agency."""
+        """The foci of attention, the most salient first. ValueError without agency."""
         return _needed(self.agency, "get_attention_foci", "agency").foci
 
     def steered_by(self, goals: Sequence[Goal]) -> Tensor | None:
-        """The vector (D,) that some goals together steer towards; None without any."""
+        """The vector (D,) that the goals together steer towards; None without goals."""
         return rms_norm(torch.stack([goal.vector for goal in goals]).sum(0)) if goals else None
 
     # --- concepts
@@ -152,10 +152,10 @@ class Session:
         monitor = _needed(self.stability, "get_suggested_temperature", "stability")
         return monitor.suggested_temperature(current_temp)
 
-    # --- memory
+    # --- episodes
 
     def advance(self, time: float = 1.0) -> None:
-        """Let the clock run on, by default by one text. ValueError for a negative number."""
+        """Move the clock on, by default by one text. ValueError for a negative number."""
         require(0 <= time < math.inf, "time", time, "a number of at least 0")
         self.clock += time
 
@@ -172,9 +172,9 @@ class Session:
         time: float | None,
         field: Tensor | None,
     ) -> Moment:
-        """Store a text, its ids and what it leaves in the field (H,C,S), learned at `time` or now.
+        """Store a text with its ids and its field (H,C,S), learned at `time` or now.
 
-        The clock runs on to that time. Raises as `EpisodicMemory.store` does.
+        The clock moves on to that time. Raises as `EpisodicMemory.store` does.
         """
         memory = self.require_memory("remember")
         with self._lock:
@@ -184,7 +184,7 @@ class Session:
         return moment
 
     def recall(self, ids: list[int], count: int, now: float | None = None) -> list[Recollection]:
-        """What was learned that resonates with the ids of a query, the best first.
+        """The stored texts that resonate with the ids of a query, the best first.
 
         Raises ValueError without temporal_smf, and as `EpisodicMemory.recall` does.
         """
@@ -193,7 +193,7 @@ class Session:
             return memory.recall(ids, now=self.clock if now is None else now, count=count)
 
     def recollected_field(self, now: float | None = None) -> Tensor | None:
-        """What all moments left (H,C,S), each by its weight at `now`; None without any."""
+        """Sum of all moments' fields (H,C,S), each times its weight at `now`; None without any."""
         if self.episodes is None:
             return None
         with self._lock:

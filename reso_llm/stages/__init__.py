@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 class Stage(Protocol):
-    """What the network, the stepper and the ablations ask of a stage."""
+    """The methods that the network, the stepper and the ablations call on a stage."""
 
     def init_state(self, batch: int, like: Tensor) -> tuple | None:
         """The state before the first token of `batch` rows; None for a stage without one.

@@ -1,6 +1,6 @@
-"""What every part of a step needs: numpy views of parameters, the norm, the logistic function.
+"""Arrays of the one-token forms: numpy views of parameters, the norm, the logistic function.
 
-    rms_norm(x) = x / sqrt(mean x^2 + eps)          x (D,), eps of float32, as in `reso_llm.fused`
+    rms_norm(x) = x / sqrt(mean x^2 + eps)    x (D,), eps of float32, as in `reso_llm.stages.fused`
 
 A view costs no copy and sees later changes of the parameter. Zero-dimensional arrays serve as
 scalars: as an operand one costs half of what a Python float does.

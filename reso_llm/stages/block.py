@@ -53,7 +53,7 @@ class FeedForward(nn.Module):
 class Shared(NamedTuple):
     """Inputs that all blocks share: x_0 (B,T,D), rotary table, r (B,T), noise, padding.
 
-    received, where it is given, sums up the attention of all layers.
+    received, if given, sums up the attention of all layers.
     """
 
     x0: Tensor
@@ -94,7 +94,7 @@ class Block(nn.Module):
         # Mix the embedding back in.
         x = torch.addcmul(self.residual_scale * x, self.input_scale, shared.x0)
         normed = rms_norm(x)
-        # The gate takes its share; a layer that no row uses writes keys and values only.
+        # The gate sets the share of the layer; one that no row uses writes keys and values only.
         if self.gate is not None:
             share = self.gate(normed, shared.coherence, share)
             if cache is not None and not share.any():

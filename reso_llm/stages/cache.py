@@ -25,7 +25,7 @@ class KVBuffer:
 class KVCache(NamedTuple):
     """Keys and values of the `length` tokens seen so far: a value, safe to keep and to fork.
 
-    Appending writes into the shared buffer only where nobody has written yet; a cache that was
+    Appending writes into the shared buffer only behind its last written token; a cache that was
     continued before copies itself first. So one line of decoding never copies, and two
     continuations of one state never see each other.
     """
@@ -57,7 +57,7 @@ class KVCache(NamedTuple):
         """All keys and values the (B,H,T,K) new tokens may see, and the cache after them.
 
         With a window the buffer stays as large as it was made, at least 2 * window tokens to move
-        rarely: what no later token can see is dropped.
+        rarely: tokens that no later token can see are dropped.
         """
         time, capacity = keys.shape[2], self.buffer.keys.shape[2]
         if not window or self.length + time <= capacity:
@@ -82,7 +82,7 @@ class KVCache(NamedTuple):
 
 
 class Extended(NamedTuple):
-    """Keys and values (B,H,n,K) that new tokens see, and the cache that holds what is kept."""
+    """Keys and values (B,H,n,K) that new tokens see, and the cache after them."""
 
     keys: Tensor
     values: Tensor

@@ -93,7 +93,7 @@ class Echo(nn.Module):
             earlier = history[row, t + MAX_CONTEXT - 1 - back]
             whole = whole & (earlier == state.contexts[back, j])
             length = length + whole
-        # A match shares its strength with its rivals, the matches of that length at that token.
+        # A match divides its strength among all matches of the same length at that token.
         weights = state.weights[j]
         rivals = (row * history.shape[1] + t) * MAX_CONTEXT + length  # one number for each (b,t,m)
         total = weights.new_zeros(history.numel() * MAX_CONTEXT).index_add(0, rivals, weights)
@@ -107,7 +107,7 @@ class Echo(nn.Module):
 
 
 class EchoStep:
-    """One-token form of `Echo`: `forward` itself, asked only where a stored token matches."""
+    """One-token form of `Echo`: calls `forward` only where a stored token matches."""
 
     def __init__(self, module: Echo, state: EchoState) -> None:
         self.module, self.state = module, state

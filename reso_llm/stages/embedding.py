@@ -4,7 +4,7 @@
     e_t = norm(W[id_t]),   x_t = norm(e_t + sigma(w . e_t[:16]) lambda e_{t-1})
 
 Token id i owns the i-th prime p_i (id 0 -> 2). Phi is fixed: multiplying primes adds phases (see
-`reso_llm.primes`). P is learned from zero. W is an ordinary table, so it folds: decoding and a
+`entropy_core.primes`). P is learned from zero. W is an ordinary table, so it folds: decoding and a
 folded model pay nothing for the primes. Without them W is E.
 
 The smear gives every layer the previous token for the price of one addition (modded-nanogpt).
@@ -170,7 +170,7 @@ class EmbeddingStep:
         z = float(self.gate.dot(e[: len(self.gate)]))
         x = self.last * (self.scale * (0.5 + 0.5 * math.tanh(0.5 * z)))
         x += e
-        self.last = e  # a new array each time: what was given is never written to
+        self.last = e  # a new array each time: the caller's arrays are never written to
         return arrays.rms_norm(x, out=x)
 
     @property

@@ -88,7 +88,7 @@ class SedenionField(nn.Module):
     def reset_parameters(self) -> None:
         """Reader equal to address, gates and decay by their bias only, zero output.
 
-        So a token reads what was bound to itself from the start: recall is learned sooner.
+        So a token reads the content bound to itself from the start: recall is learned sooner.
         """
         address, reader, _, gates = self.inputs.weight.split(self.sizes)
         bound = (3 / self.inputs.in_features) ** 0.5
@@ -117,7 +117,7 @@ class SedenionField(nn.Module):
         return FieldStep(self, state)
 
     def silence(self) -> None:
-        """Drop what is read from the field."""
+        """Add nothing of the field to x."""
         nn.init.zeros_(self.out.weight)
 
     def forward(self, x: Tensor, state: FieldState | None = None) -> tuple[Tensor, FieldState]:

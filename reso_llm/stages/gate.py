@@ -43,14 +43,14 @@ class CoherenceGate(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Ignore the token, and hardly ever halt."""
+        """Halt almost never, whatever the token."""
         nn.init.zeros_(self.halting.weight)
         nn.init.constant_(self.halting.bias, FIRST_HALTING)
         if self.coherence_scale is not None:
             nn.init.zeros_(self.coherence_scale)
 
     def silence(self) -> None:
-        """Skip no layer of which anything is left."""
+        """Skip no layer whose share is above zero."""
         self.skip_below = 0.0
 
     def forward(self, normed: Tensor, coherence: Tensor | None, share: Tensor | None) -> Tensor:

@@ -65,14 +65,14 @@ def text_vector(table: Tensor, ids: Sequence[int]) -> Tensor:
 
 
 class GoalDraws(NamedTuple):
-    """The random numbers behind the goals of B rows of T tokens; a slice of each is some rows'."""
+    """The random numbers behind the goals of B rows of T tokens, row by row."""
 
     rows: Tensor  # (B,1) uniform: which rows get a goal
     tokens: Tensor  # (B,T) uniform: which tokens of the reply are left out
     noise: Tensor  # (B,D) normal
 
     def part(self, rows: slice) -> "GoalDraws":
-        """The draws of some rows."""
+        """The draws of a slice of the rows."""
         return GoalDraws(*(values[rows] for values in self))
 
 

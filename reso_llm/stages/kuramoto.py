@@ -13,7 +13,7 @@ the field. It is the mean-field form of the Kuramoto model (Kuramoto 1975; Strog
 The phases turn queries and keys by gamma theta (`rotary.py`), gamma zero at the start. The
 coherence gate and the monitors read r.
 
-A weighted sum S_t = u_t + lambda S_{t-1} is all that a step needs of the past. Many tokens take it
+A weighted sum S_t = u_t + lambda S_{t-1} is the only state of a mean field. Many tokens take it
 as products with a triangular matrix, chunk by chunk; a single token takes one addition.
 
 Shapes: B batch, T time, D width, N oscillators.
@@ -36,7 +36,7 @@ CHUNK = 64  # tokens in one matrix product
 
 
 class SyncState(NamedTuple):
-    """What the mean fields keep of the tokens before: a value, never changed in place.
+    """Sums of the mean fields over the tokens before: a value, never changed in place.
 
     sums: for each Euler step, and last for the final read, the weighted sum of (cos, sin).
     weight: the sum of the weights, shared by all of them.

@@ -1,4 +1,4 @@
-"""Counts of n-grams under prime keys: what the binding memory (`prsc.py`) looks up.
+"""Counts of n-grams under prime keys: the tables of the binding memory (`prsc.py`).
 
     g(t, m)  = prod_{k=0}^{m-1} p_{t-k}^(2^k)                Goedel number of the last m tokens
     P_m(v)   = (c_m(v) - d(c_m(v))) / n_m + lambda_m P_{m-1}(v),    P_0 = u
@@ -66,7 +66,7 @@ def context_keys(history: Tensor, powers: Tensor) -> Tensor:
 
 
 class _Order(NamedTuple):
-    """What one order counts; the first axis of counts is the fold left out, then none."""
+    """The counts of one order. The first axis of `counts` is the fold left out, last none."""
 
     keys: np.ndarray  # (C,), ascending
     context_of_entry: np.ndarray  # (E,), ascending
@@ -114,7 +114,7 @@ def count_tables(
 def _count_order(
     m: int, keys: np.ndarray, tokens: np.ndarray, fold: np.ndarray, vocab_size: int
 ) -> _Order:
-    """Contexts of m + 1 tokens with the given keys, one a position, and what follows them."""
+    """Contexts of m + 1 tokens with the given keys, one a position, and the tokens that follow."""
     unique, context_at = np.unique(keys, return_inverse=True)
     first = _first_places(context_at, len(unique))
     same = [tokens[k : k + len(keys)] == tokens[first[context_at] + k] for k in range(m + 1)]
@@ -211,8 +211,8 @@ def _merged(orders: list[_Order], smoothed: list[_Smoothed]) -> dict[str, np.nda
     counts = np.log1p(np.concatenate(totals, axis=1)[:, by_key])
     tokens = np.concatenate([o.token_of_entry for o in orders])[kept][by_row]
     sizes = np.append(np.bincount(row[context], minlength=len(keys)), 0)
-    increments = np.pad(increments, ((0, 0), (1, 0)))  # the entry that says nothing
-    counts = np.pad(counts, ((0, 0), (0, 1)))  # the context that no n-gram is
+    increments = np.pad(increments, ((0, 0), (1, 0)))  # the entry without evidence
+    counts = np.pad(counts, ((0, 0), (0, 1)))  # a context that equals no n-gram
     return {
         "keys": np.append(keys[by_key], NO_CONTEXT),
         "bounds": _bounds(sizes),

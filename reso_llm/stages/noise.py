@@ -20,7 +20,7 @@ TAIL = MIN_REPEATED + 2 * MAX_PERIOD  # tokens of the past that `repeats` can ne
 
 
 class FeedForwardNoise(NamedTuple):
-    """For the feed-forward layers: scale (B,T,1), zero where nothing repeats, and xi's source."""
+    """Noise of the feed-forward layers: scale (B,T,1), zero where nothing repeats, xi's source."""
 
     scale: Tensor
     generator: torch.Generator

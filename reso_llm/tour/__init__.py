@@ -1,1 +1,1 @@
-"""The tour of a trained model: `tour.py` lists the stations, the other files measure and draw."""
+"""The tour of a trained model: `stations.py` lists its stations, the others measure and draw."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from reso_llm.tour.stations import Finding
+from reso_llm.tour.measurements import Finding
 from run_core.files import require_writable
 
 Axes = Any  # of matplotlib, which is imported only where a figure is drawn

@@ -6,8 +6,8 @@ from reso_llm.data.conversation import Message
 from reso_llm.decoding.controllers import SRB, PhaseSlip
 from reso_llm.generation.engine import Engine
 from reso_llm.generation.results import GenerationResult
+from reso_llm.tour.measurements import Finding
 from reso_llm.tour.probes import DIALOGUES, repeated_share
-from reso_llm.tour.stations import Finding
 from run_core.terminal import finite_mean
 
 OPENINGS = (

@@ -1,4 +1,4 @@
-"""Probes: what a stage of a trained model does to texts, measured with and without it.
+"""Probes: the effect of a stage of a trained model on texts, measured with and without it.
 
     bits per byte = sum_t -ln p(id_t | ids before) / (ln 2 * bytes of the tokens scored)
 
@@ -79,7 +79,7 @@ def read(
 ) -> TokenValues:
     """One pass over ids (at most max_seq_len of them) towards a goal (D,).
 
-    recollect: begin with what the model's session remembers.
+    recollect: start from the episodes of the model's session.
     """
     device = model.head_weight.device
     inputs = torch.tensor([list(ids)], device=device)

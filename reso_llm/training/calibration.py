@@ -1,4 +1,4 @@
-"""When a goal counts as achieved: calibration on the training conversations.
+"""Calibration of goals on the training conversations: when a goal counts as achieved.
 
 A reply was not written for the question of another conversation. The cosines of such pairs are
 the resonance that comes by chance, from which `agency.calibrate` sets the threshold of a goal.

@@ -25,8 +25,9 @@ RESUMABLE = {
 class OptimConfig:
     """Learning rates of Muon (matrices) and AdamW (the rest), and their shared schedule.
 
-    The rate rises for warmup_fraction of the budget, stays, and falls linearly to zero over the
-    last decay_fraction. Gradients are clipped to grad_clip in global norm.
+    `optim.learning_rate_factor` is the schedule: the rate rises for warmup_fraction of the budget,
+    stays, and falls linearly to zero over the last decay_fraction. Gradients are clipped to
+    grad_clip in global norm.
     """
 
     matrix_lr: float = 0.02
@@ -52,12 +53,6 @@ class OptimConfig:
             require(0 <= value <= 1, f"optim.{name}", value, "from 0 to 1")
         require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "at least 0")
         require(self.polar_steps in (3, 5), "optim.polar_steps", self.polar_steps, "3 or 5")
-
-    def schedule(self, progress: float) -> float:
-        """Factor on every learning rate at `progress` (0 to 1) of the budget."""
-        rise = progress / self.warmup_fraction if self.warmup_fraction else 1.0
-        fall = (1 - progress) / self.decay_fraction if self.decay_fraction else 1.0
-        return max(0.0, min(1.0, rise, fall))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Where a run starts from another one's weights: `--init_from RUN|DIR`.
+"""Starts a run from another run's weights: `--init_from RUN|DIR`.
 
 Weights and tokenizer are taken over; data, schedule and optimizers are the new run's. The binding
 memory counts the new data, or is taken over as well (`--keep_memory`).

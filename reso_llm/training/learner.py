@@ -1,4 +1,4 @@
-"""What learns: the model with its optimizers and its place in the data, one optimizer step a call.
+"""Learner: the model, its optimizers and its place in the data; one optimizer step a call.
 
 A step reads its windows, takes the gradient in one pass or in several, and moves the parameters
 only where the loss and every gradient are finite.
@@ -18,7 +18,12 @@ from reso_llm.model import ResoLLMModel
 from reso_llm.training.config import TrainConfig
 from reso_llm.training.initial import Initial
 from reso_llm.training.objective import StepObjective, count_targets
-from reso_llm.training.optim import make_optimizers, match_layout, set_learning_rate
+from reso_llm.training.optim import (
+    learning_rate_factor,
+    make_optimizers,
+    match_layout,
+    set_learning_rate,
+)
 from run_core.hardware import autocast, keep_freed_memory
 from run_core.run import TrainingError
 from run_core.saved_state import rng_state, set_rng_state
@@ -28,7 +33,7 @@ MAX_EPOCHS = 10  # each cuts the data at other places, so a short reply may be m
 
 
 class StepResult(NamedTuple):
-    """What came of one optimizer step."""
+    """Result of one optimizer step."""
 
     loss_nats: float  # mean over all targets of the step
     tokens: int  # read
@@ -77,7 +82,7 @@ class Learner:
         the loss.
         """
         start = self.stream.position
-        set_learning_rate(self.optimizers, self.config.optim.schedule(progress))
+        set_learning_rate(self.optimizers, learning_rate_factor(self.config.optim, progress))
         try:
             with self.abandonable():
                 loss = self._gradient(progress)
@@ -146,7 +151,7 @@ class Learner:
         return None
 
     def state(self) -> dict[str, Any]:
-        """What a further step depends on beside the weights and the place in the data."""
+        """State of the optimizers and generators, for `restore`."""
         state = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
         return state | {"generators": rng_state({})}
 
@@ -162,9 +167,13 @@ class Learner:
 
 
 def _let_signals_into_backward(model: ResoLLMModel) -> None:
-    """Python handles a signal between its own instructions: a backward pass gets some."""
+    """Let a backward pass run some Python: Python handles a signal only between instructions."""
+
+    def nothing(parameter: Tensor) -> None:
+        pass
+
     for parameter in model.parameters():
-        parameter.register_post_accumulate_grad_hook(lambda _: None)
+        parameter.register_post_accumulate_grad_hook(nothing)
 
 
 def _first_bad_gradient(model: ResoLLMModel) -> str:

@@ -1,4 +1,4 @@
-"""Loss and speed of the steps since the last row of metrics, and how they are shown."""
+"""Loss and speed of the steps since the last row of metrics, in a bar or as lines."""
 
 import math
 import time
@@ -34,7 +34,7 @@ class Meter:
             self.steps += 1
 
     def leave_out(self, seconds: float) -> None:
-        """Time that was not training, and does not count in tokens per second."""
+        """Leave time out of the tokens per second: it was not training."""
         self.started += seconds
 
     def rates(self) -> dict[str, float]:

@@ -20,7 +20,7 @@ from reso_llm.stages.goal import draw_goals, hindsight_goals
 
 
 def count_targets(batches: Sequence[Batch], replies_only: bool) -> int:
-    """How many tokens of the batches the loss is about."""
+    """The number of tokens in the batches that the loss counts."""
     return sum(int(b.reply.sum()) if replies_only else b.targets.numel() for b in batches)
 
 

@@ -141,6 +141,13 @@ def match_layout(optimizer: torch.optim.Optimizer) -> None:
                 values[key] = torch.empty_like(p, dtype=value.dtype).copy_(value)
 
 
+def learning_rate_factor(config: OptimConfig, progress: float) -> float:
+    """Factor on every learning rate at `progress` (0 to 1) of the budget."""
+    rise = progress / config.warmup_fraction if config.warmup_fraction else 1.0
+    fall = (1 - progress) / config.decay_fraction if config.decay_fraction else 1.0
+    return max(0.0, min(1.0, rise, fall))
+
+
 def set_learning_rate(optimizers: dict[str, torch.optim.Optimizer], factor: float) -> None:
     """Set every group to `factor` times its full rate."""
     for optimizer in optimizers.values():

@@ -53,7 +53,7 @@ def train(
 
 
 def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
-    """The configuration that a run saves: what it reads is found from any directory."""
+    """The configuration with absolute paths, so that a run resumes from any directory."""
     val_data = None if config.val_data is None else absolute(config.val_data)
     initial = config.init_from and str(Path(config.init_from).expanduser().resolve())
     return dataclasses.replace(

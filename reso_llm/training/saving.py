@@ -27,7 +27,7 @@ SAVED = ("counters", "tokenizer_fingerprint", "data", "config", "state")
 
 @dataclass
 class Counters:
-    """How far a run is; all of it is saved."""
+    """Progress of a run; all of it is saved."""
 
     step: int = 0
     tokens: int = 0

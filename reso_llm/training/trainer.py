@@ -1,4 +1,4 @@
-"""Training: one loop over optimizer steps, and what is due between them.
+"""Training: one loop over optimizer steps, with logging, validating and saving between them.
 
     RUN/config.yaml  environment.json  metrics.jsonl  loss.png  best.json  checkpoints/  wandb/
 
@@ -24,6 +24,7 @@ from reso_llm.training.evaluation import LanguageModelScore
 from reso_llm.training.initial import Initial
 from reso_llm.training.learner import Learner, StepResult
 from reso_llm.training.meter import Meter
+from reso_llm.training.optim import learning_rate_factor
 from reso_llm.training.saving import Counters
 from reso_llm.training.validation import final_score, quick_score, sample
 from run_core.run import Report, TrainingError
@@ -82,14 +83,14 @@ class Trainer:
                 if self.counters.step == before:
                     break  # given up for a signal
                 bar.update(round(self._progress() * bar.total) - bar.n)
-                if self._progress() < 1:  # what is due after the last step, _finish does once
+                if self._progress() < 1:  # _finish logs, validates and saves after the last step
                     self._after_step(bar)
             return self._finish()
 
     def train_step(self) -> None:
         """One optimizer step and its counters; a step that is not finite is counted as skipped.
 
-        A step that takes too long after a signal is given up: then it never was.
+        A step that takes too long after a signal is abandoned and changes nothing.
         """
         c = self.counters
         try:
@@ -170,7 +171,7 @@ class Trainer:
         return TrainSummary(c.step, c.seconds, None, self.stops.first)
 
     def _logged(self, name: str) -> Any:
-        """What this step's rows have as `name`: a finished run that is resumed repeats no row."""
+        """Logged value of `name` at this step: a finished run that is resumed repeats no row."""
         rows = [row for row in read_metrics(self.log.path) if row["step"] == self.counters.step]
         return next((row[name] for row in rows if name in row), None)
 
@@ -228,7 +229,7 @@ class Trainer:
             "tokens": c.tokens,
             "seconds": c.seconds,
             "bits_per_byte": self._bits_per_byte(rates["loss_nats"]),
-            "learning_rate_factor": self.config.optim.schedule(self._progress()),
+            "learning_rate_factor": learning_rate_factor(self.config.optim, self._progress()),
             "epoch": self.learner.stream.epoch,
             "skipped_steps": c.skipped_steps,
         }

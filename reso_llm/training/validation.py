@@ -1,4 +1,4 @@
-"""What a run reports of its model: a score on held-out text and a sample of its speech."""
+"""Reports of a run on its model: a score on held-out text and a sample of its text."""
 
 from reso_llm.data.conversation import Message
 from reso_llm.data.token_cache import Split
@@ -18,7 +18,7 @@ def quick_score(model: ResoLLMModel, split: Split, config: TrainConfig) -> Langu
 
 
 def sample(model: ResoLLMModel, tokenizer: ResoTokenizer, config: TrainConfig) -> str:
-    """What the model answers to `sample_prompt`, the same at every call; empty without one."""
+    """The reply of the model to `sample_prompt`, the same at every call; empty without one."""
     if not config.sample_prompt:
         return ""
     engine = Engine(model, tokenizer, config.model)

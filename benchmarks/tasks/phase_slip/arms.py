@@ -1,6 +1,6 @@
 """The prompts, and the ways of decoding that are compared.
 
-An arm is a dict of fields of `reso_llm.generation.GenerationOptions`: temperature, top_k,
+An arm is a dict of fields of `reso_llm.generation.options.GenerationOptions`: temperature, top_k,
 controllers. Without a word of its own it is greedy except at its slips. The 2 x 2 of noise and
 temperature is greedy, noise alone, temperature alone, and the published sampler, which has both.
 """

@@ -11,7 +11,7 @@ from conftest import FULL
 from reso_llm.config import CoherenceGateConfig
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.decoding.controllers import SRB, PhaseSlip
-from reso_llm.generation.attending import received_attention
+from reso_llm.generation.attention_received import received_attention
 from reso_llm.generation.context import Context
 from reso_llm.generation.options import GenerationOptions
 from reso_llm.generation.row import TextRow, ends_of

@@ -1,4 +1,4 @@
-"""The memory field: three forms of one recurrence, exact recall, causality, additive fields."""
+"""The sedenion field: three forms of one recurrence, exact recall, causality, additive fields."""
 
 import math
 

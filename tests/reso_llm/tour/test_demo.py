@@ -13,8 +13,9 @@ from reso_llm.config import STAGES
 from reso_llm.decoding.controllers import PhaseSlip
 from reso_llm.inference import ResoLLMInference
 from reso_llm.stages.fused import soft_cap
-from reso_llm.tour import greedy, stations, tour
+from reso_llm.tour import greedy, measurements, stations
 from reso_llm.tour.figures import check_figure, save_figure
+from reso_llm.tour.measurements import VISIBLE
 from reso_llm.tour.probes import (
     DIALOGUES,
     bits_per_byte,
@@ -27,8 +28,7 @@ from reso_llm.tour.probes import (
     warning_trace,
     without,
 )
-from reso_llm.tour.stations import VISIBLE
-from reso_llm.tour.tour import STATIONS, stations_of, visit
+from reso_llm.tour.stations import STATIONS, stations_of, visit
 
 IDS = [0, 2, 72, 105, 33, 4, 3, 90, 91]
 
@@ -218,7 +218,7 @@ def test_stations_come_in_the_order_of_the_stages(engine):
 def test_a_stage_without_a_station_gets_one(engine, monkeypatch):
     """Guards a new stage that the tour passes by."""
     others = {name: station for name, station in STATIONS.items() if name != "synchrony"}
-    monkeypatch.setattr(tour, "STATIONS", others)
+    monkeypatch.setattr(stations, "STATIONS", others)
     station = stations_of(engine.model)["kuramoto"]
     saved = visit(engine, station, 0).saved["kuramoto"]
     whole = bits_per_byte(engine.model, engine.tokenizer)
@@ -266,7 +266,7 @@ def test_what_is_bad_is_told(toured):
 
 
 def test_a_small_effect_is_called_none(toured, monkeypatch):
-    monkeypatch.setattr(stations, "VISIBLE", 100.0)
+    monkeypatch.setattr(measurements, "VISIBLE", 100.0)
     assert "nothing visible" in visit(toured[0], STATIONS["field"], 0).lines[-1]
 
 

@@ -36,6 +36,7 @@ from reso_llm.training import run as training_run
 from reso_llm.training import trainer as training
 from reso_llm.training.config import OptimConfig, TrainConfig
 from reso_llm.training.learner import Learner
+from reso_llm.training.optim import learning_rate_factor
 from reso_llm.training.run import train
 from reso_llm.training.trainer import Trainer
 from run_core import run
@@ -413,7 +414,7 @@ def test_minutes_end_near_their_time_and_the_schedule_reaches_zero(make, clock, 
     assert 60 <= summary.seconds <= 60 + 6  # a step and a validation
     assert summary.step == 60 if validate_every == NEVER else 28 <= summary.step <= 36
     for at, factor in clock.factors:  # validating counts: the schedule is that of the clock
-        assert factor == pytest.approx(config.optim.schedule(at / 60))
+        assert factor == pytest.approx(learning_rate_factor(config.optim, at / 60))
     assert clock.factors[-1][1] <= 6 / 60 / config.optim.decay_fraction
 
 
