@@ -3,7 +3,7 @@
 .jsonl .ndjson   one JSON value a line; blank lines are no rows; CRLF is accepted. A JSON array of
                  rows, or one value over several lines, is read as .json.
 .json            an array of rows, JSON values one after the other, or one object with the rows
-                 under `data`, `rows`, `train` or `examples`.
+                 under `data`, `rows`, `train`, `examples` or `instances`.
 .csv             a header and a row a line, fields apart by the header's most frequent of comma,
                  semicolon and tab; quoted fields may hold line ends.
 .parquet .arrow  the rows of a table.

@@ -31,13 +31,14 @@ ROLE_NAMES = {
     "user": "user", "human": "user", "prompter": "user",
     "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant",
     "model": "assistant", "ai": "assistant", "chatbot": "assistant", "agent": "assistant",
+    "bing": "assistant", "bard": "assistant", "claude": "assistant", "gemini": "assistant",
 }  # fmt: skip
 TOOL_ROLES = frozenset({
     "tool", "tool_call", "tool_calls", "tool_response", "tool_result", "function", "function_call",
     "function_response", "observation", "environment", "ipython",
 })  # fmt: skip
 ROLE_KEYS = ("role", "from", "speaker", "sender")
-CONTENT_KEYS = ("content", "value", "text", "message")
+CONTENT_KEYS = ("content", "value", "text", "message", "parts")
 # Names of columns, and of keys of a turn, that hold a question and its answer; the first wins.
 # A name such as `user` or `target` has another meaning beside other columns.
 PAIRS = (
@@ -49,6 +50,8 @@ PAIRS = (
     (("human", "user"), ("assistant", "bot", "gpt", "ai")),
 )  # fmt: skip
 SYSTEMS = ("system", "system_prompt", "system_message")
+
+EMPTY_REPLY = "empty reply"  # a message that is left out, as an answer would be learnt to be empty
 
 
 class RowError(ValueError):
@@ -112,9 +115,14 @@ def is_role(name: str) -> bool:
 
 
 def document_from_messages(items: Any, name: str = "messages") -> Document:
-    """The conversation of a list of turns; `name` is how `unused` calls the list. RowError."""
+    """The conversation of a list of turns, without its empty replies; RowError.
+
+    `name` is how `unused` calls the list.
+    """
     messages, unused = read_turns(items, name)
-    return conversation(messages, sum(utf8_length(m.content) for m in messages), unused)
+    kept = [m for m in messages if m.role != "assistant" or m.content.strip()]
+    unused += [EMPTY_REPLY] * (len(kept) < len(messages))
+    return conversation(kept, sum(utf8_length(m.content) for m in kept), unused)
 
 
 def conversation(
@@ -131,7 +139,7 @@ def without_empty_reply(document: Document) -> Document:
     messages = document.messages
     if not messages or messages[-1].role != "assistant" or messages[-1].content.strip():
         return document
-    return document._replace(messages=messages[:-1], unused=(*document.unused, "empty reply"))
+    return document._replace(messages=messages[:-1], unused=(*document.unused, EMPTY_REPLY))
 
 
 def read_turns(items: Any, name: str = "messages") -> tuple[list[Message], list[str]]:

@@ -50,12 +50,15 @@ class Source(NamedTuple):
 
     kind: its suffix without the dot and without .gz or .zst, or "sample".
     columns: the user's names of its columns; None to recognise them.
+    left_out: with the first file of a directory or a data set, the data files beside that are not
+        read: held-out splits, and the same rows as another kind of file.
     """
 
     name: str
     path: Path
     kind: str
     columns: Columns | None = None
+    left_out: tuple[str, ...] = ()
 
 
 def file_sha256(path: Path) -> str:

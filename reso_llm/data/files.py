@@ -3,6 +3,7 @@
 A file is data when its suffix is one of KINDS, text also with .gz or .zst behind it. Files of
 "train" are read where a dataset has them, else all but those of a held-out split. A split is a
 whole word of a path (`train`, `test`, `validation`), never a part of one (`retrieval`, `contest`).
+Hidden files, whose names begin with a dot, are no data.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-__all__ = ["KINDS", "PACKED", "Selection", "choose_files", "data_kind"]
+__all__ = ["KINDS", "PACKED", "Selection", "choose_files", "data_kind", "files_left_out"]
 
 # In the order of preference where a dataset has the same rows in several kinds.
 KINDS = (".parquet", ".arrow", ".jsonl", ".ndjson", ".json", ".csv", ".txt")
 PACKED = (".gz", ".zst")
 NO_DATA = re.compile(
-    r"(^|/)(README|LICENSE|requirements|dataset_infos?|dataset_dict|state|config)\b[^/]*$", re.I
+    r"(^|/)(\.|(README|LICENSE|requirements|dataset_infos?|dataset_dict|state|config)\b[^/]*$)",
+    re.IGNORECASE,
 )
 TRAIN = frozenset({"train", "training"})
 VALIDATION = frozenset({"validation", "valid", "val", "dev", "eval", "evaluation"})
@@ -57,11 +59,9 @@ def choose_files(
     `of_one_kind`: a hub dataset often has the same rows in several kinds; only the first is read.
     """
     selection = selection or Selection()
-    data = sorted(name for name in names if data_kind(name) and not NO_DATA.search(name))
+    data = _data_files(names, selection)
     if selection.file:
         return [name for name in data if name == selection.file]
-    if selection.subset:
-        data = [name for name in data if _is_of_subset(name, selection.subset)]
     if of_one_kind and data:
         kinds = {data_kind(name) for name in data}
         first = next(kind[1:] for kind in KINDS if kind[1:] in kinds)
@@ -74,6 +74,25 @@ def choose_files(
         return [name for name in data if _words(name) & wanted]
     train = [name for name in data if _words(name) & TRAIN]
     return train or [name for name in data if not _words(name) & (VALIDATION | TEST)] or data
+
+
+def files_left_out(
+    names: Iterable[str], chosen: Iterable[str], selection: Selection | None = None
+) -> tuple[str, ...]:
+    """The data files that `choose_files` passed over and the user did not: none beside a choice of
+    one file or of a split."""
+    selection = selection or Selection()
+    if selection.file or selection.split:
+        return ()
+    return tuple(sorted(set(_data_files(names, selection)) - set(chosen)))
+
+
+def _data_files(names: Iterable[str], selection: Selection) -> list[str]:
+    """The data files among `names`, of the subset when one is selected, sorted."""
+    data = sorted(name for name in names if data_kind(name) and not NO_DATA.search(name))
+    if selection.subset and not selection.file:
+        data = [name for name in data if _is_of_subset(name, selection.subset)]
+    return data
 
 
 def _words(name: str) -> set[str]:

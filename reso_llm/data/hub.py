@@ -16,7 +16,7 @@ from reso_llm.data.errors import DataError
 from reso_llm.data.files import KINDS, Selection, choose_files, data_kind
 from run_core.download import cache_folder, fetch, is_offline, probe
 
-__all__ = ["dataset_files"]
+__all__ = ["dataset_files", "known_files"]
 
 CHUNK_BYTES = 1 << 16
 
@@ -52,6 +52,15 @@ def dataset_files(repo_id: str, selection: Selection, *, deadline: float) -> dic
     return paths
 
 
+def known_files(repo_id: str, selection: Selection) -> list[str]:
+    """The names of all files of a dataset, as far as the cache of a selection knows them."""
+    folder = cache_folder("datasets", repo_id)
+    try:
+        return json.loads(_note(folder, selection).read_text(encoding="utf-8"))["dataset"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return _cached_names(folder)[1]
+
+
 def download(repo_id: str, folder: str, file: str, subset: str, split: str) -> None:
     """Body of the child process: fetch the files, then note in `folder` that all are there."""
     from huggingface_hub import HfApi, constants, hf_hub_download
@@ -70,7 +79,8 @@ def download(repo_id: str, folder: str, file: str, subset: str, split: str) -> N
         hf_hub_download(repo_id, name, repo_type="dataset", revision=info.sha, cache_dir=cache)
     note = _note(Path(folder), selection)
     partial = note.with_name(f"{note.name}.{os.getpid()}")
-    partial.write_text(json.dumps({"revision": info.sha, "files": files}), encoding="utf-8")
+    content = {"revision": info.sha, "files": files, "dataset": names}
+    partial.write_text(json.dumps(content), encoding="utf-8")
     os.replace(partial, note)
 
 
@@ -105,12 +115,17 @@ def _finished(folder: Path, selection: Selection) -> dict[str, Path]:
 
 def _unverified(folder: Path, repo_id: str, selection: Selection) -> dict[str, Path]:
     """Files that another program put in the cache; they may be incomplete."""
-    try:
-        root = folder / "snapshots" / (folder / "refs" / "main").read_text().strip()
-    except OSError:
-        return {}
-    names = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+    root, names = _cached_names(folder)
     chosen = choose_files(names, selection)
     if names and not chosen:
         raise DataError(f"{repo_id}: {_none_chosen(names, selection)}")
     return {name: root / name for name in chosen}
+
+
+def _cached_names(folder: Path) -> tuple[Path, list[str]]:
+    """The folder of the newest revision in the cache, and the names of its files."""
+    try:
+        root = folder / "snapshots" / (folder / "refs" / "main").read_text().strip()
+    except OSError:
+        return folder, []
+    return root, [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]

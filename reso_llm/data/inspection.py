@@ -33,7 +33,8 @@ def inspect_data(
 
     The JSON object has the counts `conversations`, `plain`, `turns`, `replies` and `system`,
     `unused_fields` {name: documents}, `marker_warnings` ["file:line"], and `first`, the first two
-    documents as lists of {"role", "content"}; a plain text is one turn of the role "text".
+    documents as lists of {"role", "content"}; a plain text is one turn of the role "text". Where
+    data files are not read, `left_out` names them.
     """
     summary, report = DataSummary(), BadRows()
     documents = itertools.chain.from_iterable(
@@ -59,7 +60,7 @@ def _as_json(summary: DataSummary, first: list[list[dict[str, str]]]) -> dict[st
         "unused_fields": dict(summary.unused_fields),
         "marker_warnings": summary.warnings(),
         "first": first,
-    }
+    } | ({"left_out": summary.left_out} if summary.left_out else {})
 
 
 def _turns(document: Document, chars: int) -> list[dict[str, str]]:

@@ -17,7 +17,7 @@ from reso_llm.data.errors import DataError
 
 __all__ = ["json_rows"]
 
-NESTED_ROWS = ("data", "rows", "train", "examples")
+NESTED_ROWS = ("data", "rows", "train", "examples", "instances")
 
 
 def json_rows(source: Source, bad: Bad) -> Iterator[Row]:

@@ -33,11 +33,14 @@ from reso_llm.data.token_layouts import starts_with_token, token_messages
 
 __all__ = ["document_from_text", "marker_position", "messages_in", "starts_with_marker"]
 
-LEFT_GATES = ("###", "<|", "[/INST]", "<start_of_turn>", "ssistant:", "ASSISTANT:", "<｜", "<bot>:")
+LEFT_GATES = (
+    "###", "<|", "[/INST]", "<start_of_turn>", "ssistant:", "ASSISTANT:", "<｜", "<bot>:", "Bot:",
+)  # fmt: skip
 LEFT_MARKERS = re.compile(
-    r"###[ \t]?(?:Human|User|Assistant|Instruction|Response)[ \t]?:|<\|im_start\|>|\[/INST\]"
-    r"|<\|start_header_id\|>|<start_of_turn>|<\|(?:user|assistant|prompter)\|>|<｜Assistant｜>"
-    r"|\bASSISTANT:|^<bot>:|^Assistant:",
+    r"###[ \t]?(?:Human|User|Assistant|Instruction|Response)[ \t]?:|\[/INST\]"
+    r"|^###[ \t](?:Human|User|Assistant|Instruction|Response)[ \t]*$"
+    r"|<\|\w*(?:im_start|header|user|assistant|prompter|turn|message)\w*\|>|<start_of_turn>"
+    r"|<｜Assistant｜>|\bASSISTANT:|^<bot>:|^(?:Assistant|Bot):",
     re.MULTILINE | re.IGNORECASE,
 )
 

@@ -2,7 +2,7 @@
 
 White space beside a marker belongs to the marker; only the indentation of a content's first line is
 kept. Markers inside a code fence are content when the fence is closed and the first of them begins
-a line.
+a line; a marker that alone stands in quotation marks is content.
 """
 
 from __future__ import annotations
@@ -12,10 +12,20 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-__all__ = ["WHITE", "Marker", "contents", "outside_fences", "without_ends", "without_margin"]
+__all__ = [
+    "WHITE",
+    "Marker",
+    "contents",
+    "opens_quotation",
+    "outside_fences",
+    "outside_quotations",
+    "without_ends",
+    "without_margin",
+]
 
 WHITE = " \t\r\n"
 BLANK_LINES = re.compile(r"(?:[ \t]*\r?\n)+|[ \t]+")
+QUOTATION = {"`": "`", '"': '"', "'": "'", "“": "”", "‘": "’", "(": ")", "*": "*"}
 FENCE = re.compile(r"^ {0,3}(```+|~~~+)([^`\n]*)$", re.MULTILINE)
 
 
@@ -70,6 +80,26 @@ def outside_fences(text: str, markers: Sequence[Marker]) -> list[Marker]:
             if not _odd(fences, begin, starts[following]):
                 index = following
     return kept
+
+
+def outside_quotations(text: str, markers: Sequence[Marker]) -> list[Marker]:
+    """The markers but those that alone stand between a pair of quotation marks."""
+    return [
+        marker
+        for marker in markers
+        if not opens_quotation(text, marker.start - 1)
+        or text[marker.end : marker.end + 1] != QUOTATION[text[marker.start - 1]]
+    ]
+
+
+def opens_quotation(text: str, position: int) -> bool:
+    """Whether a quotation, a bracket or emphasis begins at text[position].
+
+    A mark that follows a word or the end of a sentence closes one.
+    """
+    if position < 0 or text[position] not in QUOTATION:
+        return False
+    return not position or not (text[position - 1].isalnum() or text[position - 1] in ".!?,;…)")
 
 
 def _starts_line(text: str, position: int) -> bool:

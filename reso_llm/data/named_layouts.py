@@ -14,16 +14,24 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from reso_llm.data.conversation import Message
-from reso_llm.data.markers import Marker, contents, outside_fences, without_ends, without_margin
+from reso_llm.data.markers import (
+    Marker,
+    contents,
+    opens_quotation,
+    outside_fences,
+    outside_quotations,
+    without_ends,
+    without_margin,
+)
 
 __all__ = ["named_messages"]
 
 PREAMBLE_CHARS = 4000
-QUOTE_BEFORE, CLOSING = "`\"'“‘(*", "\"'”’)"
+CLOSING = "\"'”’)"
 REPLY_ENDS = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "\n### End")
 HEADING = re.compile(r"^#{1,6} ", re.MULTILINE)
 # Another name before a colon, as a speaker of a play has it: beside its speech, or above it.
-SPEAKER = r"^(?!(?:Human|User|Assistant|AI|System):)[A-Z][{}.' -]{{0,24}}:{}"
+SPEAKER = r"^(?!(?:Human|User|Assistant|AI|Bot|System):)[A-Z][{}.' -]{{0,24}}:{}"
 DIALOGUE_WORDS = re.compile(r"conversation|dialog|chat|discussion|exchange|transcript", re.I)
 ABOUT_LAYOUTS = re.compile(r"format|layout|example|marker|template|syntax|looks? like", re.I)
 CODE = re.compile(r"\"\"\"|'''|`|\w\s*=\s|^\s*(?:def|class|import|from|return|const|let) ", re.M)
@@ -56,12 +64,16 @@ NAMED_LAYOUTS = (
     NamedLayout("###", HEADER, "Instruction", "Response|Output|Answer", inputs="Input|Context"),
     NamedLayout("###", HEADER, "Question", "Answer|Response", no_other_headings=True),
     NamedLayout("###", HEADING_LINE, "Human", "Assistant", flags=re.MULTILINE, preamble=False),
+    NamedLayout("###", HEADING_LINE, "Instruction|User", "Response|Assistant", flags=re.MULTILINE,
+                inputs="Input|Context", preamble=False, no_other_headings=True),
     NamedLayout("ASSISTANT:", r"(?:(?<![^\s])|(?<=</s>))(?:{}):", "USER", "ASSISTANT", flags=0,
                 systems="SYSTEM", may_be_play=True),
     NamedLayout("\n\nAssistant:", r"\n\n(?:{}):", "Human", "Assistant", flags=0, preamble=False),
     NamedLayout("Assistant:", AT_LINE_OR_SENTENCE, "Human|User", "Assistant", flags=re.MULTILINE,
                 may_be_play=True, preamble=False),
     NamedLayout("AI:", AT_LINE_OR_SENTENCE, "Human|User", "AI", flags=re.MULTILINE,
+                may_be_play=True, preamble=False),
+    NamedLayout("Bot:", AT_LINE_OR_SENTENCE, "Human|User", "Bot", flags=re.MULTILINE,
                 may_be_play=True, preamble=False),
 )  # fmt: skip
 LONE_MARKER = re.compile(HEADER.format("Human|Assistant"), re.IGNORECASE)
@@ -81,6 +93,8 @@ def _layout_messages(text: str, layout: NamedLayout) -> list[Message] | None:
         return None
     preamble = text[: markers[0].start].strip()
     lone = layout.may_be_alone and not preamble and LONE_MARKER.match(text, markers[0].start)
+    if lone:
+        markers = outside_quotations(text, markers)
     if not lone and not _is_dialogue(text, markers):
         return None
     if len(markers) == 1 and HEADING.search(text, markers[0].end):  # a heading among others
@@ -130,8 +144,7 @@ def _is_dialogue(text: str, markers: Sequence[Marker]) -> bool:
 def _is_quoted(text: str, markers: Sequence[Marker]) -> bool:
     """Whether a marker stands in quotation marks or backticks, as in prose about markers."""
     return any(
-        (marker.start and text[marker.start - 1] in QUOTE_BEFORE)
-        or text[marker.end : marker.end + 1] == "`"
+        opens_quotation(text, marker.start - 1) or text[marker.end : marker.end + 1] == "`"
         for marker in markers
     )
 

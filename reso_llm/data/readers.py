@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from reso_llm.data.containers import rows_of
-from reso_llm.data.conversation import Document, Message, RowError, document_from_messages
+from reso_llm.data.conversation import Document, Message, RowError, conversation, utf8_length
 from reso_llm.data.data_file import PIECE_BYTES, Bad, Source, open_data
 from reso_llm.data.errors import DataError
 from reso_llm.data.layouts import document_from_text, messages_in, starts_with_marker
@@ -206,18 +206,19 @@ def _sample_documents(source: Source, bad: Bad) -> Iterator[Document]:
         conversations = json.loads(source.path.read_bytes())
     except ValueError as error:
         raise DataError(f"{source.path}: broken ({error}); reinstall {SAMPLE_PACKAGE}") from None
-    for number, conversation in enumerate(conversations.values(), start=1):
+    for number, turns in enumerate(conversations.values(), start=1):
         try:
-            messages = _alternate(_utterances(conversation))
-            yield document_from_messages([m._asdict() for m in messages])._replace(line=number)
+            messages = _alternate(_utterances(turns))
+            num_bytes = sum(utf8_length(message.content) for message in messages)
+            yield conversation(messages, num_bytes)._replace(line=number)
         except (KeyError, TypeError, AttributeError) as error:
             bad(number, f"not a chitchat conversation ({error!r})")
         except RowError as error:
             bad(number, str(error))
 
 
-def _utterances(conversation: Any) -> list[tuple[str, str]]:
-    return [(u["sender"], u["text"]) for turn in conversation["messages"] for u in turn]
+def _utterances(turns: Any) -> list[tuple[str, str]]:
+    return [(u["sender"], u["text"]) for turn in turns["messages"] for u in turn]
 
 
 def _alternate(utterances: list[tuple[str, str]]) -> list[Message]:

@@ -47,7 +47,8 @@ from reso_llm.data.markers import WHITE
 
 __all__ = ["Columns", "document_from_row", "parse_columns"]
 
-LIST_KEYS = ("messages", "conversations", "conversation", "dialog", "dialogue", "chat", "turns")
+LIST_KEYS = ("messages", "conversations", "conversation", "dialog", "dialogue", "chat", "turns",
+             "contents")  # fmt: skip
 NESTED_KEYS = ("data", "dialogue", "conversation")
 CONTEXTS = ("input", "context")
 TEXTS = ("text", "content")
@@ -198,6 +199,8 @@ def _nothing_to_read(row: Mapping[str, Any], filled: Mapping[str, Any]) -> str:
         value = row[empty[0]]
         kind = "empty" if value is not None and is_empty(value) else kind_of(value)
         return f'nothing to read in this row: "{empty[0]}" is {kind}'
+    if pair := named_pair({_plain(str(key)): key for key in row}):
+        return f'"{next(name for name in pair if name not in map(_plain, filled))}" is empty'
     found = ", ".join(map(repr, list(filled)[:6])) or "nothing"
     return (
         f'no "text", "messages" or "conversations" in this row (it has {found}); '

@@ -28,8 +28,15 @@ from typing import Literal
 from reso_llm.data.conversation import Document
 from reso_llm.data.data_file import Source
 from reso_llm.data.errors import BadRow, BadRows, DataError
-from reso_llm.data.files import KINDS, PACKED, Selection, choose_files, data_kind
-from reso_llm.data.hub import dataset_files
+from reso_llm.data.files import (
+    KINDS,
+    PACKED,
+    Selection,
+    choose_files,
+    data_kind,
+    files_left_out,
+)
+from reso_llm.data.hub import dataset_files, known_files
 from reso_llm.data.readers import SAMPLE_FILE, SAMPLE_PACKAGE, documents_of
 from reso_llm.data.rows import parse_columns
 from reso_llm.data.summary import DataSummary
@@ -101,6 +108,7 @@ def read_source(
     report = BadRows() if report is None else report
     summary = DataSummary() if summary is None else summary
     before = report.count
+    summary.left_out += source.left_out
 
     def bad(line: int, reason: str) -> None:
         row = BadRow(source.name, line, reason)
@@ -125,7 +133,7 @@ def read_source(
         raise DataError(f"{source.name}: cannot be read ({error})") from error
     if not found:
         rows = BadRows(report.rows[before:])
-        why = f", {rows.summary(5)}" if rows.count else ": the file is empty"
+        why = f", {rows.summary(5)}" if rows.count else ": it has no rows"
         raise DataError(f"{source.name}: no document in it{why}")
 
 
@@ -168,8 +176,11 @@ def _resolve_part(part: str, hub_deadline: float) -> list[Source]:
     hub_id = HUB_ID.fullmatch(HUB_NAMES.get(name, name) + mark + choice)
     if hub_id and (hub_id["file"] or mark or not data_kind(part)):
         repo, *chosen = hub_id.group("repo", "file", "subset", "split")
-        paths = dataset_files(repo, Selection(*chosen), deadline=hub_deadline)
-        return [_file_source(path, f"{repo}/{name}") for name, path in paths.items()]
+        selection = Selection(*chosen)
+        paths = dataset_files(repo, selection, deadline=hub_deadline)
+        left_out = files_left_out(known_files(repo, selection), paths, selection)
+        sources = [_file_source(path, f"{repo}/{name}") for name, path in paths.items()]
+        return _beside(sources, [f"{repo}/{name}" for name in left_out])
     raise DataError(_unknown(part))
 
 
@@ -196,7 +207,13 @@ def _path_sources(path: Path) -> list[Source]:
     chosen = choose_files(names, of_one_kind=False)
     if not chosen:
         raise DataError(f"{path}: no {', '.join(KINDS)} file in this directory")
-    return [_file_source(path / name) for name in chosen]
+    left_out = [str(path / name) for name in files_left_out(names, chosen)]
+    return _beside([_file_source(path / name) for name in chosen], left_out)
+
+
+def _beside(sources: list[Source], left_out: list[str]) -> list[Source]:
+    """The sources of one data set; the first names the files that are left out."""
+    return [sources[0]._replace(left_out=tuple(left_out)), *sources[1:]]
 
 
 def _file_source(path: Path, name: str | None = None) -> Source:

@@ -29,7 +29,8 @@ class DataSummary:
 
     turns: messages of users and assistants; replies: those of assistants; system: system messages.
     unused_fields: documents in which each field was not used. marked: plain texts with chat markers
-    in them; marker_places: (file, line) of the first of these.
+    in them; marker_places: (file, line) of the first of these. left_out: data files beside those
+    read that are not read themselves.
     """
 
     files: list[str] = field(default_factory=list)
@@ -41,6 +42,7 @@ class DataSummary:
     unused_fields: Counter[str] = field(default_factory=Counter)
     marked: int = 0
     marker_places: list[tuple[str, int]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     def watch(self, documents: Iterable[Document], name: str) -> Iterable[Document]:
         """The same documents, counted as those of the file `name`."""
@@ -57,6 +59,8 @@ class DataSummary:
     def lines(self) -> list[str]:
         """The summary for people: one line for each count that is not zero."""
         lines = [f"read {_listed(self.files)}", self._counts()]
+        if self.left_out:
+            lines.append(f"not read, held out or of a second kind: {_listed(self.left_out)}")
         if self.unused_fields:
             fields = [f"{name} ({count:,})" for name, count in self.unused_fields.items()]
             lines.append(f"not used, with the number of documents: {_listed(fields)}")

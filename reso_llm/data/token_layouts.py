@@ -16,7 +16,7 @@ from reso_llm.data.markers import Marker, contents, outside_fences, without_ends
 __all__ = ["starts_with_token", "token_messages"]
 
 BEGIN = re.compile(
-    r"\s*(?:<s>|<bos>|<\|begin_of_text\|>|<\|endoftext\|>|<｜begin▁of▁sentence｜>)?\s*"
+    r"\s*(?:<s>|<bos>|<BOS_TOKEN>|<\|begin_of_text\|>|<\|endoftext\|>|<｜begin▁of▁sentence｜>)?\s*"
 )
 
 
@@ -29,7 +29,7 @@ class TokenLayout(NamedTuple):
 
 
 TOKEN_LAYOUTS = (
-    TokenLayout("<|im_start|>", re.compile(r"<\|im_start\|>[ ]?(\w+)[ \t]*\r?\n"),
+    TokenLayout("<|im_start|>", re.compile(r"<\|im_start\|>[ ]?(\w+)(?:<\|im_sep\|>|\s|\Z)"),
                 ("<|im_end|>", "<|endoftext|>")),
     TokenLayout("<|start_header_id|>", re.compile(r"<\|start_header_id\|>(\w+)<\|end_header_id\|>"),
                 ("<|eot_id|>", "<|eom_id|>", "<|end_of_text|>")),
@@ -42,6 +42,9 @@ TOKEN_LAYOUTS = (
     TokenLayout("<|end_of_turn|>", re.compile(r"GPT4 Correct (User|Assistant):"),
                 ("<|end_of_turn|>",)),
     TokenLayout("<human>:", re.compile(r"(?<![^\s])<(human|bot)>:"), ("</s>", "<|endoftext|>")),
+    TokenLayout("<|USER_TOKEN|>", re.compile(
+                r"<\|START_OF_TURN_TOKEN\|><\|(SYSTEM|USER|CHATBOT)_TOKEN\|>"),
+                ("<|END_OF_TURN_TOKEN|>",)),
     TokenLayout("<｜User｜>", re.compile(r"<｜(User|Assistant)｜>"), ("<｜end▁of▁sentence｜>",)),
 )  # fmt: skip
 

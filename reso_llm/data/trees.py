@@ -2,12 +2,14 @@
 
 A message names itself (`message_id`) and the one it answers (`parent_id`, null for the first). Each
 path from a first message to one without an answer is a conversation. The rows of a file are held
-together in memory, in any order. Nested trees (`{"prompt": {"text", "role", "replies": [...]}}`)
+together in memory, in any order. A message marked `deleted` is left out, and all that answers it;
+`Document.unused` names it. Nested trees (`{"prompt": {"text", "role", "replies": [...]}}`)
 hold the same in one row.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -26,6 +28,8 @@ from reso_llm.data.conversation import (
 
 __all__ = ["is_nested_tree", "is_tree_message", "nested_tree_documents", "tree_documents"]
 
+DELETED = "deleted message"
+
 
 class TreeMessage(NamedTuple):
     """One message of a tree: a `message` of None is a tool's, which is left out."""
@@ -34,6 +38,7 @@ class TreeMessage(NamedTuple):
     message: Message | None
     unused: tuple[str, ...]
     line: int
+    deleted: bool = False
 
 
 def is_tree_message(row: Any) -> bool:
@@ -72,9 +77,17 @@ def tree_documents(
     for name, message in messages.items():
         if message.parent is not None and message.parent not in messages:
             bad(message.line, f"its parent_id {message.parent!r} is not in the file")
-        answers.setdefault(message.parent, []).append(name)
-    reached: set[Any] = set()
-    for path in _paths(answers):
+        if not message.deleted:
+            answers.setdefault(message.parent, []).append(name)
+        elif message.parent is None:
+            bad(message.line, "the first message of this tree is deleted")
+        elif message.parent in messages:
+            above = messages[message.parent]
+            messages[message.parent] = above._replace(unused=(*above.unused, DELETED))
+    reached = {name for name, message in messages.items() if message.deleted}
+    for path in itertools.chain.from_iterable(_paths(answers, name) for name in list(reached)):
+        reached.update(path)
+    for path in _paths(answers, None):
         reached.update(path)
         document = _path_document([messages[name] for name in path])
         if document is None:
@@ -93,8 +106,12 @@ def nested_tree_documents(row: Mapping[str, Any], line: int) -> Iterator[Documen
         node, path = todo.pop()
         if not isinstance(node, Mapping) or not isinstance(node.get("role"), str):
             raise RowError('a message of the tree has no "role"')
-        path = [*path, _message_of(node, None, line)]
         replies = node.get("replies") or []
+        kept = [reply for reply in replies if not _is_deleted(reply)]
+        message = _message_of(node, None, line)
+        if len(kept) < len(replies):
+            message = message._replace(unused=(*message.unused, DELETED))
+        path, replies = [*path, message], kept
         if not replies and (document := _path_document(path)):
             yield document
         todo += [(reply, path) for reply in reversed(replies)]
@@ -114,18 +131,22 @@ def _message_of(row: Mapping[str, Any], parent: Any, line: int) -> TreeMessage:
     text = text_of(row.get(key) if key else None, f'"{key or "text"}"')
     utf8_length(text)
     role = role_of(text_of(row["role"], '"role"'))
-    used = {key, "role", "message_id", "parent_id", "replies"}
+    used = {key, "role", "message_id", "parent_id", "replies", "deleted"}
     unused = [name for name, value in row.items() if name not in used and not is_empty(value)]
     if role is None:
         unused.append(row["role"])
     message = None if role is None else Message(role, text)
-    return TreeMessage(parent, message, tuple(unused), line)
+    return TreeMessage(parent, message, tuple(unused), line, _is_deleted(row))
 
 
-def _paths(answers: Mapping[Any, list[Any]]) -> Iterator[list[Any]]:
-    """The names on each path from a message without a parent to one without an answer."""
+def _is_deleted(row: Any) -> bool:
+    return isinstance(row, Mapping) and row.get("deleted") is True
+
+
+def _paths(answers: Mapping[Any, list[Any]], start: Any) -> Iterator[list[Any]]:
+    """The names on each path from an answer to `start` to a message without an answer."""
     path: list[Any] = []
-    todo = [(name, 0) for name in reversed(answers.get(None, []))]
+    todo = [(name, 0) for name in reversed(answers.get(start, []))]
     while todo:
         name, depth = todo.pop()
         del path[depth:]

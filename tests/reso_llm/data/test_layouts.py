@@ -97,6 +97,18 @@ CHATS = {
     "preamble with a colon": ("The following is a conversation:\n\n### Human: How so?\n"
                               "### Assistant: Because.",
                               [(SYSTEM, "The following is a conversation:"), *QA]),
+    "user and bot": ("User: How so?\nBot: Because.", QA),
+    "alpaca headings": ("### Instruction\nHow so?\n\n### Response\nBecause.", QA),
+    "chatml in a line": ("<|im_start|>user How so?<|im_end|><|im_start|>assistant Because.", QA),
+    "chatml prompt": ("<|im_start|>user\nHow so?<|im_end|>\n<|im_start|>assistant", QA[:1]),
+    "phi 4": ("<|im_start|>user<|im_sep|>How so?<|im_end|><|im_start|>assistant<|im_sep|>Because."
+              "<|im_end|>", QA),
+    "command r": ("<BOS_TOKEN><|START_OF_TURN_TOKEN|><|USER_TOKEN|>How so?<|END_OF_TURN_TOKEN|>"
+                  "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>Because.<|END_OF_TURN_TOKEN|>", QA),
+    "quoted marker stays": ('### Human: How so?### Assistant: Write "### Human:" first.',
+                            [QA[0], (ASSISTANT, 'Write "### Human:" first.')]),
+    "quotation at the end": ('### User: Say "yes."### Assistant: Yes',
+                             [(USER, 'Say "yes."'), (ASSISTANT, "Yes")]),
     "headings": ("### Human\nHow so?\n\n### Assistant\nBecause.", QA),
     "wide colon": ("### Human：How so?### Assistant：Because.", QA),
     "end marker": ("### Instruction:\nHow so?\n\n### Response:\nBecause.\n\n### End", QA),
@@ -166,6 +178,8 @@ PLAIN = {
     "shakespeare": "First Citizen:\nBefore we proceed any further, hear.\n\nAll:\nSpeak.\n",
     "play with a human": "Human: Who goes there?\nAssistant: I.\nGuard: Halt!\n",
     "play with names above": "Human:\nWho?\n\nAssistant:\nMe.\n\nGuard:\nHalt!\n",
+    "manual": "### Instruction\nAdd two.\n\n### Response\nA number.\n\n### Errors\nNone.\n",
+    "play with a bot": "User: Hark!\nBot: What?\nKing: Silence!\n",
     "play in capitals": "USER: Hark!\nASSISTANT: What?\nKING: Silence!\n",
     "log": "USER: root\nHOST: x\n",
     "inst inside": "see [INST] and [/INST]",
@@ -183,6 +197,8 @@ def test_nothing_else_is_read_as_a_chat(name):
 def test_plain_text_with_markers_says_where():
     assert marker_position("a ### Human: b") == 2
     assert marker_position("x\nsee <|im_start|>") == 6
+    tokens = "<|start|>user<|message|>a", "<|start_header|>a", "### Response\nb", "x\nBot: b"
+    assert all(marker_position(text) is not None for text in tokens)
     for text in ("### Notes\nnone", PLAIN["play"], PLAIN["shakespeare"], "A user: me", "5 <| 3"):
         assert marker_position(text) is None
 

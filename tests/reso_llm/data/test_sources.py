@@ -575,7 +575,9 @@ def test_hub_dataset_is_downloaded_once_and_then_works_offline(hub, hub_cache, m
         monkeypatch.setenv("HF_HUB_OFFLINE", offline)
         assert len(texts("owner/name")) == 2
     assert 0 < len([r for r in hub.requests if "train" in r]) <= asked == len(hub.requests)
-    assert resolve("owner/name")[0].name == "owner/name/name_train.jsonl"
+    [source] = resolve("owner/name")
+    assert source.name == "owner/name/name_train.jsonl"
+    assert source.left_out == ("owner/name/name_eval.jsonl",)
 
 
 def test_slow_download_is_not_given_up_while_it_moves(hub, hub_cache):

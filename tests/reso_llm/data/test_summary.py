@@ -5,6 +5,7 @@ import json
 import pytest
 
 from reso_llm.data.errors import DataError
+from reso_llm.data.files import Selection, choose_files, files_left_out
 from reso_llm.data.inspection import inspect_data
 from reso_llm.data.prepare import prepare
 from reso_llm.data.sources import read_documents
@@ -105,3 +106,21 @@ def test_markers_in_a_text_file_have_their_line(tmp_path, monkeypatch):
     assert len(pieces) > 3
     assert (summary.plain, summary.marked, summary.marker_places) == (1, 1, [(str(path), 10)])
     assert "1 plain text has chat markers inside" in summary.lines()[-1]
+
+
+def test_files_that_are_not_read_are_named(tmp_path):
+    for name in ("train.jsonl", "test.jsonl", ".train.jsonl", "README.md"):
+        (tmp_path / name).write_text('{"text": "plain"}\n')
+    left_out = f"{tmp_path}/test.jsonl"
+    lines = inspect_data(f"{tmp_path}/", "text").splitlines()
+    assert lines[2] == f"not read, held out or of a second kind: {left_out}"
+    assert json.loads(inspect_data(f"{tmp_path}/", "json"))["left_out"] == [left_out]
+
+
+def test_a_second_kind_of_file_beside_the_first_is_named():
+    names = ["a.parquet", "b.jsonl", "fr/a.parquet", "fr/b.jsonl", "README.md"]
+    chosen = choose_files(names)
+    assert chosen == ["a.parquet", "fr/a.parquet"]
+    assert files_left_out(names, chosen) == ("b.jsonl", "fr/b.jsonl")
+    assert files_left_out(names, ["fr/a.parquet"], Selection(subset="fr")) == ("fr/b.jsonl",)
+    assert files_left_out(names, ["b.jsonl"], Selection(file="b.jsonl")) == ()

@@ -69,9 +69,20 @@ def test_tools_and_fields_are_named():
     assert document.unused == ("lang", "tool")
 
 
+def test_deleted_messages_and_their_answers_are_left_out():
+    rows = [*TREE, row("bad", "q") | {"deleted": True}, row("below", "bad")]
+    rows[0] |= {"deleted": False}
+    found, bad, documents = read(rows)
+    assert (found, bad) == ([["q", "a1", "q2"], ["q", "a2"], ["lone"]], [])
+    assert documents[0].unused == ("deleted message",)
+    _, bad, _ = read([row("q", None), row("first", None) | {"deleted": True}, row("a", "q")])
+    assert bad == [(2, "the first message of this tree is deleted")]
+
+
 def test_nested_trees():
     leaf = {"text": "a", "role": "assistant", "replies": []}
     tree = {"prompt": {"text": "q", "role": "prompter", "replies": [leaf, leaf | {"text": "b"}]}}
+    tree["prompt"]["replies"].append(leaf | {"text": "c", "deleted": True})
     assert is_nested_tree(tree)
     assert not is_nested_tree({"prompt": "q"})
     assert not is_tree_message({"role": "user", "text": "x"})
