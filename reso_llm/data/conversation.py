@@ -21,6 +21,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -51,6 +52,7 @@ PAIRS = (
 )  # fmt: skip
 SYSTEMS = ("system", "system_prompt", "system_message")
 
+JSON_MESSAGE = re.compile(r"\s*\{\s*[\"'](?:role|from)[\"']\s*:")
 EMPTY_REPLY = "empty reply"  # a message that is left out, as an answer would be learnt to be empty
 
 
@@ -146,6 +148,8 @@ def read_turns(items: Any, name: str = "messages") -> tuple[list[Message], list[
     """Messages of a list of turns, and the names of what is left out of it; RowError."""
     if not isinstance(items, Sequence) or isinstance(items, str | bytes):
         raise RowError(f"expected a list of messages, found {kind_of(items)}")
+    if items and all(isinstance(item, str) and JSON_MESSAGE.match(item) for item in items):
+        items = [turns_in(item) for item in items]
     if items and all(isinstance(item, str) for item in items):
         return [Message(("user", "assistant")[i % 2], text) for i, text in enumerate(items)], []
     messages: list[Message] = []
@@ -189,11 +193,13 @@ def named_pair(names: Collection[str]) -> tuple[str, str] | None:
 
 
 def turns_in(value: Any) -> Any:
-    """The list of turns in another form: a JSON or Python text, or a mapping of lists.
+    """The list of turns, or one turn, in another form: a JSON or Python text, a mapping of lists.
 
     Any other value as it is.
     """
-    if isinstance(value, str) and value.lstrip()[:2] in ("[{", "[["):
+    if isinstance(value, str) and (
+        value.lstrip()[:2] in ("[{", "[[") or JSON_MESSAGE.match(value) is not None
+    ):
         for decode in (json.loads, ast.literal_eval):
             with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
                 return decode(value)

@@ -26,7 +26,7 @@ def json_rows(source: Source, bad: Bad) -> Iterator[Row]:
         by_lines = _is_by_lines(file, source)
     with open_data(source.path) as file:
         rows = _json_lines(file, bad) if by_lines else _json_values(file, source.name)
-        yield from rows if source.kind != "json" else _nested_rows(rows)
+        yield from rows if source.kind != "json" else _nested_rows(rows, bad)
 
 
 def _is_by_lines(file: BinaryIO, source: Source) -> bool:
@@ -55,15 +55,25 @@ def _is_message(value: Any) -> bool:
     )
 
 
-def _nested_rows(rows: Iterable[Row]) -> Iterator[Row]:
-    """The rows, and those of a list under one of NESTED_ROWS in their place."""
+def _nested_rows(rows: Iterable[Row], bad: Bad) -> Iterator[Row]:
+    """The rows, and those of a list under one of NESTED_ROWS in their place.
+
+    Another list beside it, as of a held-out split, is not read, and is bad.
+    """
     for line, row in rows:
         key = first_filled(row, NESTED_ROWS) if isinstance(row, Mapping) else None
         nested = row[key] if key else None
-        if isinstance(nested, list) and all(isinstance(item, Mapping) for item in nested):
+        if _is_list_of_rows(nested):
+            for other, value in row.items():
+                if other != key and _is_list_of_rows(value):
+                    bad(line, f"the rows under {other!r} are not read beside those of {key!r}")
             yield from ((line, item) for item in nested)
         else:
             yield line, row
+
+
+def _is_list_of_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(x, Mapping) for x in value)
 
 
 def _json_lines(file: BinaryIO, bad: Bad) -> Iterator[Row]:

@@ -24,11 +24,14 @@ from reso_llm.data.markers import (
     without_margin,
 )
 
-__all__ = ["named_messages"]
+__all__ = ["REPLY_ENDS", "named_messages"]
 
 PREAMBLE_CHARS = 4000
 CLOSING = "\"'”’)"
-REPLY_ENDS = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "\n### End")
+REPLY_ENDS = (
+    "</s>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<|end|>",
+    "<|end_of_turn|>", "<end_of_turn>", "<｜end▁of▁sentence｜>", "\n### End",
+)  # fmt: skip
 HEADING = re.compile(r"^#{1,6} ", re.MULTILINE)
 # Another name before a colon, as a speaker of a play has it: beside its speech, or above it.
 SPEAKER = r"^(?!(?:Human|User|Assistant|AI|Bot|System):)[A-Z][{}.' -]{{0,24}}:{}"

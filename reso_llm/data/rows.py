@@ -43,7 +43,8 @@ from reso_llm.data.conversation import (
 )
 from reso_llm.data.errors import DataError
 from reso_llm.data.layouts import document_from_text, messages_in
-from reso_llm.data.markers import WHITE
+from reso_llm.data.markers import WHITE, without_ends
+from reso_llm.data.named_layouts import REPLY_ENDS
 
 __all__ = ["Columns", "document_from_row", "parse_columns"]
 
@@ -52,7 +53,10 @@ LIST_KEYS = ("messages", "conversations", "conversation", "dialog", "dialogue", 
 NESTED_KEYS = ("data", "dialogue", "conversation")
 CONTEXTS = ("input", "context")
 TEXTS = ("text", "content")
+# A text beside one of these is a question, also without markers.
+ANSWERS_OF_A_TEXT = ("completion", "response", "answer", "reply")
 HISTORY = "history"
+COLUMN_SETS = ({"prompt", "reply"}, {"prompt", "reply", "context"}, {"messages"}, {"text"})
 OPEN_REPLY = Message("assistant", "")  # the marker that an answer follows
 
 
@@ -79,11 +83,15 @@ def parse_columns(mapping: str) -> Columns:
             )
         if not equals or not column:
             raise DataError(f"columns: {role} needs the name of a column, as in {role}=name")
+        if role in named or column in named.values():
+            raise DataError(f"columns: {item} names a role or a column twice; leave one out")
         named[role] = column
-    columns = Columns(**named)
-    if not (columns.text or columns.messages or (columns.prompt and columns.reply)):
-        raise DataError("columns: name prompt and reply, or messages, or text")
-    return columns
+    if set(named) - {"system"} not in COLUMN_SETS:
+        raise DataError(
+            "columns: name prompt and reply, or messages, or text; system, and beside prompt and "
+            "reply context, are optional"
+        )
+    return Columns(**named)
 
 
 def document_from_row(row: Any, columns: Columns | None = None) -> Document:
@@ -167,13 +175,15 @@ def _listed(value: Any, key: str) -> Document | None:
 
 
 def _marked_pair(names: Mapping[str, str], filled: Mapping[str, Any]) -> tuple[str, str] | None:
-    """`text` and an answer's column, when the text's markers leave the answer open."""
+    """`text` and an answer's column, when the text is no chat or its markers leave it open."""
     answer = next((name for name in PAIRS[0][1] if name in names), None)
     text = filled[names["text"]] if "text" in names else None
     if answer is None or not isinstance(text, str):
         return None
     messages = messages_in(text)
-    is_open = messages and (messages[-1] == OPEN_REPLY or messages[-1].role == "user")
+    if messages is None:
+        return ("text", answer) if answer in ANSWERS_OF_A_TEXT else None
+    is_open = messages[-1] == OPEN_REPLY or messages[-1].role == "user"
     return ("text", answer) if is_open else None
 
 
@@ -254,7 +264,8 @@ def _answered(value: Any, key: str, marked: bool) -> tuple[list[Message], list[s
     text = text_of(value, f'"{key}"')
     if not marked:
         return [Message("assistant", text)], []
-    return messages_in(text) or [Message("assistant", text.strip(WHITE))], []
+    reply = without_ends(text, REPLY_ENDS).strip(WHITE)
+    return messages_in(text) or [Message("assistant", reply)], []
 
 
 def _with_system(

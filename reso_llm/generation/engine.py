@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from entropy_core.checks import require
 from reso_llm.config import ResoLLMConfig
 from reso_llm.decoding.controllers import SRB, StabilityTemperature
 from reso_llm.decoding.stability import StabilityMonitor
@@ -140,6 +141,8 @@ class Engine:
         The session's goals steer it too. Raises ValueError without agency, and as `create_goal`
         and `generate` do.
         """
+        is_text = isinstance(goal_description, str)
+        require(is_text, "goal_description", goal_description, "a string")
         vector = self.model.text_vector(goal_description)
         goal = self.model.session.new_goal(goal_description, goal_type, vector)
         checked = options_of(max_length, options)

@@ -20,6 +20,7 @@ from reso_llm.session.agency import Focus, Goal
 from run_core.files import write_file
 
 FORMAT = 1
+MODEL_KEYS = ("vocab_size", "dim")  # what the saved tokens and vectors belong to
 
 
 def save(session: Any, path: str | Path, extra: Mapping[str, Any] | None = None) -> None:
@@ -43,6 +44,13 @@ def load(session: Any, path: str | Path) -> dict[str, Any]:
     document = json.loads(body)
     if document["format"] != FORMAT:
         raise ValueError(f"{path}: session format {document['format']}, expected {FORMAT}")
+    for key in MODEL_KEYS:
+        own = getattr(session.config, key)
+        if document.get(key, own) != own:
+            raise ValueError(
+                f"{path}: does not fit this model: saved with {key} = {document[key]}, this model "
+                f"has {own}; load that model, or use another file"
+            )
     try:
         _restore(session, document, tensors)
     except (ValueError, AttributeError) as error:
@@ -52,7 +60,8 @@ def load(session: Any, path: str | Path) -> dict[str, Any]:
 
 def _described(session: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The session as JSON values, and its tensors by name."""
-    document: dict[str, Any] = {"clock": session.clock}
+    document = {key: getattr(session.config, key) for key in MODEL_KEYS}
+    document["clock"] = session.clock
     tensors: dict[str, Tensor] = {}
     if session.agency is not None:
         document["foci"] = [dataclasses.asdict(focus) for focus in session.agency.foci]

@@ -58,7 +58,10 @@ def read_initial(config: TrainConfig) -> Initial | None:
             "these options out, or start without init_from"
         )
     if "tokenizer.json" not in documents:
-        raise TrainingError(f"init_from: {path} has no tokenizer.json")
+        raise TrainingError(
+            f"init_from: {path} has no tokenizer.json: export it with the engine's "
+            "save_pretrained, which writes the tokenizer too"
+        )
     tokenizer = ResoTokenizer.from_json(documents["tokenizer.json"], f"{path}/tokenizer.json")
     if "training.json" in documents:
         training = get_document(documents, path, "training.json", "tokenizer_fingerprint")
@@ -69,7 +72,9 @@ def read_initial(config: TrainConfig) -> Initial | None:
 def _model_values(documents: dict[str, Any], path: Path) -> dict[str, Any]:
     """The `model` section of a checkpoint as this version reads it."""
     if "config.json" not in documents:
-        raise TrainingError(f"init_from: {path} is no language model's checkpoint")
+        raise TrainingError(
+            f"init_from: {path} is no language model's checkpoint; name a ResoLLM's"
+        )
     return ResoLLMConfig.from_dict(get_document(documents, path, "config.json")).to_dict()
 
 

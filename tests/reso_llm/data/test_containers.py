@@ -50,6 +50,14 @@ def test_container(tmp_path, name):
     assert read(path) == TEXTS
 
 
+def test_rows_beside_those_that_are_read_are_bad(tmp_path):
+    path = tmp_path / "splits.json"
+    path.write_text(json.dumps({"train": ROWS, "test": ROWS[:1], "tags": ["x"]}))
+    with pytest.raises(DataError, match=r"under 'test' are not read beside .*'train'"):
+        read(path)
+    assert read(path, on_bad_row="skip") == TEXTS
+
+
 def test_array_of_conversations_is_no_row(tmp_path):
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
     (tmp_path / "array.jsonl").write_text(json.dumps([turns, turns]))

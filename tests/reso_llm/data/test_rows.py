@@ -1,5 +1,7 @@
 """Rows: which columns become which turns, what is named as unused, and what is refused."""
 
+import json
+
 import pytest
 
 from reso_llm.data.conversation import Document, Message, RowError
@@ -60,6 +62,9 @@ ROWS = {
                             [QA[0], *QA], ("empty reply",)),
     "gemini": ({"contents": [{"role": "user", "parts": [{"text": "q"}]},
                              {"role": "model", "parts": [{"text": "a"}]}]}, QA, ()),
+    "ends of a marked answer": ({"prompt": "[INST] q [/INST]", "response": "a</s>"}, QA, ()),
+    "turns as json texts": ({"messages": list(map(json.dumps, PAIR))}, QA, ()),
+    "text and response": ({"text": "q", "response": "a"}, QA, ()),
     "list of one answer": ({"question": "q", "answer": ["a"]}, QA, ()),
     "messages of another name": ({"items": PAIR, "id": 3}, QA, ("id",)),
     "mapping of lists": ({"conversations": {"from": ["human", "gpt"], "value": ["q", "a"]}},
@@ -152,6 +157,10 @@ def test_named_columns():
         ("prompt=q", "name prompt and reply, or messages, or text"),
         ("prompt=,reply=a", "prompt needs the name of a column"),
         ("", "name prompt and reply"),
+        ("prompt=q,prompt=p,reply=a", "prompt=p names a role or a column twice"),
+        ("prompt=q,reply=q", "reply=q names a role or a column twice"),
+        ("prompt=q,reply=a,text=t", "name prompt and reply, or messages, or text"),
+        ("messages=m,context=c", "name prompt and reply, or messages, or text"),
     ],
 )
 def test_mapping_that_cannot_be_read(mapping, reason):

@@ -388,3 +388,9 @@ def test_damage_is_told_with_and_without_metrics(make_engine):
             engine.generate_batch(["x", "yy"], 3, metrics=metrics)
         with pytest.raises(FloatingPointError, match="not finite"):
             engine.generate_multi_agent("x", [engine], "consensus", 3, metrics=metrics)
+
+
+@pytest.mark.parametrize("description", [5, None, ["be kind"]])
+def test_a_goal_that_is_no_text_is_refused(engine, description):
+    with pytest.raises(ValueError, match=r"goal_description = .*: expected a string"):
+        engine.generate_with_goal("x", description, 2)

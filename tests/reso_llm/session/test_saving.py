@@ -104,6 +104,16 @@ def test_a_session_of_another_model_is_refused(engine, tiny_model, tmp_path):
         Session.load(tmp_path / "s", tiny_model().config)
 
 
+@pytest.mark.parametrize("key", ["dim", "vocab_size"])
+def test_a_session_of_a_model_of_another_size_is_refused(engine, tmp_path, key):
+    """Guards a goal's vector, and concepts' tokens, that another model took as its own."""
+    used(engine).model.session.save(tmp_path / "s")
+    size = getattr(engine.config, key)
+    other = dataclasses.replace(engine.config, **{key: 2 * size})
+    with pytest.raises(ValueError, match=f"saved with {key} = {size}, this model has {2 * size}"):
+        Session.load(tmp_path / "s", other)
+
+
 def test_an_engine_is_saved_whole(engine, tmp_path):
     """Model, tokenizer, goal calibration and the rule's thresholds; the session stays apart."""
     engine.model.session.agency.calibration = GoalCalibration(0.1, 0.2, 0.5)
