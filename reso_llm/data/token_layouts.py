@@ -28,9 +28,13 @@ class TokenLayout(NamedTuple):
     ends: tuple[str, ...]
 
 
+# A turn may go on in the marker's line only where <|im_end|> ends it: prose has no such token.
+CHATML = re.compile(
+    r"<\|im_start\|>[ ]?(\w+)(?:<\|im_sep\|>|[ \t]*\r?\n|\Z"
+    r"|[ ](?=(?:(?!<\|im_start\|>)(?s:.))*?<\|im_end\|>))"
+)
 TOKEN_LAYOUTS = (
-    TokenLayout("<|im_start|>", re.compile(r"<\|im_start\|>[ ]?(\w+)(?:<\|im_sep\|>|\s|\Z)"),
-                ("<|im_end|>", "<|endoftext|>")),
+    TokenLayout("<|im_start|>", CHATML, ("<|im_end|>", "<|endoftext|>")),
     TokenLayout("<|start_header_id|>", re.compile(r"<\|start_header_id\|>(\w+)<\|end_header_id\|>"),
                 ("<|eot_id|>", "<|eom_id|>", "<|end_of_text|>")),
     TokenLayout("<start_of_turn>", re.compile(r"<start_of_turn>(\w+)[ \t]*\r?\n"),

@@ -99,7 +99,8 @@ CHATS = {
                               [(SYSTEM, "The following is a conversation:"), *QA]),
     "user and bot": ("User: How so?\nBot: Because.", QA),
     "alpaca headings": ("### Instruction\nHow so?\n\n### Response\nBecause.", QA),
-    "chatml in a line": ("<|im_start|>user How so?<|im_end|><|im_start|>assistant Because.", QA),
+    "chatml in a line": ("<|im_start|>user How so?<|im_end|><|im_start|>assistant Because."
+                         "<|im_end|>", QA),
     "chatml prompt": ("<|im_start|>user\nHow so?<|im_end|>\n<|im_start|>assistant", QA[:1]),
     "phi 4": ("<|im_start|>user<|im_sep|>How so?<|im_end|><|im_start|>assistant<|im_sep|>Because."
               "<|im_end|>", QA),
@@ -179,6 +180,7 @@ PLAIN = {
     "play with a human": "Human: Who goes there?\nAssistant: I.\nGuard: Halt!\n",
     "play with names above": "Human:\nWho?\n\nAssistant:\nMe.\n\nGuard:\nHalt!\n",
     "manual": "### Instruction\nAdd two.\n\n### Response\nA number.\n\n### Errors\nNone.\n",
+    "chatml in prose": "<|im_start|>user is how a turn begins. <|im_start|> is a token.",
     "play with a bot": "User: Hark!\nBot: What?\nKing: Silence!\n",
     "play in capitals": "USER: Hark!\nASSISTANT: What?\nKING: Silence!\n",
     "log": "USER: root\nHOST: x\n",

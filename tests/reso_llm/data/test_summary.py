@@ -113,6 +113,7 @@ def test_files_that_are_not_read_are_named(tmp_path):
         (tmp_path / name).write_text('{"text": "plain"}\n')
     left_out = f"{tmp_path}/test.jsonl"
     lines = inspect_data(f"{tmp_path}/", "text").splitlines()
+    assert lines[0] == f"read {tmp_path}/train.jsonl"
     assert lines[2] == f"not read, held out or of a second kind: {left_out}"
     assert json.loads(inspect_data(f"{tmp_path}/", "json"))["left_out"] == [left_out]
 
