@@ -26,6 +26,7 @@ from cer.corrected import CorrectedControl
 from cer.inputs import ArrayLike, as_distributions
 from cer.published import PublishedControl
 from cer.trajectory import ReactorOutput, ReactorState, TrajectoryStep, batch_mean
+from entropy_core.checks import is_number, is_whole
 from entropy_core.control import CEROptions
 
 Mode = Literal["published", "corrected"]
@@ -182,14 +183,14 @@ def _check(
     if mode not in CONTROLS:
         raise ValueError(f"mode must be one of {', '.join(CONTROLS)}, got {mode!r}")
     for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
+        if not is_whole(size) or size < 1:
+            raise ValueError(f"{name} must be at least 1 and whole, got {size!r}")
     for name in ("num_heads", "num_oscillators"):
         if sizes["hidden_dim"] % sizes[name]:
             raise ValueError(f"hidden_dim must be a multiple of {name}, got {sizes}")
-    if not 0 < target < math.log(sizes["hidden_dim"]):
-        raise ValueError(f"target_entropy must be inside (0, ln hidden_dim) nats, got {target}")
-    if not math.isfinite(kuramoto_k):
-        raise ValueError(f"kuramoto_k must be finite, got {kuramoto_k}")
-    if dropout is not None and not 0 <= dropout < 1:
-        raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+    if not is_number(target) or not 0 < target < math.log(sizes["hidden_dim"]):
+        raise ValueError(f"target_entropy must be inside (0, ln hidden_dim) nats, got {target!r}")
+    if not is_number(kuramoto_k):
+        raise ValueError(f"kuramoto_k must be finite and a number, got {kuramoto_k!r}")
+    if dropout is not None and not (is_number(dropout) and 0 <= dropout < 1):
+        raise ValueError(f"dropout must be in [0, 1), got {dropout!r}")

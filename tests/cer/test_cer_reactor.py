@@ -386,6 +386,11 @@ def test_published_trains_the_output_projection_alone(small):
         (dict(dropout=1.0), "dropout must be in"),
         (dict(drift_strength=-1), "drift_strength"),
         (dict(kuramoto_k=math.inf), "kuramoto_k must be finite"),
+        (dict(kuramoto_k=None), "kuramoto_k must be finite and a number, got None"),
+        (dict(num_layers=2.5), "num_layers must be at least 1 and whole, got 2.5"),
+        (dict(num_layers=True), "num_layers must be at least 1 and whole, got True"),
+        (dict(dropout="a"), "dropout must be in"),
+        (dict(target_entropy=None), "target_entropy must be inside"),
     ],
 )
 def test_wrong_options_are_refused(options, message):
