@@ -106,9 +106,9 @@ class Leftover(NamedTuple):
 
 def leftovers(directory: Path, is_ours: Callable[[str], bool]) -> list[Leftover]:
     """The `temporary_name` and `trash_name` entries of a directory for names that are ours."""
-    found = ((path, _LEFTOVER.fullmatch(path.name)) for path in entries(directory, "."))
-    left = [Leftover(path, match[1], int(match[2])) for path, match in found if match]
-    return [each for each in left if is_ours(each.name)]
+    matches = ((path, _LEFTOVER.fullmatch(path.name)) for path in entries(directory, "."))
+    all_leftovers = [Leftover(path, match[1], int(match[2])) for path, match in matches if match]
+    return [each for each in all_leftovers if is_ours(each.name)]
 
 
 def is_alive(pid: int) -> bool:

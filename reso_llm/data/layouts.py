@@ -74,5 +74,5 @@ def marker_position(text: str) -> int | None:
     """Where something that looks like a marker stands in plain text; None when nothing does."""
     if not any(gate in text for gate in LEFT_GATES):  # a fast search first: markers are rare
         return None
-    found = LEFT_MARKERS.search(text)
-    return found.start() if found else None
+    marker = LEFT_MARKERS.search(text)
+    return marker.start() if marker else None

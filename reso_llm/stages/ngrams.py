@@ -144,8 +144,8 @@ def _predecessors(order: _Order, above: _Order) -> np.ndarray:
     token before it and counts as one.
     """
     shorter = order.entry_at[above.first_entry + 1]
-    found = _sums(above.counts > 0, shorter, order.counts.shape[1])
-    return np.maximum(found, order.counts > 0)
+    num_contexts = _sums(above.counts > 0, shorter, order.counts.shape[1])
+    return np.maximum(num_contexts, order.counts > 0)
 
 
 def _smooth(
