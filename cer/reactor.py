@@ -26,7 +26,7 @@ from cer.corrected import CorrectedControl
 from cer.inputs import ArrayLike, as_distributions
 from cer.published import PublishedControl
 from cer.trajectory import ReactorOutput, ReactorState, TrajectoryStep, batch_mean
-from entropy_core.control import CEROptions
+from entropy_core.policies import CEROptions
 
 Mode = Literal["published", "corrected"]
 CONTROLS = {"published": PublishedControl, "corrected": CorrectedControl}

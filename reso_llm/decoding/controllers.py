@@ -8,7 +8,7 @@
 A controller is a frozen set of options. Its `start()` makes the state of one row of one generation,
 so nothing leaks between rows or calls. A decision is taken before a token is drawn, from the
 entropy of its distribution and the text so far; a stop takes effect after that token. The pure
-rules are in `entropy_core.control`. Sources: SRB derivation notes; the Phase-Slip sampler;
+rules are in `entropy_core.policies`. Sources: SRB derivation notes; the Phase-Slip sampler;
 Gammaitoni 1998, Rev. Mod. Phys. 70, 223.
 
 Shapes: D embedding width.
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from entropy_core.checks import require
-from entropy_core.control import (
+from entropy_core.policies import (
     PhaseSlipOptions,
     SlipCause,
     SRBAction,
