@@ -56,12 +56,12 @@ def sync_directory(path: Path) -> None:
 
 
 def temporary_name(path: Path) -> Path:
-    """Where this process writes what will become `path`."""
+    """The name under which this process writes the file that becomes `path`."""
     return path.parent / f".tmp-{path.name}-{os.getpid()}"
 
 
 def trash_name(path: Path) -> Path:
-    """Where this process moves `path` before it deletes it."""
+    """The name to which this process moves `path` before it deletes it."""
     return path.parent / f".trash-{path.name}-{os.getpid()}"
 
 

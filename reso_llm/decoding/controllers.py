@@ -35,7 +35,7 @@ from reso_llm.decoding.stability import StabilityMonitor
 
 
 class RowView(NamedTuple):
-    """What a controller sees of a row before a token is drawn."""
+    """The part of a row that a controller sees before a token is drawn."""
 
     signals: Signals
     loop_score: float  # of the ids so far, 0 to 1
@@ -44,7 +44,7 @@ class RowView(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """How a controller changes the draw of a token; a field at its default changes nothing."""
+    """Changes to the draw of a token by a controller; a field at its default changes nothing."""
 
     cause: str
     temperature: float | None = None

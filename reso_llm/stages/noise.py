@@ -33,7 +33,7 @@ class FeedForwardNoise(NamedTuple):
 
 
 def repeats(tail: Tensor, ids: Tensor) -> Tensor:
-    """Where the text up to each token repeats itself: tail (B,W), ids (B,T) -> (B,T) bool.
+    """Mark tokens up to which the text repeats itself: tail (B,W), ids (B,T) -> (B,T) bool.
 
     tail holds the ids before; padded with -1, which equals nothing, where there are none.
     """
