@@ -69,7 +69,7 @@ def main() -> None:
             return
         print()
         show(f"{number}. {station.title}", columns)
-        show(station.about, columns, "   ")
+        show(station.purpose, columns, "   ")
         findings[name] = visit(engine, station, options.seed)
         for line in findings[name].lines:
             show(printable(line), columns, "   ")

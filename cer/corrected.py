@@ -21,9 +21,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from cer.trajectory import TOLERANCE_NATS, StateReading, StepOutcome, read_state
-from entropy_core.control import CERAction, CEROptions, solve_temperature
 from entropy_core.information import entropy_nats, semantic_mass
 from entropy_core.kuramoto import order_parameter, rk4_step
+from entropy_core.policies import CERAction, CEROptions, solve_temperature
 
 TIME_STEP = 0.5  # time of the oscillators in one refinement step
 

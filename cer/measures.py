@@ -160,7 +160,7 @@ def commutation(
 
 
 class Residence(NamedTuple):
-    """How long trajectories of entropy stay in each zone; the last axis follows ZONES."""
+    """Times that trajectories of entropy stay in each zone; the last axis follows ZONES."""
 
     share: Tensor  # (..., 4) of all steps; undefined entropy belongs to no zone
     mean_stay: Tensor  # (..., 4) steps of an uninterrupted stay, NaN where there was none

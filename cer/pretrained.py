@@ -36,7 +36,7 @@ def load_causal_lm(directory: str) -> tuple[Any, Any]:
 
 
 def model_directory(name: str, deadline: float = DEADLINE_SECONDS) -> str:
-    """Where the files of a model are, after a download if that is needed and possible.
+    """Directory of the files of a model, after a download if that is needed and possible.
 
     name: a directory or a hub id. Raises ValueError where it cannot be had, and when a
     download stands still for `deadline` seconds.

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from cer.trajectory import StateReading, StepOutcome, read_state
-from entropy_core.control import CERAction, CEROptions, cer_control
 from entropy_core.information import semantic_mass
+from entropy_core.policies import CERAction, CEROptions, cer_control
 
 PHASE_RATE = 0.1  # radians per step and unit of coupling
 PHASE_GAIN = 0.3  # largest relative change of z by the phase

@@ -27,7 +27,7 @@ from cer.inputs import ArrayLike, as_distributions
 from cer.published import PublishedControl
 from cer.trajectory import ReactorOutput, ReactorState, TrajectoryStep, batch_mean
 from entropy_core.checks import is_number, is_whole
-from entropy_core.control import CEROptions
+from entropy_core.policies import CEROptions
 
 Mode = Literal["published", "corrected"]
 CONTROLS = {"published": PublishedControl, "corrected": CorrectedControl}

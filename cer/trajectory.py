@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from entropy_core.control import CERAction
+from entropy_core.policies import CERAction
 
 TOLERANCE_NATS = 1e-3  # closer than this is on the set point, in mode `corrected`
 

@@ -50,7 +50,7 @@ class Subject(NamedTuple):
 
 @dataclass(frozen=True)
 class NoiseConfig:
-    """How a subject is measured."""
+    """Options of measuring a subject."""
 
     levels: tuple[float, ...] = (0.05, 0.1, 0.2, 0.5, 1.0)
     num_draws: int = 16  # of ξ for μ

@@ -29,7 +29,7 @@ WARMUP_STEPS = 20
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How long and how the pair is trained."""
+    """Options of training the pair."""
 
     steps: tuple[int, int] = (900, 200)  # feed-forward, state-space, which learns in fewer
     batch_size: int = 16

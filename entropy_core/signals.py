@@ -40,7 +40,7 @@ class Signals(NamedTuple):
 
 
 class SignalState(NamedTuple):
-    """What the next step needs of the past; NaN and zeros before the first step."""
+    """Past values that the next step needs; NaN and zeros before the first step."""
 
     entropy_nats: Tensor  # (B,)
     delta_nats: Tensor  # (B,)
@@ -161,7 +161,7 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def loop_score(ids: Tensor, *, window: int, max_period: int) -> Tensor:
-    """How periodic the last tokens are: ids (B, T) -> (B,) in [0, 1], no unit.
+    """Periodicity of the last tokens: ids (B, T) -> (B,) in [0, 1], no unit.
 
     The largest share, over periods 1..max_period, of the last `window` tokens that equal the
     token one period earlier; 1 is an exact loop. NaN while T < window + max_period. Text whose

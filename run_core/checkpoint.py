@@ -268,9 +268,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _check_version(path: Path, body: dict[str, Any]) -> None:
-    found = body.get("format")
-    if found != FORMAT:
-        reason = f"is of checkpoint format {found}, and this version reads format {FORMAT}"
+    version = body.get("format")
+    if version != FORMAT:
+        reason = f"is of checkpoint format {version}, and this version reads format {FORMAT}"
         advice = "use the version of reso-llm that wrote it"
         raise FormatVersionError(path, MANIFEST, reason, advice)
 

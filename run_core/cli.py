@@ -91,23 +91,23 @@ class Parser(jsonargparse.ArgumentParser):
         plain = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         for name in names:
             plain.add_argument(f"--{name}")
-        found = plain.parse_known_args([a for a in self._joined(args) if "=" in a])[0]
-        return argparse.Namespace(**{n: self._in_full(n, v) for n, v in vars(found).items()})
+        options = plain.parse_known_args([a for a in self._joined(args) if "=" in a])[0]
+        return argparse.Namespace(**{n: self._in_full(n, v) for n, v in vars(options).items()})
 
     # --- from typed arguments to --name=value
 
     def _joined(self, args: Sequence[str]) -> list[str]:
         """Each option and its value as one argument --name=value."""
-        left, joined = list(args), []
-        while left:
-            argument = left.pop(0)
+        remaining, joined = list(args), []
+        while remaining:
+            argument = remaining.pop(0)
             if _ASSIGNMENT.fullmatch(argument):
                 argument = f"--{argument}"
             name, equals, value = argument.partition("=")
             if name.startswith("--"):
                 name = "--" + name[2:].replace("-", "_")
-            if not equals and left and self._takes(name, left[0]):
-                equals, value = "=", left.pop(0)
+            if not equals and remaining and self._takes(name, remaining[0]):
+                equals, value = "=", remaining.pop(0)
             joined.append(name + equals + value)
         return joined
 

@@ -36,7 +36,7 @@ def is_offline() -> bool:
 
 
 def cache_folder(kind: str, repo_id: str) -> Path:
-    """Where the hub's library keeps a repository; `kind` is "datasets" or "models"."""
+    """Folder in which the hub's library keeps a repository; `kind` is "datasets" or "models"."""
     from huggingface_hub import constants
 
     cache = Path(os.environ.get("HF_HUB_CACHE") or constants.HF_HUB_CACHE)

@@ -56,12 +56,12 @@ def sync_directory(path: Path) -> None:
 
 
 def temporary_name(path: Path) -> Path:
-    """Where this process writes what will become `path`."""
+    """The name under which this process writes the file that becomes `path`."""
     return path.parent / f".tmp-{path.name}-{os.getpid()}"
 
 
 def trash_name(path: Path) -> Path:
-    """Where this process moves `path` before it deletes it."""
+    """The name to which this process moves `path` before it deletes it."""
     return path.parent / f".trash-{path.name}-{os.getpid()}"
 
 
@@ -106,9 +106,9 @@ class Leftover(NamedTuple):
 
 def leftovers(directory: Path, is_ours: Callable[[str], bool]) -> list[Leftover]:
     """The `temporary_name` and `trash_name` entries of a directory for names that are ours."""
-    found = ((path, _LEFTOVER.fullmatch(path.name)) for path in entries(directory, "."))
-    left = [Leftover(path, match[1], int(match[2])) for path, match in found if match]
-    return [each for each in left if is_ours(each.name)]
+    matches = ((path, _LEFTOVER.fullmatch(path.name)) for path in entries(directory, "."))
+    all_leftovers = [Leftover(path, match[1], int(match[2])) for path, match in matches if match]
+    return [each for each in all_leftovers if is_ours(each.name)]
 
 
 def is_alive(pid: int) -> bool:

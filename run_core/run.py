@@ -91,8 +91,8 @@ def _refuse_foreign(run_dir: Path) -> None:
 
 
 def _has_checkpoint(run_dir: Path) -> bool:
-    found = entries(run_dir / "checkpoints", "step_", "corrupt-step_")
-    return any((path / MANIFEST).is_file() for path in found)
+    checkpoints = entries(run_dir / "checkpoints", "step_", "corrupt-step_")
+    return any((path / MANIFEST).is_file() for path in checkpoints)
 
 
 def _has_record(run_dir: Path) -> bool:
@@ -144,14 +144,14 @@ def clean_leftovers(run_dir: str | Path) -> list[Path]:
     stay. Raises CheckpointError when the disk refuses.
     """
     run_dir = Path(run_dir)
-    left = leftovers(run_dir, _RECORDS.__contains__)
-    left += leftovers(run_dir / "checkpoints", lambda name: bool(STEP_NAME.fullmatch(name)))
-    for each in left:
+    stale = leftovers(run_dir, _RECORDS.__contains__)
+    stale += leftovers(run_dir / "checkpoints", lambda name: bool(STEP_NAME.fullmatch(name)))
+    for each in stale:
         try:
             remove(each.path)
         except OSError as error:
             raise CheckpointError(cannot("remove", each.path, error)) from error
-    return [each.path for each in left]
+    return [each.path for each in stale]
 
 
 # --- its checkpoints ------------------------------------------------------------------------
@@ -251,10 +251,10 @@ def step_paths(run_dir: str | Path) -> list[Path]:
     """The paths with the name of a checkpoint, the newest first, sound or not."""
     directory = Path(run_dir, "checkpoints")
     try:
-        found = entries(directory, "step_")
+        paths = entries(directory, "step_")
     except OSError as error:
         raise CheckpointError(cannot("read", directory, error)) from error
-    steps = [path for path in found if STEP_NAME.fullmatch(path.name)]
+    steps = [path for path in paths if STEP_NAME.fullmatch(path.name)]
     return sorted(steps, key=_step_of, reverse=True)
 
 

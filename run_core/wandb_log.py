@@ -45,10 +45,10 @@ def chosen_mode(environment: Mapping[str, str], configured: str, is_flag: bool) 
 def run_id(run_dir: Path, resumes: bool) -> str:
     """WANDB_RUN_ID, the id the resumed run had, or a new one; kept in RUN/wandb.json."""
     path = run_dir / "wandb.json"
-    found = os.environ.get("WANDB_RUN_ID") or (_kept_id(path) if resumes else None)
-    found = found or secrets.token_hex(4)
-    write_file(path, json.dumps({"id": found}).encode() + b"\n")
-    return found
+    identity = os.environ.get("WANDB_RUN_ID") or (_kept_id(path) if resumes else None)
+    identity = identity or secrets.token_hex(4)
+    write_file(path, json.dumps({"id": identity}).encode() + b"\n")
+    return identity
 
 
 def _kept_id(path: Path) -> str | None:
@@ -83,8 +83,8 @@ class WandbLog:
                 "upload it later with: wandb sync"
             )
         if mode != "disabled":
-            left = deadline - time.monotonic()
-            reason = self._start("offline", left)
+            seconds = deadline - time.monotonic()
+            reason = self._start("offline", seconds)
             if reason is not None and mode == "offline":
                 report(f"wandb: not started ({reason}); the run goes on without it")
 

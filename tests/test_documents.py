@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.tasks import TASKS
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("entropy_core", "run_core", "cer", "reso_llm", "benchmarks")
 SOURCES = sorted(
@@ -23,14 +25,17 @@ FILES = {
 FILES |= {"/config.yaml", "/loss.png", "/demo.png"}  # a run and a tour write them
 # A file in backticks or in a link, and a dotted name that begins with one of our packages.
 FILE = re.compile(r"(?:`|\]\(|python )(?:\.\./)*([\w./-]+\.(?:py|md|yaml|png))\b")
-NAME = re.compile(rf"`((?:{'|'.join(PACKAGES)})(?:\.\w+)+)")
+NAME = re.compile(rf"(?:`|-m )((?:{'|'.join(PACKAGES)})(?:\.\w+)+)")
+TASK = re.compile(r"python evaluate\.py ([a-z][\w-]*)")
 
 
 def missing(text):
-    """The files and dotted names in a text that do not exist."""
+    """The files, dotted names and tasks of evaluate.py in a text that do not exist."""
     files = [name for name in FILE.findall(text) if "NAME" not in name]  # of a file to be written
     absent = [name for name in files if not any(f.endswith(f"/{name}") for f in FILES)]
-    return absent + [name for name in NAME.findall(text) if not exists(name)]
+    tasks = [name for name in TASK.findall(text) if name not in TASKS]
+    names = [name for name in NAME.findall(text) if "NAME" not in name and not exists(name)]
+    return absent + names + tasks
 
 
 def exists(name):
@@ -65,8 +70,12 @@ def test_docstrings_mention_only_what_exists():
     assert {path: names for path, names in found.items() if names} == {}
 
 
-@pytest.mark.parametrize(
-    "text", ["`attending.py`", "[map](docs/nowhere.md)", "`reso_llm.primes`", "`cer.run.nothing`"]
-)
+STALE = (
+    "`attending.py`", "[map](docs/nowhere.md)", "`reso_llm.primes`", "`cer.run.nothing`",
+    "python -m benchmarks.recall", "python evaluate.py nothing",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", STALE)
 def test_a_stale_mention_is_found(text):
     assert len(missing(text)) == 1

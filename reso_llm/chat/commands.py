@@ -81,7 +81,7 @@ class Chat:
 
     @property
     def _listener(self) -> tuple[Callable[[str], None], bool]:
-        """Where a reply is streamed to, and whether it is measured."""
+        """Options of a reply: the function that receives its text, and whether it is measured."""
         return self.screen.write, self.show_metrics
 
     def _show(self, reply: Reply) -> None:

@@ -21,7 +21,7 @@ from reso_llm.session.session import Session
 from run_core import terminal
 
 SAMPLING = {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.1}
-"""How a chat draws its tokens by default."""
+"""Default sampling options of a chat."""
 
 
 class Exchange(NamedTuple):

@@ -28,7 +28,7 @@ TEST = frozenset({"test", "testing"})
 
 
 class Selection(NamedTuple):
-    """What a user chose from a dataset: one file by its name, or a subset, or a split."""
+    """A user's choice from a dataset: one file by its name, or a subset, or a split."""
 
     file: str | None = None
     subset: str | None = None

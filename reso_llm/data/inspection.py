@@ -29,7 +29,7 @@ def inspect_data(
     val_spec: str | None = None,
     on_bad_row: OnBadRow = "error",
 ) -> str:
-    """What `spec`, and `val_spec` before it, hold; DataError as for a run.
+    """Describe the data of `val_spec`, then of `spec`; DataError as for a run.
 
     The JSON object has the counts `conversations`, `plain`, `turns`, `replies` and `system`,
     `unused_fields` {name: documents}, `marker_warnings` ["file:line"], and `first`, the first two

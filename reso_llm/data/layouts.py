@@ -71,8 +71,8 @@ def starts_with_marker(text: str) -> bool:
 
 
 def marker_position(text: str) -> int | None:
-    """Where something that looks like a marker stands in plain text; None when nothing does."""
+    """Index of the first likely marker in plain text; None without one."""
     if not any(gate in text for gate in LEFT_GATES):  # a fast search first: markers are rare
         return None
-    found = LEFT_MARKERS.search(text)
-    return found.start() if found else None
+    marker = LEFT_MARKERS.search(text)
+    return marker.start() if marker else None

@@ -139,7 +139,7 @@ def _txt_pieces(file: BinaryIO, source: Source, file_bytes: int) -> Iterator[Doc
 
 
 def _character_boundary(data: bytes) -> int:
-    """Where to cut `data` so that its last, perhaps unfinished, character stays whole."""
+    """Index at which to cut `data` so that no character is split."""
     for back in range(1, min(4, len(data)) + 1):
         if data[-back] & 0xC0 != 0x80:
             return len(data) - back if data[-back] >= 0xC0 else len(data)

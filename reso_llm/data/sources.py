@@ -116,11 +116,11 @@ def read_source(
             raise DataError(f"{row}. Mend or remove the row, or pass --on-bad-row skip")
         report.rows.append(row)
 
-    found = False
+    has_document = False
     try:
         limit = max(UNPACKED_BYTES, UNPACKED_RATIO * source.path.stat().st_size)
         for document in summary.watch(documents_of(source, bad), source.name):
-            found = True
+            has_document = True
             limit -= document.num_bytes
             if limit < 0:
                 raise DataError(
@@ -131,7 +131,7 @@ def read_source(
             del document
     except OSError as error:
         raise DataError(f"{source.name}: cannot be read ({error})") from error
-    if not found:
+    if not has_document:
         rows = BadRows(report.rows[before:])
         why = f", {rows.summary(5)}" if rows.count else ": it has no rows"
         raise DataError(f"{source.name}: no document in it{why}")

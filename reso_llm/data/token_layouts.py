@@ -78,8 +78,8 @@ def _layout_messages(text: str, layout: TokenLayout) -> list[Message] | None:
     begin = BEGIN.match(text).end()
     if not layout.marker.match(text, begin):
         return None
-    found = [(m, role_of(m[1])) for m in layout.marker.finditer(text, begin)]
-    markers = [Marker(m.start(), m.end(), role or "") for m, role in found]
+    matches = [(m, role_of(m[1])) for m in layout.marker.finditer(text, begin)]
+    markers = [Marker(m.start(), m.end(), role or "") for m, role in matches]
     messages = []
     for marker, content in contents(text, outside_fences(text, markers)):
         content = without_ends(content, layout.ends)

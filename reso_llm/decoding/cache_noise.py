@@ -19,7 +19,7 @@ from entropy_core.checks import require
 
 @dataclass(frozen=True, kw_only=True)
 class CacheNoise:
-    """How much noise a cache gets, and where.
+    """Amount of the noise that a cache gets, and its place.
 
     scale: deviation of the noise, in deviations of the tensor; 0 adds none. values_only: keep the
     keys, and with them the attention weights. protect_prompt: keep the tokens of the prompt.

@@ -8,7 +8,7 @@
 A controller is a frozen set of options. Its `start()` makes the state of one row of one generation,
 so nothing leaks between rows or calls. A decision is taken before a token is drawn, from the
 entropy of its distribution and the text so far; a stop takes effect after that token. The pure
-rules are in `entropy_core.control`. Sources: SRB derivation notes; the Phase-Slip sampler;
+rules are in `entropy_core.policies`. Sources: SRB derivation notes; the Phase-Slip sampler;
 Gammaitoni 1998, Rev. Mod. Phys. 70, 223.
 
 Shapes: D embedding width.
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from entropy_core.checks import require
-from entropy_core.control import (
+from entropy_core.policies import (
     PhaseSlipOptions,
     SlipCause,
     SRBAction,
@@ -35,7 +35,7 @@ from reso_llm.decoding.stability import StabilityMonitor
 
 
 class RowView(NamedTuple):
-    """What a controller sees of a row before a token is drawn."""
+    """The part of a row that a controller sees before a token is drawn."""
 
     signals: Signals
     loop_score: float  # of the ids so far, 0 to 1
@@ -44,7 +44,7 @@ class RowView(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """How a controller changes the draw of a token; a field at its default changes nothing."""
+    """Changes to the draw of a token by a controller; a field at its default changes nothing."""
 
     cause: str
     temperature: float | None = None

@@ -44,7 +44,7 @@ Lookahead = Callable[[Tensor, int], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class SignalOptions:
-    """How signals are averaged (`entropy_core.signals`).
+    """Options of the averages of signals (`entropy_core.signals`).
 
     window: embeddings in the mean of C+. ema_weight: weight of the newest token in E. min_prob:
     smallest probability of the effective support, over which entropy is normalised; None takes the
@@ -80,7 +80,7 @@ class Event(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """How to draw the token of this step.
+    """Options of drawing the token of this step.
 
     Deepening excludes all but its candidates, then noise moves the logits, then `sample` draws. The
     caller adds the noise in the cache, which acts on later tokens.

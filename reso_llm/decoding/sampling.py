@@ -18,7 +18,7 @@ from entropy_core.checks import is_number, is_whole, require
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How to draw a token.
+    """Options of drawing a token.
 
     temperature 0 takes the most probable token. top_k 0, top_p 1, min_p 0 and repetition_penalty 1
     change nothing. Raises ValueError naming the option that is out of range.

@@ -36,7 +36,7 @@ SERIES_WINDOW, CLASSIFY_EVERY = 192, 64  # entropies seen by the classifier; tok
 
 
 class StabilityReading(NamedTuple):
-    """What the monitor knows of the text after one token."""
+    """Reading of the monitor after one token."""
 
     entropy_nats: float
     lyapunov_per_token: float  # nats per token, NaN where the data support no exponent

@@ -1,7 +1,7 @@
 """Temperature rule of the stability monitor: T' = T exp(-λ).
 
 λ is positive, and the text is drawn cooler, where it is chaotic, divergent or too surprising; λ is
-negative where it loops. The rule itself is `entropy_core.control.stability_temperature`.
+negative where it loops. The rule itself is `entropy_core.policies.stability_temperature`.
 """
 
 import math
@@ -9,8 +9,8 @@ from collections.abc import Set
 from typing import NamedTuple
 
 from entropy_core.checks import require
-from entropy_core.control import TemperatureOptions, stability_temperature
 from entropy_core.lyapunov import CHAOTIC, CLASSES, DIVERGENT, PERIODIC
+from entropy_core.policies import TemperatureOptions, stability_temperature
 from reso_llm.decoding.alarms import LOOP_MIDPOINT
 
 LOOP_WARMING = 0.4  # nats: an exact loop is warmed by e^0.4 = 1.5

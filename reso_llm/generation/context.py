@@ -247,7 +247,7 @@ def opening_limit(max_seq_len: int) -> int:
 
 
 def _opening_size(ids: Sequence[int], tokenizer: ResoTokenizer, limit: int) -> int:
-    """How many of the first ids stay when a row is cut: <|bos|>, and a system message behind it.
+    """Number of first ids that stay when a row is cut: <|bos|>, and a system message after it.
 
     A system message is cut like other text where that would be more than `limit`.
     """

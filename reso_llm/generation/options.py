@@ -15,7 +15,7 @@ LARGEST = 2**63 - 1  # torch's largest integer
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationOptions:
-    """How to generate. Raises ValueError naming the option of a wrong type or out of range.
+    """Options of a generation. Raises ValueError naming the option of a wrong type or out of range.
 
     max_length: number of new tokens, at most.
     temperature, top_k, top_p, min_p, repetition_penalty: see `SamplingOptions`.

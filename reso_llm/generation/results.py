@@ -54,7 +54,7 @@ class GenerationResult:
     lyapunov_trace: tuple[float, ...] = ()
     """Nats per token."""
     temperature_trace: tuple[float, ...] = ()
-    """What each token was drawn at; 0 is greedy."""
+    """Temperature each token was drawn at; 0 is greedy."""
     coherence_trace: tuple[float, ...] = ()
     """Kuramoto order parameter of the token before, 0 to 1."""
     signals_trace: tuple[Signals, ...] = ()

@@ -30,10 +30,10 @@ class OneThread:
     """A context in which numpy's OpenBLAS has one thread; with another BLAS nothing happens."""
 
     def __enter__(self) -> None:
-        found = _openblas()
-        self._before = found[0]() if found else 1
+        openblas = _openblas()
+        self._before = openblas[0]() if openblas else 1
         if self._before != 1:
-            found[1](1)
+            openblas[1](1)
 
     def __exit__(
         self,

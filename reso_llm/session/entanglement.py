@@ -158,7 +158,7 @@ class EntanglementNetwork:
         return result
 
     def share_weights(self, node_id: str, others: Iterable[str]) -> dict[str, float]:
-        """How much of each agent's state `node_id` sees; the weights sum to 1, its own included."""
+        """Weights of all agents' states in the mixture that `node_id` sees; they sum to 1."""
         weights = {other: concurrence(self.fidelity(node_id, other)) for other in others}
         weights[node_id] = 1.0
         total = math.fsum(weights.values())

@@ -151,16 +151,16 @@ class EpisodicMemory:
         require(count >= 1, "count", count, "at least 1")
         self._check_time(now)
         scores = self._resonances(query_ids)
-        found = [(scores[i], self.weight(self._moments[i], now), i) for i in scores]
+        candidates = [(scores[i], self.weight(self._moments[i], now), i) for i in scores]
         return [
             Recollection(self._moments[i], resonance, now - self._moments[i].time, weight)
-            for resonance, weight, i in heapq.nlargest(count, found)
+            for resonance, weight, i in heapq.nlargest(count, candidates)
         ]
 
     def when(self, query_ids: Iterable[int], *, now: float) -> float | None:
         """The time of the moment that `recall` puts first for a query; None without one."""
-        found = self.recall(query_ids, now=now, count=1)
-        return found[0].moment.time if found else None
+        recalled = self.recall(query_ids, now=now, count=1)
+        return recalled[0].moment.time if recalled else None
 
     def _kept(self, age: float) -> float:
         return math.exp(-self.config.memory_decay_rate * age)

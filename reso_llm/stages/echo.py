@@ -5,7 +5,7 @@
 p is the model's distribution. j runs over all tokens of all stored texts; m_j is how many tokens
 before j in its text equal the newest ones read (1 to M, others do not count), s(m) the strength of
 such a match, w_j the weight of the text, importance * exp(-decay * age), and W_m the weight of all
-matches of m tokens: a match shares its strength with its rivals, of which a full memory has many.
+matches of m tokens: all matches of one length divide one strength, as a full memory has many.
 p' is the mean of the posterior of a Dirichlet prior whose base measure is p and whose concentration
 is 1, given c counts (MacKay & Peto 1995); the counts are those of a cache of contexts (Grave et al.
 2017, arXiv 1612.04426).

@@ -4,9 +4,9 @@
     P_m(v)   = (c_m(v) - d(c_m(v))) / n_m + lambda_m P_{m-1}(v),    P_0 = u
     e_m(v)   = ln P_m(v) / (lambda_m ... lambda_1 u(v)) - the same of order m - 1
 
-p_i is the prime of token i, whose exponent in g has its places as binary digits: g is the same for
-two n-grams of any lengths only if they are the same (with exponents k + 1, a b b would be b a a).
-So one table holds all orders. g is known by its residues modulo two primes, together a number
+p_i is the prime of token i. The binary digits of its exponent in g are the places of the token, so
+different n-grams of any lengths have different g (with exponents k + 1, a b b would equal b a a).
+So one table holds all orders. The key of g is its residues modulo two primes, together a number
 below 2^62 (exact integers; two of a million n-grams collide with probability 1e-7, and collisions
 are counted). P is modified Kneser-Ney (Chen & Goodman 1998): c_m(v) is how often v followed for the
 longest order, and in how many contexts one token longer for the others; d is a discount for c = 1,
@@ -144,8 +144,8 @@ def _predecessors(order: _Order, above: _Order) -> np.ndarray:
     token before it and counts as one.
     """
     shorter = order.entry_at[above.first_entry + 1]
-    found = _sums(above.counts > 0, shorter, order.counts.shape[1])
-    return np.maximum(found, order.counts > 0)
+    num_contexts = _sums(above.counts > 0, shorter, order.counts.shape[1])
+    return np.maximum(num_contexts, order.counts > 0)
 
 
 def _smooth(

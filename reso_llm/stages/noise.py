@@ -33,12 +33,12 @@ class FeedForwardNoise(NamedTuple):
 
 
 def repeats(tail: Tensor, ids: Tensor) -> Tensor:
-    """Where the text up to each token repeats itself: tail (B,W), ids (B,T) -> (B,T) bool.
+    """Mark tokens up to which the text repeats itself: tail (B,W), ids (B,T) -> (B,T) bool.
 
     tail holds the ids before; padded with -1, which equals nothing, where there are none.
     """
     history = torch.cat((tail, ids), dim=1)
-    found = torch.zeros_like(ids, dtype=torch.bool)
+    repeating = torch.zeros_like(ids, dtype=torch.bool)
     for period in range(1, MAX_PERIOD + 1):
         equal = (history[:, period:] == history[:, :-period]) & (history[:, period:] >= 0)
         needed = max(MIN_REPEATED, period)
@@ -46,8 +46,8 @@ def repeats(tail: Tensor, ids: Tensor) -> Tensor:
             continue
         run = equal.unfold(1, needed, 1).all(-1)  # ends at history index needed - 1 + period + i
         new = run[:, -ids.shape[1] :]
-        found[:, ids.shape[1] - new.shape[1] :] |= new
-    return found
+        repeating[:, ids.shape[1] - new.shape[1] :] |= new
+    return repeating
 
 
 def feed_forward_noise(

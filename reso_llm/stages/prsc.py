@@ -2,16 +2,16 @@
 
     z_v     += sum_m alpha_m e_m(v),    alpha_m = a_m + w_m . x + b_m ln(1 + n_m)
 
-e_m(v) is what the last m tokens say for v beyond what fewer tokens say, from the counts n_m of the
-training text (`ngrams.py`: prime keys, modified Kneser-Ney). A token that no context binds costs
-nothing, so the memory is sparse: a look-up, no matrix product. The coherence gate alpha reads from
-the final x, and from how often the context was seen, how far to trust each order; network and
-counts are a product of experts (Hinton 2002), trained together, so the network learns the rest.
+e_m(v) is the evidence for v that order m adds to the lower orders. It comes from the counts of the
+training text (`ngrams.py`: prime keys, modified Kneser-Ney). A token without one costs nothing:
+the memory is sparse, a look-up and no matrix product. The weight alpha says how far to trust order
+m; it depends on the final x and on n_m, how often the context was seen. Network and counts are a
+product of experts (Hinton 2002). They are trained together, so the network learns the rest.
 
-In training the memory must not know the text it is read on, or the gate learns to trust what it
-will not have. `fit` cuts the text into FOLDS spans; a window reads the counts of the others only
-(cross-fitting). Learned tables added to the residual stream brought nothing; the number stands in
-docs/architecture.md. The memory's past is the ids before, which the network carries as its tail.
+In training the memory must not hold the text that it is read on: alpha would learn to trust counts
+that new text does not have. So `fit` cuts the text into FOLDS spans, and a window reads the counts
+of the other spans only (cross-fitting). Learned tables added to the residual stream gained nothing
+(measured in docs/architecture.md). The memory's state is the newest ids: the tail of `ResoState`.
 
 Shapes: B batch, T time, D width, V vocabulary, M orders, E entries, C contexts, J slots read for
 a token (sum over orders of the entries read at most).
@@ -76,7 +76,7 @@ class BindingMemory(nn.Module):
         return {"slot_orders": orders, "slot_ranks": ranks, "spread": spread, "powers": powers}
 
     def reset_parameters(self) -> None:
-        """Trust half of the evidence of every order, whatever the token and the counts."""
+        """Set alpha to 1/2 for every order, token and count."""
         nn.init.zeros_(self.gate)
         nn.init.constant_(self.trust, 0.5)
         nn.init.zeros_(self.count_scale)

@@ -115,7 +115,7 @@ def measure_synchrony(engine: Engine, seed: int) -> Finding:
 
 
 def measure_depth(engine: Engine, seed: int) -> Finding:
-    """How many layers each token of a dialogue runs, and what skipping the others costs."""
+    """Layers that each token of a dialogue runs, and the cost of skipping the others."""
     if engine.config.num_layers == 1:
         return Finding(["a model of one layer has nothing to skip"])
     tokenizer, uncut = engine.tokenizer, without(engine.model, "coherence_gate")

@@ -13,12 +13,12 @@ from reso_llm.tour.measurements import Finding
 class Station(NamedTuple):
     """One station of the tour.
 
-    title, about: its heading, and what to look for. stage: the stage that it shows, "" for what
+    title, purpose: its heading, and what to look for. stage: the stage that it shows, "" for what
     every model has. measure: from an engine and a seed; None measures the bits the stage saves.
     """
 
     title: str
-    about: str
+    purpose: str
     stage: str = ""
     measure: Callable[[Engine, int], Finding] | None = None
 

@@ -51,7 +51,7 @@ class StepObjective:
             self.draws = draw_goals(shape, generator)
 
     def pass_loss(self, index: int) -> Tensor:
-        """What pass `index` adds to the step's mean loss: nats per target, ().
+        """The term of pass `index` in the step's mean loss: nats per target, ().
 
         The price of depth is a mean over windows, the loss one over targets. The price is scaled
         so that a pass pays for its share of the windows, whatever its share of the targets.

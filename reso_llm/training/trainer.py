@@ -37,7 +37,7 @@ LN2 = math.log(2)
 
 @dataclass(frozen=True)
 class TrainSummary:
-    """How a run ended: all of the validation data scored, or the signal that stopped it."""
+    """End of a run: the score on all validation data, or the signal that stopped it."""
 
     step: int
     seconds: float

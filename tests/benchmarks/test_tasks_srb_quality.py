@@ -15,7 +15,7 @@ from scipy import stats
 
 from benchmarks.tasks.srb import analysis, quality, questions, rules
 from benchmarks.tasks.srb.prompts import BUCKETS, Prompt, prompts
-from entropy_core.control import SRBAction, SRBState, srb_step
+from entropy_core.policies import SRBAction, SRBState, srb_step
 from reso_llm.decoding.controllers import SRB
 
 # --- prompts and rules

@@ -14,8 +14,8 @@ from cer.corrected import corrected_step, drift_to_target, modulate
 from cer.published import published_entropy_nats
 from cer.reactor import CoherentEntropyReactor
 from cer.trajectory import ReactorState, read_state
-from entropy_core.control import CERAction, CEROptions
 from entropy_core.information import entropy_nats
+from entropy_core.policies import CERAction, CEROptions
 
 REFERENCE = Path(__file__).resolve().parents[3] / "shared/reference/cer_mirror_seeds_0_4.json"
 NUMBERS = ("entropy", "mass", "phase", "sum_p", "max_prob", "max_entropy", "deficit")

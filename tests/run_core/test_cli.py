@@ -459,7 +459,7 @@ def test_skipped_rows_are_counted_and_listed_also_from_the_cache(server, args, t
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"", "the file is empty"),
+        (b"", "it has no rows"),
         (b"\n  \n\n", "no document in it"),
         (b'{"a": 1}\n[]\n', "rows.jsonl"),
         (b'{"text": "### Human: a### Assistant: b"}\n', "only one document"),

@@ -26,7 +26,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.kit.writers import Text
 from benchmarks.tasks.phase_slip.arms import CAUSES
-from entropy_core.control import PhaseSlipOptions
+from entropy_core.policies import PhaseSlipOptions
 from entropy_core.signals import LoopTracker
 
 LOOP_WINDOW, LOOP_PERIOD = 12, 64  # tokens

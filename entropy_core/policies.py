@@ -34,7 +34,7 @@ def _check(options: object, **ranges: tuple[float, float]) -> None:
 
 
 class SRBAction(IntEnum):
-    """What to do after this token. Both STOP values end the row; the name is the stop reason."""
+    """Decision after a token. Both STOP values end the row; the name is the stop reason."""
 
     CONTINUE = 0
     DEEPEN = 1

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from entropy_core import control
-from entropy_core.control import CERAction, SlipCause, SRBAction
+from entropy_core import policies
 from entropy_core.information import entropy_nats
+from entropy_core.policies import CERAction, SlipCause, SRBAction
 
 F64 = torch.float64
 NAN = math.nan
@@ -24,7 +24,7 @@ def column(values):
 
 # --- SRB --------------------------------------------------------------------------------------
 
-SRB = control.SRBOptions(
+SRB = policies.SRBOptions(
     settled_nats=1.0,
     settled_delta_nats=0.1,
     settled_coherence=0.8,
@@ -37,9 +37,9 @@ SRB = control.SRBOptions(
 
 def run_srb(signals, options=SRB):
     """The actions at a list of (E, ΔE, C+)."""
-    state, actions = control.SRBState(), []
+    state, actions = policies.SRBState(), []
     for ema, delta, coherence in signals:
-        action, state = control.srb_step(state, ema, delta, coherence, options)
+        action, state = policies.srb_step(state, ema, delta, coherence, options)
         actions.append(action)
     return actions
 
@@ -75,11 +75,11 @@ def test_srb_table(signals, actions):
 def test_srb_counts_what_was_spent_besides():
     """Who deepens adds its cost to num_spent, and the budget ends that much earlier."""
     signals = (2.0, 0.0, 0.9)
-    _, state = control.srb_step(control.SRBState(), *signals, SRB)
+    _, state = policies.srb_step(policies.SRBState(), *signals, SRB)
     assert state == (0, 1, 0.9)
     spent = state._replace(num_spent=state.num_spent + 4)
-    assert control.srb_step(state, *signals, SRB)[0] == CONTINUE
-    assert control.srb_step(spent, *signals, SRB)[0] == BUDGET
+    assert policies.srb_step(state, *signals, SRB)[0] == CONTINUE
+    assert policies.srb_step(spent, *signals, SRB)[0] == BUDGET
 
 
 # --- Phase-Slip -------------------------------------------------------------------------------
@@ -88,11 +88,11 @@ NONE, SPIKE, STALE, LOOP = SlipCause
 
 
 def run_slip(entropies, options=None, loop_scores=None):
-    options = options or control.PhaseSlipOptions()
-    state, causes = control.phase_slip_init(options), []
+    options = options or policies.PhaseSlipOptions()
+    state, causes = policies.phase_slip_init(options), []
     for t, entropy in enumerate(entropies):
         known = {} if loop_scores is None else {"loop_score": loop_scores[t]}
-        cause, state = control.phase_slip_step(state, entropy, options, **known)
+        cause, state = policies.phase_slip_step(state, entropy, options, **known)
         causes.append(cause)
     return causes
 
@@ -132,7 +132,7 @@ def test_slip_equals_the_published_rule(entropies):
 
 
 def test_loop_trigger():
-    options = control.PhaseSlipOptions(
+    options = policies.PhaseSlipOptions(
         loop_patience=3, loop_nats=0.5, loop_score=0.9, stale_steps=99
     )
     loop = run_slip([0.01] * 12, options, [1.0] * 12)
@@ -156,7 +156,7 @@ def test_published_rule_cannot_see_a_loop():
 
 
 def test_stability_temperature_table():
-    options = control.TemperatureOptions(gain=2.0, min_temperature=0.5, max_temperature=1.2)
+    options = policies.TemperatureOptions(gain=2.0, min_temperature=0.5, max_temperature=1.2)
     table = [  # T, λ -> T'
         (1.0, 0.0, 1.0),
         (1.0, 0.1, math.exp(-0.2)),  # diverging: cooler
@@ -168,8 +168,8 @@ def test_stability_temperature_table():
         (5.0, NAN, 5.0),
     ]
     for T, exponent, expected in table:
-        assert control.stability_temperature(T, exponent, options) == pytest.approx(expected)
-    assert control.stability_temperature(1.0, -1e9, options) == 1.2  # exp would overflow
+        assert policies.stability_temperature(T, exponent, options) == pytest.approx(expected)
+    assert policies.stability_temperature(1.0, -1e9, options) == 1.2  # exp would overflow
 
 
 def logits_batch(B=64, V=50, seed=0, dtype=F64):
@@ -182,7 +182,7 @@ def logits_batch(B=64, V=50, seed=0, dtype=F64):
 @pytest.mark.parametrize("target", [0.02, 1.0, 3.0, 3.9])
 def test_solved_temperature_reaches_the_target(target, dtype):
     logits = logits_batch(dtype=dtype)
-    temperature, attained = control.solve_temperature(logits, target)
+    temperature, attained = policies.solve_temperature(logits, target)
     assert attained.all()
     assert temperature.dtype == dtype
     entropy = entropy_nats(logits / temperature[:, None])
@@ -193,14 +193,14 @@ def test_solved_temperature_closed_form():
     """Two outcomes with odds e^{gap / T}: H = ln 2 · H_2(p) inverts by hand at p = 0.2."""
     p, gap = 0.2, 3.0
     target = -(p * math.log(p) + (1 - p) * math.log(1 - p))
-    temperature, _ = control.solve_temperature(column([[0.0, gap]]), target)
+    temperature, _ = policies.solve_temperature(column([[0.0, gap]]), target)
     assert temperature.item() == pytest.approx(gap / math.log((1 - p) / p), rel=1e-6)
 
 
 def test_unattainable_targets_are_reported():
     logits = column([[1.0, 1.0, 0.0], [1.0, 0.5, 0.0], [1.0, 0.5, -math.inf], [NAN, 0.0, 0.0]])
     targets = column([0.5, 1.2, 0.9, 0.5])  # below ln 2, above ln 3, above ln 2, no distribution
-    temperature, attained = control.solve_temperature(logits, targets)
+    temperature, attained = policies.solve_temperature(logits, targets)
     assert not attained.any()
     assert temperature[0] < 1e-5
     assert (temperature[1:3] > 1e5).all()
@@ -210,14 +210,14 @@ def test_unattainable_targets_are_reported():
 def test_rows_are_solved_alone_and_masked_tokens_do_not_count():
     logits = logits_batch(B=5)
     targets = column([0.5, 1.0, 2.0, 3.0, 9.0])
-    together, attained = control.solve_temperature(logits, targets)
+    together, attained = policies.solve_temperature(logits, targets)
     assert attained.tolist() == [True] * 4 + [False]
     for row in range(4):
-        alone = control.solve_temperature(logits[row], targets[row]).temperature
+        alone = policies.solve_temperature(logits[row], targets[row]).temperature
         torch.testing.assert_close(together[row], alone, rtol=1e-6, atol=0)
     masked = torch.cat([logits, torch.full((5, 3), -math.inf, dtype=F64)], dim=1)
     torch.testing.assert_close(
-        control.solve_temperature(masked, targets).temperature[:4], together[:4]
+        policies.solve_temperature(masked, targets).temperature[:4], together[:4]
     )
 
 
@@ -226,7 +226,7 @@ def test_solved_temperature_has_the_implicit_gradient():
     target = column([0.7, 1.2]).requires_grad_()
 
     def solve(logits, target):
-        return control.solve_temperature(logits, target, tolerance_nats=1e-11).temperature
+        return policies.solve_temperature(logits, target, tolerance_nats=1e-11).temperature
 
     assert gradcheck(solve, (logits, target))
     (gradient,) = torch.autograd.grad(solve(logits, target + 9).sum(), logits)
@@ -250,7 +250,7 @@ def test_solved_temperature_has_the_implicit_gradient():
     ],
 )
 def test_cer_table(entropy, action, drift, noise, divisor):
-    decision = control.cer_control(column([entropy, 3.2]), control.CEROptions())
+    decision = policies.cer_control(column([entropy, 3.2]), policies.CEROptions())
     first = [value[0].item() for value in decision]
     assert first == pytest.approx([int(action), drift, noise, divisor])
     assert decision.action[1] == CERAction.NONE  # the other row decides alone
@@ -259,14 +259,14 @@ def test_cer_table(entropy, action, drift, noise, divisor):
 def test_brake_lowers_and_escape_noise_hardly_raises_entropy():
     """FACTS section 1: what the two directions do to iid N(0, 1) logits, against the solver."""
     z = torch.randn(200, 256, generator=torch.Generator().manual_seed(0), dtype=F64)
-    high = control.cer_control(entropy_nats(z), control.CEROptions())
+    high = policies.cer_control(entropy_nats(z), policies.CEROptions())
     assert (entropy_nats(z / high.divisor[:, None]) < entropy_nats(z) - 0.1).all()
     peaked = 6 * z
-    low = control.cer_control(entropy_nats(peaked), control.CEROptions())
+    low = policies.cer_control(entropy_nats(peaked), policies.CEROptions())
     noise = torch.randn(200, 256, generator=torch.Generator().manual_seed(1), dtype=F64)
     shaken = entropy_nats(peaked + low.noise_scale[:, None] * noise)
     assert (shaken - entropy_nats(peaked)).mean().abs() < 0.02
-    warmed = peaked / control.solve_temperature(peaked, 3.0).temperature[:, None]
+    warmed = peaked / policies.solve_temperature(peaked, 3.0).temperature[:, None]
     torch.testing.assert_close(entropy_nats(warmed).mean().item(), 3.0, atol=1e-3, rtol=0)
 
 
@@ -276,28 +276,28 @@ def test_brake_lowers_and_escape_noise_hardly_raises_entropy():
 @pytest.mark.parametrize(
     ("options", "field", "value"),
     [
-        (control.SRBOptions, "settled_nats", -0.1),
-        (control.SRBOptions, "settled_delta_nats", NAN),
-        (control.SRBOptions, "settled_coherence", 1.1),
-        (control.SRBOptions, "patience", 0),
-        (control.SRBOptions, "deepen_nats", -1.0),
-        (control.SRBOptions, "deepen_coherence_rise", -0.1),
-        (control.SRBOptions, "max_tokens", 0),
-        (control.PhaseSlipOptions, "spike_nats", -1.0),
-        (control.PhaseSlipOptions, "confident_nats", NAN),
-        (control.PhaseSlipOptions, "stale_steps", -1),
-        (control.PhaseSlipOptions, "cooldown_steps", -1),
-        (control.PhaseSlipOptions, "loop_patience", 0),
-        (control.PhaseSlipOptions, "loop_nats", -1.0),
-        (control.PhaseSlipOptions, "loop_score", 1.5),
-        (control.TemperatureOptions, "gain", -1.0),
-        (control.TemperatureOptions, "min_temperature", 0.0),
-        (control.TemperatureOptions, "max_temperature", 0.1),
-        (control.CEROptions, "target_nats", -1.0),
-        (control.CEROptions, "margin_nats", -1.0),
-        (control.CEROptions, "drift_strength", NAN),
-        (control.CEROptions, "max_deficit_nats", -1.0),
-        (control.CEROptions, "min_divisor", 0.0),
+        (policies.SRBOptions, "settled_nats", -0.1),
+        (policies.SRBOptions, "settled_delta_nats", NAN),
+        (policies.SRBOptions, "settled_coherence", 1.1),
+        (policies.SRBOptions, "patience", 0),
+        (policies.SRBOptions, "deepen_nats", -1.0),
+        (policies.SRBOptions, "deepen_coherence_rise", -0.1),
+        (policies.SRBOptions, "max_tokens", 0),
+        (policies.PhaseSlipOptions, "spike_nats", -1.0),
+        (policies.PhaseSlipOptions, "confident_nats", NAN),
+        (policies.PhaseSlipOptions, "stale_steps", -1),
+        (policies.PhaseSlipOptions, "cooldown_steps", -1),
+        (policies.PhaseSlipOptions, "loop_patience", 0),
+        (policies.PhaseSlipOptions, "loop_nats", -1.0),
+        (policies.PhaseSlipOptions, "loop_score", 1.5),
+        (policies.TemperatureOptions, "gain", -1.0),
+        (policies.TemperatureOptions, "min_temperature", 0.0),
+        (policies.TemperatureOptions, "max_temperature", 0.1),
+        (policies.CEROptions, "target_nats", -1.0),
+        (policies.CEROptions, "margin_nats", -1.0),
+        (policies.CEROptions, "drift_strength", NAN),
+        (policies.CEROptions, "max_deficit_nats", -1.0),
+        (policies.CEROptions, "min_divisor", 0.0),
     ],
 )
 def test_options_out_of_range_name_the_field(options, field, value):
