@@ -120,8 +120,12 @@ def _run(trainer: Trainer, log: RunLog, bar: tqdm, stops: StopRequests) -> None:
     The rows of a step are logged before its checkpoint is saved.
     """
     config, stopped = trainer.config, False
+    trainer.abandonable = stops.abandonable
     while trainer.step < config.steps and not stopped:
-        row, stopped = trainer.train_step(), bool(stops)
+        try:
+            row, stopped = trainer.train_step(), bool(stops)
+        except Abandoned:
+            return _save(trainer)
         bar.update()
         last = stopped or trainer.step == config.steps
         if last or trainer.step % config.log_every == 0:

@@ -371,7 +371,8 @@ def test_a_run_rises_and_falls_and_clips_each_reactor():
     trainer = Trainer(tiny(steps=40))
     found = []
     for trainer.step in (0, 1, 2, 20, 39):
-        trainer._update(1e6 * trainer.reactors[0].output.weight.square().sum())
+        trainer._backward(1e6 * trainer.reactors[0].output.weight.square().sum())
+        trainer._update()
         found.append(trainer.optimizer.param_groups[0]["lr"] / trainer.config.learning_rate)
         grads = [p.grad for p in trainer.reactors[0].parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(grads).item()
@@ -686,6 +687,29 @@ def test_a_signal_in_a_validation_gives_it_up_and_saves(tmp_path, monkeypatch):
     started = time.monotonic()
     result = reactor_run.train(config, report=told.append)
     assert time.monotonic() - started < 5
-    assert (result.validation, result.step) == (None, 4)
-    assert "stopped by SIGTERM at step 4" in told[-1]
-    assert checkpoint_path(tmp_path / "run", 4).is_dir()
+    assert (result.validation, result.step) == (None, 3)
+    assert "stopped by SIGTERM at step 3" in told[-1]
+    assert checkpoint_path(tmp_path / "run", 3).is_dir()
+
+
+def test_a_signal_in_a_long_step_gives_it_up_and_the_resume_is_exact(tmp_path, monkeypatch):
+    config = tiny(steps=5, out=str(tmp_path / "run"))
+    whole = dataclasses.replace(config, out=str(tmp_path / "whole"))
+    reactor_run.train(whole, report=quiet)
+    original, told = Trainer._gradient, []
+
+    def slow(trainer):
+        row = original(trainer)
+        if trainer.step == 2:
+            signal.raise_signal(signal.SIGTERM)
+            while True:
+                time.sleep(0.01)
+        return row
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_gradient", slow)
+        result = reactor_run.train(config, report=told.append)
+    assert (result.step, result.validation) == (2, None)
+    assert "stopped by SIGTERM at step 2" in told[-1]
+    reactor_run.train(config, resume=True, report=quiet)
+    assert final_hash(config.out, 5) == final_hash(whole.out, 5)
