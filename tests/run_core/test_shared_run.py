@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.studies import soak
 from reso_llm.data.errors import DataError
 from reso_llm.data.token_cache import default_cache_dir
 from reso_llm.training.evaluation import LanguageModelScore
@@ -327,3 +328,13 @@ def test_a_busy_run_names_its_writer_where_the_lock_file_was_removed(tmp_path):
         with pytest.raises(RunBusyError, match=f"pid {os.getpid()}") as refused, lock_run(tmp_path):
             pass
     assert "unknown" not in str(refused.value)
+
+
+def test_the_soak_compares_the_first_third_with_the_last():
+    held = [soak.Reading(step, 100 + step, 9) for step in range(30)]
+    assert soak.growth(held) == pytest.approx((124.5 - 104.5) / 104.5)
+    assert soak.growth([soak.Reading(step, 100, 9) for step in range(30)]) == 0
+    now = soak.read_process(os.getpid(), 3)
+    with open(os.devnull):
+        assert soak.read_process(os.getpid(), 3).open_files == now.open_files + 1
+    assert now.resident_bytes > 1e7
