@@ -5,12 +5,14 @@ python demo.py --checkpoint runs/quickstart --save-figure tour.png
 python demo.py --train runs/demo
 """
 
+import os
 import sys
 import textwrap
 from pathlib import Path
 
 from reso_llm.training.config import TrainConfig
 from run_core import cli
+from run_core.wandb_log import chosen_mode
 
 QUICKSTART = Path(__file__).parent / "configs" / "quickstart.yaml"
 
@@ -32,6 +34,7 @@ def train_first(out: str) -> None:
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(TrainConfig, None, as_group=False)
     values = parser.read([f"--config={QUICKSTART}", f"--out={out}"])
+    values.wandb = chosen_mode(os.environ, values.wandb, is_flag=False)
     from reso_llm.training.run import train
 
     train(parser.build(TrainConfig, values, "config"), resume=Path(out, "config.yaml").is_file())

@@ -130,6 +130,8 @@ def main_reactor(config: Any, resume: bool) -> None:
     from cer.run import train
 
     result = train(config, resume=resume)
+    if result.validation is None:
+        return
     kl = ", ".join(f"{value:.4f}" for value in result.validation.kl_nats)
     converged = result.validation.convergence
     score = "" if converged is None else f", convergence {converged:.4f}"

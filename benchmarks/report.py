@@ -73,7 +73,7 @@ def run(options: Any) -> list[dict[str, Any]]:
         figures.mkdir(parents=True, exist_ok=True)
     judged = findings(Evidence())
     parts = [introduction(out), claims_text(judged)]
-    for task, module in tqdm(TASKS.items(), desc="tasks", leave=False):
+    for task, module in tqdm(TASKS.items(), desc="tasks", leave=False, disable=None):
         name = task.replace("-", "_")
         if rows := read_rows(name):
             with naming(f"the task {name}, rows of benchmarks/results/{name}.jsonl"):

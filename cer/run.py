@@ -6,6 +6,7 @@ The directory is locked, written and resumed by the same rules as a language mod
 at any moment and resumed ends with the same weights.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,8 @@ from tqdm import tqdm
 from cer.training import CERTrainConfig, Progress, Trainer, Validation
 from run_core import terminal
 from run_core.checkpoint import get_document, load_checkpoint
+from run_core.files import expanded
+from run_core.hardware import require_memory
 from run_core.loss_picture import Curves
 from run_core.run import (
     Report,
@@ -30,7 +33,7 @@ from run_core.run import (
 )
 from run_core.runlog import RunLog
 from run_core.saved_state import flatten_state, unflatten_state
-from run_core.signals import StopRequests, catch_signals
+from run_core.signals import Abandoned, StopRequests, catch_signals
 
 # Keys that may change when a run is resumed: its budget, its place, how it is watched. Every other
 # key changes the weights.
@@ -53,7 +56,7 @@ class TrainResult(NamedTuple):
     reactors: nn.ModuleList
     step: int
     seconds: float
-    validation: Validation
+    validation: Validation | None  # None where a signal cut the run short
 
 
 def train(
@@ -65,12 +68,19 @@ def train(
     CheckpointError or RunLogError with one message, ValueError for unfit data, FloatingPointError
     when a reaction or a gradient is not finite.
     """
+    config = dataclasses.replace(config, out=expanded(config.out))
+    _require_memory(config)
     with open_run(config.out, resume) as run_dir:
         start = _start(config, resume, report)
         trainer = Trainer(config)
         if start is not None:
             trainer.restore(*start)
             report(f"resuming at step {trainer.step:,}")
+        if trainer.step >= config.steps:
+            report(
+                f"{config.out} is finished at step {trainer.step:,} (steps = {config.steps}); to "
+                f"go on give a larger budget, for example --resume --steps {2 * config.steps}"
+            )
         write_records(run_dir, config, torch.device("cpu"))
         with (
             catch_signals(report) as stops,
@@ -78,9 +88,30 @@ def train(
             _progress_bar(trainer) as bar,
         ):
             _run(trainer, log, bar, stops)
-        if trainer.step < config.steps:
+            validation = _validate(trainer, stops)
+        if trainer.step < config.steps or validation is None:
             report(f"stopped by {stops.first} at step {trainer.step}; --resume goes on")
-        return TrainResult(trainer.reactors, trainer.step, trainer.seconds, trainer.validate())
+        return TrainResult(trainer.reactors, trainer.step, trainer.seconds, validation)
+
+
+def _validate(trainer: Trainer, stops: StopRequests) -> Validation | None:
+    """The scores, or None where they are given up for a signal."""
+    try:
+        with stops.abandonable():
+            return trainer.validate()
+    except Abandoned:
+        return None
+
+
+def _require_memory(config: CERTrainConfig) -> None:
+    """MemoryError, before anything is built, for reactors or examples that cannot fit."""
+    cpu, shape, V = torch.device("cpu"), config.reactor, config.task.num_outcomes
+    least = config.num_reactors * (shape.num_layers * shape.hidden_dim**2 + V * shape.hidden_dim)
+    require_memory(16 * least, cpu, f"training {least:,} parameters")  # weight, gradient, AdamW's
+    for name in ("batch_size", "val_size"):
+        size = getattr(config, name)
+        needed = size * config.task.num_positions * (V + shape.hidden_dim) * 4
+        require_memory(needed, cpu, f"{name} = {size:,} examples")
 
 
 def _run(trainer: Trainer, log: RunLog, bar: tqdm, stops: StopRequests) -> None:
@@ -89,17 +120,23 @@ def _run(trainer: Trainer, log: RunLog, bar: tqdm, stops: StopRequests) -> None:
     The rows of a step are logged before its checkpoint is saved.
     """
     config, stopped = trainer.config, False
+    trainer.abandonable = stops.abandonable
     while trainer.step < config.steps and not stopped:
-        row, stopped = trainer.train_step(), bool(stops)
+        try:
+            row, stopped = trainer.train_step(), bool(stops)
+        except Abandoned:
+            return _save(trainer)
         bar.update()
         last = stopped or trainer.step == config.steps
         if last or trainer.step % config.log_every == 0:
             log.log(row)
             bar.set_postfix_str(f"KL {row['kl_nats']:.4f} nats")
         if last or trainer.step % config.validate_every == 0:
-            scores = trainer.validate().to_row()
-            log.log({"step": trainer.step, "seconds": trainer.seconds, **scores})
-            log.plot(CURVES)
+            scores = _validate(trainer, stops)
+            if scores is not None:
+                row = {"step": trainer.step, "seconds": trainer.seconds, **scores.to_row()}
+                log.log(row)
+                log.plot(CURVES)
         if last or trainer.step % config.save_every == 0:
             _save(trainer)
 

@@ -10,7 +10,8 @@ Shapes: B batch, S positions, V outcomes, R reactors.
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -179,6 +180,10 @@ class Trainer:
             self.reactors.parameters(), lr=config.learning_rate, weight_decay=0.0
         )
         self.step, self.seconds = 0, 0.0
+        self.abandonable: Callable[[], AbstractContextManager] = nullcontext
+        for parameter in self.reactors.parameters():
+            # Python handles a signal between its own instructions: a backward pass gets some.
+            parameter.register_post_accumulate_grad_hook(lambda _: None)
 
     def restore(self, weights: Mapping[str, Tensor], progress: Progress) -> None:
         """Go on from a checkpoint."""
@@ -192,10 +197,19 @@ class Trainer:
     def train_step(self) -> Row:
         """One optimizer step; the terms of its loss, means over the reactors.
 
-        Raises FloatingPointError when a reaction or a gradient is not finite; the weights are then
-        as before.
+        Raises FloatingPointError when a reaction or a gradient is not finite, and whatever
+        `abandonable()` raises in a long step; the weights are then as before.
         """
         started = time.perf_counter()
+        with self.abandonable():
+            row = self._gradient()
+        self._update()
+        self.step += 1
+        self.seconds += time.perf_counter() - started
+        return {"step": self.step, "seconds": self.seconds, **row}
+
+    def _gradient(self) -> Row:
+        """Take the gradient of a step; the terms of its loss."""
         config = self.config
         generator = _generator(config.seed, STEPS, self.step)
         batch = self.data.batch(config.batch_size, generator)
@@ -211,17 +225,18 @@ class Trainer:
             coupling = divergence_nats(answers)
             total = total + config.loss.coupling * coupling
             row["coupling_nats"] = coupling.item()
-        self._update(total)
-        self.step += 1
-        self.seconds += time.perf_counter() - started
-        return {"step": self.step, "seconds": self.seconds, **row}
+        self._backward(total)
+        return row
 
-    def _update(self, total: Tensor) -> None:
+    def _backward(self, total: Tensor) -> None:
+        """Take the gradient of a loss and clip each reactor's."""
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         for reactor in self.reactors:  # each alone, so that none is shortened by another
             norm = nn.utils.clip_grad_norm_(reactor.parameters(), self.config.grad_clip)
             self._require_finite("a gradient", norm)
+
+    def _update(self) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * self._schedule()
         self.optimizer.step()

@@ -10,7 +10,6 @@ are checked in one way.
 """
 
 import argparse
-import os
 import re
 import signal
 import sys
@@ -24,8 +23,9 @@ import jsonargparse
 
 from entropy_core.checks import nearest_name
 from run_core.config_file import as_arguments, read_mapping
+from run_core.files import expanded
 from run_core.streams import LastingStream, lasting_streams
-from run_core.terminal import one_line
+from run_core.terminal import one_line, printable_log
 
 FAILURE, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 PATHS = {
@@ -222,21 +222,12 @@ def _word(kind: Any) -> str:
     return "null" if kind is type(None) else getattr(kind, "__name__", str(kind))
 
 
-def expanded(path: str) -> str:
-    """A path, or several with + between them, with ~ written in full; ValueError without a home."""
-    parts = [os.path.expanduser(part) for part in path.split("+")]
-    for part in parts:
-        if part == "~" or part.startswith("~/"):
-            raise ValueError(f"{part}: there is no home directory (HOME is not set)")
-    return "+".join(parts)
-
-
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Call a script's main and exit: expected failures become one line, Ctrl-C status 130.
 
     A reader of stdout or stderr that goes away is no failure, see `streams.py`.
     """
-    with lasting_streams():
+    with lasting_streams(), printable_log():
         status = _call(main)
         sys.stdout.flush()
         status = status or _output_status(sys.stdout)

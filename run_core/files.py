@@ -5,6 +5,7 @@
     exchange         puts one directory in another's place in one step
     leftovers        what killed processes left half written or half deleted
     remove           deletes a file, a directory or a link, never what a link points to
+    expanded         a path with ~ written in full
 
 All functions here raise OSError when the disk refuses; `cannot` turns it into a sentence.
 """
@@ -154,6 +155,15 @@ def unseal(data: bytes) -> dict[str, Any] | None:
 
 def _canonical(body: dict[str, Any]) -> bytes:
     return json.dumps(body, indent=2, sort_keys=True).encode() + b"\n"
+
+
+def expanded(path: str) -> str:
+    """A path, or several with + between them, with ~ written in full; ValueError without a home."""
+    parts = [os.path.expanduser(part) for part in path.split("+")]
+    for part in parts:
+        if part == "~" or part.startswith("~/"):
+            raise ValueError(f"{part}: there is no home directory (HOME is not set)")
+    return "+".join(parts)
 
 
 def cannot(action: str, path: Path, error: OSError, needed: int | None = None) -> str:

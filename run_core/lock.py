@@ -51,7 +51,7 @@ def lock_run(run_dir: str | Path) -> Iterator[None]:
             os.ftruncate(file, 0)
             os.pwrite(file, _MARK + b"%d\n" % os.getpid(), 0)
         except BlockingIOError as error:
-            raise RunBusyError(_busy(content, run_dir)) from error
+            raise RunBusyError(_busy(content, folder, run_dir)) from error
         except OSError as error:
             raise CheckpointError(cannot("lock the run directory", path, error)) from error
         yield
@@ -74,12 +74,23 @@ def _lock_folder(folder: int) -> None:
             raise
 
 
-def _busy(content: bytes, run_dir: str | Path) -> str:
-    pid = _CONTENT.fullmatch(content)[1].decode() or "unknown"
+def _busy(content: bytes, folder: int, run_dir: str | Path) -> str:
+    pid = _CONTENT.fullmatch(content)[1].decode() or _holder(folder)
+    writer = f"another process (pid {pid})" if pid else "another process"
     return (
-        f"another process (pid {pid}) is writing to {run_dir}; "
-        "wait for it, stop it, or choose another run directory"
+        f"{writer} is writing to {run_dir}; wait for it, stop it, or choose another run directory"
     )
+
+
+def _holder(folder: int) -> str:
+    """The pid of the process that holds the lock of a folder, from Linux's list; else ""."""
+    inode = os.fstat(folder).st_ino
+    try:
+        locks = Path("/proc/locks").read_text()
+    except OSError:
+        return ""
+    found = re.search(rf"FLOCK +\S+ +WRITE +(\d+) +\S+:{inode} ", locks)
+    return found[1] if found else ""
 
 
 class _Descriptors:

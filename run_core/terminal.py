@@ -7,6 +7,7 @@ a screen that is no terminal switch the dimming off.
 
 import contextlib
 import io
+import logging
 import math
 import os
 import re
@@ -47,6 +48,23 @@ def one_line(text: str) -> str:
 def report(text: str) -> None:
     """Print a message of a run to stdout, above a progress bar where there is one."""
     tqdm.write(printable(text))
+
+
+class _PrintableFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+@contextlib.contextmanager
+def printable_log() -> Iterator[None]:
+    """Meanwhile warnings of the log are shown on stderr, as printable text like all else."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_PrintableFormatter())
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 def progress_bar(what: str, **options: Any) -> tqdm:

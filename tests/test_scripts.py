@@ -147,6 +147,15 @@ def test_the_demo_trains_first_and_goes_on_with_the_run(run, monkeypatch, capsys
     assert "9. " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("mode", "told"), [("disabled", "disabled"), ("", "offline")])
+def test_the_demo_reads_the_mode_of_wandb(monkeypatch, mode, told):
+    seen = []
+    monkeypatch.setenv("WANDB_MODE", mode)
+    monkeypatch.setattr("reso_llm.training.run.train", lambda config, **_: seen.append(config))
+    demo.train_first("nowhere")
+    assert [config.wandb for config in seen] == [told]
+
+
 def test_the_demo_takes_one_model(monkeypatch, capsys):
     assert call(demo, monkeypatch, "--train", "a", "--checkpoint", "b") == 2
     assert "give one of them" in capsys.readouterr().err

@@ -75,12 +75,12 @@ def kill_until_done(
         process.wait()
         in_save += _is_saving(run_dir, process.pid)
         trained = _last_write(run_dir) != last_write
-        lost.append(_steps_logged(run_dir) - _newest_step(run_dir) if trained else 0)
+        lost.append(_steps_logged(run_dir) - newest_step(run_dir) if trained else 0)
 
 
 def final_hash(run_dir: Path) -> str:
     """sha256 of weights and optimizer state, generators included, of the newest checkpoint."""
-    newest = Path(run_dir, "checkpoints", f"step_{_newest_step(run_dir):08d}")
+    newest = Path(run_dir, "checkpoints", f"step_{newest_step(run_dir):08d}")
     files = (newest / f"{part}.safetensors" for part in ("model", "optimizer"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
@@ -101,7 +101,8 @@ def _last_write(run_dir: Path) -> int | None:
     return path.stat().st_mtime_ns if path.exists() else None
 
 
-def _newest_step(run_dir: Path) -> int:
+def newest_step(run_dir: Path) -> int:
+    """Step of the newest checkpoint of a run; 0 without any."""
     steps = [name for name in _names(run_dir) if name.startswith("step_")]
     return int(max(steps, default="step_0").removeprefix("step_"))
 
@@ -146,7 +147,9 @@ def measure(options: argparse.Namespace, directory: Path) -> dict:
     """The row of results: one uninterrupted run, one that is killed, and how they compare."""
     generator = random.Random(options.seed)
     data = directory / "rows.jsonl"
-    data.write_text("".join(json.dumps({"text": _row(generator, i)}) + "\n" for i in range(400)))
+    data.write_text(
+        "".join(json.dumps({"text": row_of_text(generator, i)}) + "\n" for i in range(400))
+    )
     command = [sys.executable, "train.py", *OPTIONS, f"data={data}", f"steps={options.steps}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RESO_CACHE": str(directory / "cache")}
     log = (directory / "log").open("w")
@@ -191,7 +194,8 @@ def _record(options, report: CrashReport, hashes: list[str], undisturbed, total)
     }
 
 
-def _row(generator: random.Random, number: int) -> str:
+def row_of_text(generator: random.Random, number: int) -> str:
+    """A conversation of random words."""
     words = ["sea", "red", "fox", "runs", "over", "old", "hills", "and", "sings"]
     ask, say = (" ".join(generator.choices(words, k=8)) for _ in range(2))
     return f"### Human: {ask} {number}?### Assistant: {say}."

@@ -73,7 +73,7 @@ def run(options: Any) -> list[Row]:
         raise ValueError("which text? --data FILE")
     budget = {"steps": steps, "seconds": 0.0 if steps else options.seconds}
     records, rows = Records("ablation", options.record), []
-    for seed in tqdm(seeds, desc="seeds", leave=False):
+    for seed in tqdm(seeds, desc="seeds", leave=False, disable=None):
         by_name = {}
         for name in options.only or names:
             key = {"task": options.task, "variant": name, "seed": seed, **budget}
@@ -102,7 +102,7 @@ def trained(
     learners = {name: reso_learner(task, variants(task.config)[name], seed) for name in names}
     train = train_equal_steps if budget["steps"] else train_alternately
     amount = budget["steps"] or budget["seconds"]
-    with tqdm(total=amount * len(names), desc=f"seed {seed}", leave=False) as bar:
+    with tqdm(total=amount * len(names), desc=f"seed {seed}", leave=False, disable=None) as bar:
         train(learners, amount, bar.update)
     return learners
 

@@ -95,7 +95,7 @@ def sweep(
 ) -> list[Row]:
     """One row for each cut."""
     models = {str(cut): with_cut(model, cut) for cut in cuts}
-    bar = tqdm(models.items(), desc="cuts", leave=False)
+    bar = tqdm(models.items(), desc="cuts", leave=False, disable=None)
     scores = {t: heldout.document_scores(m, split, sizes) for t, m in bar}
     texts = timed_texts(split)
     rounds = rounds if texts else 0
@@ -141,7 +141,7 @@ def run(options: Any) -> list[Row]:
         cuts, rounds, limit = QUICK_CUTS, 1, QUICK_DOCUMENTS
     engines = {c: heldout.engine_with(c, "coherence_gate") for c in options.checkpoint or [None]}
     rows = []
-    for checkpoint, engine in tqdm(engines.items(), desc="checkpoints", leave=False):
+    for checkpoint, engine in tqdm(engines.items(), desc="checkpoints", leave=False, disable=None):
         key = heldout.names_of(checkpoint, spec) | {"rounds": rounds, "cuts": list(cuts)}
         recorded = [records.find(**key, skip_below=cut) for cut in cuts]
         if None in recorded:  # cuts are compared and timed together: all or none

@@ -73,7 +73,7 @@ def measure(engine: ResoLLMInference, data: str, stride: int, options: Any) -> R
         print(bad_rows.summary(), file=sys.stderr)
     split = first_documents(split, QUICK_DOCUMENTS) if options.quick else split
     targets = split.num_tokens - split.num_documents
-    with tqdm(total=targets, desc="scoring", unit="token", leave=False) as bar:
+    with tqdm(total=targets, desc="scoring", unit="token", leave=False, disable=None) as bar:
         nats, tokens = nats_by_position(engine.model, split, stride=stride, progress=bar.update)
     total = float(nats.sum()), int(tokens.sum())
     return {

@@ -69,7 +69,7 @@ def gains(
             values.setdefault(f"{name}, {kind}", []).append(gain)
 
     pairs = list(zip(facts, controls, strict=True))
-    for fact, control in tqdm(pairs, desc="facts", leave=False):
+    for fact, control in tqdm(pairs, desc="facts", leave=False, disable=None):
         before = {t: log_probability(model, t, model.init_state()) for t in (fact, control)}
         values.setdefault("before", []).append(before[fact])
         for importance in IMPORTANCES:
@@ -132,7 +132,7 @@ def recall_rates(
     for kind in QUERIES:
         hits: dict[str, list[float]] = {finder: [] for finder in FINDERS}
         queried = rng.sample(range(len(texts)), min(num_queries, len(texts)))
-        for i in tqdm(queried, desc=kind, leave=False):
+        for i in tqdm(queried, desc=kind, leave=False, disable=None):
             query = partial_query(kind, known[i], texts[i], rng)
             best = model.recall(query, count=1)
             hits["memory"].append(bool(best) and best[0].moment.time == i)
@@ -173,7 +173,7 @@ def run(options: Any) -> list[Row]:
     seeds = options.seeds[:1] if options.quick else options.seeds
     records = Records("memory", options.record)
     rows = []
-    for seed in tqdm(seeds, desc="seeds", leave=False):
+    for seed in tqdm(seeds, desc="seeds", leave=False, disable=None):
         name = heldout.checkpoint_name(options.checkpoint)
         key = {"checkpoint": name, "seed": seed, "facts": facts, "queries": queries}
         rows.append(records.row(key, lambda key=key: measured(engine.model, **key)))

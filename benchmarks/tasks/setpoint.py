@@ -33,7 +33,7 @@ def run(options: Any) -> list[Row]:
     seeds = options.seeds[:1] if options.quick else options.seeds
     targets = options.targets or list(QUICK_TARGETS if options.quick else TARGETS_NATS)
     records, rows = Records("setpoint", options.record), []
-    for mode in tqdm(options.mode, desc="modes", leave=False):
+    for mode in tqdm(options.mode, desc="modes", leave=False, disable=None):
         key = {"mode": mode, "seeds": seeds, "targets": targets}
         rows.append(records.row(key, functools.partial(setpoint_curve, seeds, targets, mode)))
     return rows

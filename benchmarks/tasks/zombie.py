@@ -42,7 +42,7 @@ def run(options: Any) -> list[Row]:
     }
     rows = {seed: records.find(seed=seed, **key) for seed in options.seeds}
     missing = [seed for seed in options.seeds if rows[seed] is None]
-    with tqdm(total=len(missing), desc="seeds", leave=False) as bar:
+    with tqdm(total=len(missing), desc="seeds", leave=False, disable=None) as bar:
 
         def on_row(row: Row) -> None:
             rows[row["seed"]] = row | key

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from reso_llm.data.errors import DataError
@@ -17,6 +18,7 @@ from reso_llm.training.initial import Initial, read_initial
 from reso_llm.training.trainer import Trainer, TrainSummary
 from run_core import terminal
 from run_core.checkpoint import get_document, load_checkpoint
+from run_core.files import expanded
 from run_core.hardware import pick_device, require_memory
 from run_core.run import Report, TrainingError, find_start, open_run, write_records
 
@@ -30,11 +32,10 @@ def train(
 
     Raises TrainingError, DataError, CheckpointError or RunLogError, each with one message.
     """
-    config = _with_absolute_paths(config)
     with _as_training_error():
+        config = _with_absolute_paths(config)
         device = pick_device(config.device)
-        needed = config.model.least_parameters * BYTES_PER_PARAMETER
-        require_memory(needed, device, f"training {config.model.least_parameters:,} parameters")
+        _require_memory(config, device)
     with open_run(config.out, resume) as run_dir:
         with _as_training_error():
             start = find_start(run_dir, resume, report)
@@ -52,12 +53,30 @@ def train(
         return trainer.run()
 
 
+def _require_memory(config: TrainConfig, device: torch.device) -> None:
+    """MemoryError, before anything is built, for a model or a step that cannot fit."""
+    model = config.model
+    needed = model.least_parameters * BYTES_PER_PARAMETER
+    require_memory(needed, device, f"training {model.least_parameters:,} parameters")
+    tokens = config.batch_size * model.max_seq_len
+    needed = tokens * model.num_layers * model.dim * 2  # one bfloat16 activation of each layer
+    require_memory(needed, device, f"a pass of batch_size = {config.batch_size:,} windows")
+    passes = config.grad_accumulation
+    needed = passes * tokens * 16  # inputs and targets
+    require_memory(needed, device, f"a step of grad_accumulation = {passes:,} passes")
+
+
 def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
     """The configuration with absolute paths, so that a run resumes from any directory."""
     val_data = None if config.val_data is None else absolute(config.val_data)
-    initial = config.init_from and str(Path(config.init_from).expanduser().resolve())
+    initial = config.init_from and str(Path(expanded(config.init_from)).resolve())
     return dataclasses.replace(
-        config, data=absolute(config.data), val_data=val_data, init_from=initial
+        config,
+        data=absolute(config.data),
+        val_data=val_data,
+        tokenizer=config.tokenizer and expanded(config.tokenizer),
+        init_from=initial,
+        out=expanded(config.out),
     )
 
 
@@ -67,11 +86,11 @@ def _tokenizer(
     """The tokenizer of the checkpoint, the configured one, or one trained on the data."""
     if start is not None:
         _, documents = load_checkpoint(start, parts=())
+        if "tokenizer.json" not in documents:
+            raise TrainingError(f"{start} is no language model's checkpoint; choose another --out")
         training = get_document(
             documents, start, "training.json", "tokenizer_fingerprint", "config"
         )
-        if "tokenizer.json" not in documents:
-            raise TrainingError(f"{start} is no language model's checkpoint; choose another --out")
         tokenizer = ResoTokenizer.from_json(documents["tokenizer.json"], f"{start}/tokenizer.json")
         check_tokenizer(tokenizer, training["tokenizer_fingerprint"], start)
     elif initial is not None:

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -370,7 +371,8 @@ def test_a_run_rises_and_falls_and_clips_each_reactor():
     trainer = Trainer(tiny(steps=40))
     found = []
     for trainer.step in (0, 1, 2, 20, 39):
-        trainer._update(1e6 * trainer.reactors[0].output.weight.square().sum())
+        trainer._backward(1e6 * trainer.reactors[0].output.weight.square().sum())
+        trainer._update()
         found.append(trainer.optimizer.param_groups[0]["lr"] / trainer.config.learning_rate)
         grads = [p.grad for p in trainer.reactors[0].parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(grads).item()
@@ -514,7 +516,12 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bits(tmp_path):
     """kill -9 in steps, in saving and in pruning; each time the run is resumed."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     options = dict(steps=12, save_every=2)
-    reactor_run.train(tiny(**options, out=str(whole)), report=quiet)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the killed process: sums of more threads differ in their bits
+    try:
+        reactor_run.train(tiny(**options, out=str(whole)), report=quiet)
+    finally:
+        torch.set_num_threads(threads)
     command = [sys.executable, "-c", KILLED, json.dumps(options | {"out": str(parts)})]
     root = str(Path(script.__file__).parent)
     environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
@@ -631,3 +638,78 @@ def test_the_shipped_configuration_is_a_reactor_of_full_size():
     assert not resume
     (reactor,) = training.make_reactors(config)
     assert 1.6e6 < sum(p.numel() for p in reactor.parameters()) < 1.7e6
+
+
+# --- what a user may do to a run ----------------------------------------------------------------
+
+
+def test_home_is_written_in_full(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    reactor_run.train(tiny(steps=1, out="~/run"), report=quiet)
+    assert checkpoint_path(tmp_path / "home" / "run", 1).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"reactor": {"num_layers": 10**9}}, "parameters"),
+        ({"reactor": {"hidden_dim": 16 * 10**6}}, "parameters"),
+        ({"num_reactors": 10**9}, "parameters"),
+        ({"batch_size": 10**12}, "batch_size"),
+        ({"val_size": 10**12}, "val_size"),
+    ],
+)
+def test_what_no_memory_holds_is_refused_before_it_is_built(tmp_path, changes, told):
+    config = tiny(out=str(tmp_path / "run"))
+    shape = dataclasses.replace(config.reactor, **changes.pop("reactor", {}))
+    config = dataclasses.replace(config, reactor=shape, **changes)
+    with pytest.raises(MemoryError, match=told):
+        reactor_run.train(config, report=quiet)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_that_is_resumed_says_so_and_how_to_go_on(tmp_path):
+    config, told = tiny(steps=2, out=str(tmp_path / "run")), []
+    reactor_run.train(config, report=quiet)
+    reactor_run.train(config, resume=True, report=told.append)
+    assert "finished at step 2 (steps = 2)" in told[-1]
+    assert "--resume --steps 4" in told[-1]
+
+
+def test_a_signal_in_a_validation_gives_it_up_and_saves(tmp_path, monkeypatch):
+    def endless(trainer):
+        signal.raise_signal(signal.SIGTERM)
+        while True:
+            time.sleep(0.01)
+
+    config, told = tiny(steps=9, validate_every=3, out=str(tmp_path / "run")), []
+    monkeypatch.setattr(reactor_run.Trainer, "validate", endless)
+    started = time.monotonic()
+    result = reactor_run.train(config, report=told.append)
+    assert time.monotonic() - started < 5
+    assert (result.validation, result.step) == (None, 3)
+    assert "stopped by SIGTERM at step 3" in told[-1]
+    assert checkpoint_path(tmp_path / "run", 3).is_dir()
+
+
+def test_a_signal_in_a_long_step_gives_it_up_and_the_resume_is_exact(tmp_path, monkeypatch):
+    config = tiny(steps=5, out=str(tmp_path / "run"))
+    whole = dataclasses.replace(config, out=str(tmp_path / "whole"))
+    reactor_run.train(whole, report=quiet)
+    original, told = Trainer._gradient, []
+
+    def slow(trainer):
+        row = original(trainer)
+        if trainer.step == 2:
+            signal.raise_signal(signal.SIGTERM)
+            while True:
+                time.sleep(0.01)
+        return row
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_gradient", slow)
+        result = reactor_run.train(config, report=told.append)
+    assert (result.step, result.validation) == (2, None)
+    assert "stopped by SIGTERM at step 2" in told[-1]
+    reactor_run.train(config, resume=True, report=quiet)
+    assert final_hash(config.out, 5) == final_hash(whole.out, 5)

@@ -3,8 +3,10 @@
 For the plain control, every stage on it, the full stack, and the full stack without each stage.
 """
 
+import dataclasses
 import math
 import pickle
+import re
 
 import pytest
 import torch
@@ -694,3 +696,23 @@ def test_weights_under_their_old_names_are_read(tiny_model):
     other = tiny_model(seed=1, stages=FULL)
     other.load_weights(old, "a checkpoint")
     assert torch.equal(other(draw_ids(1, 5)).logits, model(draw_ids(1, 5)).logits)
+
+
+def test_weights_of_another_kind_of_number_are_refused_by_name(tiny_model):
+    model = tiny_model(stages=("prsc",))
+    weights = model.state_dict()
+    assert len({tensor.is_floating_point() for tensor in weights.values()}) == 2
+    for name, tensor in weights.items():
+        other = tensor.long() if tensor.is_floating_point() else tensor.float()
+        with pytest.raises(ValueError, match=rf"weights do not fit: {re.escape(name)} is of type"):
+            model.load_weights(weights | {name: other}, "here")
+
+
+def test_a_configuration_larger_than_its_weights_is_refused_before_it_is_built(
+    tiny_model, monkeypatch
+):
+    model = tiny_model()
+    larger = dataclasses.replace(model.config, num_layers=1000)
+    monkeypatch.setattr(ResoLLMModel, "__init__", lambda *_: pytest.fail("it was built"))
+    with pytest.raises(ValueError, match=r"it needs at least .* numbers, and there are"):
+        ResoLLMModel.from_weights(larger, model.state_dict(), "here")

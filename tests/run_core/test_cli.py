@@ -312,6 +312,19 @@ def test_a_signal_saves_and_exits_with_0_and_the_resume_is_exact(server, args, t
     assert final_hash(tmp_path / "run") == final_hash(tmp_path / "whole")
 
 
+def test_a_closed_terminal_does_not_end_a_run_under_nohup(args):
+    """nohup ignores SIGHUP for the command: the run must not take the signal back."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    command = ["nohup", sys.executable, "train.py", *args, "steps=40"]
+    with subprocess.Popen(command, cwd=ROOT, **quiet) as run:
+        while steps_logged(args) < 2:
+            assert run.poll() is None, run.stderr.read()
+            time.sleep(0.01)
+        run.send_signal(signal.SIGHUP)
+        assert run.wait(60) == 0
+    assert steps_logged(args) == 40
+
+
 def test_a_second_ctrl_c_leaves_at_once(server, args):
     """FAULT 11: in a step that would take minutes."""
     run = server.start(*args, "steps=2", "grad_accumulation=20000")

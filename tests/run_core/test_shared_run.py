@@ -4,6 +4,7 @@ import contextlib
 import errno
 import io
 import json
+import logging
 import math
 import os
 import shutil
@@ -12,10 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.studies import soak
 from reso_llm.data.errors import DataError
 from reso_llm.data.token_cache import default_cache_dir
 from reso_llm.training.evaluation import LanguageModelScore
-from run_core import config_file, streams
+from run_core import config_file, streams, terminal
 from run_core.checkpoint import (
     CheckpointError,
     CorruptCheckpointError,
@@ -24,8 +26,7 @@ from run_core.checkpoint import (
     save_directory,
     verify,
 )
-from run_core.cli import expanded
-from run_core.files import seal
+from run_core.files import expanded, seal
 from run_core.lock import RunBusyError, lock_run
 from run_core.run import (
     newest_checkpoint,
@@ -308,3 +309,32 @@ def test_many_saves_keep_no_file_open_and_no_memory(tmp_path):
     assert files_after == files
     assert pages_after < 1.05 * pages
     assert len(step_paths(tmp_path)) == 2
+
+
+# --- what is shown ----------------------------------------------------------------------------
+
+
+def test_a_warning_of_the_log_passes_the_filter_of_escape_sequences(capsys):
+    with terminal.printable_log():
+        logging.getLogger("test").warning("%s: damaged", "a\x1b[31m.jsonl")
+    assert capsys.readouterr().err == "a\ufffd[31m.jsonl: damaged\n"
+    assert not any(isinstance(h.formatter, terminal._PrintableFormatter)
+                   for h in logging.getLogger().handlers)  # fmt: skip
+
+
+def test_a_busy_run_names_its_writer_where_the_lock_file_was_removed(tmp_path):
+    with lock_run(tmp_path):
+        (tmp_path / ".lock").unlink()
+        with pytest.raises(RunBusyError, match=f"pid {os.getpid()}") as refused, lock_run(tmp_path):
+            pass
+    assert "unknown" not in str(refused.value)
+
+
+def test_the_soak_compares_the_first_third_with_the_last():
+    held = [soak.Reading(step, 100 + step, 9) for step in range(30)]
+    assert soak.growth(held) == pytest.approx((124.5 - 104.5) / 104.5)
+    assert soak.growth([soak.Reading(step, 100, 9) for step in range(30)]) == 0
+    now = soak.read_process(os.getpid(), 3)
+    with open(os.devnull):
+        assert soak.read_process(os.getpid(), 3).open_files == now.open_files + 1
+    assert now.resident_bytes > 1e7

@@ -42,7 +42,7 @@ def run(options: Any) -> list[Row]:
     makers = (kuramoto_oracles, lyapunov_oracles, sedenion_oracles)
     oracles = [oracle for make in makers for oracle in make(seeds, size)]
     rows = []
-    for oracle in tqdm(oracles, desc="oracles", leave=False):
+    for oracle in tqdm(oracles, desc="oracles", leave=False, disable=None):
         key = {"group": oracle.group, "name": oracle.name, "seeds": seeds}
         rows.append(records.row(key, functools.partial(judged, oracle, seeds)))
     return rows

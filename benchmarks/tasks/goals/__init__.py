@@ -82,7 +82,7 @@ def run(options: Any) -> list[dict[str, Any]]:
     names = heldout.names_of(options.checkpoint, spec)
     records = Records("goals", options.record)
     todo = units(engine.model, rows, weights, seeds, prompted, new_tokens)
-    bar = tqdm(todo, desc="measurements", leave=False)
+    bar = tqdm(todo, desc="measurements", leave=False, disable=None)
     return [records.row({**names, **key}, measure) for key, measure in bar]
 
 

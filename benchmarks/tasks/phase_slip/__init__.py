@@ -57,7 +57,7 @@ def run(options: Any) -> list[dict[str, Any]]:
     writer = PretrainedWriter(options.model) if options.model else ResoWriter(options.checkpoint)
     scorer = PretrainedWriter(options.scorer) if options.scorer else None
     records = Records("phase_slip", options.record)
-    bar = tqdm([*units(writer, scorer, _plan(options))], unit="row", leave=False)
+    bar = tqdm([*units(writer, scorer, _plan(options))], unit="row", leave=False, disable=None)
     return [records.row(key, measure) for key, measure in bar]
 
 

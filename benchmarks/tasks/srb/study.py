@@ -131,7 +131,7 @@ class Calibration:
 def calibrate(writer: Writer, protocol: Protocol, replies: Replies) -> Calibration:
     """Write whatever is missing of the calibration half into `replies`; the parameters from it."""
     chosen = prompts(0, protocol.per_bucket)
-    for prompt in tqdm(chosen, desc="calibration", unit="reply", leave=False):
+    for prompt in tqdm(chosen, desc="calibration", unit="reply", leave=False, disable=None):
         static(writer, replies, 0, prompt, CALIBRATION_SEED, protocol.cap)
     return calibration(replies, protocol.target)
 
@@ -139,7 +139,9 @@ def calibrate(writer: Writer, protocol: Protocol, replies: Replies) -> Calibrati
 def run(writer: Writer, protocol: Protocol, replies: Replies, parameters: Calibration) -> None:
     """Write whatever is missing of the reported half into `replies`."""
     turns = [(p, seed) for seed in protocol.seeds for p in prompts(1, protocol.per_bucket)]
-    for turn, (prompt, seed) in enumerate(tqdm(turns, desc="all arms", unit="prompt", leave=False)):
+    for turn, (prompt, seed) in enumerate(
+        tqdm(turns, desc="all arms", unit="prompt", leave=False, disable=None)
+    ):
         whole = static(writer, replies, 1, prompt, seed, protocol.cap)
         first = turn % len(OTHERS)
         for arm in OTHERS[first:] + OTHERS[:first]:

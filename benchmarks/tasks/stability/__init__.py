@@ -75,7 +75,9 @@ def run(options: Any) -> list[Row]:
     key |= {name: options[name] for name in ("horizon", "share", "temperature")}
     records = Records("stability", options.record)
     rows = []
-    for seed in tqdm(options.seeds[:1] if quick else options.seeds, desc="seeds", leave=False):
+    for seed in tqdm(
+        options.seeds[:1] if quick else options.seeds, desc="seeds", leave=False, disable=None
+    ):
         rows.append(records.row({**key, "seed": seed}, lambda seed=seed: study(
             engine.model, clean(), docs, config, options.share, options.temperature, seed, resamples
         )))  # fmt: skip

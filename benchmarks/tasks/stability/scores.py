@@ -42,7 +42,7 @@ def trace(model: ResoLLMModel, ids: np.ndarray, config: StabilityConfig) -> Trac
         name: np.full(shape, math.nan) for name in ("entropy", "max_prob", "surprise", "warning")
     }
     num_warnings, classes = np.zeros(len(ids), dtype=np.int64), {}
-    for row, tokens in enumerate(tqdm(ids, desc="reading", leave=False)):
+    for row, tokens in enumerate(tqdm(ids, desc="reading", leave=False, disable=None)):
         inputs = torch.from_numpy(tokens)[None]
         output = model(inputs)
         logits = output.logits[0, :-1].double()

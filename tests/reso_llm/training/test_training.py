@@ -866,6 +866,22 @@ def test_a_run_directory_that_cannot_be_made_is_one_message(make, tmp_path):
         train(make(out="file/run"), report=quiet)
 
 
+def test_home_is_written_in_full_from_python_too(make, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    train(dataclasses.replace(make(steps=1), out="~/run"), report=quiet)
+    assert (tmp_path / "home" / "run" / "checkpoints").is_dir()
+    assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize("key", ["batch_size", "grad_accumulation"])
+def test_a_step_that_no_memory_holds_is_refused_before_it_begins(make, key):
+    config = make(steps=1, **{key: 10**12})
+    with pytest.raises(MemoryError, match=f"{key} = 1,000,000,000,000"):
+        train(config, report=quiet)
+    assert not Path(config.out).exists()
+
+
 def test_a_device_that_is_not_here_is_one_message(make):
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
