@@ -152,6 +152,7 @@ class ChatSession:
             "exchanges": [list(exchange) for exchange in self.exchanges],
             "num_replies": self.num_replies,
             "goal": self.goal.description if self.goal else None,
+            "tokenizer": self.engine.tokenizer.fingerprint,
         }
         saving.save(self.engine.model.session, path, extra)
 
@@ -159,13 +160,17 @@ class ChatSession:
         """Go on with the conversation of a file, and its goals, episodes and clock.
 
         The file's system message is taken where none was given. Raises as `saving.load`, and
-        ValueError for a file that holds no conversation.
+        ValueError for a file that holds no conversation or belongs to another tokenizer.
         """
         model = self.engine.model
         session = Session(model.config)
         extra = saving.load(session, path)
         if "exchanges" not in extra:
             raise ValueError(f"{path}: a session without a conversation; expected a chat's")
+        if extra["tokenizer"] != self.engine.tokenizer.fingerprint:
+            raise ValueError(
+                f"{path}: saved with another tokenizer; use the model it was saved with"
+            )
         if session.agency is not None:  # the calibration is the checkpoint's
             session.agency.calibration = model.session.agency.calibration
         if not self.system and extra["system"] is not None:

@@ -21,6 +21,7 @@ from reso_llm.decoding.controllers import StabilityTemperature
 from reso_llm.generation.context import Context
 from reso_llm.generation.results import GenerationResult
 from reso_llm.inference import ResoLLMInference
+from reso_llm.tokenizer import ResoTokenizer
 from run_core import terminal
 from run_core.terminal import Screen, printable, sparkline
 
@@ -732,3 +733,13 @@ def test_a_session_without_a_conversation_is_named(make_session, tmp_path):
     session.engine.model.session.save(tmp_path / "s")
     with pytest.raises(ValueError, match="without a conversation"):
         session.load(tmp_path / "s")
+
+
+def test_a_conversation_of_another_tokenizer_is_refused(make_session, tmp_path):
+    """Its ids would stand for other words."""
+    session = make_session()
+    session.save(tmp_path / "s")
+    other = make_session()
+    other.engine.tokenizer = ResoTokenizer.train(["zebras jump " * 9], 262)
+    with pytest.raises(ValueError, match="another tokenizer"):
+        other.load(tmp_path / "s")
