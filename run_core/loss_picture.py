@@ -1,5 +1,6 @@
 """RUN/loss.png: the training loss and the validation of a run, along its steps or tokens."""
 
+import gc
 import io
 import itertools
 from typing import NamedTuple
@@ -58,6 +59,8 @@ def draw_losses(training: Curve, validation: Curve, labels: tuple[str, str, str]
     lower.xaxis.set_major_formatter(EngFormatter(sep=""))
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
+    figure.clear()
+    gc.collect()  # a figure is a ring of references: left to itself, each picture grows the run
     return picture.getvalue()
 
 

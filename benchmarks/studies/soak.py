@@ -3,8 +3,10 @@
 python -m benchmarks.studies.soak --steps 1000 --save_every 5 --kills 4 --json FILE
 
 The process is killed with SIGKILL at random steps and resumed. While it trains, its resident
-memory and its open files are read from /proc. A process that lived for WARM saves or more tells
-how much its memory grew from the median of its first third to that of its last.
+memory and its open files are read from /proc. The first WARM saves of a process are not counted:
+the first picture of the loss falls among them, and importing matplotlib for it takes 34 MB once.
+A process that lived for WARM saves more tells how much its memory grew after them, from the median
+of the first third to that of the last.
 """
 
 import argparse
@@ -103,9 +105,11 @@ def measure(options: argparse.Namespace, directory: Path) -> dict:
         readings = follow(process, run_dir, kill_at)
         if process.returncode not in (0, -signal.SIGKILL):
             raise SystemExit(f"exit code {process.returncode} at step {newest_step(run_dir)}")
-        if readings and readings[-1].step - readings[0].step >= WARM * options.save_every:
-            growths.append(round(growth(readings), 4))
-            files.append(statistics.multimode(r.open_files for r in readings))
+        warm = WARM * options.save_every
+        steady = [r for r in readings if r.step - readings[0].step >= warm]
+        if steady and steady[-1].step - steady[0].step >= warm:
+            growths.append(round(growth(steady), 4))
+            files.append(statistics.multimode(r.open_files for r in steady))
     return {
         "command": " ".join(["python", *sys.argv]),
         "steps": newest_step(run_dir),
