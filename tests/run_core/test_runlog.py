@@ -6,11 +6,12 @@ import os
 import sys
 import threading
 import types
+import weakref
 
 import pytest
 
 from run_core import runlog, wandb_log
-from run_core.loss_picture import smoothed
+from run_core.loss_picture import draw_losses, smoothed
 from run_core.runlog import RunLog, RunLogError, plot_loss, read_metrics
 
 
@@ -133,6 +134,22 @@ def test_the_picture_has_both_curves(tmp_path):
         log.plot()
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert "matplotlib.pyplot" not in sys.modules  # no backend or window was chosen
+
+
+def test_a_drawn_picture_leaves_no_figure_behind(monkeypatch):
+    """In a run with many saves the memory grew by one figure for each picture."""
+    figure = pytest.importorskip("matplotlib.figure")
+    drawn = []
+
+    class Counted(figure.Figure):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            drawn.append(weakref.ref(self))
+
+    monkeypatch.setattr(figure, "Figure", Counted)
+    curve = ([0.0, 1.0], [2.0, 1.0])
+    draw_losses(curve, curve, ("steps", "loss", "validation"))
+    assert [reference() for reference in drawn] == [None]
 
 
 def test_nothing_to_draw(tmp_path):
