@@ -41,6 +41,12 @@ def smoothed(values: list[float]) -> list[float]:
 
 def draw_losses(training: Curve, validation: Curve, labels: tuple[str, str, str]) -> bytes:
     """A PNG of training loss above validation; ImportError without matplotlib, naming the extra."""
+    picture = _picture(training, validation, labels)
+    gc.collect()  # a figure is a ring of references: left to itself, each picture grows the run
+    return picture
+
+
+def _picture(training: Curve, validation: Curve, labels: tuple[str, str, str]) -> bytes:
     try:
         from matplotlib.figure import Figure
         from matplotlib.ticker import EngFormatter
@@ -59,8 +65,6 @@ def draw_losses(training: Curve, validation: Curve, labels: tuple[str, str, str]
     lower.xaxis.set_major_formatter(EngFormatter(sep=""))
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
-    figure.clear()
-    gc.collect()  # a figure is a ring of references: left to itself, each picture grows the run
     return picture.getvalue()
 
 
