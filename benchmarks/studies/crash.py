@@ -131,27 +131,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=4000)
+    if not show_row(parser, measure)["equal"]:
+        raise SystemExit("the weights differ from those of the uninterrupted run")
+
+
+def show_row(
+    parser: argparse.ArgumentParser, measure: Callable[[argparse.Namespace, Path], dict]
+) -> dict:
+    """Measure in a temporary folder; print the row, write it to the file of --json, return it."""
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the row here")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         row = measure(options, Path(directory))
+    study = f"benchmarks.studies.{Path(sys.argv[0]).stem}"
+    row = {"command": " ".join(["python", "-m", study, *sys.argv[1:]]), **row}
     print(json.dumps(row, indent=2))
     if options.json is not None:
         options.json.write_text(json.dumps(row, indent=2) + "\n")
-    if not row["equal"]:
-        raise SystemExit("the weights differ from those of the uninterrupted run")
+    return row
+
+
+def prepare_training(
+    directory: Path, generator: random.Random, steps: int
+) -> tuple[list[str], dict[str, str]]:
+    """Write 400 conversations to `directory`; command and environment of a training on them."""
+    data = directory / "rows.jsonl"
+    rows = [json.dumps({"text": row_of_text(generator, i)}) + "\n" for i in range(400)]
+    data.write_text("".join(rows))
+    command = [sys.executable, "train.py", *OPTIONS, f"data={data}", f"steps={steps}"]
+    cache = {"OMP_NUM_THREADS": "1", "RESO_CACHE": str(directory / "cache")}
+    return command, {**os.environ, **cache}
 
 
 def measure(options: argparse.Namespace, directory: Path) -> dict:
     """The row of results: one uninterrupted run, one that is killed, and how they compare."""
     generator = random.Random(options.seed)
-    data = directory / "rows.jsonl"
-    data.write_text(
-        "".join(json.dumps({"text": row_of_text(generator, i)}) + "\n" for i in range(400))
-    )
-    command = [sys.executable, "train.py", *OPTIONS, f"data={data}", f"steps={options.steps}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RESO_CACHE": str(directory / "cache")}
+    command, environment = prepare_training(directory, generator, options.steps)
     log = (directory / "log").open("w")
 
     def start(name: str, extra: list[str]) -> subprocess.Popen:
@@ -180,7 +196,6 @@ def _record(options, report: CrashReport, hashes: list[str], undisturbed, total)
     from run_core.hardware import environment
 
     return {
-        "command": " ".join(["python", *sys.argv]),
         "options": " ".join([*OPTIONS, f"steps={options.steps}"]),
         "seed": options.seed,
         **asdict(report),

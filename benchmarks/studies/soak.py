@@ -10,19 +10,16 @@ of the first third to that of the last.
 """
 
 import argparse
-import json
 import os
 import random
 import signal
 import statistics
 import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.studies.crash import OPTIONS, ROOT, newest_step, row_of_text
+from benchmarks.studies.crash import ROOT, newest_step, prepare_training, show_row
 
 WARM = 20  # saves
 SECONDS = 0.05  # between two readings
@@ -75,25 +72,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--save_every", type=int, default=5)
     parser.add_argument("--kills", type=int, default=4)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="write the row here")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory:
-        row = measure(options, Path(directory))
-    print(json.dumps(row, indent=2))
-    if options.json is not None:
-        options.json.write_text(json.dumps(row, indent=2) + "\n")
+    show_row(parser, measure)
 
 
 def measure(options: argparse.Namespace, directory: Path) -> dict:
     """The row of results: growth of memory and open files of each process that lived long."""
     generator = random.Random(options.seed)
-    data, run_dir = directory / "rows.jsonl", directory / "run"
-    rows = [json.dumps({"text": row_of_text(generator, i)}) + "\n" for i in range(400)]
-    data.write_text("".join(rows))
-    command = [sys.executable, "train.py", *OPTIONS, f"save_every={options.save_every}",
-               f"data={data}", f"out={run_dir}", f"steps={options.steps}"]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RESO_CACHE": str(directory / "cache")}
+    run_dir = directory / "run"
+    command, environment = prepare_training(directory, generator, options.steps)
+    command += [f"save_every={options.save_every}", f"out={run_dir}"]
     kills = sorted(generator.randrange(1, options.steps) for _ in range(options.kills))
     growths, files = [], []
     for kill_at in [*kills, None]:
@@ -111,7 +98,6 @@ def measure(options: argparse.Namespace, directory: Path) -> dict:
             growths.append(round(growth(steady), 4))
             files.append(statistics.multimode(r.open_files for r in steady))
     return {
-        "command": " ".join(["python", *sys.argv]),
         "steps": newest_step(run_dir),
         "kills": len(kills),
         "memory_growth": growths,
