@@ -119,27 +119,17 @@ class KuramotoConfig(StageConfig):
 
 @dataclass(frozen=True)
 class CoherenceGateConfig(StageConfig):
-    """Coherence gate: a token skips later layers as its halting probabilities add up.
+    """Coherence gate: only tokens that the binding memory is in doubt about go past layer 1.
 
-    threshold: sum of halting probabilities at which a layer adds nothing. skip_below: largest share
-    of a layer that is skipped. ponder_weight: price of a layer, in nats per token, added to the
-    loss in training.
+    deep_share: share of the training text that goes deep, above 0 to 1.
     """
 
-    threshold: float = 1 / GOLDEN_RATIO
-    skip_below: float = 0.25
-    ponder_weight: float = 0.01
+    deep_share: float = 0.25
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_positive(self, "threshold")
-        _check_unit(self, "skip_below")
-        require(
-            self.ponder_weight >= 0,
-            "CoherenceGateConfig.ponder_weight",
-            self.ponder_weight,
-            "a number of at least 0",
-        )
+        _check_positive(self, "deep_share")
+        _check_unit(self, "deep_share")
 
 
 @dataclass(frozen=True)
@@ -212,9 +202,19 @@ class TemporalSMFConfig(StageConfig):
 
 @dataclass(frozen=True)
 class EchoConfig(StageConfig):
-    """Echo: the texts in episodic memory predict the next token, beside the network."""
+    """Echo: what was read so far, and stored texts, predict the next token beside the network.
 
-    trained: ClassVar[bool] = False
+    max_order: longest context that is kept, in tokens. own_weight: weight of a word that the model
+    wrote itself, beside 1 for one that it read.
+    """
+
+    max_order: int = 6
+    own_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(1 <= self.max_order <= 16, "EchoConfig.max_order", self.max_order, "1 to 16")
+        _check_unit(self, "own_weight")
 
 
 @dataclass(frozen=True)
@@ -267,6 +267,10 @@ class StochasticResonanceConfig(StageConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_positive(self, "noise_amplitude")
+
+
+NEEDS = {"coherence_gate": "prsc"}
+"""Stages that work with another one alone."""
 
 
 @dataclass(frozen=True)
@@ -333,6 +337,12 @@ class ResoLLMConfig:
         require(self.logit_soft_cap >= 0, "logit_soft_cap", self.logit_soft_cap, "at least 0")
         require(self.rope_base > 1, "rope_base", self.rope_base, "a number above 1")
         require(self.attention_window >= 0, "attention_window", self.attention_window, "at least 0")
+        for stage, needed in NEEDS.items():
+            if getattr(self, stage).enabled and not getattr(self, needed).enabled:
+                raise ValueError(
+                    f"{stage}.enabled=true needs {needed}.enabled=true: switch that on, or set "
+                    f"{stage}.enabled=false"
+                )
 
     @property
     def least_parameters(self) -> int:
@@ -389,9 +399,20 @@ TRAINED_STAGES = tuple(name for name in STAGES if _STAGE_FIELDS[name].trained)
 
 
 def with_stage(config: ResoLLMConfig, stage: str, enabled: bool) -> ResoLLMConfig:
-    """Copy a configuration with one of STAGES switched on or off."""
-    component = dataclasses.replace(getattr(config, stage), enabled=enabled)
-    return dataclasses.replace(config, **{stage: component})
+    """Copy a configuration with one of STAGES switched on or off.
+
+    A stage that needs another one brings it along, and goes off with it.
+    """
+    switched = {stage, NEEDS.get(stage)} if enabled else {stage, *_needing(stage)}
+    components = {
+        name: dataclasses.replace(getattr(config, name), enabled=enabled)
+        for name in switched - {None}
+    }
+    return dataclasses.replace(config, **components)
+
+
+def _needing(stage: str) -> list[str]:
+    return [name for name, needed in NEEDS.items() if needed == stage]
 
 
 def control_of(config: ResoLLMConfig) -> ResoLLMConfig:

@@ -20,7 +20,7 @@ from reso_llm.session.agency import Focus, Goal
 from reso_llm.session.concepts import Binding, Interference, Unbinding
 from reso_llm.session.episodes import Moment, Recollection
 from reso_llm.session.session import Session
-from reso_llm.stages.echo import echo_state
+from reso_llm.stages.echo import EchoState, TextCounts
 from reso_llm.stages.goal import text_vector
 from reso_llm.stages.prsc import TABLES
 from reso_llm.tokenizer import ResoTokenizer, create_default_tokenizer
@@ -42,8 +42,9 @@ class ResoLLMModel(ResoNetwork):
         field, texts = self.session.recollected_field(), self.session.recollected_texts()
         if field is not None and self.field is not None:
             state = with_field(state, field)
-        if self.echo is not None:
-            state = state.with_stage("echo", echo_state(texts, self.embedding.table.weight))
+        if self.echo is not None and texts:
+            counts = TextCounts.of_texts(texts, self.echo.max_order)
+            state = state.with_stage("echo", EchoState((counts,) * batch))
         return state
 
     def save_pretrained(self, directory: str | Path) -> None:

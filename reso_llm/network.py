@@ -1,5 +1,6 @@
 """The network: `ResoNetwork.trunk` and `forward` are the architecture diagram.
 
+    ids -> bindings -> gate
     ids -> embedding -> (+ goal) -> phases -> blocks -> field -> norm -> head (+ bindings, + echo)
 
 Everything here is pure: state goes in as an argument and comes out as a value, and `forward`
@@ -17,14 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reso_llm.config import ResoLLMConfig
-from reso_llm.stages import PerLayer, Stage
+from reso_llm.stages import Stage
 from reso_llm.stages.attention import AttentionReceived
 from reso_llm.stages.block import Block, Shared
 from reso_llm.stages.cache import KVCache
-from reso_llm.stages.echo import MAX_CONTEXT, Echo
+from reso_llm.stages.echo import Echo, TargetEvidence
 from reso_llm.stages.embedding import TokenEmbedding
 from reso_llm.stages.field import SedenionField
-from reso_llm.stages.fused import linear, linear_cross_entropy, rms_norm, soft_cap
+from reso_llm.stages.fused import linear, linear_cross_entropy, linear_nats, rms_norm, soft_cap
+from reso_llm.stages.gate import CoherenceGate, DeepTokens
 from reso_llm.stages.goal import GoalMap
 from reso_llm.stages.kuramoto import Synchronisation
 from reso_llm.stages.noise import TAIL, FeedForwardNoise, feed_forward_noise
@@ -76,9 +78,8 @@ class Trunk(NamedTuple):
 class ResoOutput(NamedTuple):
     """Logits (B,T,V), the state after these tokens (None in training), and diagnostics by name.
 
-    coherence (B,T): the Kuramoto order parameter; gates (B,T,L-1): the share of each layer after
-    the first that the coherence gate left, 0 where the layer was skipped; hidden (B,T,D): the
-    final, normalised x.
+    coherence (B,T): the Kuramoto order parameter; deep (B,T): whether the coherence gate let the
+    token go past layer 1; hidden (B,T,D): the final, normalised x.
     """
 
     logits: Tensor
@@ -97,18 +98,18 @@ class ResoNetwork(nn.Module):
         self.kuramoto = Synchronisation(c.dim, c.oscillators) if c.kuramoto.enabled else None
         gains = torch.empty(c.oscillators.num_oscillators)
         self.phase_gain = nn.Parameter(gains) if c.kuramoto.enabled else None
+        self.gate = CoherenceGate(c.coherence_gate) if c.coherence_gate.enabled else None
         self.goal = GoalMap(c.dim) if c.agency.enabled else None
         plain = c.num_layers - c.num_value_embeddings
         self.value_tables = nn.ModuleList(
             nn.Embedding(c.vocab_size, c.dim) for _ in range(c.num_value_embeddings)
         )
         self.blocks = nn.ModuleList(
-            Block(c, has_value_embedding=i >= plain, has_gate=c.coherence_gate.enabled and i > 0)
-            for i in range(c.num_layers)
+            Block(c, has_value_embedding=i >= plain) for i in range(c.num_layers)
         )
         self.field = SedenionField(c.dim, c.temporal_smf) if c.temporal_smf.enabled else None
         self.head = None if c.tie_embeddings else linear(c.dim, c.vocab_size)
-        self.echo = Echo() if c.echo.enabled else None
+        self.echo = Echo(c.dim, c.echo) if c.echo.enabled else None
         table = rotary_table(0, c.max_seq_len, c.head_dim, c.rotary_base)
         self.register_buffer("rotary", table, persistent=False)
         self.reset_parameters()
@@ -127,12 +128,11 @@ class ResoNetwork(nn.Module):
 
         The token embedding stands for `prime_embedding`, and exists without primes too.
         """
-        gates = [block.gate for block in self.blocks if block.gate is not None]
         stages = {
             "prime_embedding": self.embedding,
             "prsc": self.prsc,
             "kuramoto": self.kuramoto,
-            "coherence_gate": PerLayer(gates) if gates else None,
+            "coherence_gate": self.gate,
             "agency": self.goal,
             "temporal_smf": self.field,
             "echo": self.echo,
@@ -150,7 +150,7 @@ class ResoNetwork(nn.Module):
         states = {name: stage.init_state(batch, like) for name, stage in self.stages().items()}
         return ResoState(
             length=0,
-            tail=torch.full((batch, self._tail_length), -1, device=like.device),
+            tail=torch.full((batch, self.tail_length), -1, device=like.device),
             caches=tuple(KVCache.empty(*shape, like=like) for _ in self.blocks),
             stages={name: state for name, state in states.items() if state is not None},
         )
@@ -173,10 +173,11 @@ class ResoNetwork(nn.Module):
         # PRSC: evidence of the binding memory, weighed by the final x.
         if evidence is not None:
             logits = logits.scatter_add(-1, evidence.ids, self.prsc.weigh(evidence, x))
-        # Echo: the texts in episodic memory.
-        if self.echo is not None and state is not None and "echo" in state.stages:
-            history = torch.cat((self._newest(state, MAX_CONTEXT - 1), ids), dim=1)
-            logits = self.echo(logits, state.stages["echo"], history)
+        # Echo: what was read before, in this text and in stored ones.
+        if self.echo is not None:
+            before = None if state is None else state.stages["echo"]
+            logits, counts = self.echo(logits, x, ids, before)
+            after = None if after is None else after.with_stage("echo", counts)
         return ResoOutput(logits, after, diagnostics | {"hidden": x})
 
     def trunk(
@@ -187,13 +188,14 @@ class ResoNetwork(nn.Module):
         generator: torch.Generator | None = None,
         fold: Tensor | None = None,
         weight: Tensor | None = None,
+        tail: Tensor | None = None,
         received: AttentionReceived | None = None,
     ) -> Trunk:
-        """Everything before the head. fold (B,) and weight (V,D) are for `loss`.
+        """Everything before the head. fold (B,), weight (V,D) and tail (B,W) are for `loss`.
 
         received: sums up the attention of this pass over one row.
         """
-        before = state or self._nothing_before(ids)
+        before = state or self._nothing_before(ids, tail)
         known, after = before.stages, dict(before.stages)
         rotary = self._rotary(before, ids.shape[1], bounded=state is not None)
         # Prime token embedding, with a smear of the token before.
@@ -202,10 +204,12 @@ class ResoNetwork(nn.Module):
         evidence = None
         if self.prsc is not None:
             evidence = self.prsc(ids, self._newest(before, self.prsc.tail_length), fold)
+        # Coherence gate: the tokens that the memory doubts go past layer 1.
+        deep = None if self.gate is None else self.gate(evidence.doubt)
         # Agency: a goal shifts what every position looks for.
         if goal is not None:
             x = x + self._mapped(goal).unsqueeze(1)
-        # Kuramoto synchronisation: phases turn attention, coherence is read by the gates.
+        # Kuramoto synchronisation: phases turn attention, coherence is read by the monitors.
         coherence = None
         if self.kuramoto is not None:
             theta, coherence, after["kuramoto"] = self.kuramoto(x, known.get("kuramoto"))
@@ -213,13 +217,13 @@ class ResoNetwork(nn.Module):
         # ResoFormer blocks.
         noise = self._feed_forward_noise(before.tail, ids, generator)
         padding = before.padded_columns(ids.shape[1])
-        shared = Shared(x, rotary, coherence, noise, padding, received)
-        x, caches, diagnostics = self._run_blocks(ids, x, shared, before.caches)
+        shared = Shared(x, rotary, noise, padding, received)
+        x, caches = self._run_blocks(ids, x, shared, before.caches, deep)
         # Temporal sedenion memory.
         if self.field is not None:
             x, after["temporal_smf"] = self.field(x, known.get("temporal_smf"))
-        if coherence is not None:
-            diagnostics["coherence"] = coherence
+        measured = {"coherence": coherence, "deep": deep}
+        diagnostics = {name: value for name, value in measured.items() if value is not None}
         if state is not None:
             state = ResoState(
                 length=before.length + ids.shape[1],
@@ -231,18 +235,22 @@ class ResoNetwork(nn.Module):
         return Trunk(rms_norm(x), evidence, state, diagnostics)
 
     def _run_blocks(
-        self, ids: Tensor, x: Tensor, shared: Shared, before: tuple[KVCache | None, ...]
-    ) -> tuple[Tensor, list[KVCache | None], dict[str, Tensor]]:
-        """The ResoFormer blocks: x, their caches, and the gates of each token."""
+        self,
+        ids: Tensor,
+        x: Tensor,
+        shared: Shared,
+        before: tuple[KVCache | None, ...],
+        deep: Tensor | None,
+    ) -> tuple[Tensor, list[KVCache | None]]:
+        """The ResoFormer blocks: x and their caches. The first one reads every token."""
         plain = len(self.blocks) - len(self.value_tables)
-        share, caches, gates = None, [], []
+        tokens = None if deep is None or deep.all() else DeepTokens.of(deep)
+        caches = []
         for i, block in enumerate(self.blocks):
             value = self.value_tables[i - plain](ids) if i >= plain else None
-            x, cache, share = block(x, shared, value, before[i], share)
+            x, cache = block(x, shared, value, before[i], tokens if i else None)
             caches.append(cache)
-            if share is not None:
-                gates.append(share)
-        return x, caches, {"gates": torch.cat(gates, dim=-1)} if gates else {}
+        return x, caches
 
     def _feed_forward_noise(
         self, tail: Tensor, ids: Tensor, generator: torch.Generator | None
@@ -261,39 +269,73 @@ class ResoNetwork(nn.Module):
         goal: Tensor | None = None,
         fold: Tensor | None = None,
         weight: Tensor | None = None,
-        progress: float = 1.0,
+        tail: Tensor | None = None,
+        evidence: TargetEvidence | None = None,
     ) -> Tensor:
         """Mean nats per target (B,T) where mask (B,T) is set; logits are never held whole.
 
-        fold (B,): which span of the fitted text each row is from (see `prsc.py`). The price of
-        depth enters the gradient and not the value, which stays the cross-entropy; it grows with
-        `progress` (0 to 1), as a layer that has not learnt yet is not worth its price. weight
-        (V,D): `self.embedding.weight`, where the caller has it already.
+        fold (B,): which span of the fitted text each row is from (see `prsc.py`). tail (B,W): the
+        ids before, -1 for none; evidence: what the echo knows of the targets. Without these two
+        nothing is known before the window. weight (V,D): `self.embedding.weight`, where the caller
+        has it already.
         """
         weight = self.embedding.weight if weight is None else weight
-        x, evidence, _, diagnostics = self.trunk(ids, None, goal, None, fold, weight)
-        sparse = None
-        if evidence is not None:
-            values = self.prsc.weigh(evidence, x)
-            sparse = evidence.ids.flatten(0, 1), values.flatten(0, 1)
-        loss = linear_cross_entropy(
-            x.flatten(0, 1),
-            weight if self.head is None else self.head.weight,
-            targets.flatten(),
-            mask.flatten() if mask is not None else None,
-            self.config.logit_soft_cap,
-            sparse,
-        )
-        if "gates" in diagnostics:
-            depth = diagnostics["gates"].sum(-1).mean()
-            price = self.config.coherence_gate.ponder_weight * progress * depth
-            loss = loss + (price - price.detach())
-        return loss
+        x, bindings, _, _ = self.trunk(ids, None, goal, None, fold, weight, tail)
+        parts = self._prediction(ids, targets, x, bindings, evidence, weight)
+        mask = mask.flatten() if mask is not None else None
+        return linear_cross_entropy(**parts, mask=mask)
 
+    @torch.no_grad()
+    def nats(
+        self,
+        ids: Tensor,
+        targets: Tensor,
+        goal: Tensor | None = None,
+        tail: Tensor | None = None,
+        evidence: TargetEvidence | None = None,
+    ) -> Tensor:
+        """Nats (B,T) of every target (B,T); arguments as in `loss`."""
+        x, bindings, _, _ = self.trunk(ids, None, goal, tail=tail)
+        parts = self._prediction(ids, targets, x, bindings, evidence, self.embedding.weight)
+        return linear_nats(**parts).view_as(targets)
+
+    def _prediction(
+        self,
+        ids: Tensor,
+        targets: Tensor,
+        x: Tensor,
+        bindings: Evidence | None,
+        evidence: TargetEvidence | None,
+        weight: Tensor,
+    ) -> dict[str, Any]:
+        """What `linear_nats` needs: head, PRSC and echo, as in `forward`, for the targets alone."""
+        sparse = support = None
+        if bindings is not None:
+            values = self.prsc.weigh(bindings, x)
+            sparse = bindings.ids.flatten(0, 1), values.flatten(0, 1)
+        if self.echo is not None:
+            evidence = evidence or self.echo.window_evidence(ids, targets)
+            support = tuple(part.flatten() for part in self.echo.support(x, evidence))
+        return {
+            "x": x.flatten(0, 1),
+            "weight": weight if self.head is None else self.head.weight,
+            "targets": targets.flatten(),
+            "cap": self.config.logit_soft_cap,
+            "sparse": sparse,
+            "support": support,
+        }
+
+    @torch.no_grad()
     def fit_bindings(self, tokens: np.ndarray) -> None:
-        """Let the binding memory, where there is one, count the training text (N,) of ids."""
-        if self.prsc is not None:
-            self.prsc.fit(tokens)
+        """Let the binding memory, where there is one, count the training text (N,) of ids.
+
+        The coherence gate takes its threshold from the memory's doubts about parts of that text.
+        """
+        if self.prsc is None:
+            return
+        self.prsc.fit(tokens)
+        if self.gate is not None:
+            self.gate.fit(self.prsc.doubts_within(tokens))
 
     @property
     def head_weight(self) -> Tensor:
@@ -301,15 +343,15 @@ class ResoNetwork(nn.Module):
         return self.embedding.weight if self.head is None else self.head.weight
 
     @property
-    def _tail_length(self) -> int:
+    def tail_length(self) -> int:
         """The number of past ids that the stages read."""
         bindings = self.prsc.tail_length if self.prsc else 0
-        echo = MAX_CONTEXT - 1 if self.echo else 0
-        return max(bindings, echo, TAIL if self.config.stochastic_resonance.enabled else 0)
+        return max(bindings, TAIL if self.config.stochastic_resonance.enabled else 0)
 
-    def _nothing_before(self, ids: Tensor) -> ResoState:
-        """The state that training begins with: no token, and no room in the caches."""
-        tail = ids.new_full((len(ids), self._tail_length), -1)
+    def _nothing_before(self, ids: Tensor, tail: Tensor | None) -> ResoState:
+        """The state that training begins with: at most a tail (B,W), and no room in the caches."""
+        if tail is None:
+            tail = ids.new_full((len(ids), self.tail_length), -1)
         return ResoState(0, tail, (None,) * len(self.blocks), {})
 
     def _newest(self, before: ResoState, count: int) -> Tensor:

@@ -102,11 +102,12 @@ class BatchStream:
 
 
 class EvalWindow(NamedTuple):
-    """inputs, targets int64 and scored bool, all (T',) with T' <= context."""
+    """inputs, targets int64 and scored bool, all (T',) with T' <= context; start: its place."""
 
     inputs: np.ndarray
     targets: np.ndarray
     scored: np.ndarray
+    start: int
 
 
 def eval_windows(
@@ -126,14 +127,14 @@ def eval_windows(
             end = min(last, done + (context if done == start else stride))
             begin = max(start, end - context)
             window = np.asarray(tokens[begin : end + 1], dtype=np.int64)
-            yield EvalWindow(window[:-1], window[1:], np.arange(begin, end) >= done)
+            yield EvalWindow(window[:-1], window[1:], np.arange(begin, end) >= done, begin)
             done = end
 
 
 def eval_batches(
     tokens: np.ndarray, doc_starts: np.ndarray, context: int, stride: int, batch_size: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """`eval_windows` as batches (inputs (B,T), targets (B,T), scored (B,T)), T <= context.
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """`eval_windows` as batches: inputs, targets, scored (B,T), starts (B,); T <= context.
 
     Windows of similar length go together; shorter ones are padded on the right with id 0, never
     scored, which a causal model does not see. The order of windows is not that of the text.
@@ -148,7 +149,7 @@ def eval_batches(
             yield _padded(held[first : first + batch_size])
 
 
-def _padded(windows: list[EvalWindow]) -> tuple[Tensor, Tensor, Tensor]:
+def _padded(windows: list[EvalWindow]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     length = max(len(window.inputs) for window in windows)
     shape = (len(windows), length)
     inputs, targets = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
@@ -158,4 +159,4 @@ def _padded(windows: list[EvalWindow]) -> tuple[Tensor, Tensor, Tensor]:
         inputs[row, :count] = torch.from_numpy(window.inputs)
         targets[row, :count] = torch.from_numpy(window.targets)
         scored[row, :count] = torch.from_numpy(window.scored)
-    return inputs, targets, scored
+    return inputs, targets, scored, torch.tensor([window.start for window in windows])

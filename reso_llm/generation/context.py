@@ -4,6 +4,7 @@ Policy. The model sees at most max_seq_len tokens. When they are full, or a prom
 row is cut to half of them and read again: generation never stops for lack of room. Its opening
 stays, which is <|bos|> and a system message of at most a quarter of max_seq_len, and the newest
 tokens do. Noise in the cache ends there too. A model with an attention window has no such limit.
+The echo keeps what it counted of the tokens dropped, and counts the row's own words for less.
 Rows of a batch share their columns, so a short row is read again when the longest is full, and
 loses nothing. The rows own their ids; the context owns the model's state after them.
 
@@ -13,6 +14,7 @@ Shapes: B rows, V vocabulary, D width.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -148,10 +150,12 @@ class Context:
         The num_unread newest tokens are left out. Returns logits (B,V) and diagnostics (B,1,...)
         after the others.
         """
-        kept = [tuple(self._cut_to_fit(row, num_unread)) for row in range(len(self.rows))]
-        longest = max(map(len, kept))
-        outputs = {ids: self._read_alone(ids, longest - len(ids)) for ids in dict.fromkeys(kept)}
-        rows = [outputs[ids] for ids in kept]
+        kept = [self._cut_to_fit(row, num_unread) for row in range(len(self.rows))]
+        longest = max(part.length for part in kept)
+        outputs = {
+            part: self._read_alone(part, longest - part.length) for part in dict.fromkeys(kept)
+        }
+        rows = [outputs[part] for part in kept]
         self._take(stacked([row.state for row in rows]))
         logits = torch.cat([row.logits[:, -1] for row in rows])
         return logits, {
@@ -159,28 +163,57 @@ class Context:
             for name in rows[0].diagnostics
         }
 
-    def _read_alone(self, ids: tuple[int, ...], padding: int) -> ResoOutput:
+    def _read_alone(self, kept: "_Kept", padding: int) -> ResoOutput:
         """Read a row from its start, behind `padding` columns."""
         state = self.model.recollected_state()
         if self.field is not None:
             state = with_field(state, self.field)
-        inputs = torch.tensor([ids], device=self.device)
-        return self.model(inputs, padded(state, padding), self._goals(1), self.noise)
+        state = self._after_dropped(padded(state, padding), kept)
+        for ids, weight in ((kept.prompt, 1.0), (kept.own, None)):
+            if ids:
+                inputs = torch.tensor([ids], device=self.device)
+                state = self._counting(state, weight)
+                output = self.model(inputs, state, self._goals(1), self.noise)
+                state = output.state
+        return output._replace(state=self._counting(state, None))
 
-    def _cut_to_fit(self, row: int, num_unread: int) -> list[int]:
-        """Ids of a row to be read in one pass; the first one alone for a row that has ended."""
+    def _counting(self, state: ResoState, weight: float | None) -> ResoState:
+        """The state whose echo counts the next words with a weight; None for the model's own."""
+        if self.model.echo is None:
+            return state
+        weight = self.model.echo.own_weight if weight is None else weight
+        return state.with_stage("echo", state.stages["echo"]._replace(weight=weight))
+
+    def _after_dropped(self, state: ResoState, kept: "_Kept") -> ResoState:
+        """The state whose echo has counted the tokens that a row had to drop, as a text apart."""
+        if self.model.echo is None or not kept.dropped:
+            return state
+        (counts,), own_weight = state.stages["echo"].rows, self.model.echo.own_weight
+        for place, token in enumerate(kept.dropped):
+            counts = counts.read(token, 1.0 if place < kept.dropped_of_prompt else own_weight)
+        return state.with_stage("echo", state.stages["echo"]._replace(rows=(counts.read(-1),)))
+
+    def _cut_to_fit(self, row: int, num_unread: int) -> "_Kept":
+        """Ids of a row to be read again; the first one alone for a row that has ended."""
         ids, limit = self.rows[row].ids, self.model.config.max_seq_len
         if self.rows[row].stop_reason:
-            return ids[:1]
+            return _Kept((), 0, (ids[0],), ())
         if self.attending and self._length:
             self._received[row] = self._received_by_id(row)
             self.stepper = None  # Ctrl-C while the row is read again must not count it twice
+        opening, num_prompt = self._opening[row], self.rows[row].num_prompt
         if self._bounded and len(ids) - self.dropped[row] > limit:
-            opening = self._opening[row]
             self.dropped[row] = len(ids) - max(1, limit // 2 - opening) - opening
         columns = self._columns(row)
         self._num_first[row] = len(columns) - num_unread
-        return [ids[i] for i in columns[: self._num_first[row]]]
+        read = columns[: self._num_first[row]]
+        dropped = range(opening, opening + self.dropped[row])
+        return _Kept(
+            tuple(ids[i] for i in dropped),
+            sum(i < num_prompt for i in dropped),
+            tuple(ids[i] for i in read if i < num_prompt),
+            tuple(ids[i] for i in read if i >= num_prompt),
+        )
 
     def _columns(self, row: int) -> list[int]:
         """Index in a row's ids of each of its columns, padding left out."""
@@ -220,8 +253,8 @@ class Context:
         nothing = hidden.new_full((len(hidden),), torch.nan)
         coherence = diagnostics["coherence"][:, -1] if "coherence" in diagnostics else nothing
         layers = torch.full_like(nothing, self.model.config.num_layers)
-        if "gates" in diagnostics:
-            layers = 1 + (diagnostics["gates"][:, -1] != 0).sum(-1)
+        if "deep" in diagnostics:
+            layers = layers.where(diagnostics["deep"][:, -1], 1)
         newest = torch.tensor([row.ids[-1] for row in self.rows], device=self.device)
         parts = coherence[:, None], layers[:, None], hidden, self.table[newest]
         numbers = torch.cat(parts, dim=1).float().cpu().numpy()
@@ -239,6 +272,20 @@ class Context:
         if not self._bounded:
             return horizon
         return min(horizon, self.model.config.max_seq_len - self._length)
+
+
+class _Kept(NamedTuple):
+    """What is read again of a row: ids of its prompt and its own, and those that it dropped."""
+
+    dropped: tuple[int, ...]
+    dropped_of_prompt: int
+    prompt: tuple[int, ...]
+    own: tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        """Tokens that the model reads."""
+        return len(self.prompt) + len(self.own)
 
 
 def opening_limit(max_seq_len: int) -> int:

@@ -8,7 +8,7 @@ Shapes: B batch, H heads, T tokens in the cache, K head width.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ def stacked(states: Sequence[ResoState]) -> ResoState:
     if len(lengths) > 1:
         raise ValueError(f"states of lengths {sorted(lengths)}: expected one length")
     explicit = [_with_padding(state) for state in states]
-    merged = _zip_rows(explicit, lambda parts: torch.cat(parts, dim=0))
+    merged = _zip_rows(explicit, _Rows(torch.cat, lambda parts: sum(parts, ())))
     return merged if merged.padding.any() else merged._replace(padding=None)
 
 
@@ -53,7 +53,13 @@ def _with_padding(state: ResoState) -> ResoState:
 
 def repeated(state: ResoState, row: int, times: int) -> ResoState:
     """`times` copies of one row, each to be continued on its own."""
-    return _map_rows(state, lambda x: x[row : row + 1].expand(times, *x.shape[1:]))
+    return _zip_rows(
+        [state],
+        _Rows(
+            lambda parts: parts[0][row : row + 1].expand(times, *parts[0].shape[1:]),
+            lambda parts: (parts[0][row],) * times,
+        ),
+    )
 
 
 def heated(
@@ -79,23 +85,26 @@ def heated(
     return state._replace(caches=tuple(caches))
 
 
-def _map_rows(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """A state with `function` applied to every tensor whose first axis is the batch."""
-    return _zip_rows([value], lambda parts: function(parts[0]))
+class _Rows(NamedTuple):
+    """How the rows of some states become those of one: as tensors (B,...), and as tuples of B."""
+
+    tensors: Callable[[list[Tensor]], Tensor]
+    tuples: Callable[[list[tuple]], tuple]
 
 
-def _zip_rows(values: Sequence[Any], function: Callable[[list[Tensor]], Tensor]) -> Any:
+def _zip_rows(values: Sequence[Any], rows: _Rows) -> Any:
+    """One state of the rows of some; what is not a tensor of theirs is taken from the first."""
     first = values[0]
     if isinstance(first, Tensor):
-        return function(list(values))
+        return rows.tensors(list(values))
     if isinstance(first, KVCache):
-        return _zip_caches(values, function)
-    if isinstance(first, EchoState):  # of the same texts for all rows
-        return first
+        return _zip_caches(values, rows.tensors)
+    if isinstance(first, EchoState):
+        return first._replace(rows=rows.tuples([v.rows for v in values]))
     if isinstance(first, dict):
-        return {name: _zip_rows([v[name] for v in values], function) for name in first}
+        return {name: _zip_rows([v[name] for v in values], rows) for name in first}
     if isinstance(first, tuple):
-        parts = [_zip_rows(column, function) for column in zip(*values, strict=True)]
+        parts = [_zip_rows(column, rows) for column in zip(*values, strict=True)]
         return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
     return first
 

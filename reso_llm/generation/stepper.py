@@ -32,7 +32,7 @@ class Step(NamedTuple):
     """Outputs after one token; arrays of its own, which later steps do not change.
 
     logits (V,) and hidden (D,), the final normalised x, are float32; coherence in [0, 1] is NaN
-    without oscillators; layers_used of L were not skipped by the coherence gate.
+    without oscillators; the token went through layers_used of L, 1 where it did not go deep.
     """
 
     logits: ndarray
@@ -87,7 +87,8 @@ class Stepper:
         self._steps = {name: step for name, step in steps.items() if step is not None}
         self.embedding = self._steps["prime_embedding"]
         self.prsc, self.kuramoto = self._steps.get("prsc"), self._steps.get("kuramoto")
-        self.field, self.echo = self._steps.get("temporal_smf"), self._steps.get("echo")
+        self.gate, self.echo = self._steps.get("coherence_gate"), self._steps.get("echo")
+        self.field = self._steps.get("temporal_smf")
         self.rotary = RotaryStep(network.rotary, c.rotary_base, network.phase_gain)
         self._scratch, padding = Scratch(c), 0 if state.padding is None else int(state.padding)
         self._received = None
@@ -112,40 +113,42 @@ class Stepper:
         history = [*self._recent, token]
         # torch is silent about damaged weights too: they show in the logits.
         with OneThread(), np.errstate(all="ignore"):
-            x, coherence, layers_used = self._trunk(token)
+            # PRSC: what the binding memory lists after the token, and how much it doubts.
+            matches = self.prsc.look_up(history) if self.prsc else []
+            # Coherence gate: the tokens that the memory doubts go past layer 1.
+            deep = self.gate(self.prsc.doubt) if self.gate else True
+            x, coherence = self._trunk(token, deep)
             # Head: the network's own logits, bounded.
             logits = np.dot(x, self._head)
             self._soft_cap(logits)
             # PRSC: evidence of the binding memory, weighed by the final x.
             if self.prsc:
-                self.prsc.add(self.prsc.look_up(history), x, logits)
-        # Echo: the texts in episodic memory.
-        if self.echo:
-            logits = self.echo(logits, history)
+                self.prsc.add(matches, x, logits)
+            # Echo: what was read before, in this text and in stored ones.
+            if self.echo:
+                self.echo.add(self.echo.read(token), x, logits)
         self._recent = history[1:]
         self._length += 1
-        return Step(logits, x, coherence, layers_used)
+        return Step(logits, x, coherence, len(self.blocks) if deep else 1)
 
-    def _trunk(self, token: int) -> tuple[ndarray, float, int]:
-        """Final normalised x (D,), coherence, and how many layers were used."""
+    def _trunk(self, token: int, deep: bool) -> tuple[ndarray, float]:
+        """Final normalised x (D,), and coherence."""
         # Prime token embedding, with a smear of the token before.
         x = self.embedding(token)
         # Agency: a goal shifts what every position looks for.
         if self._goal is not None:
             x += self._goal
-        # Kuramoto synchronisation: phases turn attention, coherence is read by the gates.
+        # Kuramoto synchronisation: phases turn attention, coherence is read by the monitors.
         theta, coherence = self.kuramoto(x) if self.kuramoto else (None, math.nan)
         turn = self.rotary(self._length, theta)
-        # ResoFormer blocks.
-        x0, share, layers_used = x.copy(), 1.0, 0
-        for block, table in zip(self.blocks, self.value_tables, strict=True):
-            value = None if table is None else table[token]
-            share = block(x, x0, turn, value, coherence, share)
-            layers_used += share != 0
+        # ResoFormer blocks. The first one reads every token.
+        x0 = x.copy()
+        for i, (block, table) in enumerate(zip(self.blocks, self.value_tables, strict=True)):
+            block(x, x0, turn, None if table is None else table[token], deep or i == 0)
         # Temporal sedenion memory.
         if self.field:
             self.field(x)
-        return arrays.rms_norm(x, out=x), coherence, layers_used
+        return arrays.rms_norm(x, out=x), coherence
 
     @property
     def state(self) -> ResoState:
@@ -203,7 +206,7 @@ class Stepper:
         c, cached = network.config, [cache.buffer.keys.shape for cache in state.caches]
         shape = (1, c.num_heads, state.capacity, c.head_dim)
         expected = network.init_state(capacity=1).stages.keys()
-        if cached != [shape] * c.num_layers or state.stages.keys() - {"echo"} != expected:
+        if cached != [shape] * c.num_layers or state.stages.keys() != expected:
             raise ValueError("the state is that of another model: its stages or shapes differ")
 
     @staticmethod

@@ -8,7 +8,6 @@ token of one row on a CPU). The two forms are tested to be equal.
 of the package takes its lists from there or from `reso_llm.config.STAGES`.
 """
 
-from collections.abc import Iterable
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -32,23 +31,5 @@ class Stage(Protocol):
     def silence(self) -> None:
         """Change the stage in place so that it adds exactly nothing.
 
-        The coherence gate adds nothing, it takes away: silent, it skips no layer.
+        The coherence gate adds nothing, it takes away: silent, it lets every token go deep.
         """
-
-
-class PerLayer:
-    """A stage of which every layer holds a part, without a state of its own."""
-
-    def __init__(self, parts: Iterable[Any]) -> None:
-        self.parts = tuple(parts)
-
-    def init_state(self, batch: int, like: Tensor) -> None:
-        """The parts keep no state."""
-
-    def stepper(self, state: None) -> None:
-        """The one-token form of a part belongs to its block's."""
-
-    def silence(self) -> None:
-        """Silence the part of every layer."""
-        for part in self.parts:
-            part.silence()

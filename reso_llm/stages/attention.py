@@ -28,6 +28,7 @@ from reso_llm.config import ResoLLMConfig
 from reso_llm.stages.arrays import EPS, matrix, row_squares, scalar, view
 from reso_llm.stages.cache import CacheStep, KVCache, Scratch
 from reso_llm.stages.fused import linear, rms_norm
+from reso_llm.stages.gate import DeepTokens
 from reso_llm.stages.rotary import rotate
 
 
@@ -41,12 +42,11 @@ class AttentionReceived:
     def __init__(self, num_new: int) -> None:
         self.num_new, self.total = num_new, torch.zeros(())
 
-    def add(self, q: Tensor, k: Tensor, window: int, share: Tensor | None) -> None:
-        """Add one layer: queries and keys (1,H,T,K), its share (1,T,1) or None for all of it."""
-        weights = _weights(q[:, :, -self.num_new :], k, window).sum((0, 1))  # (n,T)
-        if share is not None:
-            weights = weights * (share[0, -self.num_new :] != 0)
-        self.total = self.total.to(weights.device) + weights.sum(0)
+    def add(self, q: Tensor, k: Tensor, window: int, times: Tensor) -> None:
+        """Add one layer: queries (1,H,n,K) of the tokens at `times` (n,), keys (1,H,T,K)."""
+        new = times >= k.shape[2] - self.num_new
+        weights = _weights(q[:, :, new], k, window, times[new]).sum((0, 1, 2))  # (T,)
+        self.total = self.total.to(weights.device) + weights
 
 
 class Attention(nn.Module):
@@ -82,27 +82,60 @@ class Attention(nn.Module):
         cache: KVCache | None,
         padding: Tensor | None = None,
         received: AttentionReceived | None = None,
-        share: Tensor | None = None,
     ) -> tuple[Tensor, KVCache | None]:
         """Normalised x (B,T,D), the rotary table of its tokens -> (B,T,D), cache.
 
-        padding (B,P) marks the columns, of all tokens so far, that a row must not see. share is
-        that of the layer, for `received`.
+        padding (B,P) marks the columns, of all tokens so far, that a row must not see.
         """
         q, k, v = self.project(x, rotary, value_embedding)
         if received is not None:
-            received.add(q, k, self.window, share)
+            received.add(q, k, self.window, torch.arange(q.shape[2], device=q.device))
         if cache is not None:
             k, v, cache = cache.extended(k, v, self.window)
         y = _attend(q, k, v, self.window, padding)
         return self.out(rearrange(y, "b h t k -> b t (h k)")), cache
 
-    def write(
-        self, x: Tensor, rotary: Tensor, value_embedding: Tensor | None, cache: KVCache
-    ) -> KVCache:
-        """The cache with keys and values of tokens that skip this layer's attention."""
+    def deep(
+        self,
+        x: Tensor,
+        tokens: DeepTokens,
+        rotary: Tensor,
+        value_embedding: Tensor | None,
+        cache: KVCache | None,
+        padding: Tensor | None = None,
+        received: AttentionReceived | None = None,
+    ) -> tuple[Tensor, KVCache | None]:
+        """The attention of the deep tokens alone (N,D); all tokens write keys and values."""
+        new = x.shape[1]
         k, v = self.project(x, rotary, value_embedding, first=1)
-        return cache.extended(k, v, self.window).cache
+        if cache is not None:
+            k, v, cache = cache.extended(k, v, self.window)
+        if not len(tokens.flat):
+            return x.new_zeros(0, x.shape[2]), cache
+        q = self._deep_queries(x, tokens, rotary)  # (B,H,n,K)
+        times = tokens.time.new_zeros(len(x), tokens.num_slots)
+        times[tokens.row, tokens.slot] = tokens.time
+        times += k.shape[2] - new
+        if received is not None:
+            received.add(q, k, self.window, times[0])
+        mask = _seen(times.unsqueeze(-1), k.shape[2], self.window)  # (B,n,T)
+        if padding is not None:
+            mask = mask & ~padding[:, None, padding.shape[1] - k.shape[2] :]
+            mask = mask | ~mask.any(-1, keepdim=True)  # a slot that no token has taken
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.unsqueeze(1))
+        return self.out(rearrange(y, "b h n k -> b n (h k)")[tokens.row, tokens.slot]), cache
+
+    def _deep_queries(self, x: Tensor, tokens: DeepTokens, rotary: Tensor) -> Tensor:
+        """Queries (B,H,n,K) of the deep tokens, zero in slots that no token has taken."""
+        heads, D = self.num_heads, x.shape[-1]
+        q = F.linear(x.flatten(0, 1)[tokens.flat], self.qkv[0]).view(1, -1, heads, D // heads)
+        q = rms_norm(q)
+        if self.temperature is not None:
+            q = q * self.temperature[:heads]
+        turns = rotary[tokens.time] if rotary.ndim == 3 else rotary[tokens.row, tokens.time, 0]
+        q = rotate(q, turns)[0]  # (N,H,K)
+        slots = q.new_zeros(len(x), tokens.num_slots, heads, D // heads)
+        return slots.index_put((tokens.row, tokens.slot), q).transpose(1, 2)
 
     def project(
         self, x: Tensor, rotary: Tensor, value_embedding: Tensor | None, first: int = 0
@@ -122,14 +155,18 @@ class Attention(nn.Module):
         return *qk.chunk(2 - first, dim=1), v
 
 
-def _weights(q: Tensor, k: Tensor, window: int) -> Tensor:
-    """Causal attention weights (1,H,n,T) of the last n positions."""
-    new, time = q.shape[2], k.shape[2]
+def _seen(times: Tensor, total: int, window: int) -> Tensor:
+    """Which of `total` columns the tokens at `times` (...,1) see: (...,total) bool."""
+    columns = torch.arange(total, device=times.device)
+    seen = columns <= times
+    return seen & (columns > times - window) if window else seen
+
+
+def _weights(q: Tensor, k: Tensor, window: int, times: Tensor) -> Tensor:
+    """Causal attention weights (1,H,n,T) of the tokens at `times` (n,)."""
     scores = q.float() @ k.float().mT * k.shape[-1] ** -0.5
-    mask = torch.ones(new, time, dtype=torch.bool, device=q.device).tril(time - new)
-    if window:
-        mask = mask.triu(time - new - window + 1)
-    return scores.masked_fill(~mask, -torch.inf).softmax(-1)
+    seen = _seen(times.unsqueeze(-1), k.shape[2], window)
+    return scores.masked_fill(~seen, -torch.inf).softmax(-1)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, window: int, padding: Tensor | None = None) -> Tensor:
@@ -140,9 +177,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, window: int, padding: Tensor | None
         return F.scaled_dot_product_attention(q, k, v)
     if time == total and unlimited:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    mask = torch.ones(time, total, dtype=torch.bool, device=q.device).tril(total - time)
-    if window:
-        mask = mask.triu(total - time - window + 1)
+    times = torch.arange(total - time, total, device=q.device).unsqueeze(-1)
+    mask = _seen(times, total, window)
     if padding is not None:  # the keys are the newest columns
         mask = mask & ~padding[:, None, None, padding.shape[1] - total :]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

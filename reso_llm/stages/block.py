@@ -1,15 +1,15 @@
 """ResoFormer block: pre-norm attention and feed-forward around a residual stream.
 
     x = a x + b x_0                                       residual_scale a, input_scale b
-    x = x + g attention(norm x)
-    x = x + g W_2 relu(W_1 norm x + n)^2
+    x = x + attention(norm x)
+    x = x + W_2 relu(W_1 norm x + n)^2
 
 x_0 is the embedding, mixed back in by two learned scalars per block (modded-nanogpt); squared
-ReLU is Primer (So 2021, arXiv 2109.08668). W_2 starts at zero. g is the share of this layer that
-the coherence gate leaves (`gate.py`; 1 without it); n is the noise of stochastic resonance
-(`noise.py`; none without it). Where g is zero for every row, only keys and values are computed.
+ReLU is Primer (So 2021, arXiv 2109.08668). W_2 starts at zero. n is the noise of stochastic
+resonance (`noise.py`; none without it). Where the coherence gate (`gate.py`) lets only some tokens
+go deep, the layers after the first add nothing to the others, which write keys and values alone.
 
-Shapes: B batch, T time, D width, F hidden width.
+Shapes: B batch, T time, N deep tokens of a batch, D width, F hidden width.
 """
 
 from typing import NamedTuple
@@ -26,7 +26,7 @@ from reso_llm.stages.arrays import matrix, scalar, view
 from reso_llm.stages.attention import Attention, AttentionReceived, AttentionStep
 from reso_llm.stages.cache import CacheStep, KVCache, Scratch
 from reso_llm.stages.fused import linear, relu_squared, rms_norm
-from reso_llm.stages.gate import CoherenceGate, GateStep
+from reso_llm.stages.gate import DeepTokens
 from reso_llm.stages.noise import FeedForwardNoise
 
 
@@ -51,14 +51,13 @@ class FeedForward(nn.Module):
 
 
 class Shared(NamedTuple):
-    """Inputs that all blocks share: x_0 (B,T,D), rotary table, r (B,T), noise, padding.
+    """Inputs that all blocks share: x_0 (B,T,D), rotary table, noise, padding.
 
     received, if given, sums up the attention of all layers.
     """
 
     x0: Tensor
     rotary: Tensor
-    coherence: Tensor | None
     noise: FeedForwardNoise | None
     padding: Tensor | None  # (B,P) columns that a row must not see
     received: AttentionReceived | None = None
@@ -67,9 +66,8 @@ class Shared(NamedTuple):
 class Block(nn.Module):
     """One layer of the model; see the module's docstring."""
 
-    def __init__(self, config: ResoLLMConfig, has_value_embedding: bool, has_gate: bool) -> None:
+    def __init__(self, config: ResoLLMConfig, has_value_embedding: bool) -> None:
         super().__init__()
-        self.gate = CoherenceGate(config) if has_gate else None
         self.attention = Attention(config, has_value_embedding)
         self.feed_forward = FeedForward(config.dim, config.ffn_multiplier)
         self.residual_scale = nn.Parameter(torch.empty(()))
@@ -88,27 +86,43 @@ class Block(nn.Module):
         shared: Shared,
         value: Tensor | None,
         cache: KVCache | None,
-        share: Tensor | None,
-    ) -> tuple[Tensor, KVCache | None, Tensor | None]:
-        """x (B,T,D), value embedding, cache, share (B,T,1) of the layer before -> the next ones."""
+        deep: DeepTokens | None,
+    ) -> tuple[Tensor, KVCache | None]:
+        """x (B,T,D), value embedding, cache, the tokens that go deep (None: all) -> x, cache."""
         # Mix the embedding back in.
         x = torch.addcmul(self.residual_scale * x, self.input_scale, shared.x0)
         normed = rms_norm(x)
-        # The gate sets the share of the layer; one that no row uses writes keys and values only.
-        if self.gate is not None:
-            share = self.gate(normed, shared.coherence, share)
-            if cache is not None and not share.any():
-                return x, self.attention.write(normed, shared.rotary, value, cache), share
+        if deep is not None:
+            return self._deep(x, normed, shared, value, cache, deep)
         # Attention, then feed-forward.
         y, cache = self.attention(
-            normed, shared.rotary, value, cache, shared.padding, shared.received, share
+            normed, shared.rotary, value, cache, shared.padding, shared.received
         )
-        x = self._add(x, y, share)
-        return self._add(x, self.feed_forward(rms_norm(x), shared.noise), share), cache, share
+        x = x + self._dropped(y)
+        return x + self._dropped(self.feed_forward(rms_norm(x), shared.noise)), cache
 
-    def _add(self, x: Tensor, y: Tensor, share: Tensor | None) -> Tensor:
-        y = F.dropout(y, self.dropout) if self.training and self.dropout else y
-        return x + y if share is None else torch.addcmul(x, share, y)
+    def _deep(
+        self,
+        x: Tensor,
+        normed: Tensor,
+        shared: Shared,
+        value: Tensor | None,
+        cache: KVCache | None,
+        deep: DeepTokens,
+    ) -> tuple[Tensor, KVCache | None]:
+        """Attention and feed-forward of the deep tokens alone."""
+        y, cache = self.attention.deep(
+            normed, deep, shared.rotary, value, cache, shared.padding, shared.received
+        )
+        if not len(deep.flat):
+            return x, cache
+        some = x.flatten(0, 1)[deep.flat] + self._dropped(y)  # (N,D)
+        noise = None if shared.noise is None else shared.noise.at(deep.row, deep.time)
+        some = some + self._dropped(self.feed_forward(rms_norm(some), noise))
+        return x.flatten(0, 1).index_copy(0, deep.flat, some).view_as(x), cache
+
+    def _dropped(self, y: Tensor) -> Tensor:
+        return F.dropout(y, self.dropout) if self.training and self.dropout else y
 
 
 ZERO = scalar(0.0)
@@ -119,35 +133,25 @@ class BlockStep:
 
     def __init__(self, module: Block, cache: CacheStep, scratch: Scratch) -> None:
         self.scratch = scratch
-        self.gate = None if module.gate is None else GateStep(module.gate)
         self.attention = AttentionStep(module.attention, cache, scratch)
         self.up, self.down = matrix(module.feed_forward.up), matrix(module.feed_forward.down)
         self.residual_scale = view(module.residual_scale)
         self.input_scale = view(module.input_scale)
 
     def __call__(
-        self,
-        x: ndarray,
-        x0: ndarray,
-        turn: ndarray,
-        value: ndarray | None,
-        coherence: float,
-        share: float,
-    ) -> float:
-        """The share of this layer, given that of the one before."""
+        self, x: ndarray, x0: ndarray, turn: ndarray, value: ndarray | None, deep: bool
+    ) -> None:
+        """Change x; where it does not go deep, keys and values are all that this layer adds."""
         s = self.scratch
         x *= self.residual_scale
         x += np.multiply(x0, self.input_scale, out=s.out)
         arrays.rms_norm(x, out=s.normed)
-        if self.gate is not None:
-            share = self.gate(s.normed, coherence, share)
-            if share == 0:
-                self.attention.write(turn, value)
-                return share
-        self._add(x, self.attention(turn, value), share)
+        if not deep:
+            self.attention.write(turn, value)
+            return
+        x += self.attention(turn, value)
         arrays.rms_norm(x, out=s.normed)
-        self._add(x, self._feed_forward(), share)
-        return share
+        x += self._feed_forward()
 
     def _feed_forward(self) -> ndarray:
         s = self.scratch
@@ -155,9 +159,3 @@ class BlockStep:
         np.maximum(hidden, ZERO, out=hidden)
         hidden *= hidden
         return np.dot(hidden, self.down, out=s.out)
-
-    @staticmethod
-    def _add(x: ndarray, y: ndarray, share: float) -> None:
-        if share != 1:
-            y *= share
-        x += y

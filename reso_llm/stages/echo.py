@@ -1,121 +1,325 @@
-"""Echo: the texts in episodic memory predict the next token, beside the network.
+"""Echo: the text read so far, and stored texts, predict the next token beside the network.
 
-    p'(v) = (p(v) + c(v)) / (1 + sum_u c(u)),    c(v) = sum_j s(m_j) w_j w_j / W_{m_j} [id_j = v]
+    p'(v) = (p(v) + sum_m s_m K_m(v) / N_m) / (1 + sum_m s_m)
+    s_m   = exp(a_m + w_m . x + b_m ln N_m + c_m ln U_m),    0 where N_m = 0
 
-p is the model's distribution. j runs over all tokens of all stored texts; m_j is how many tokens
-before j in its text equal the newest ones read (1 to M, others do not count), s(m) the strength of
-such a match, w_j the weight of the text, importance * exp(-decay * age), and W_m the weight of all
-matches of m tokens: all matches of one length divide one strength, as a full memory has many.
-p' is the mean of the posterior of a Dirichlet prior whose base measure is p and whose concentration
-is 1, given c counts (MacKay & Peto 1995); the counts are those of a cache of contexts (Grave et al.
-2017, arXiv 1612.04426).
+p is the network's distribution. K_m(v) says how often v followed the last m tokens in what was read
+before, N_m is its sum over v and U_m the number of different v: a context that was often followed
+by few tokens is believed more, as in prediction by partial matching (Cleary & Witten 1984). x is
+the final hidden state. All contexts of up to M tokens are kept, exactly. A token is scored first
+and counted then, so it never reaches its own prediction, and p' sums to 1 because p and every
+K_m / N_m do. It is a cache of contexts (Grave et al. 2017, arXiv 1612.04426) whose trust is learned.
 
-So a text of weight 1 that alone matches in full counts as much as the model itself. A token that
-no text predicts loses at most ln(1 + w sum_m s(m)) nats, w the largest weight, and nothing where no
-text matches. The stage has no weights: its state is the stored texts, the same for all rows.
+Words count by their weight: 1 for what is read, `own_weight` for what the model wrote itself, and
+importance * exp(-decay * age) for a stored text, which is read before the text begins.
 
-Shapes: B batch, T time, V vocabulary, N stored tokens, M tokens of context.
+`TextCounts` alone counts. Training reads its counts of the target, the torch form and the one-token
+form all followers. The state of a row is a `TextCounts`, a value: it forks, saves and batches.
+
+Shapes: B batch, T time, D width, V vocabulary, M orders.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy import ndarray
 from torch import Tensor, nn
 
+from reso_llm.config import EchoConfig
 from reso_llm.stages.arrays import view
 
-STRENGTHS = (0.07, 0.3, 0.7, 1.0)
-"""s(1) ... s(M), fitted to 37 conversations: the first half is stored, the second half predicted
-without the first in the context. The echo gains .13 nats a token there."""
+FIRST_STRENGTHS = 0.2, 0.4
+"""s_1 / (N_1 / U_1) of a new model, and the same for longer contexts: measured on held-out
+conversations with a network that was trained without the echo."""
 
-MAX_CONTEXT = len(STRENGTHS)
+MAX_LOG_STRENGTH = 8.0
+ID_BITS = 20  # of a token id in the key of a context
+CHUNK = 65_536  # tokens whose evidence is held as Python numbers at a time
+
+
+class Followers:
+    """What followed one context: the weight of each token, and of all."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts: dict[int, float] = {}
+        self.total = 0.0
+
+
+class CountBuffer:
+    """Storage behind `TextCounts`: the followers of every context read, by the context's key.
+
+    A key is the context's ids behind a leading 1, so different contexts have different keys.
+    """
+
+    def __init__(self, max_order: int) -> None:
+        self.max_order = max_order
+        self.log: list[tuple[int, float]] = []  # ids read, with their weights; -1 begins a text
+        self.followers: dict[int, Followers] = {}
+        self.contexts: list[
+            int
+        ] = []  # keys of the contexts that the text ends with, shortest first
+
+    def read(self, token: int, weight: float) -> None:
+        """Count a token behind its contexts, and move on to the contexts that end with it."""
+        self.log.append((token, weight))
+        if token < 0:
+            self.contexts = []
+            return
+        if weight:
+            for key in self.contexts:
+                entry = self.followers.get(key)
+                if entry is None:
+                    entry = self.followers[key] = Followers()
+                entry.counts[token] = entry.counts.get(token, 0.0) + weight
+                entry.total += weight
+        longer = self.contexts[: self.max_order - 1]
+        self.contexts = [1 << ID_BITS | token, *(key << ID_BITS | token for key in longer)]
+
+    def found(self) -> list[Followers]:
+        """Followers of the contexts of 1, 2, ... tokens, as far as they have occurred."""
+        found = []
+        for key in self.contexts:
+            entry = self.followers.get(key)
+            if entry is None:  # then no longer one has occurred either
+                break
+            found.append(entry)
+        return found
+
+
+class TextCounts(NamedTuple):
+    """Counts of the `length` tokens read: a value, safe to keep and to fork.
+
+    Reading on writes into the shared buffer only behind its last token. A value whose buffer went
+    on without it reads its tokens again into a buffer of its own, as `KVCache` copies itself.
+    """
+
+    buffer: CountBuffer
+    length: int
+
+    @classmethod
+    def empty(cls, max_order: int) -> "TextCounts":
+        """Nothing read; contexts of up to max_order tokens are kept."""
+        return cls(CountBuffer(max_order), 0)
+
+    @classmethod
+    def of_texts(cls, texts: Iterable[tuple[Sequence[int], float]], max_order: int) -> "TextCounts":
+        """Texts of (ids, weight) read one after the other; no context reaches into the next."""
+        buffer = CountBuffer(max_order)
+        for ids, weight in texts:
+            for token in (*ids, -1):
+                buffer.read(token, weight)
+        return cls(buffer, len(buffer.log))
+
+    def current(self) -> CountBuffer:
+        """A buffer that ends where this value does; other values may not go on with it unseen."""
+        if len(self.buffer.log) == self.length:
+            return self.buffer
+        fresh = CountBuffer(self.buffer.max_order)
+        for token, weight in self.buffer.log[: self.length]:
+            fresh.read(token, weight)
+        return fresh
+
+    def read(self, token: int, weight: float = 1.0) -> "TextCounts":
+        """The counts after one more token; -1 begins another text."""
+        buffer = self.current()
+        buffer.read(token, weight)
+        return TextCounts(buffer, self.length + 1)
 
 
 class EchoState(NamedTuple):
-    """All stored tokens, the tokens before each in its text, and their weights: a value."""
+    """What each row has read, and the weight of the words that come next."""
 
-    ids: Tensor  # (N,)
-    contexts: Tensor  # (M,N), the nearest first, -2 for nothing, which equals no id
-    weights: Tensor  # (N,), at least 0
+    rows: tuple[TextCounts, ...]
+    weight: float = 1.0
 
 
-def echo_state(texts: Iterable[tuple[Sequence[int], float]], like: Tensor) -> EchoState | None:
-    """The state for texts of (ids, weight), with dtype and device of `like`; None without any.
+class TargetEvidence(NamedTuple):
+    """For each token of a text the counts that its next token is predicted from, (B,T,M) each.
 
-    The first token of a text has no context, so it is in no state.
+    share: K_m / N_m of the next token; total: N_m; kinds: U_m; all 0 where the context is new.
     """
-    ids, contexts, weights = [], [], []
-    for tokens, weight in texts:
-        padded = [-2] * (MAX_CONTEXT - 1) + list(tokens)
-        for j in range(MAX_CONTEXT, len(padded)):
-            ids.append(padded[j])
-            contexts.append(padded[j - MAX_CONTEXT : j][::-1])
-            weights.append(weight)
-    if not ids:
-        return None
-    device = like.device
-    rows = torch.tensor(contexts, device=device)  # (N,M)
-    return EchoState(torch.tensor(ids, device=device), rows.T, like.new_tensor(weights))
+
+    share: Tensor
+    total: Tensor
+    kinds: Tensor
+
+    def to(self, device: torch.device) -> "TargetEvidence":
+        """The same on another device."""
+        return TargetEvidence(*(values.to(device) for values in self))
+
+
+def text_evidence(ids: Sequence[int], max_order: int) -> ndarray:
+    """Share, total and kinds, (3,n-1,M), for the tokens of a text (n,) but the last."""
+    buffer, parts = CountBuffer(max_order), [np.zeros((3, 0, max_order), np.float32)]
+    for start in range(0, len(ids) - 1, CHUNK):
+        tokens = ids[start : start + CHUNK + 1]
+        places, numbers = [], []
+        for t, (token, target) in enumerate(zip(tokens[:-1], tokens[1:], strict=True)):
+            buffer.read(token, 1.0)
+            for m, entry in enumerate(buffer.found()):
+                places.append(t * max_order + m)
+                share = entry.counts.get(target, 0.0) / entry.total
+                numbers.append((share, entry.total, len(entry.counts)))
+        part = np.zeros((3, (len(tokens) - 1) * max_order), np.float32)
+        part[:, places] = np.array(numbers, np.float32).reshape(-1, 3).T
+        parts.append(part.reshape(3, -1, max_order))
+    return np.concatenate(parts, axis=1)
 
 
 class Echo(nn.Module):
-    """The stage: logits, the stored texts and the tokens read -> logits of p'."""
+    """The stage: the trust in what was read, and p' from p; see the module's docstring."""
 
-    def __init__(self) -> None:
+    def __init__(self, dim: int, config: EchoConfig) -> None:
         super().__init__()
-        self.strengths = STRENGTHS
+        self.max_order, self.own_weight = config.max_order, config.own_weight
+        self.gate = nn.Parameter(torch.empty(self.max_order, dim))
+        self.trust = nn.Parameter(torch.empty(self.max_order))
+        self.total_scale = nn.Parameter(torch.empty(self.max_order))
+        self.kinds_scale = nn.Parameter(torch.empty(self.max_order))
+        self.reset_parameters()
 
-    def init_state(self, batch: int, like: Tensor) -> None:
-        """No text is stored before a session stores one; see `echo_state`."""
+    def reset_parameters(self) -> None:
+        """Trust a match by how often its followers came, on average: s = constant * N / U."""
+        nn.init.zeros_(self.gate)
+        nn.init.ones_(self.total_scale)
+        nn.init.constant_(self.kinds_scale, -1.0)
+        shortest, longer = FIRST_STRENGTHS
+        with torch.no_grad():
+            self.trust.fill_(math.log(longer))[0] = math.log(shortest)
 
-    def stepper(self, state: EchoState | None) -> "EchoStep | None":
-        """The one-token form; None where no text is stored."""
-        return None if state is None else EchoStep(self, state)
+    def init_state(self, batch: int, like: Tensor) -> EchoState:
+        """Nothing read."""
+        return EchoState(tuple(TextCounts.empty(self.max_order) for _ in range(batch)))
+
+    def stepper(self, state: EchoState) -> "EchoStep":
+        """The one-token form."""
+        return EchoStep(self, state)
 
     def silence(self) -> None:
-        """Give a match no strength, however long it is."""
-        self.strengths = (0.0,) * MAX_CONTEXT
+        """Believe nothing that was read."""
+        nn.init.zeros_(self.gate)
+        nn.init.constant_(self.trust, -math.inf)
+        nn.init.zeros_(self.total_scale)
+        nn.init.zeros_(self.kinds_scale)
 
-    def forward(self, logits: Tensor, state: EchoState, history: Tensor) -> Tensor:
-        """Logits (B,T,V) of p', up to a constant, where p is that of `logits`.
+    def strengths(self, x: Tensor, total: Tensor, kinds: Tensor) -> Tensor:
+        """s (...,M) for the normalised x (...,D) and the counts N and U (...,M); 0 where U is 0."""
+        z = F.linear(x.float(), self.gate.float() * x.shape[-1] ** -0.5, self.trust.float())
+        seen = kinds > 0
+        z = torch.addcmul(z, self.total_scale, torch.where(seen, total, 1).log())
+        z = torch.addcmul(z, self.kinds_scale, torch.where(seen, kinds, 1).log())
+        return torch.where(seen, z.clamp_max(MAX_LOG_STRENGTH).exp(), 0)
 
-        history (B,M-1+T) ends with the T tokens read; -1 stands for no token. The logits of tokens
-        that no match supports stay as they are.
+    def support(self, x: Tensor, evidence: TargetEvidence) -> tuple[Tensor, Tensor]:
+        """What is added to p of each target, and to its norm: (B,T) each, both at least 0."""
+        s = self.strengths(x, evidence.total, evidence.kinds)
+        return (s * evidence.share).sum(-1), s.sum(-1)
+
+    def window_evidence(self, ids: Tensor, targets: Tensor) -> TargetEvidence:
+        """The evidence of windows (B,T) that know of nothing before them."""
+        rows = torch.cat((ids, targets[:, -1:]), dim=1).tolist()
+        found = np.stack([text_evidence(row, self.max_order) for row in rows], axis=1)
+        return TargetEvidence(*torch.from_numpy(found)).to(ids.device)
+
+    def forward(
+        self, logits: Tensor, x: Tensor, ids: Tensor, state: EchoState | None
+    ) -> tuple[Tensor, EchoState]:
+        """Logits (B,T,V) of p', up to a constant, and the state after reading ids (B,T).
+
+        The logits of tokens that followed no context of theirs stay as they are.
         """
-        # Every pair of a token read and a stored token that its text has behind the same token.
-        matches = history[:, MAX_CONTEXT - 1 :].unsqueeze(-1) == state.contexts[0]  # (B,T,N)
-        row, t, j = matches.nonzero(as_tuple=True)  # (n,) each: few of all pairs match
-        # How many tokens further back the two texts agree.
-        length, whole = torch.zeros_like(j), torch.ones_like(j, dtype=torch.bool)
-        for back in range(1, MAX_CONTEXT):
-            earlier = history[row, t + MAX_CONTEXT - 1 - back]
-            whole = whole & (earlier == state.contexts[back, j])
-            length = length + whole
-        # A match divides its strength among all matches of the same length at that token.
-        weights = state.weights[j]
-        rivals = (row * history.shape[1] + t) * MAX_CONTEXT + length  # one number for each (b,t,m)
-        total = weights.new_zeros(history.numel() * MAX_CONTEXT).index_add(0, rivals, weights)
-        share = weights / total.clamp_min(torch.finfo(total.dtype).tiny)[rivals]
-        support = weights.new_tensor(self.strengths)[length] * weights * share
-        # Add the counts to the distribution.
-        counts = torch.zeros_like(logits).index_put(
-            (row, t, state.ids[j]), support.to(logits), accumulate=True
+        state = self.init_state(len(ids), logits) if state is None else state
+        rows, found = [], _Found(self.max_order)
+        for tokens, counts in zip(ids.tolist(), state.rows, strict=True):
+            buffer = counts.current()
+            for token in tokens:
+                buffer.read(token, state.weight)
+                found.add(buffer.found())
+            rows.append(TextCounts(buffer, len(buffer.log)))
+        state = state._replace(rows=tuple(rows))
+        if not found.ids:
+            return logits, state
+        places, orders, followers, shares, total, kinds = found.tensors(logits.device)
+        s = self.strengths(x.flatten(0, 1), total, kinds)
+        counts = torch.zeros_like(logits.flatten(0, 1)).index_put(
+            (places, followers), (s[places, orders] * shares).to(logits), accumulate=True
         )
-        return torch.logaddexp(logits, logits.logsumexp(-1, keepdim=True) + counts.log())
+        counts = counts.view_as(logits)
+        return torch.logaddexp(logits, logits.logsumexp(-1, keepdim=True) + counts.log()), state
+
+
+class _Found:
+    """Followers found at one place after another, as flat lists."""
+
+    def __init__(self, max_order: int) -> None:
+        self.max_order, self.num_places = max_order, 0
+        self.ids: list[int] = []
+        self.shares: list[float] = []
+        self.entries: list[tuple[int, int, float, int]] = []  # place, order, total, kinds
+
+    def add(self, found: list[Followers]) -> None:
+        """Take the followers of the orders found at the next place."""
+        for order, entry in enumerate(found):
+            self.ids.extend(entry.counts)
+            self.shares.extend(entry.counts.values())
+            self.entries.append((self.num_places, order, entry.total, len(entry.counts)))
+        self.num_places += 1
+
+    def tensors(self, device: torch.device) -> tuple[Tensor, ...]:
+        """Place, order, id and share of each follower; N and U (places,M)."""
+        place, order, total, kinds = np.array(self.entries).T
+        each = kinds.astype(np.int64)
+        totals = np.zeros((2, self.num_places, self.max_order), np.float32)
+        totals[:, place.astype(np.int64), order.astype(np.int64)] = total, kinds
+        shares = np.array(self.shares) / total.repeat(each)
+        arrays = (
+            place.repeat(each).astype(np.int64), order.repeat(each).astype(np.int64),
+            np.array(self.ids), shares.astype(np.float32), *totals,
+        )  # fmt: skip
+        return tuple(torch.from_numpy(array).to(device) for array in arrays)
 
 
 class EchoStep:
-    """One-token form of `Echo`: calls `forward` only where a stored token matches."""
+    """One-token form of `Echo`: reads a token, and changes the logits (V,) in place."""
 
     def __init__(self, module: Echo, state: EchoState) -> None:
-        self.module, self.state = module, state
-        self.newest = view(state.contexts[0])  # (N,)
+        self._given = state
+        self.buffer = state.rows[0].current()
+        self.gate = view(module.gate) * module.gate.shape[1] ** -0.5  # (M,D)
+        self.trust, self.total_scale, self.kinds_scale = (
+            p.tolist() for p in (module.trust, module.total_scale, module.kinds_scale)
+        )
 
-    def __call__(self, logits: ndarray, history: list[int]) -> ndarray:
-        """Logits (V,) after `history`, at least M ids with the newest last."""
-        if not (self.newest == history[-1]).any():
-            return logits
-        newest = torch.tensor([history[-MAX_CONTEXT:]])
-        return self.module(torch.from_numpy(logits)[None, None], self.state, newest).numpy().ravel()
+    def read(self, token: int) -> list[Followers]:
+        """Count the token; the followers of the contexts that the text now ends with."""
+        self.buffer.read(token, self._given.weight)
+        return self.buffer.found()
+
+    def add(self, found: list[Followers], x: ndarray, logits: ndarray) -> None:
+        """Mix what followed into the distribution of the logits (V,), for the final x (D,)."""
+        if not found:
+            return
+        support = np.zeros_like(logits)
+        gates = np.dot(self.gate[: len(found)], x).tolist()
+        for m, entry in enumerate(found):
+            kinds = len(entry.counts)
+            z = gates[m] + self.trust[m] + self.total_scale[m] * math.log(entry.total)
+            strength = math.exp(min(z + self.kinds_scale[m] * math.log(kinds), MAX_LOG_STRENGTH))
+            ids = np.fromiter(entry.counts, np.int64, kinds)
+            counts = np.fromiter(entry.counts.values(), np.float32, kinds)
+            support[ids] += counts * np.float32(strength / entry.total)
+        ids = support.nonzero()[0]
+        top = logits.max()
+        log_total = top + np.log(np.exp(logits - top).sum())
+        logits[ids] = np.logaddexp(logits[ids], log_total + np.log(support[ids]))
+
+    @property
+    def state(self) -> EchoState:
+        """The state after the tokens so far."""
+        return self._given._replace(rows=(TextCounts(self.buffer, len(self.buffer.log)),))

@@ -2,7 +2,7 @@
 
     rms_norm(x)              = x / sqrt(mean x^2 + eps)          (Zhang & Sennrich 2019)
     relu_squared(x)          = max(x, 0)^2                       (So 2021, arXiv 2109.08668)
-    linear_cross_entropy     = mean_w of -ln softmax(c tanh(x W^T / c))[target]
+    linear_cross_entropy     = mean_w of -ln p[target],   p = softmax(c tanh(x W^T / c))
 
 torch differentiates each as a chain of elementwise kernels that read and write main memory; the
 forms here touch it fewer times. The loss never holds the (N, V) logits: it works through blocks
@@ -90,56 +90,77 @@ def soft_cap(logits: Tensor, cap: float) -> Tensor:
 Sparse = tuple[Tensor, Tensor]
 """ids (N,J) and values (N,J) to add to the logits of each row; ids may repeat."""
 
+Support = tuple[Tensor, Tensor]
+"""C (N,) and S (N,), at least 0: the probability of each target is (p + C) / (1 + S)."""
+
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, targets, row_weights, cap: float, sparse_ids, sparse_values):
+    def forward(
+        ctx, x, weight, targets, row_weights, cap: float, sparse_ids, sparse_values, support
+    ):
         grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight)
         grad_sparse = None if sparse_ids is None else torch.empty_like(sparse_values)
+        grad_support = None if support is None else torch.empty_like(support)
         total = x.new_zeros(())
         for start in range(0, len(x), ROWS):
             rows = slice(start, start + ROWS)
             sparse = None if sparse_ids is None else (sparse_ids[rows], sparse_values[rows])
-            loss, grad, grad_logits = _rows_loss(
-                x[rows] @ weight.T, targets[rows], row_weights[rows], cap, sparse
+            own = None if support is None else support[rows]
+            loss, grad, grad_logits, grad_own = _rows_loss(
+                x[rows] @ weight.T, targets[rows], row_weights[rows], cap, sparse, own
             )
             total += loss
+            if support is not None:
+                grad_support[rows] = grad_own
             torch.mm(grad, weight, out=grad_x[rows])
             grad_weight.addmm_(grad.T, x[rows])
             if sparse is not None:
                 grad_sparse[rows] = grad_logits
-        ctx.save_for_backward(grad_x, grad_weight, grad_sparse)
+        ctx.save_for_backward(grad_x, grad_weight, grad_sparse, grad_support)
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        grad_x, grad_weight, grad_sparse = ctx.saved_tensors
-        if grad_sparse is not None:
-            grad_sparse.mul_(grad)
-        return grad_x.mul_(grad), grad_weight.mul_(grad), None, None, None, None, grad_sparse
+        grad_x, grad_weight, *optional = (
+            None if part is None else part.mul_(grad) for part in ctx.saved_tensors
+        )
+        grad_sparse, grad_support = optional
+        return grad_x, grad_weight, None, None, None, None, grad_sparse, grad_support
 
 
 def _rows_loss(
-    z: Tensor, targets: Tensor, weights: Tensor, cap: float, sparse: Sparse | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Weighted loss of a block of raw logits z (n,V), its gradients in z and the sparse values.
+    z: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    cap: float,
+    sparse: Sparse | None,
+    added: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Weighted -ln (p + C) of a block of raw logits z (n,V), and its gradients.
 
-    z is overwritten.
+    These are the gradients in z, the sparse values and C = added (n,). z is overwritten.
     """
     squashed = z.div_(cap).tanh_() if cap else z
     logits = squashed * cap if cap else z.clone()
     if sparse is not None:
         logits.scatter_add_(-1, *sparse)
     log_norm = logits.logsumexp(-1, keepdim=True)
-    targets, weights = targets.unsqueeze(-1), weights.unsqueeze(-1)
-    loss = ((log_norm - logits.gather(-1, targets)) * weights).sum()
+    at_target = targets.unsqueeze(-1)
+    log_p = total = logits.gather(-1, at_target).sub_(log_norm).squeeze(-1)
     grad = logits.sub_(log_norm).exp_()
-    grad.scatter_add_(-1, targets, grad.new_full(targets.shape, -1.0))
+    grad.scatter_add_(-1, at_target, grad.new_full(at_target.shape, -1.0))
+    grad_added = None
+    if added is not None:
+        total = torch.logaddexp(log_p, added.log())
+        grad_added = -weights * torch.exp(-total)
+    loss = -(total * weights).sum()
+    weights = (weights * torch.exp(log_p - total)).unsqueeze(-1)  # the share of p in p + C
     grad_sparse = None if sparse is None else grad.gather(-1, sparse[0]).mul_(weights)
     if cap:
         grad.sub_(grad * squashed.square_())
-    return loss, grad.mul_(weights), grad_sparse
+    return loss, grad.mul_(weights), grad_sparse, grad_added
 
 
 def linear_cross_entropy(
@@ -149,34 +170,53 @@ def linear_cross_entropy(
     mask: Tensor | None = None,
     cap: float = 0.0,
     sparse: Sparse | None = None,
+    support: Support | None = None,
 ) -> Tensor:
     """Mean loss in nats per target of the soft-capped linear head, over rows where mask is set.
 
     x (N,D), weight (V,D), targets (N,) ids, mask (N,) bool or None for all; `sparse` values are
-    added to the logits after the cap. A mask without a single row gives 0.
+    added to the logits after the cap, `support` to the probabilities. A mask without a single row
+    gives 0.
     """
     rows = torch.ones_like(targets, dtype=x.dtype) if mask is None else mask.to(x.dtype)
     row_weights = rows / rows.sum().clamp_min(1)
     needs_gradient = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    if needs_gradient and not x.is_cuda:
-        return _LinearCrossEntropy.apply(
-            x, weight, targets, row_weights, cap, *(sparse or (None, None))
-        )
-    total = row_weights.new_zeros(())
+    if not needs_gradient or x.is_cuda:
+        return (linear_nats(x, weight, targets, cap, sparse, support) * row_weights).sum()
+    added, norm = support or (None, None)
+    loss = _LinearCrossEntropy.apply(
+        x, weight, targets, row_weights, cap, *(sparse or (None, None)), added
+    )
+    return loss if norm is None else loss + (row_weights * norm.log1p()).sum()
+
+
+def linear_nats(
+    x: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    cap: float = 0.0,
+    sparse: Sparse | None = None,
+    support: Support | None = None,
+) -> Tensor:
+    """The loss (N,) in nats of every target; see `linear_cross_entropy`."""
+    needs_gradient = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     size = max(1, len(x)) if needs_gradient else ROWS
+    losses = []
     for start in range(0, len(x), size):
         rows = slice(start, start + size)
-        some = None if sparse is None else (sparse[0][rows], sparse[1][rows])
-        losses = _row_losses(x[rows], weight, targets[rows], cap, some)
-        total = total + (losses * row_weights[rows]).sum()
-    return total
+        logits = soft_cap(F.linear(x[rows], weight), cap)
+        logits = logits.float() if logits.dtype.itemsize < 4 else logits
+        if sparse is not None:
+            logits = logits.scatter_add(-1, sparse[0][rows], sparse[1][rows].to(logits.dtype))
+        losses.append(F.cross_entropy(logits, targets[rows], reduction="none"))
+    nats = torch.cat(losses) if losses else x.new_zeros(0)
+    if support is None:
+        return nats
+    added, norm = support
+    return norm.log1p() - _log_sum(-nats, added)
 
 
-def _row_losses(
-    x: Tensor, weight: Tensor, targets: Tensor, cap: float, sparse: Sparse | None
-) -> Tensor:
-    logits = soft_cap(F.linear(x, weight), cap)
-    logits = logits.float() if logits.dtype.itemsize < 4 else logits
-    if sparse is not None:
-        logits = logits.scatter_add(-1, sparse[0], sparse[1].to(logits.dtype))
-    return F.cross_entropy(logits, targets, reduction="none")
+def _log_sum(log_p: Tensor, added: Tensor) -> Tensor:
+    """ln(e^log_p + added), with finite gradients where added is 0."""
+    some = added > 0
+    return torch.logaddexp(log_p, torch.where(some, torch.where(some, added, 1).log(), -torch.inf))

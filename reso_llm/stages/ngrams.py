@@ -11,7 +11,8 @@ below 2^62 (exact integers; two of a million n-grams collide with probability 1e
 are counted). P is modified Kneser-Ney (Chen & Goodman 1998): c_m(v) is how often v followed for the
 longest order, and in how many contexts one token longer for the others; d is a discount for c = 1,
 2, 3 or more; lambda is the mass left over, here also by all but the most frequent. e_m is what
-order m adds to the evidence for v over the unigram u.
+order m adds to the evidence for v over the unigram u. The doubt after a context is the entropy of
+its P_m.
 
 Every count is kept once for each of FOLDS spans of the text left out, and once for the whole.
 
@@ -87,6 +88,7 @@ class _Smoothed(NamedTuple):
     evidence: np.ndarray  # (FOLDS + 1, E) = P / (unbound u), 1 for what no order binds
     increments: np.ndarray  # (FOLDS + 1, E) nats, ln evidence - that of the order below
     unbound: np.ndarray  # (FOLDS + 1, C) = lambda_m ... lambda_1
+    doubt: np.ndarray  # (FOLDS + 1, C) nats, the entropy of P
 
 
 def count_tables(
@@ -108,7 +110,7 @@ def count_tables(
         counts = order.counts if m == len(orders) - 1 else _predecessors(order, orders[m + 1])
         below = (orders[m - 1], smoothed[-1]) if m else None
         smoothed.append(_smooth(order, counts, slots[m], unigram, below))
-    return _merged(orders, smoothed), sum(order.collisions for order in orders)
+    return _merged(orders, smoothed, _entropy(unigram)), sum(order.collisions for order in orders)
 
 
 def _count_order(
@@ -162,14 +164,28 @@ def _smooth(
     discounted = counts - _discounts(counts[FOLDS])[np.minimum(counts, 3).astype(np.int64)]
     totals = np.maximum(_sums(counts, context, num_contexts), 1)
     share = np.where(kept, discounted / totals[:, context], 0)
-    unbound = np.maximum(1 - _sums(share, context, num_contexts), 1e-6)
-    before = np.ones_like(share)
+    unbound = rest = np.maximum(1 - _sums(share, context, num_contexts), 1e-6)
+    before, unbound_before = np.ones_like(share), np.ones_like(rest)
+    doubt_before = np.full_like(rest, _entropy(unigram))
     if below is not None:
         shorter, smoothed = below
-        unbound = unbound * smoothed.unbound[:, shorter.context_at[order.first_context + 1]]
+        suffix = shorter.context_at[order.first_context + 1]
+        unbound_before, doubt_before = smoothed.unbound[:, suffix], smoothed.doubt[:, suffix]
+        unbound = rest * unbound_before
         before = smoothed.evidence[:, shorter.entry_at[order.first_entry + 1]]
-    evidence = before + share / (unbound[:, context] * unigram[order.token_of_entry])
-    return _Smoothed(kept, rank, evidence, np.log(evidence / before), unbound)
+    u = unigram[order.token_of_entry]
+    evidence = before + share / (unbound[:, context] * u)
+    p, p_before = evidence * unbound[:, context] * u, before * unbound_before[:, context] * u
+    # All other tokens have lambda times their probability in the order below.
+    other = 1 - _sums(p_before, context, num_contexts)
+    doubt = rest * (doubt_before + _sums(p_before * np.log(p_before), context, num_contexts))
+    doubt -= rest * np.log(rest) * other + _sums(p * np.log(p), context, num_contexts)
+    return _Smoothed(kept, rank, evidence, np.log(evidence / before), unbound, doubt)
+
+
+def _entropy(p: np.ndarray) -> float:
+    """Entropy of a distribution (V,), in nats."""
+    return float(-(p * np.log(p)).sum())
 
 
 def _discounts(counts: np.ndarray) -> np.ndarray:
@@ -193,7 +209,9 @@ def _ranks(context: np.ndarray, total: np.ndarray, num_contexts: int) -> np.ndar
     return rank
 
 
-def _merged(orders: list[_Order], smoothed: list[_Smoothed]) -> dict[str, np.ndarray]:
+def _merged(
+    orders: list[_Order], smoothed: list[_Smoothed], unigram_doubt: float
+) -> dict[str, np.ndarray]:
     """All orders in one table, sorted by key, its entries by rank."""
     keys = np.concatenate([o.keys for o in orders])
     offsets = np.cumsum([0] + [len(o.keys) for o in orders[:-1]])
@@ -213,14 +231,18 @@ def _merged(orders: list[_Order], smoothed: list[_Smoothed]) -> dict[str, np.nda
     sizes = np.append(np.bincount(row[context], minlength=len(keys)), 0)
     increments = np.pad(increments, ((0, 0), (1, 0)))  # the entry without evidence
     counts = np.pad(counts, ((0, 0), (0, 1)))  # a context that equals no n-gram
+    doubts = np.concatenate([s.doubt for s in smoothed], axis=1)[:, by_key]
+    doubts = np.pad(doubts, ((0, 0), (0, 1)), constant_values=unigram_doubt)
     return {
         "keys": np.append(keys[by_key], NO_CONTEXT),
         "bounds": _bounds(sizes),
         "entry_ids": np.concatenate(([0], tokens)).astype(np.int32),
         "evidence": increments[FOLDS],
         "log_counts": counts[FOLDS],
+        "doubts": doubts[FOLDS],
         "fold_evidence": increments[:FOLDS],
         "fold_counts": counts[:FOLDS],
+        "fold_doubts": doubts[:FOLDS],
     }
 
 
@@ -246,6 +268,8 @@ def pruned(tables: dict[str, np.ndarray], max_entries: int) -> dict[str, np.ndar
         "entry_ids": tables["entry_ids"][entries],
         "evidence": tables["evidence"][entries],
         "log_counts": tables["log_counts"][keep],
+        "doubts": tables["doubts"][keep],
         "fold_evidence": tables["fold_evidence"][:, entries],
         "fold_counts": tables["fold_counts"][:, keep],
+        "fold_doubts": tables["fold_doubts"][:, keep],
     }

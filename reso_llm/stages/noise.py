@@ -20,13 +20,17 @@ TAIL = MIN_REPEATED + 2 * MAX_PERIOD  # tokens of the past that `repeats` can ne
 
 
 class FeedForwardNoise(NamedTuple):
-    """Noise of the feed-forward layers: scale (B,T,1), zero where nothing repeats, xi's source."""
+    """Noise of the feed-forward layers: scale (...,1), zero where nothing repeats, xi's source."""
 
     scale: Tensor
     generator: torch.Generator
 
+    def at(self, row: Tensor, time: Tensor) -> "FeedForwardNoise":
+        """The noise of some tokens alone, at row (N,) and time (N,)."""
+        return self._replace(scale=self.scale[row, time])
+
     def __call__(self, hidden: Tensor) -> Tensor:
-        """hidden (B,T,F) with noise of `scale` times its root mean square."""
+        """hidden (...,F) with noise of `scale` times its root mean square."""
         xi = torch.empty_like(hidden).normal_(generator=self.generator)
         size = hidden.square().mean(-1, keepdim=True).sqrt() * self.scale
         return torch.addcmul(hidden, size, xi)

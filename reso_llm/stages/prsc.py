@@ -13,6 +13,9 @@ that new text does not have. So `fit` cuts the text into FOLDS spans, and a wind
 of the other spans only (cross-fitting). Learned tables added to the residual stream gained nothing
 (measured in docs/architecture.md). The memory's state is the newest ids: the tail of `ResoState`.
 
+The memory also knows how much it doubts: the entropy of the distribution that its counts alone
+give after each context. The coherence gate reads it before the network runs.
+
 Shapes: B batch, T time, D width, V vocabulary, M orders, E entries, C contexts, J slots read for
 a token (sum over orders of the entries read at most).
 """
@@ -38,17 +41,22 @@ from reso_llm.stages.ngrams import (
 )
 
 MAX_FITTED = 10_000_000  # tokens: counting them takes some GB and half a minute
+SAMPLES, SAMPLE_LENGTH = 256, 256  # spans of the fitted text whose doubts set the gate
 
 
 class Evidence(NamedTuple):
-    """Evidence after each token: ids (B,T,J), values (B,T,J) in nats, ln counts (B,T,M)."""
+    """Evidence after each token: ids (B,T,J), values (B,T,J) in nats, ln counts (B,T,M).
+
+    doubt (B,T) is the entropy, in nats, of the distribution that the counts alone give.
+    """
 
     ids: Tensor
     values: Tensor
     counts: Tensor
+    doubt: Tensor
 
 
-TABLES = ("keys", "bounds", "entry_ids", "evidence", "log_counts")
+TABLES = ("keys", "bounds", "entry_ids", "evidence", "log_counts", "doubts")
 
 
 class BindingMemory(nn.Module):
@@ -95,12 +103,15 @@ class BindingMemory(nn.Module):
         first, end = self.bounds[contexts][..., self.slot_orders, :].unbind(-1)  # (B,T,J)
         entries = first + self.slot_ranks
         entries = torch.where(entries < end, entries, 0)
+        longest = self._longest(contexts)
         if fold is None:
             values, counts = self.evidence[entries], self.log_counts[contexts]
+            doubt = self.doubts[longest]
         else:
             fold = fold.view(-1, 1, 1)
             values, counts = self.fold_evidence[fold, entries], self.fold_counts[fold, contexts]
-        return Evidence(self.entry_ids[entries].long(), values, counts)
+            doubt = self.fold_doubts[fold[..., 0], longest]
+        return Evidence(self.entry_ids[entries].long(), values, counts, doubt)
 
     def weigh(self, evidence: Evidence, x: Tensor) -> Tensor:
         """Values (B,T,J) to add to the logits: the gate reads the final, normalised x (B,T,D)."""
@@ -113,6 +124,28 @@ class BindingMemory(nn.Module):
         keys = context_keys(history, self.powers)
         rows = torch.searchsorted(self.keys, keys)
         return torch.where(self.keys[rows] == keys, rows, len(self.keys) - 1)
+
+    def _longest(self, contexts: Tensor) -> Tensor:
+        """Row (B,T) of the longest context listed; the last row where none is."""
+        last = len(self.keys) - 1
+        longest = contexts[..., 0]
+        for m in range(1, self.num_orders):
+            longest = torch.where(contexts[..., m] < last, contexts[..., m], longest)
+        return longest
+
+    @torch.no_grad()
+    def doubts_within(self, tokens: np.ndarray) -> Tensor:
+        """Doubt (n,) after tokens (N,) of the fitted text, the counts of their own folds left out.
+
+        Of a longer text SAMPLES spans of SAMPLE_LENGTH tokens are read.
+        """
+        length = min(SAMPLE_LENGTH, len(tokens))
+        starts = np.unique(np.linspace(0, len(tokens) - length, SAMPLES).astype(np.int64))
+        spans = np.stack([tokens[start : start + length] for start in starts]).astype(np.int64)
+        ids, starts = (torch.from_numpy(a).to(self.gate.device) for a in (spans, starts))
+        tail = ids.new_full((len(ids), self.tail_length), -1)
+        rows = self._longest(self._find(torch.cat((tail, ids), dim=1)))
+        return self.fold_doubts[self.fold_of(starts).view(-1, 1), rows].flatten()
 
     @torch.no_grad()
     def fit(self, tokens: np.ndarray) -> int:
@@ -174,8 +207,10 @@ def _empty_tables() -> dict[str, Tensor]:
         "entry_ids": torch.zeros(1, dtype=torch.int32),
         "evidence": torch.zeros(1),
         "log_counts": torch.zeros(1),
+        "doubts": torch.zeros(1),
         "fold_evidence": torch.zeros(FOLDS, 1),
         "fold_counts": torch.zeros(FOLDS, 1),
+        "fold_doubts": torch.zeros(FOLDS, 1),
     }
 
 
@@ -190,7 +225,7 @@ class Match(NamedTuple):
 class BindingStep:
     """One-token form of `BindingMemory`: the contexts that a text ends with, and their evidence.
 
-    Keys are Python integers. Only entries that exist are read, so nothing is padded.
+    `doubt` is that after the newest look-up. Keys are Python integers. Only entries that exist are read, so nothing is padded.
     """
 
     def __init__(self, module: BindingMemory) -> None:
@@ -198,6 +233,7 @@ class BindingStep:
         self.ids, self.evidence, self.log_counts = map(
             view, (module.entry_ids, module.evidence, module.log_counts)
         )
+        self.doubts, self.doubt = view(module.doubts), float(module.doubts[-1])
         self.slots, self.width_scale = module.slots, module.gate.shape[1] ** -0.5
         self.gate = view(module.gate)  # (M,D)
         self.trust, self.count_scale = module.trust.tolist(), module.count_scale.tolist()
@@ -210,12 +246,14 @@ class BindingStep:
             low = low * powers[order][1] % MODULI[1]
             keys.append(high * MODULI[1] + low)
         rows = self.keys.searchsorted(np.array(keys)).tolist()
-        matches = []
+        matches, longest = [], -1
         for order, (key, row) in enumerate(zip(keys, rows, strict=True)):
             if self.keys[row] == key:
                 first, end = self.bounds[row].tolist()
                 entries = slice(first, min(end, first + self.slots[order]))
                 matches.append(Match(order, entries, float(self.log_counts[row])))
+                longest = row
+        self.doubt = float(self.doubts[longest])
         return matches
 
     def add(self, matches: list[Match], hidden: ndarray, logits: ndarray) -> None:

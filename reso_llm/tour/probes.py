@@ -88,8 +88,8 @@ def read(
     logits, known = output.logits[0, :-1].float(), output.diagnostics
     surprise = -logits.log_softmax(-1).gather(1, inputs[0, 1:, None])[:, 0]
     layers = None
-    if "gates" in known:
-        layers = (1 + (known["gates"][0] > 0).sum(-1)).tolist()
+    if "deep" in known:
+        layers = torch.where(known["deep"][0], model.config.num_layers, 1).tolist()
     return TokenValues(
         surprise.tolist(),
         entropy_nats(logits).tolist(),

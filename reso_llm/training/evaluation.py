@@ -7,6 +7,14 @@ of the text as it stands in the file, so models with different tokenizers compar
 are read in overlapping windows: each token is scored once, with at least context - stride tokens
 before it (strided context, Baevski & Auli 2019).
 
+Two protocols:
+
+    stateful   a window knows of its document what a reader of all of it would: the ids that n-grams
+               reach back to, and what the echo has counted. So a model in use reads. The default
+    windowed   a window knows of nothing before it, the protocol of models without memory
+
+The field and the phases begin empty in every window of both.
+
 Shapes: B windows, T tokens of a window, V vocabulary.
 """
 
@@ -18,11 +26,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from torch import Tensor
 
 from reso_llm.data.token_cache import Split
 from reso_llm.data.windows import eval_batches
 from reso_llm.model import ResoLLMModel
+from reso_llm.training.document_past import DocumentPast
 
 BATCH_SIZE = 16
 
@@ -66,39 +75,34 @@ class LanguageModelScore:
         return asdict(self) | {name: getattr(self, name) for name in names}
 
 
-@torch.inference_mode()
 def score_split(
     model: ResoLLMModel,
     split: Split,
     *,
     stride: int | None = None,
+    stateful: bool = True,
     progress: Callable[[int], None] = lambda tokens: None,
 ) -> LanguageModelScore:
     """Score all documents of a split; `progress` receives the targets of each batch.
 
-    stride defaults to half the context. The model keeps its mode (train or eval).
+    stride defaults to half the context. stateful: the protocol. The model keeps its mode (train or
+    eval).
     """
-    context = model.config.max_seq_len
-    device = model.head_weight.device
-    stride = context // 2 if stride is None else stride
-    nats, tokens = 0.0, 0
-    with _eval_mode(model):
-        batches = eval_batches(split.tokens, split.doc_starts, context, stride, BATCH_SIZE)
-        for inputs, targets, scored in batches:
-            count = int(scored.sum())
-            loss = model.loss(inputs.to(device), targets.to(device), scored.to(device))
-            nats += loss.item() * count
-            tokens += count
-            progress(count)
-    return LanguageModelScore(nats, tokens, split.num_bytes, split.num_documents)
+    total, tokens = 0.0, 0
+    for nats, scored in scored_nats(model, split, stride=stride, stateful=stateful):
+        total += nats[scored].double().sum().item()
+        count = int(scored.sum())
+        tokens += count
+        progress(count)
+    return LanguageModelScore(total, tokens, split.num_bytes, split.num_documents)
 
 
-@torch.inference_mode()
 def nats_by_position(
     model: ResoLLMModel,
     split: Split,
     *,
     stride: int | None = None,
+    stateful: bool = True,
     progress: Callable[[int], None] = lambda tokens: None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The sums of `score_split` by position: (nats, tokens), float64 and int64, both (context,).
@@ -106,19 +110,33 @@ def nats_by_position(
     Entry t sums over the targets predicted by the token at position t of their window.
     """
     context = model.config.max_seq_len
+    total, tokens = np.zeros(context), np.zeros(context, dtype=np.int64)
+    for nats, scored in scored_nats(model, split, stride=stride, stateful=stateful):
+        length = nats.shape[1]
+        total[:length] += (nats.double() * scored).sum(0).numpy()
+        tokens[:length] += scored.sum(0).numpy()
+        progress(int(scored.sum()))
+    return total, tokens
+
+
+@torch.inference_mode()
+def scored_nats(
+    model: ResoLLMModel, split: Split, *, stride: int | None = None, stateful: bool = True
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Nats (B,T) of the targets of every window, and which of them are scored there (B,T)."""
+    context = model.config.max_seq_len
     device = model.head_weight.device
     stride = context // 2 if stride is None else stride
-    nats, tokens = np.zeros(context), np.zeros(context, dtype=np.int64)
+    past = DocumentPast(split, model) if stateful else None
+    batches = eval_batches(split.tokens, split.doc_starts, context, stride, BATCH_SIZE)
     with _eval_mode(model):
-        batches = eval_batches(split.tokens, split.doc_starts, context, stride, BATCH_SIZE)
-        for inputs, targets, scored in batches:
-            logits = model(inputs.to(device)).logits.transpose(1, 2)  # (B,V,T)
-            losses = F.cross_entropy(logits, targets.to(device), reduction="none").cpu().double()
-            length = inputs.shape[1]
-            nats[:length] += (losses * scored).sum(0).numpy()
-            tokens[:length] += scored.sum(0).numpy()
-            progress(int(scored.sum()))
-    return nats, tokens
+        for inputs, targets, scored, starts in batches:
+            known = {}
+            if past is not None:
+                known["tail"] = past.tail(starts)
+                known["evidence"] = past.evidence(starts, inputs.shape[1])
+            nats = model.nats(inputs.to(device), targets.to(device), **known)
+            yield nats.cpu(), scored
 
 
 @contextmanager

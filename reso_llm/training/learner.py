@@ -16,6 +16,7 @@ from reso_llm.data.token_cache import TokenData
 from reso_llm.data.windows import Batch, BatchStream
 from reso_llm.model import ResoLLMModel
 from reso_llm.training.config import TrainConfig
+from reso_llm.training.document_past import DocumentPast
 from reso_llm.training.initial import Initial
 from reso_llm.training.objective import StepObjective, count_targets
 from reso_llm.training.optim import (
@@ -64,6 +65,7 @@ class Learner:
             self.model.load_weights(initial.weights, initial.path)
         if not config.keep_memory:
             self.model.fit_bindings(data.train.tokens)
+        self.past = DocumentPast(data.train, self.model)
         _let_signals_into_backward(self.model)
         if config.compile:
             self.model.loss = torch.compile(self.model.loss)
@@ -85,7 +87,7 @@ class Learner:
         set_learning_rate(self.optimizers, learning_rate_factor(self.config.optim, progress))
         try:
             with self.abandonable():
-                loss = self._gradient(progress)
+                loss = self._gradient()
         except Abandoned:
             self.model.zero_grad(set_to_none=True)
             raise
@@ -97,15 +99,15 @@ class Learner:
         num_windows = self.stream.position - start
         return StepResult(loss, num_windows * self.stream.context, problem)
 
-    def _gradient(self, progress: float) -> float:
+    def _gradient(self) -> float:
         """Add up the gradient of a step's passes; their loss, nats per target."""
         batches, generator = self.read()
         objective = StepObjective(
             self.model,
             batches,
             generator,
+            past=self.past,
             replies_only=self.config.replies_only,
-            progress=progress,
         )
         return sum(self.backward(objective, index) for index in range(len(batches)))
 

@@ -3,7 +3,8 @@
     loss = (sum of nats over all targets of the step) / (number of these targets)
 
 The sum is over every window of the step, so a step of eight windows has one loss however the
-windows are split into passes. Goals are drawn from the step's own replies (hindsight).
+windows are split into passes. Goals are drawn from the step's own replies (hindsight). A window
+knows of its document what a reader of the whole document would (`document_past.py`).
 
 Shapes: B windows of a pass, T tokens, V vocabulary, D width.
 """
@@ -17,6 +18,7 @@ from torch import Tensor
 from reso_llm.data.windows import Batch
 from reso_llm.network import ResoNetwork
 from reso_llm.stages.goal import draw_goals, hindsight_goals
+from reso_llm.training.document_past import DocumentPast
 
 
 def count_targets(batches: Sequence[Batch], replies_only: bool) -> int:
@@ -27,9 +29,10 @@ def count_targets(batches: Sequence[Batch], replies_only: bool) -> int:
 class StepObjective:
     """The loss of one optimizer step over `batches`, one batch a pass.
 
-    The losses of the passes sum to the step's mean loss. progress is the share of the training
-    that is done. `num_targets` and `num_windows` are the step's totals; were its batches spread
-    over several processes, the totals of all of them would be summed here.
+    The losses of the passes sum to the step's mean loss. past: what the windows know of their
+    documents; without it they know of nothing before them. `num_targets` and `num_windows` are the
+    step's totals; were its batches spread over several processes, the totals of all of them would
+    be summed here.
     """
 
     def __init__(
@@ -38,11 +41,11 @@ class StepObjective:
         batches: Sequence[Batch],
         generator: torch.Generator,
         *,
+        past: DocumentPast | None = None,
         replies_only: bool = False,
-        progress: float = 1.0,
     ) -> None:
         self.network, self.batches = network, batches
-        self.replies_only, self.progress = replies_only, progress
+        self.past, self.replies_only = past, replies_only
         self.num_targets = count_targets(batches, replies_only)
         self.num_windows = sum(len(batch.inputs) for batch in batches)
         self.draws = None
@@ -51,16 +54,10 @@ class StepObjective:
             self.draws = draw_goals(shape, generator)
 
     def pass_loss(self, index: int) -> Tensor:
-        """The term of pass `index` in the step's mean loss: nats per target, ().
-
-        The price of depth is a mean over windows, the loss one over targets. The price is scaled
-        so that a pass pays for its share of the windows, whatever its share of the targets.
-        """
-        batch = self.batches[index]
+        """The term of pass `index` in the step's mean loss: nats per target, ()."""
+        batch, past = self.batches[index], self.past
         weight = self.network.embedding.weight
-        windows = self.num_windows / len(batch.inputs)  # as many such passes make up the step
         count = count_targets([batch], self.replies_only)
-        targets = self.num_targets / count if count else windows  # without targets the loss is 0
         loss = self.network.loss(
             batch.inputs,
             batch.targets,
@@ -68,9 +65,10 @@ class StepObjective:
             self._goals(index, weight.detach()),
             self.network.prsc.fold_of(batch.starts) if self.network.prsc is not None else None,
             weight,
-            self.progress * (targets / windows),
+            None if past is None else past.tail(batch.starts),
+            None if past is None else past.evidence(batch.starts, batch.inputs.shape[1]),
         )
-        return loss / targets
+        return loss * (count / self.num_targets)
 
     def _goals(self, index: int, table: Tensor) -> Tensor | None:
         """Hindsight goals (B,D) of a pass, from its rows of the step's draws."""
@@ -83,12 +81,7 @@ class StepObjective:
 
 
 def training_loss(
-    network: ResoNetwork,
-    batch: Batch,
-    generator: torch.Generator,
-    replies_only: bool = False,
-    progress: float = 1.0,
+    network: ResoNetwork, batch: Batch, generator: torch.Generator, replies_only: bool = False
 ) -> Tensor:
     """The loss of a step of one batch: mean nats per target, ()."""
-    options = {"replies_only": replies_only, "progress": progress}
-    return StepObjective(network, [batch], generator, **options).pass_loss(0)
+    return StepObjective(network, [batch], generator, replies_only=replies_only).pass_loss(0)

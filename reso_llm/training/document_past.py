@@ -1,0 +1,68 @@
+"""What a window knows of its document before it: the newest ids, and what the echo has counted.
+
+A model in use has read the whole document. Windows of training and of the `stateful` protocol of
+evaluation are given the same: the ids that the n-grams of the binding memory reach back to, and the
+counts of the document so far. Both stop at the document's start.
+
+Shapes: B windows, T tokens, W ids of a tail, M orders of the echo.
+"""
+
+import functools
+
+import numpy as np
+import torch
+from numpy import ndarray
+from torch import Tensor
+
+from reso_llm.data.token_cache import Split
+from reso_llm.network import ResoNetwork
+from reso_llm.stages.echo import TargetEvidence, text_evidence
+
+KEPT_DOCUMENTS = 4096  # whose counts are kept, the newest ones used
+
+
+class DocumentPast:
+    """The past of windows of one split, for one network; counts are taken when first needed."""
+
+    def __init__(self, split: Split, network: ResoNetwork) -> None:
+        self.tokens = split.tokens
+        self.bounds = np.append(split.doc_starts, len(split.tokens)).astype(np.int64)
+        self.tail_length = network.tail_length
+        self.max_order = network.config.echo.max_order if network.echo is not None else 0
+        self.device = network.head_weight.device
+        self._of_document = functools.lru_cache(KEPT_DOCUMENTS)(self._counted)
+
+    def tail(self, starts: Tensor) -> Tensor:
+        """Ids (B,W) before windows that start at places (B,) of the split, -1 for none."""
+        tail = np.full((len(starts), self.tail_length), -1, dtype=np.int64)
+        for row, start in enumerate(starts.tolist()):
+            document = np.searchsorted(self.bounds, start, side="right") - 1
+            first = max(int(self.bounds[document]), start - self.tail_length)
+            if start > first:
+                tail[row, first - start :] = self.tokens[first:start]
+        return torch.from_numpy(tail).to(self.device)
+
+    def evidence(self, starts: Tensor, time: int) -> TargetEvidence | None:
+        """What the echo knows of the targets of windows of T tokens; None without an echo."""
+        if not self.max_order:
+            return None
+        found = np.zeros((3, len(starts), time, self.max_order), np.float32)
+        for row, start in enumerate(starts.tolist()):
+            self._copy(start, found[:, row])
+        return TargetEvidence(*torch.from_numpy(found)).to(self.device)
+
+    def _copy(self, start: int, out: ndarray) -> None:
+        """Fill out (3,T,M) with the evidence of the tokens from `start` on."""
+        end = min(start + out.shape[1], len(self.tokens))
+        document = int(np.searchsorted(self.bounds, start, side="right")) - 1
+        at = start
+        while at < end:
+            first, stop = int(self.bounds[document]), min(int(self.bounds[document + 1]), end)
+            counted = self._of_document(document)[:, at - first : stop - first]
+            out[:, at - start : at - start + counted.shape[1]] = counted
+            at, document = stop, document + 1
+
+    def _counted(self, document: int) -> ndarray:
+        """Evidence (3,n-1,M) of one document of n tokens; its last token predicts another text."""
+        first, stop = self.bounds[document : document + 2]
+        return text_evidence(self.tokens[first:stop].astype(np.int64).tolist(), self.max_order)
