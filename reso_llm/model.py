@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from reso_llm.config import ResoLLMConfig
-from reso_llm.network import ResoNetwork, ResoState, current_names
+from reso_llm.network import ResoNetwork, ResoState
 from reso_llm.session.agency import Focus, Goal
 from reso_llm.session.concepts import Binding, Interference, Unbinding
 from reso_llm.session.episodes import Moment, Recollection
@@ -97,7 +97,6 @@ class ResoLLMModel(ResoNetwork):
         Raises ValueError naming keys and shapes that differ, weights that are not floating point
         and tables that are.
         """
-        weights = current_names(weights)
         own = {name: tuple(t.shape) for name, t in self.state_dict().items()}
         read = {name: tuple(t.shape) for name, t in weights.items()}
         if self.prsc is not None:  # its size depends on the text it was fitted to

@@ -380,14 +380,3 @@ class ResoNetwork(nn.Module):
         c = self.config
         table = rotary_table(before.length, end, c.head_dim, c.rotary_base)
         return table.to(self.rotary)
-
-
-_RENAMED = {"memory": "field", "keep": "residual_scale", "bring": "input_scale"}
-
-
-def current_names(weights: dict[str, Any]) -> dict[str, Any]:
-    """Weights under the present names; earlier versions of the network wrote others."""
-    return {
-        ".".join(_RENAMED.get(part, part) for part in name.split(".")): tensor
-        for name, tensor in weights.items()
-    }

@@ -41,7 +41,7 @@ from run_core.files import (
     write_and_sync,
 )
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "MANIFEST.json"
 STEP_NAME = re.compile(r"step_(\d{8,18})")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -271,7 +271,7 @@ def _check_version(path: Path, body: dict[str, Any]) -> None:
     version = body.get("format")
     if version != FORMAT:
         reason = f"is of checkpoint format {version}, and this version reads format {FORMAT}"
-        advice = "use the version of reso-llm that wrote it"
+        advice = "train again, or use the version of reso-llm that wrote it"
         raise FormatVersionError(path, MANIFEST, reason, advice)
 
 

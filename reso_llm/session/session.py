@@ -31,6 +31,7 @@ from reso_llm.session.concepts import Binding, ConceptSpace, Interference, Unbin
 from reso_llm.session.entanglement import EntanglementNetwork
 from reso_llm.session.episodes import EpisodicMemory, Moment, Recollection
 from reso_llm.stages.fused import rms_norm
+from reso_llm.stages.goal import TRUST
 
 Component = TypeVar("Component")
 
@@ -124,7 +125,7 @@ class Session:
 
     def steered_by(self, goals: Sequence[Goal]) -> Tensor | None:
         """The vector (D,) that the goals together steer towards; None without goals."""
-        return rms_norm(torch.stack([goal.vector for goal in goals]).sum(0)) if goals else None
+        return TRUST * rms_norm(torch.stack([g.vector for g in goals]).sum(0)) if goals else None
 
     # --- concepts
 

@@ -8,7 +8,7 @@ before, N_m is its sum over v and U_m the number of different v: a context that 
 by few tokens is believed more, as in prediction by partial matching (Cleary & Witten 1984). x is
 the final hidden state. All contexts of up to M tokens are kept, exactly. A token is scored first
 and counted then, so it never reaches its own prediction, and p' sums to 1 because p and every
-K_m / N_m do. It is a cache of contexts (Grave et al. 2017, arXiv 1612.04426) whose trust is learned.
+K_m / N_m do. It is a cache of contexts (Grave 2017, arXiv 1612.04426) whose trust is learned.
 
 Words count by their weight: 1 for what is read, `own_weight` for what the model wrote itself, and
 importance * exp(-decay * age) for a stored text, which is read before the text begins.
@@ -19,6 +19,7 @@ form all followers. The state of a row is a `TextCounts`, a value: it forks, sav
 Shapes: B batch, T time, D width, V vocabulary, M orders.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -46,50 +47,51 @@ class Followers:
 
     __slots__ = ("counts", "total")
 
-    def __init__(self) -> None:
-        self.counts: dict[int, float] = {}
-        self.total = 0.0
+    def __init__(self, token: int, weight: float) -> None:
+        self.counts = {token: weight}
+        self.total = weight
+
+    def add(self, token: int, weight: float) -> None:
+        """Count a token once more."""
+        self.counts[token] = self.counts.get(token, 0.0) + weight
+        self.total += weight
 
 
 class CountBuffer:
     """Storage behind `TextCounts`: the followers of every context read, by the context's key.
 
     A key is the context's ids behind a leading 1, so different contexts have different keys.
+    contexts are those that the text ends with, shortest first; found are the followers of as many
+    of them as have occurred before: where one has not, no longer one has.
     """
 
     def __init__(self, max_order: int) -> None:
         self.max_order = max_order
         self.log: list[tuple[int, float]] = []  # ids read, with their weights; -1 begins a text
         self.followers: dict[int, Followers] = {}
-        self.contexts: list[
-            int
-        ] = []  # keys of the contexts that the text ends with, shortest first
+        self.contexts: list[int] = []
+        self.found: list[Followers] = []
 
-    def read(self, token: int, weight: float) -> None:
-        """Count a token behind its contexts, and move on to the contexts that end with it."""
+    def read(self, token: int, weight: float) -> list[Followers]:
+        """Count a token behind its contexts; the followers found after it."""
         self.log.append((token, weight))
         if token < 0:
-            self.contexts = []
-            return
+            self.contexts, self.found = [], []
+            return self.found
         if weight:
-            for key in self.contexts:
-                entry = self.followers.get(key)
-                if entry is None:
-                    entry = self.followers[key] = Followers()
-                entry.counts[token] = entry.counts.get(token, 0.0) + weight
-                entry.total += weight
+            for entry in self.found:
+                entry.add(token, weight)
+            for key in self.contexts[len(self.found) :]:
+                self.followers[key] = Followers(token, weight)
         longer = self.contexts[: self.max_order - 1]
         self.contexts = [1 << ID_BITS | token, *(key << ID_BITS | token for key in longer)]
-
-    def found(self) -> list[Followers]:
-        """Followers of the contexts of 1, 2, ... tokens, as far as they have occurred."""
-        found = []
+        self.found = []
         for key in self.contexts:
             entry = self.followers.get(key)
-            if entry is None:  # then no longer one has occurred either
+            if entry is None:
                 break
-            found.append(entry)
-        return found
+            self.found.append(entry)
+        return self.found
 
 
 class TextCounts(NamedTuple):
@@ -159,13 +161,13 @@ def text_evidence(ids: Sequence[int], max_order: int) -> ndarray:
     buffer, parts = CountBuffer(max_order), [np.zeros((3, 0, max_order), np.float32)]
     for start in range(0, len(ids) - 1, CHUNK):
         tokens = ids[start : start + CHUNK + 1]
-        places, numbers = [], []
-        for t, (token, target) in enumerate(zip(tokens[:-1], tokens[1:], strict=True)):
-            buffer.read(token, 1.0)
-            for m, entry in enumerate(buffer.found()):
+        places: list[int] = []
+        numbers: list[float] = []
+        for t, (token, target) in enumerate(itertools.pairwise(tokens)):
+            for m, entry in enumerate(buffer.read(token, 1.0)):
                 places.append(t * max_order + m)
                 share = entry.counts.get(target, 0.0) / entry.total
-                numbers.append((share, entry.total, len(entry.counts)))
+                numbers += share, entry.total, len(entry.counts)
         part = np.zeros((3, (len(tokens) - 1) * max_order), np.float32)
         part[:, places] = np.array(numbers, np.float32).reshape(-1, 3).T
         parts.append(part.reshape(3, -1, max_order))
@@ -239,8 +241,7 @@ class Echo(nn.Module):
         for tokens, counts in zip(ids.tolist(), state.rows, strict=True):
             buffer = counts.current()
             for token in tokens:
-                buffer.read(token, state.weight)
-                found.add(buffer.found())
+                found.add(buffer.read(token, state.weight))
             rows.append(TextCounts(buffer, len(buffer.log)))
         state = state._replace(rows=tuple(rows))
         if not found.ids:
@@ -298,8 +299,7 @@ class EchoStep:
 
     def read(self, token: int) -> list[Followers]:
         """Count the token; the followers of the contexts that the text now ends with."""
-        self.buffer.read(token, self._given.weight)
-        return self.buffer.found()
+        return self.buffer.read(token, self._given.weight)
 
     def add(self, found: list[Followers], x: ndarray, logits: ndarray) -> None:
         """Mix what followed into the distribution of the logits (V,), for the final x (D,)."""

@@ -3,8 +3,9 @@
     x_t <- x_t + W_g g            g (D,) the pooled vector of a text, W_g zero at the start
 
 Training makes goals mean something: the goal of a row is the pooled vector of a random part of
-its own reply (hindsight goals, Andrychowicz 2017, arXiv 1707.01495). Foci and the goals of a
-session are kept by `reso_llm.session.agency`.
+its own reply (hindsight goals, Andrychowicz 2017, arXiv 1707.01495). A goal that somebody states
+says less about the reply than the reply's own words, so it is trusted less: g is TRUST times its
+pooled vector. Foci and the goals of a session are kept by `reso_llm.session.agency`.
 
 Shapes: B batch, T time, D width, V vocabulary.
 """
@@ -16,7 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from entropy_core.primes import GOLDEN_RATIO
 from reso_llm.stages.fused import linear, rms_norm
+
+TRUST = 1 / GOLDEN_RATIO
+"""Length of a stated goal's vector, in those of the goals of training."""
 
 
 class GoalMap(nn.Module):

@@ -21,7 +21,7 @@ from torch import Tensor
 from entropy_core.information import entropy_nats
 from reso_llm.decoding.stability import readings
 from reso_llm.model import ResoLLMModel
-from reso_llm.stages.goal import text_vector
+from reso_llm.stages.goal import TRUST, text_vector
 from reso_llm.tokenizer import SPECIAL_TOKENS, ResoTokenizer
 
 
@@ -146,8 +146,8 @@ def bits_per_byte(
 
 @torch.no_grad()
 def goal_vector(model: ResoLLMModel, tokenizer: ResoTokenizer, text: str) -> Tensor:
-    """The vector (D,) that `create_goal` makes of a description."""
-    return text_vector(model.embedding.weight, tokenizer.encode(text))
+    """The vector (D,) that a goal of this description steers towards."""
+    return TRUST * text_vector(model.embedding.weight, tokenizer.encode(text))
 
 
 def probability(
