@@ -2,7 +2,8 @@
 
 A model in use has read the whole document. Windows of training and of the `stateful` protocol of
 evaluation are given the same: the ids that the n-grams of the binding memory reach back to, and the
-counts of the document so far. Both stop at the document's start.
+counts of the document so far. Both stop at the document's start. A window may also be told to know
+nothing: then it has no tail, and the echo counts its own tokens alone.
 
 Shapes: B windows, T tokens, W ids of a tail, M orders of the echo.
 """
@@ -32,23 +33,34 @@ class DocumentPast:
         self.device = network.head_weight.device
         self._of_document = functools.lru_cache(KEPT_DOCUMENTS)(self._counted)
 
-    def tail(self, starts: Tensor) -> Tensor:
-        """Ids (B,W) before windows that start at places (B,) of the split, -1 for none."""
+    def tail(self, starts: Tensor, known: Tensor | None = None) -> Tensor:
+        """Ids (B,W) before windows that start at places (B,) of the split, -1 for none.
+
+        known (B,) bool: which windows know their past; None for all.
+        """
         tail = np.full((len(starts), self.tail_length), -1, dtype=np.int64)
         for row, start in enumerate(starts.tolist()):
+            if known is not None and not known[row]:
+                continue
             document = np.searchsorted(self.bounds, start, side="right") - 1
             first = max(int(self.bounds[document]), start - self.tail_length)
             if start > first:
                 tail[row, first - start :] = self.tokens[first:start]
         return torch.from_numpy(tail).to(self.device)
 
-    def evidence(self, starts: Tensor, time: int) -> TargetEvidence | None:
+    def evidence(
+        self, starts: Tensor, time: int, known: Tensor | None = None
+    ) -> TargetEvidence | None:
         """What the echo knows of the targets of windows of T tokens; None without an echo."""
         if not self.max_order:
             return None
         found = np.zeros((3, len(starts), time, self.max_order), np.float32)
         for row, start in enumerate(starts.tolist()):
-            self._copy(start, found[:, row])
+            if known is None or known[row]:
+                self._copy(start, found[:, row])
+            else:
+                window = self.tokens[start : start + time + 1].astype(np.int64).tolist()
+                found[:, row, : len(window) - 1] = text_evidence(window, self.max_order)
         return TargetEvidence(*torch.from_numpy(found)).to(self.device)
 
     def _copy(self, start: int, out: ndarray) -> None:

@@ -3,8 +3,9 @@
     loss = (sum of nats over all targets of the step) / (number of these targets)
 
 The sum is over every window of the step, so a step of eight windows has one loss however the
-windows are split into passes. Goals are drawn from the step's own replies (hindsight). A window
-knows of its document what a reader of the whole document would (`document_past.py`).
+windows are split into passes. Goals are drawn from the step's own replies (hindsight). Half of the
+windows know of their document what a reader of all of it would, the other half nothing: a text may
+begin anywhere, and a network that never meets that leaves too much to the echo.
 
 Shapes: B windows of a pass, T tokens, V vocabulary, D width.
 """
@@ -19,6 +20,8 @@ from reso_llm.data.windows import Batch
 from reso_llm.network import ResoNetwork
 from reso_llm.stages.goal import draw_goals, hindsight_goals
 from reso_llm.training.document_past import DocumentPast
+
+KNOWN_SHARE = 0.5  # of the windows that know their document's past
 
 
 def count_targets(batches: Sequence[Batch], replies_only: bool) -> int:
@@ -48,6 +51,7 @@ class StepObjective:
         self.past, self.replies_only = past, replies_only
         self.num_targets = count_targets(batches, replies_only)
         self.num_windows = sum(len(batch.inputs) for batch in batches)
+        self.known = torch.rand(self.num_windows, generator=generator) < KNOWN_SHARE
         self.draws = None
         if network.goal is not None and any(bool(batch.reply.any()) for batch in batches):
             shape = (self.num_windows, batches[0].inputs.shape[1], network.config.dim)
@@ -55,7 +59,7 @@ class StepObjective:
 
     def pass_loss(self, index: int) -> Tensor:
         """The term of pass `index` in the step's mean loss: nats per target, ()."""
-        batch, past = self.batches[index], self.past
+        batch, past, rows = self.batches[index], self.past, self._rows(index)
         weight = self.network.embedding.weight
         count = count_targets([batch], self.replies_only)
         loss = self.network.loss(
@@ -65,19 +69,24 @@ class StepObjective:
             self._goals(index, weight.detach()),
             self.network.prsc.fold_of(batch.starts) if self.network.prsc is not None else None,
             weight,
-            None if past is None else past.tail(batch.starts),
-            None if past is None else past.evidence(batch.starts, batch.inputs.shape[1]),
-        )
+            None if past is None else past.tail(batch.starts, self.known[rows]),
+            None if past is None else past.evidence(
+                batch.starts, batch.inputs.shape[1], self.known[rows]
+            ),
+        )  # fmt: skip
         return loss * (count / self.num_targets)
 
     def _goals(self, index: int, table: Tensor) -> Tensor | None:
         """Hindsight goals (B,D) of a pass, from its rows of the step's draws."""
         if self.draws is None:
             return None
-        batch = self.batches[index]
-        first = sum(len(before.inputs) for before in self.batches[:index])
-        draws = self.draws.part(slice(first, first + len(batch.inputs)))
+        batch, draws = self.batches[index], self.draws.part(self._rows(index))
         return hindsight_goals(F.embedding(batch.targets, table), batch.reply, draws)
+
+    def _rows(self, index: int) -> slice:
+        """The windows of a pass among those of the step."""
+        first = sum(len(before.inputs) for before in self.batches[:index])
+        return slice(first, first + len(self.batches[index].inputs))
 
 
 def training_loss(
