@@ -24,6 +24,9 @@ from torch import Tensor, nn
 from reso_llm.config import CoherenceGateConfig
 
 
+ALL_DEEP = -1.0  # nats: a threshold below every entropy
+
+
 class DeepTokens(NamedTuple):
     """Places of the deep tokens of a batch: flat = row * T + time, and their slots in (B,n).
 
@@ -51,7 +54,7 @@ class CoherenceGate(nn.Module):
     def __init__(self, config: CoherenceGateConfig) -> None:
         super().__init__()
         self.deep_share = config.deep_share
-        self.register_buffer("threshold", torch.tensor(-math.inf))
+        self.register_buffer("threshold", torch.tensor(ALL_DEEP))
 
     def fit(self, doubts: Tensor) -> None:
         """Set tau so that `deep_share` of these doubts (n,), in nats, are at least tau."""
@@ -68,7 +71,7 @@ class CoherenceGate(nn.Module):
 
     def silence(self) -> None:
         """Let every token go deep."""
-        self.threshold.fill_(-math.inf)
+        self.threshold.fill_(ALL_DEEP)
 
     def forward(self, doubt: Tensor) -> Tensor:
         return doubt >= self.threshold

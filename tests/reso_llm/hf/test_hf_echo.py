@@ -1,4 +1,4 @@
-"""The echo in Hugging Face's `generate`: the stage's own p', over calls, padding and stored texts."""
+"""The echo in Hugging Face's `generate`: the stage itself, over calls, padding and stored texts."""
 
 from contextlib import nullcontext
 
