@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from reso_llm.config import CoherenceGateConfig
 
-
 ALL_DEEP = -1.0  # nats: a threshold below every entropy
 
 
