@@ -7,7 +7,8 @@ the nearest semi-orthogonal matrix, found with a few steps of an odd matrix poly
 
 whose coefficients are those of the Polar Express (Amsel 2025, arXiv 2505.16932). torch.optim.Muon
 computes in bfloat16, which many CPUs emulate about a hundred times slower, and one matrix at a
-time; here equal shapes are iterated as one batch, in bfloat16 on CUDA and float32 elsewhere.
+time; here equal shapes are iterated as one batch in float32. In bfloat16 the polynomial leaves its
+range now and then: on an H200 one such step moved a gate of norm 2 to norm 110.
 """
 
 from collections import defaultdict
@@ -37,15 +38,14 @@ POLAR_EXPRESS = {
 
 def orthogonalize(x: Tensor, steps: int = 5) -> Tensor:
     """Nearest semi-orthogonal matrices U V^T of a batch (N, rows, columns), approximately."""
-    dtype, flip = x.dtype, x.shape[-2] > x.shape[-1]
+    flip = x.shape[-2] > x.shape[-1]
     x = x.mT if flip else x
-    x = x.bfloat16() if x.is_cuda else x
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) * 1.01 + 1e-7)
     for a, b, c in POLAR_EXPRESS[steps]:
         gram = x @ x.mT
         poly = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         x = torch.baddbmm(x, poly, x, beta=a)
-    return (x.mT if flip else x).to(dtype)
+    return x.mT if flip else x
 
 
 class Muon(torch.optim.Optimizer):
