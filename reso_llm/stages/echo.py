@@ -8,7 +8,7 @@ before, N_m is its sum over v and U_m the number of different v: a context that 
 by few tokens is believed more, as in prediction by partial matching (Cleary & Witten 1984). x is
 the final hidden state. All contexts of up to M tokens are kept, exactly. A token is scored first
 and counted then, so it never reaches its own prediction, and p' sums to 1 because p and every
-K_m / N_m do. It is a cache of contexts (Grave et al. 2017, arXiv 1612.04426) whose trust is learned.
+K_m / N_m do. It is a cache of contexts (Grave et al. 2017, arXiv 1612.04426) with learned trust.
 
 Words count by their weight: 1 for what is read, `own_weight` for what the model wrote itself, and
 importance * exp(-decay * age) for a stored text, which is read before the text begins.
@@ -19,6 +19,7 @@ form all followers. The state of a row is a `TextCounts`, a value: it forks, sav
 Shapes: B batch, T time, D width, V vocabulary, M orders.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -61,9 +62,7 @@ class CountBuffer:
         self.max_order = max_order
         self.log: list[tuple[int, float]] = []  # ids read, with their weights; -1 begins a text
         self.followers: dict[int, Followers] = {}
-        self.contexts: list[
-            int
-        ] = []  # keys of the contexts that the text ends with, shortest first
+        self.contexts: list[int] = []  # keys of those the text ends with, shortest first
 
     def read(self, token: int, weight: float) -> None:
         """Count a token behind its contexts, and move on to the contexts that end with it."""
@@ -160,7 +159,7 @@ def text_evidence(ids: Sequence[int], max_order: int) -> ndarray:
     for start in range(0, len(ids) - 1, CHUNK):
         tokens = ids[start : start + CHUNK + 1]
         places, numbers = [], []
-        for t, (token, target) in enumerate(zip(tokens[:-1], tokens[1:], strict=True)):
+        for t, (token, target) in enumerate(itertools.pairwise(tokens)):
             buffer.read(token, 1.0)
             for m, entry in enumerate(buffer.found()):
                 places.append(t * max_order + m)
@@ -289,8 +288,7 @@ class EchoStep:
     """One-token form of `Echo`: reads a token, and changes the logits (V,) in place."""
 
     def __init__(self, module: Echo, state: EchoState) -> None:
-        self._given = state
-        self.buffer = state.rows[0].current()
+        self._given, self.counts = state, state.rows[0]
         self.gate = view(module.gate) * module.gate.shape[1] ** -0.5  # (M,D)
         self.trust, self.total_scale, self.kinds_scale = (
             p.tolist() for p in (module.trust, module.total_scale, module.kinds_scale)
@@ -298,8 +296,8 @@ class EchoStep:
 
     def read(self, token: int) -> list[Followers]:
         """Count the token; the followers of the contexts that the text now ends with."""
-        self.buffer.read(token, self._given.weight)
-        return self.buffer.found()
+        self.counts = self.counts.read(token, self._given.weight)
+        return self.counts.buffer.found()
 
     def add(self, found: list[Followers], x: ndarray, logits: ndarray) -> None:
         """Mix what followed into the distribution of the logits (V,), for the final x (D,)."""
@@ -322,4 +320,4 @@ class EchoStep:
     @property
     def state(self) -> EchoState:
         """The state after the tokens so far."""
-        return self._given._replace(rows=(TextCounts(self.buffer, len(self.buffer.log)),))
+        return self._given._replace(rows=(self.counts,))
