@@ -209,10 +209,13 @@ class Echo(nn.Module):
 
     def strengths(self, x: Tensor, total: Tensor, kinds: Tensor) -> Tensor:
         """s (...,M) for the normalised x (...,D) and the counts N and U (...,M); 0 where U is 0."""
-        z = F.linear(x.float(), self.gate.float() * x.shape[-1] ** -0.5, self.trust.float())
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        weights = self.gate, self.trust, self.total_scale, self.kinds_scale
+        gate, trust, total_scale, kinds_scale = (p.to(dtype) for p in weights)
+        z = F.linear(x.to(dtype), gate * x.shape[-1] ** -0.5, trust)
         seen = kinds > 0
-        z = torch.addcmul(z, self.total_scale, torch.where(seen, total, 1).log())
-        z = torch.addcmul(z, self.kinds_scale, torch.where(seen, kinds, 1).log())
+        z = torch.addcmul(z, total_scale, torch.where(seen, total, 1).to(dtype).log())
+        z = torch.addcmul(z, kinds_scale, torch.where(seen, kinds, 1).to(dtype).log())
         return torch.where(seen, z.clamp_max(MAX_LOG_STRENGTH).exp(), 0)
 
     def support(self, x: Tensor, evidence: TargetEvidence) -> tuple[Tensor, Tensor]:
