@@ -38,7 +38,7 @@ FIRST_STRENGTHS = 0.2, 0.4
 conversations with a network that was trained without the echo."""
 
 MAX_LOG_STRENGTH = 8.0
-ID_BITS = 20  # of a token id in the key of a context
+ID_BITS = 22  # of a token id in the key of a context: those of the largest vocabulary
 CHUNK = 65_536  # tokens whose evidence is held as Python numbers at a time
 
 
@@ -208,12 +208,12 @@ class Echo(nn.Module):
         nn.init.zeros_(self.kinds_scale)
 
     def strengths(self, x: Tensor, total: Tensor, kinds: Tensor) -> Tensor:
-        """s (...,M) for the normalised x (...,D) and the counts N and U (...,M); 0 where U is 0."""
+        """s (...,M) for the normalised x (...,D) and the counts N and U (...,M); 0 where N is 0."""
         dtype = torch.promote_types(x.dtype, torch.float32)
         weights = self.gate, self.trust, self.total_scale, self.kinds_scale
         gate, trust, total_scale, kinds_scale = (p.to(dtype) for p in weights)
         z = F.linear(x.to(dtype), gate * x.shape[-1] ** -0.5, trust)
-        seen = kinds > 0
+        seen = total > 0
         z = torch.addcmul(z, total_scale, torch.where(seen, total, 1).to(dtype).log())
         z = torch.addcmul(z, kinds_scale, torch.where(seen, kinds, 1).to(dtype).log())
         return torch.where(seen, z.clamp_max(MAX_LOG_STRENGTH).exp(), 0)
