@@ -11,11 +11,13 @@ import torch
 from benchmarks.kit import records
 from reso_llm.config import (
     STAGES,
+    EchoConfig,
     KuramotoConfig,
     PrimeEmbeddingConfig,
     PRSCConfig,
     ResoLLMConfig,
     TemporalSMFConfig,
+    control_of,
     with_stage,
 )
 from reso_llm.model import ResoLLMModel
@@ -33,16 +35,17 @@ TINY_STAGES = dict(
     kuramoto=KuramotoConfig(num_oscillators=1),  # heads of width 2 have no room for more
     prsc=PRSCConfig(max_order=3, max_slots=16),
     temporal_smf=TemporalSMFConfig(num_heads=2, num_channels=2),
+    echo=EchoConfig(max_order=3),  # so that the longest context comes again in a few tokens
 )
 FULL = tuple(s for s in STAGES if getattr(ResoLLMConfig(), s).enabled)
 """The stages a new configuration has."""
 
 
 def make_tiny_config(stages=(), **changes) -> ResoLLMConfig:
-    """The plain control with some stages on."""
-    config = ResoLLMConfig(**(TINY | TINY_STAGES | changes))
-    for stage in STAGES:
-        config = with_stage(config, stage, stage in stages)
+    """The plain control with some stages on, and those that they need."""
+    config = control_of(ResoLLMConfig(**(TINY | TINY_STAGES | changes)))
+    for stage in stages:
+        config = with_stage(config, stage, True)
     return config
 
 

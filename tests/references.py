@@ -100,6 +100,37 @@ def field_reference(stage, x, state):
     return torch.stack(outputs, dim=1), FieldState(field, previous)
 
 
+def followers_reference(texts, order):
+    """{token: weight} of what followed the last `order` tokens of the last text before.
+
+    texts are (ids, weights) with a weight for each id; no context reaches across two of them.
+    """
+    newest, found = texts[-1][0], Counter()
+    context = newest[len(newest) - order :]
+    if len(context) < order:
+        return {}
+    for ids, weights in texts:
+        for at in range(order, len(ids)):
+            if ids[at - order : at] == context:
+                found[ids[at]] += weights[at]
+    return {token: weight for token, weight in found.items() if weight}
+
+
+def echo_reference(module, x, texts, vocab_size):
+    """sum_m s_m K_m / N_m (V,), for the final x (D,) after the last of the texts."""
+    added = x.new_zeros(vocab_size)
+    for m in range(module.max_order):
+        found = followers_reference(texts, m + 1)
+        if not found:
+            continue
+        total, kinds = sum(found.values()), len(found)
+        z = module.trust[m] + x @ module.gate[m] / len(x) ** 0.5
+        z = z + module.total_scale[m] * math.log(total) + module.kinds_scale[m] * math.log(kinds)
+        shares = torch.tensor([found.get(v, 0.0) / total for v in range(vocab_size)]).to(x)
+        added = added + z.exp() * shares
+    return added
+
+
 class CountReference:
     """Modified Kneser-Ney of a text, with the targets of one fold left out of the counts.
 

@@ -38,7 +38,7 @@ FIRST_STRENGTHS = 0.2, 0.4
 conversations with a network that was trained without the echo."""
 
 MAX_LOG_STRENGTH = 8.0
-ID_BITS = 20  # of a token id in the key of a context
+ID_BITS = 22  # of a token id in the key of a context: those of the largest vocabulary
 CHUNK = 65_536  # tokens whose evidence is held as Python numbers at a time
 
 
@@ -211,11 +211,14 @@ class Echo(nn.Module):
         nn.init.zeros_(self.kinds_scale)
 
     def strengths(self, x: Tensor, total: Tensor, kinds: Tensor) -> Tensor:
-        """s (...,M) for the normalised x (...,D) and the counts N and U (...,M); 0 where U is 0."""
-        z = F.linear(x.float(), self.gate.float() * x.shape[-1] ** -0.5, self.trust.float())
-        seen = kinds > 0
-        z = torch.addcmul(z, self.total_scale, torch.where(seen, total, 1).log())
-        z = torch.addcmul(z, self.kinds_scale, torch.where(seen, kinds, 1).log())
+        """s (...,M) for the normalised x (...,D) and the counts N and U (...,M); 0 where N is 0."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        weights = self.gate, self.trust, self.total_scale, self.kinds_scale
+        gate, trust, total_scale, kinds_scale = (p.to(dtype) for p in weights)
+        z = F.linear(x.to(dtype), gate * x.shape[-1] ** -0.5, trust)
+        seen = total > 0
+        z = torch.addcmul(z, total_scale, torch.where(seen, total, 1).to(dtype).log())
+        z = torch.addcmul(z, kinds_scale, torch.where(seen, kinds, 1).to(dtype).log())
         return torch.where(seen, z.clamp_max(MAX_LOG_STRENGTH).exp(), 0)
 
     def support(self, x: Tensor, evidence: TargetEvidence) -> tuple[Tensor, Tensor]:
@@ -290,8 +293,7 @@ class EchoStep:
     """One-token form of `Echo`: reads a token, and changes the logits (V,) in place."""
 
     def __init__(self, module: Echo, state: EchoState) -> None:
-        self._given = state
-        self.buffer = state.rows[0].current()
+        self._given, self.counts = state, state.rows[0]
         self.gate = view(module.gate) * module.gate.shape[1] ** -0.5  # (M,D)
         self.trust, self.total_scale, self.kinds_scale = (
             p.tolist() for p in (module.trust, module.total_scale, module.kinds_scale)
@@ -299,7 +301,8 @@ class EchoStep:
 
     def read(self, token: int) -> list[Followers]:
         """Count the token; the followers of the contexts that the text now ends with."""
-        return self.buffer.read(token, self._given.weight)
+        self.counts = self.counts.read(token, self._given.weight)
+        return self.counts.buffer.found
 
     def add(self, found: list[Followers], x: ndarray, logits: ndarray) -> None:
         """Mix what followed into the distribution of the logits (V,), for the final x (D,)."""
@@ -322,4 +325,4 @@ class EchoStep:
     @property
     def state(self) -> EchoState:
         """The state after the tokens so far."""
-        return self._given._replace(rows=(TextCounts(self.buffer, len(self.buffer.log)),))
+        return self._given._replace(rows=(self.counts,))

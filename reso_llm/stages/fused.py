@@ -140,7 +140,8 @@ def _rows_loss(
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Weighted -ln (p + C) of a block of raw logits z (n,V), and its gradients.
 
-    These are the gradients in z, the sparse values and C = added (n,). z is overwritten.
+    These are the gradients in z, the sparse values and C = added (n,); that in C is 0 where C is,
+    for s K / N has none in s there, and 1 / p may overflow. z is overwritten.
     """
     squashed = z.div_(cap).tanh_() if cap else z
     logits = squashed * cap if cap else z.clone()
@@ -154,7 +155,7 @@ def _rows_loss(
     grad_added = None
     if added is not None:
         total = torch.logaddexp(log_p, added.log())
-        grad_added = -weights * torch.exp(-total)
+        grad_added = torch.where(added > 0, -weights * torch.exp(-total), 0)
     loss = -(total * weights).sum()
     weights = (weights * torch.exp(log_p - total)).unsqueeze(-1)  # the share of p in p + C
     grad_sparse = None if sparse is None else grad.gather(-1, sparse[0]).mul_(weights)

@@ -79,7 +79,7 @@ EDITS = {
         ),
         ('            "echo": self.echo,', '            "toy": self.toy,\n'),
         (
-            "        if coherence is not None:\n            diagnostics",
+            '        measured = {"coherence"',
             "        if self.toy is not None:\n"
             '            x, after["toy"] = self.toy(x, known.get("toy"))\n',
         ),

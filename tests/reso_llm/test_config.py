@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from reso_llm.config import (
+    NEEDS,
     STAGES,
     AgencyConfig,
     CoherenceGateConfig,
+    EchoConfig,
     EntanglementConfig,
     KuramotoConfig,
     PrimeEmbeddingConfig,
@@ -109,9 +111,34 @@ def test_the_control_has_no_stage_and_is_otherwise_the_same():
 @pytest.mark.parametrize("stage", STAGES)
 def test_with_stage_changes_one_switch(stage):
     config = small_config()
+    if stage in NEEDS.values():  # without those that need it, which would go with it
+        for needing in (name for name, needed in NEEDS.items() if needed == stage):
+            config = with_stage(config, needing, False)
     flipped = with_stage(config, stage, not getattr(config, stage).enabled)
-    assert flipped != config
+    changed = [name for name in STAGES if getattr(flipped, name) != getattr(config, name)]
+    assert changed == [stage]
     assert with_stage(flipped, stage, getattr(config, stage).enabled) == config
+
+
+@pytest.mark.parametrize(("stage", "needed"), NEEDS.items())
+def test_a_stage_brings_along_what_it_needs_and_goes_with_it(stage, needed):
+    control = control_config()
+    both = with_stage(control, stage, True)
+    assert [name for name in STAGES if getattr(both, name).enabled] == [
+        name for name in STAGES if name in (stage, needed)
+    ]
+    assert with_stage(both, needed, False) == control
+    assert getattr(with_stage(both, stage, False), needed).enabled
+    assert not getattr(with_stage(control, needed, True), stage).enabled
+
+
+@pytest.mark.parametrize(("stage", "needed"), NEEDS.items())
+def test_a_stage_without_what_it_needs_is_refused_in_one_line(stage, needed):
+    message = rf"^{stage}\.enabled=true needs {needed}\.enabled=true: .*{stage}\.enabled=false$"
+    with pytest.raises(ValueError, match=message) as caught:
+        ResoLLMConfig.from_dict({needed: {"enabled": False}})
+    assert len(str(caught.value).splitlines()) == 1
+    ResoLLMConfig.from_dict({needed: {"enabled": False}, stage: {"enabled": False}})
 
 
 @pytest.mark.parametrize(("wanted", "made"), [(7, 7), (16, 16), (17, 16)])
@@ -189,8 +216,12 @@ def test_a_wrong_value_names_its_key(key, value):
         (KuramotoConfig, "num_steps", 0),
         (KuramotoConfig, "step_size", 0.0),
         (KuramotoConfig, "retention", 1.0),
-        (CoherenceGateConfig, "threshold", 0.0),
-        (CoherenceGateConfig, "ponder_weight", -0.1),
+        (CoherenceGateConfig, "deep_share", 0.0),
+        (CoherenceGateConfig, "deep_share", 1.1),
+        (EchoConfig, "max_order", 0),
+        (EchoConfig, "max_order", 17),
+        (EchoConfig, "own_weight", -0.1),
+        (EchoConfig, "own_weight", 1.5),
         (PRSCConfig, "max_order", 9),
         (PRSCConfig, "max_slots", 0),
         (PRSCConfig, "max_entries", 0),

@@ -535,6 +535,7 @@ def test_every_token_is_scored_once_with_enough_context(context, stride):
     for window in eval_windows(tokens, starts, context, stride):
         assert 1 <= len(window.inputs) <= context
         assert np.array_equal(window.targets, window.inputs + 1)
+        assert window.start == window.inputs[0], "a token's id is its place here"
         assert len(set(owner[[*window.inputs, window.targets[-1]]])) == 1
         first_of_document = window.inputs[0] in starts and window.scored[0]
         for index in np.flatnonzero(window.scored):
@@ -547,7 +548,8 @@ def test_every_token_is_scored_once_with_enough_context(context, stride):
 def test_batched_windows_score_the_same_tokens(batch_size):
     tokens, starts, _ = random_documents(random.Random(1), 8, 4)
     scored = []
-    for inputs, targets, mask in eval_batches(tokens, starts, 8, 4, batch_size):
+    for inputs, targets, mask, places in eval_batches(tokens, starts, 8, 4, batch_size):
+        assert torch.equal(places, inputs[:, 0])
         assert inputs.shape == targets.shape == mask.shape
         assert inputs.shape[0] <= batch_size
         assert inputs.shape[1] <= 8

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from conftest import FULL
 
-from reso_llm.config import CoherenceGateConfig
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.decoding.controllers import SRB, PhaseSlip
 from reso_llm.generation.attention_received import received_attention
@@ -17,7 +16,7 @@ from reso_llm.generation.options import GenerationOptions
 from reso_llm.generation.row import TextRow, ends_of
 from reso_llm.generation.stepper import Stepper
 from reso_llm.inference import ResoLLMInference
-from reso_llm.stages import attention
+from reso_llm.stages.echo import EchoState, TextCounts
 
 PROMPTS = ("a prompt, longer than the rest", "", "short", "a prompt, longer than the rest")
 VARIANTS = {
@@ -226,18 +225,36 @@ def test_the_first_token_counts_as_prompt_once_the_prompt_is_gone(make_engine):
 
 @torch.no_grad()
 def lookahead_reference(engine, ids, candidate, horizon, goal):
-    """Greedy continuation by full passes; what may not be written is not considered."""
-    tokenizer, total = engine.tokenizer, 0.0
+    """Greedy continuation by full passes; what may not be written is not considered.
+
+    The prompt is all ids but the last, which is the model's own word.
+    """
+    tokenizer, total, num_prompt = engine.tokenizer, 0.0, len(ids) - 1
     ids, unusable = [*ids, candidate], [1, 2, 3, *range(tokenizer.vocab_size, 264)]
     for _ in range(horizon):
         if ids[-1] in (tokenizer.end_id, tokenizer.bos_id) or len(ids) > engine.config.max_seq_len:
             break
-        logits = engine.model(torch.tensor([ids]), goal=goal[None]).logits[0, -1]
+        logits = logits_after(engine.model, ids, num_prompt, goal[None])
         logits[unusable] = -math.inf
         p = logits.softmax(-1)
         total += math.log(p.max())
         ids.append(int(p.argmax()))
     return total
+
+
+def logits_after(model, ids, num_prompt, goal=None, before=()):
+    """Logits (V,) after a prompt and own words; `before` are ids that the echo read, by weight."""
+    state = model.init_state()
+    counts, own = TextCounts.empty(model.echo.max_order), model.echo.own_weight
+    for token, weight in before:
+        counts = counts.read(token, weight)
+    for part, weight in ((ids[:num_prompt], 1.0), (ids[num_prompt:], own)):
+        if part:
+            state = state.with_stage("echo", EchoState((counts,), weight))
+            output = model(torch.tensor([part]), state, goal)
+            state = output.state
+            (counts,) = state.stages["echo"].rows
+    return output.logits[0, -1]
 
 
 @pytest.mark.parametrize("max_seq_len", [10, 12, 64])
@@ -296,25 +313,24 @@ def test_what_ends_a_text(byte_tokenizer):
 
 @torch.no_grad()
 def received_reference(model, ids, num_new, goal=None):
-    """One pass for each new token, its weights by the formula, skipped layers left out."""
-    total, window = np.zeros(len(ids)), model.config.attention_window
-    plain, looks = attention._attend, []
+    """One pass for each new token, its weights by the formula, skipped layers left out.
 
-    def attend(q, k, *rest):
-        looks.append((q[0, :, -1], k[0]))  # (H,K), (H,T,K)
-        return plain(q, k, *rest)
+    Queries and keys are caught where they are asked for: all at once, or of deep tokens alone.
+    """
+    total, window = np.zeros(len(ids)), model.config.attention_window
+    looks = []
+
+    class Looks:
+        def add(self, q, k, window, times):
+            looks.extend((q[0, :, i], k[0]) for i, t in enumerate(times) if t == k.shape[2] - 1)
 
     for t in range(len(ids) - num_new, len(ids)):
         looks.clear()
-        attention._attend = attend
-        try:
-            gates = model(torch.tensor([ids[: t + 1]]), goal=goal).diagnostics["gates"]
-        finally:
-            attention._attend = plain
+        text = torch.tensor([ids[: t + 1]])
+        deep = model.trunk(text, goal=goal, received=Looks()).diagnostics["deep"]
+        assert len(looks) == (len(model.blocks) if deep[0, -1] else 1)
         first = max(0, t + 1 - window) if window else 0
-        for layer, (q, k) in enumerate(looks):
-            if layer and gates[0, -1, layer - 1] == 0:
-                continue
+        for q, k in looks:  # (H,K), (H,T,K)
             for head in range(len(q)):
                 scores = k[head, first:] @ q[head] / q.shape[-1] ** 0.5
                 total[first : t + 1] += F.softmax(scores, -1).double().numpy()
@@ -325,14 +341,7 @@ def received_reference(model, ids, num_new, goal=None):
 @pytest.mark.parametrize("goal", [None, 1])
 def test_attention_received_equals_its_slow_twin(tiny_model, window, goal):
     """By a pass at the end and by the stepper, with layers skipped now and then."""
-    gate = CoherenceGateConfig(skip_below=0.4)
-    model = tiny_model(
-        stages=FULL, num_layers=4, coherence_gate=gate, attention_window=window, max_seq_len=12
-    )
-    for block in model.blocks[1:]:
-        with torch.no_grad():
-            block.gate.halting.weight.mul_(2 if goal is not None else 4)
-            block.gate.halting.bias.fill_(-2.4)
+    model = tiny_model(stages=FULL, num_layers=4, attention_window=window, max_seq_len=12)
     ids = [0, 40, 41, 50, 45, 40, 41, 33, 50, 51, 40, 41]
     if goal:
         goal = torch.randn(1, model.config.dim, generator=torch.Generator().manual_seed(0))
@@ -344,7 +353,7 @@ def test_attention_received_equals_its_slow_twin(tiny_model, window, goal):
     stepper = Stepper(model, state, goal, attending=True)
     used = {stepper.step(token).layers_used for token in ids[4:]}
     np.testing.assert_allclose(stepper.received, expected, atol=1e-4)
-    assert len(used) > 1  # else nothing was skipped, or everything
+    assert used == {1, 4}  # else nothing was skipped, or everything
 
 
 @pytest.mark.parametrize("window", [0, 4])

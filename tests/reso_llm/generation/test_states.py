@@ -6,6 +6,7 @@ from conftest import FULL
 
 from reso_llm.decoding.cache_noise import CacheNoise, noisy_cache
 from reso_llm.generation.states import heated, padded, repeated, stacked
+from reso_llm.stages.echo import TextCounts
 
 IDS = [0, 40, 41, 50, 45, 40, 41, 33]
 VARIANTS = {
@@ -36,9 +37,13 @@ def draws(seed=0):
 
 
 def tensors(value):
-    """All tensors of a state; of a cache, what is written for it."""
+    """All tensors of a state; of a shared buffer, what is valid for this value."""
+    if isinstance(value, TextCounts):
+        return [torch.tensor(value.buffer.log[: value.length])]
     if hasattr(value, "buffer"):
         return [value.keys, value.values]
+    if isinstance(value, dict):
+        value = tuple(value.values())
     if isinstance(value, tuple):
         return [leaf for part in value for leaf in tensors(part)]
     return [value] if isinstance(value, torch.Tensor) else []

@@ -7,12 +7,12 @@ import pytest
 import torch
 from conftest import FULL
 
-from reso_llm.config import CoherenceGateConfig, PRSCConfig, small_config
+from reso_llm.config import CoherenceGateConfig, EchoConfig, PRSCConfig, small_config
 from reso_llm.generation import threads
 from reso_llm.generation.states import padded
 from reso_llm.generation.stepper import Stepper
 from reso_llm.model import ResoLLMModel
-from reso_llm.stages.echo import echo_state
+from reso_llm.stages.echo import EchoState, TextCounts
 
 PREFILL, STEPS = 5, 20
 ROOM = 1 + PREFILL + 2 * STEPS
@@ -26,6 +26,10 @@ VARIANTS = {
     "no soft cap": dict(stages=FULL, logit_soft_cap=0.0),
     "wide heads": dict(stages=FULL, dim=48, num_heads=3),
     "one head": dict(num_heads=1),
+    "long contexts of the echo": dict(stages=FULL, echo=EchoConfig(max_order=9)),
+    "many layers, few tokens deep": dict(
+        stages=FULL, num_layers=4, coherence_gate=CoherenceGateConfig(deep_share=0.1)
+    ),
     **{stage: dict(stages=stage.split(",")) for stage in STAGES},
 }
 
@@ -56,9 +60,8 @@ def compare(model, stepper, state, ids, goal=None, tolerance=1e-4):
             assert math.isnan(got.coherence)
         else:
             assert got.coherence == pytest.approx(coherence.item(), abs=tolerance)
-        gates = expected.diagnostics.get("gates")
-        skipped = 0 if gates is None else int((gates == 0).sum())
-        assert got.layers_used == len(model.blocks) - skipped
+        deep = expected.diagnostics.get("deep")
+        assert got.layers_used == (len(model.blocks) if deep is None or deep.item() else 1)
     return state
 
 
@@ -68,14 +71,15 @@ def close(array, tensor, tolerance=1e-4):
     np.testing.assert_allclose(array, tensor.numpy(), rtol=tolerance, atol=tolerance)
 
 
-def with_echo(state, echo):
-    """The state with other stored texts, or with none."""
-    stages = {name: kept for name, kept in state.stages.items() if name != "echo"}
-    return state._replace(stages=stages if echo is None else stages | {"echo": echo})
+def reading(state, texts, max_order):
+    """The state whose echo has read stored texts before."""
+    return state.with_stage("echo", EchoState((TextCounts.of_texts(texts, max_order),)))
 
 
 def leaves(value):
-    """All tensors and numbers of a state; of a cache, what has been written for it."""
+    """All tensors and numbers of a state; of a shared buffer, what is valid for this value."""
+    if isinstance(value, TextCounts):
+        return [torch.tensor(value.buffer.log[: value.length])]
     if hasattr(value, "buffer"):
         return [value.keys, value.values]
     if isinstance(value, dict):
@@ -107,31 +111,24 @@ def test_steps_equal_the_model(tiny_model, name):
 
 
 def test_the_small_model():
-    """The real shape; its parameters moved off their start, and layers skipped now and then."""
+    """The real shape; its parameters moved off their start, a quarter of the text deep."""
     torch.manual_seed(0)
     model = ResoLLMModel(small_config()).eval()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.05 * torch.randn_like(p))
-        for block in model.blocks[1:]:
-            block.gate.halting.bias.fill_(-1.0)
     model.fit_bindings(np.random.default_rng(0).integers(64, size=2000))
     ids = np.random.default_rng(1).integers(64, size=PREFILL + STEPS).tolist()
     state = prefilled(model, ids[:PREFILL])
     compare(model, Stepper(model, state), state, ids[PREFILL:])
 
 
-def test_gates_skip_all_or_some_layers(tiny_model):
-    gate = CoherenceGateConfig(skip_below=0.4)
-    model = tiny_model(stages=FULL, num_layers=4, max_seq_len=ROOM, coherence_gate=gate)
-    for block in model.blocks[1:]:
-        torch.nn.init.constant_(block.gate.halting.bias, -1.6)
+def test_all_layers_or_the_first_alone(tiny_model):
+    model = tiny_model(stages=FULL, num_layers=4, max_seq_len=ROOM)
     ids = ids_of(model, PREFILL + STEPS)
     state = prefilled(model, ids[:PREFILL])
     stepper = Stepper(model, state)
-    used = {stepper.step(token).layers_used for token in ids[PREFILL:]}
-    assert used & {1, 2, 3}
-    assert len(used) > 1
+    assert {stepper.step(token).layers_used for token in ids[PREFILL:]} == {1, 4}
     assert_equal_states(compare(model, Stepper(model, state), state, ids[PREFILL:]), stepper.state)
 
 
@@ -196,17 +193,22 @@ def test_goals(tiny_model):
 
 
 def test_stored_texts_echo(tiny_model):
+    """Beside the text being read, and with a weight for the words that come next."""
     long = PRSCConfig(max_order=6)  # reads more of the past than the echo does
     model = tiny_model(stages=("echo", "prsc"), max_seq_len=ROOM, prsc=long)
+    order = model.echo.max_order
     ids = ids_of(model, PREFILL + STEPS)
     texts = [([*ids[3:12], 60, *ids[9:20], 7], 1.0), ([9, *ids[8:14]], 0.3)]
-    echo = echo_state(texts, model.embedding.table.weight)
-    state = prefilled(model, ids[:PREFILL], state=with_echo(model.init_state(), echo))
-    after = compare(model, Stepper(model, state), state, ids[PREFILL:])
-    assert after.stages["echo"] is echo
-    silent = Stepper(model, with_echo(state, None)).step(ids[PREFILL])
-    short = echo_state([([ids[PREFILL], 60], 1.0)], model.embedding.table.weight)
-    heard = Stepper(model, with_echo(state, short)).step(ids[PREFILL])
+    state = prefilled(model, ids[:PREFILL], state=reading(model.init_state(), texts, order))
+    lighter = state.with_stage("echo", state.stages["echo"]._replace(weight=0.5))
+    for given in (state, lighter):
+        after = compare(model, Stepper(model, given), given, ids[PREFILL:])
+        assert after.stages["echo"].weight == given.stages["echo"].weight
+    plain = prefilled(model, ids[:PREFILL])
+    silent = Stepper(model, plain).step(ids[PREFILL])
+    heard = [([ids[PREFILL], 60], 1.0)]
+    heard = prefilled(model, ids[:PREFILL], state=reading(model.init_state(), heard, order))
+    heard = Stepper(model, heard).step(ids[PREFILL])
     assert abs(heard.logits - silent.logits).max() > 1e-2
     assert np.array_equal(heard.hidden, silent.hidden)
 
@@ -257,7 +259,7 @@ def test_steps_own_their_arrays(tiny_model):
 def test_damaged_weights_show_without_a_warning(tiny_model):
     model = tiny_model(stages=FULL)
     state = prefilled(model, [3, 4])
-    for parameter in (model.blocks[1].gate.halting.bias, model.blocks[0].residual_scale):
+    for parameter in (model.field.gate_bias, model.blocks[0].residual_scale):
         for damage in (torch.inf, torch.nan):
             torch.nn.init.constant_(parameter, damage)
             with torch.inference_mode():
@@ -272,7 +274,7 @@ def test_large_scores_do_not_overflow(tiny_model):
     with torch.no_grad():
         model.blocks[0].attention.temperature.mul_(100)
         model.field.gate_bias.mul_(-300)
-        model.blocks[1].gate.halting.bias.fill_(-2000)
+        model.echo.trust.fill_(500)
     state = prefilled(model, [3, 4])
     compare(model, Stepper(model, state), state, [5, 6, 3, 4], tolerance=1e-3)
 

@@ -1,7 +1,4 @@
-"""The session: the README's snippets, a reader for every option, memory that changes what is said.
-
-The echo has a slow twin here, which counts matches one token at a time.
-"""
+"""The session: the README's snippets, a reader for every option, memory that changes the words."""
 
 import copy
 import dataclasses
@@ -14,6 +11,7 @@ import torch
 
 from reso_llm.config import (
     AgencyConfig,
+    CoherenceGateConfig,
     EchoConfig,
     EntanglementConfig,
     KuramotoConfig,
@@ -29,7 +27,7 @@ from reso_llm.model import ResoLLMModel
 from reso_llm.session.agency import GoalCalibration
 from reso_llm.session.entanglement import EntanglementNetwork
 from reso_llm.session.session import Session
-from reso_llm.stages.echo import MAX_CONTEXT, STRENGTHS, Echo, echo_state
+from reso_llm.stages.echo import FIRST_STRENGTHS
 from reso_llm.tokenizer import create_default_tokenizer
 
 FACT = "Mara Quill keeps the blue ledger in Torvik."
@@ -143,14 +141,25 @@ COMPONENTS = {
 }  # fmt: skip
 
 
+NEEDED_BY = [(CoherenceGateConfig, "prsc"), (EchoConfig, "temporal_smf")]
+"""The gate does not work without counts; with an echo there is a memory without a field."""
+
+
 @pytest.mark.parametrize("key", COMPONENTS)
 def test_a_disabled_component_says_which_key_enables_it(make_model, key):
     off = dataclasses.replace(getattr(ResoLLMConfig(), key), enabled=False)
-    model = make_model(**{key: off}, echo=EchoConfig(enabled=key != "temporal_smf"))
+    gate, echo = (kind(enabled=key != other) for kind, other in NEEDED_BY)
+    model = make_model(**{key: off}, coherence_gate=gate, echo=echo)
     for method, arguments in COMPONENTS[key]:
         with pytest.raises(ValueError, match=rf"^{method} needs {key}.enabled=true"):
             getattr(model, method)(*arguments)
-    assert "echo" not in model.recollected_state().stages
+    assert key == "temporal_smf" or not read_before(model)
+
+
+def read_before(model):
+    """(id, weight) of all that the echo of a new text has read."""
+    (counts,) = model.recollected_state().stages["echo"].rows
+    return counts.buffer.log[: counts.length]
 
 
 def test_entanglement(make_model):
@@ -241,8 +250,8 @@ def test_memory_decay_rate(make_model):
     torch.testing.assert_close(
         model.recollected_state().stages["temporal_smf"].field[0], kept * moment.field
     )
-    weights = model.recollected_state().stages["echo"].weights
-    torch.testing.assert_close(weights, torch.full_like(weights, kept))
+    assert [token for token, _ in read_before(model)] == [*model.tokenizer.encode(FACT), -1]
+    assert [weight for _, weight in read_before(model)] == pytest.approx([kept] * 44)
     assert model.recall("Mara")[0].weight == pytest.approx(kept)
 
 
@@ -260,7 +269,7 @@ def test_memory_episodic_tagging(make_model):
     model.update_memory(FACT)
     state = model.recollected_state()
     assert state.stages["temporal_smf"].field.any()
-    assert "echo" not in state.stages
+    assert not read_before(model)
     with pytest.raises(ValueError, match="episodic_tagging"):
         model.recall("Mara")
 
@@ -323,20 +332,24 @@ def test_update_memory_changes_the_logits(make_model, path):
 
 
 @torch.no_grad()
-def test_a_text_of_weight_1_weighs_as_much_as_the_model(make_model):
-    """p' = (p + 1) / 2 after a context of M tokens that only it has."""
-    model = make_model()
-    model.update_memory("abcdefgh")
-    echo = model.recollected_state().stages["echo"]
+def test_a_stored_text_is_believed_as_much_as_it_is_important(make_model):
+    """What follows a context that only it has gains by importance times its strength."""
+    model, gains = make_model(echo=EchoConfig(max_order=1)), []
+    model.echo.reset_parameters()
     ids = torch.tensor([model.tokenizer.encode("cdefg")])
-    p, told = (
-        model(ids, model.init_state()._replace(stages=stages)).logits[0, -1].softmax(-1)
-        for stages in ({}, {"echo": echo})
-    )
     (token,) = model.tokenizer.encode("h")
-    expected = p / 2
-    expected[token] += 0.5
-    close(told, expected)
+    p = model(ids).logits[0, -1].softmax(-1)
+    for importance in (1.0, 3.0):
+        model.session = Session(model.config)
+        model.update_memory("abcdefgh", importance=importance)
+        echo = model.recollected_state().stages["echo"]
+        told = model(ids, model.init_state().with_stage("echo", echo)).logits[0, -1].softmax(-1)
+        s = FIRST_STRENGTHS[0] * importance
+        expected = p / (1 + s)
+        expected[token] += s / (1 + s)
+        close(told, expected)
+        gains.append(told[token])
+    assert gains[1] > gains[0]
 
 
 @torch.no_grad()
@@ -418,14 +431,15 @@ def test_forward_leaves_the_session_alone(make_model):
     model.create_goal("Be brief")
     model.bind_concept("a", 1)
     before, state = pickle.dumps(model.session), model.recollected_state()
-    kept = [t.clone() for t in state.stages["echo"]]
+    kept = read_before(model)
     ids = torch.tensor([model.tokenizer.encode("Mara keeps")])
     with torch.no_grad():
         first = model(ids, state)
         model(ids, first.state)
         again = model(ids, state)
     assert torch.equal(first.logits, again.logits)
-    assert all(map(torch.equal, kept, state.stages["echo"]))
+    (counts,) = state.stages["echo"].rows
+    assert counts.buffer.log[: counts.length] == kept
     model.loss(ids[:, :-1], ids[:, 1:]).backward()
     assert pickle.dumps(model.session) == before
 
@@ -472,74 +486,3 @@ def test_what_cannot_be_stored_changes_nothing(make_model):
     model.update_memory(FACT, time=5.0)
     with pytest.raises(ValueError, match="not before the latest"):
         model.update_memory(FACT, time=4.0)
-
-
-# --- the echo against its slow twin ---------------------------------------------------------------
-
-
-def echoed_reference(logits, texts, history):
-    """One row, token and stored token at a time, as the docstring says it."""
-    start = history.shape[1] - logits.shape[1]
-    rows = []
-    for b, row in enumerate(history.tolist()):
-        for t in range(logits.shape[1]):
-            read = row[: start + t + 1]
-            p = logits[b, t].softmax(-1)
-            matches = []  # (length, weight, id)
-            for ids, weight in texts:
-                for j in range(1, len(ids)):
-                    m = 0
-                    while m < min(j, len(read), MAX_CONTEXT) and read[-1 - m] == ids[j - 1 - m]:
-                        m += 1
-                    matches += [(m, weight, ids[j])] if m else []
-            c = torch.zeros_like(p)
-            for m, weight, token in matches:
-                rivals = sum(w for length, w, _ in matches if length == m)
-                c[token] += STRENGTHS[m - 1] * weight * weight / rivals
-            rows.append((p + c) / (1 + c.sum()))
-    return torch.stack(rows).view(logits.shape)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_echo_is_its_definition(seed):
-    """In value and gradient, among few enough tokens that all lengths of matches occur."""
-    rng = random.Random(seed)
-    texts = [([rng.randrange(4) for _ in range(n)], rng.random()) for n in (1, 2, 5, 12)]
-    history = torch.tensor([[rng.randrange(4) for _ in range(9)] for _ in range(2)])
-    history[0, :3] = -1
-    logits = draw(2, 9 - MAX_CONTEXT + 1, 6, seed=seed).requires_grad_()
-    ours = Echo()(logits, echo_state(texts, logits), history).softmax(-1)
-    theirs = echoed_reference(logits, texts, history)
-    torch.testing.assert_close(ours, theirs)
-    weights = draw(*ours.shape, seed=9)
-    grads = [torch.autograd.grad((y * weights).sum(), logits)[0] for y in (ours, theirs)]
-    torch.testing.assert_close(*grads)
-
-
-def test_a_full_memory_is_no_louder_than_one_text():
-    """A thousand texts that follow one token differently share its strength."""
-    logits, history = torch.zeros(1, 1, 2000), torch.tensor([[-1, -1, -1, 0]])
-    echo = echo_state([([0, 1 + i], 1.0) for i in range(1000)], logits)
-    p = Echo()(logits, echo, history).softmax(-1)[0, 0]
-    assert p[1001].item() == pytest.approx(1 / 2000 / (1 + STRENGTHS[0]), rel=1e-4)
-    expected = (1 / 2000 + STRENGTHS[0] / 1000) / (1 + STRENGTHS[0])
-    assert p[1].item() == pytest.approx(expected, rel=1e-4)
-
-
-def test_a_text_of_weight_0_says_nothing():
-    logits, history = draw(1, 1, 6), torch.tensor([[-1, -1, -1, 1]])
-    assert torch.equal(Echo()(logits, echo_state([([1, 2], 0.0)], logits), history), logits)
-
-
-def test_what_no_text_says_keeps_its_logit():
-    logits = draw(1, 1, 6)
-    history = torch.tensor([[-1, -1, 1, 2]])
-    echo = echo_state([([1, 2, 3], 1.0), ([4, 5], 1.0)], logits)
-    moved = (Echo()(logits, echo, history) != logits)[0, 0]
-    assert moved.tolist() == [False, False, False, True, False, False]
-    nothing = torch.tensor([[-1, -1, -1, 0]])
-    assert torch.equal(Echo()(logits, echo, nothing), logits)
-
-
-def test_texts_without_a_context_are_in_no_state():
-    assert echo_state([([3], 1.0), ([], 1.0)], draw(1)) is None

@@ -1,12 +1,20 @@
 """Hand-written gradients against plain torch, in value and in gradient."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck
 
 from reso_llm.stages import fused
-from reso_llm.stages.fused import linear_cross_entropy, relu_squared, rms_norm, soft_cap
+from reso_llm.stages.fused import (
+    linear_cross_entropy,
+    linear_nats,
+    relu_squared,
+    rms_norm,
+    soft_cap,
+)
 
 
 def draw(*shape, seed=0, dtype=torch.float64, scale=1.0):
@@ -257,3 +265,112 @@ def test_sparse_values_of_zero_are_none():
     sparse = ids, torch.zeros(9, 6, dtype=x.dtype)
     plain = linear_cross_entropy(x, weight, targets, None, 2.0)
     torch.testing.assert_close(linear_cross_entropy(x, weight, targets, None, 2.0, sparse), plain)
+
+
+# --- support beside the network ------------------------------------------------------------------
+
+
+def with_support_reference(x, weight, values, added, norm, ids, targets, mask, cap):
+    """-ln (p + C) / (1 + S) from the full logits, p of the head with its sparse values."""
+    logits = x @ weight.T
+    logits = cap * (logits / cap).tanh() if cap else logits
+    p = logits.scatter_add(-1, ids, values).softmax(-1)
+    p = p.gather(-1, targets[:, None]).squeeze(-1)
+    losses = -((p + added) / (1 + norm)).log()
+    return losses.mean() if mask is None else losses[mask].mean()
+
+
+def draw_support(num_rows):
+    """C and S (N,), C at most S, both 0 in every fourth row, and C alone in every fourth."""
+    norm = draw(num_rows, seed=5).exp()
+    added = norm * torch.rand(num_rows, generator=torch.Generator().manual_seed(6)).double()
+    row = torch.arange(num_rows) % 4
+    return torch.where((row == 1) | (row == 3), 0.0, added), torch.where(row == 3, 0.0, norm)
+
+
+@pytest.mark.parametrize("cap", [0.0, 2.0])
+@pytest.mark.parametrize("num_rows", [5, ROWS + 3])
+@pytest.mark.parametrize("masked", [False, True])
+def test_support_twin(cap, num_rows, masked):
+    """In value and in the gradient of x, weight, sparse values, C and S."""
+    ids, targets = draw_sparse(num_rows)
+    mask = torch.arange(num_rows) % 3 > 0 if masked else None
+
+    def ours(x, weight, values, added, norm):
+        sparse, support = (ids, values), (added, norm)
+        return linear_cross_entropy(x, weight, targets, mask, cap, sparse, support)
+
+    def theirs(x, weight, values, added, norm):
+        return with_support_reference(x, weight, values, added, norm, ids, targets, mask, cap)
+
+    inputs = draw(num_rows, 4), draw(11, 4, seed=1), draw(num_rows, 6, seed=2)
+    inputs = *inputs, *draw_support(num_rows)
+    found, expected = value_and_gradients(ours, *inputs), value_and_gradients(theirs, *inputs)
+    expected[4] = torch.where(inputs[3] > 0, expected[4], 0)
+    assert_same(found, expected)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(*inputs), theirs(*inputs))
+        nats = linear_nats(*inputs[:2], targets, cap, (ids, inputs[2]), inputs[3:])
+    chosen = nats if mask is None else nats[mask]
+    torch.testing.assert_close(chosen.mean(), theirs(*inputs))
+
+
+def test_gradients_with_sparse_values_and_support_by_finite_differences():
+    """In ten directions of all inputs at once; gradcheck would go through the graph twice."""
+    ids, targets = draw_sparse(5)
+    mask = torch.arange(5) != 2
+    added, norm = draw_support(5)
+    inputs = draw(5, 4), draw(11, 4, seed=1), draw(5, 6, seed=2), added + 0.1, norm + 0.2
+
+    def loss(x, weight, values, added, norm):
+        sparse, support = (ids, values), (added, norm)
+        return linear_cross_entropy(x, weight, targets, mask, 2.0, sparse, support)
+
+    free = [tensor.clone().requires_grad_() for tensor in inputs]
+    grads = torch.autograd.grad(loss(*free), free)
+    for seed in range(10):
+        way = [draw(*tensor.shape, seed=20 + seed + i) for i, tensor in enumerate(inputs)]
+        ahead, behind = (
+            loss(*(tensor + h * v for tensor, v in zip(inputs, way, strict=True)))
+            for h in (1e-6, -1e-6)
+        )
+        slope = sum((grad * v).sum() for grad, v in zip(grads, way, strict=True))
+        assert ((ahead - behind) / 2e-6).item() == pytest.approx(slope.item(), rel=1e-6, abs=1e-8)
+
+
+def test_the_plain_path_has_the_same_gradients():
+    """The one that a GPU takes, by torch's own rules; finite where nothing was read."""
+    ids, targets = draw_sparse(9)
+    inputs = draw(9, 4), draw(11, 4, seed=1), draw(9, 6, seed=2), *draw_support(9)
+
+    def blocks(x, weight, values, added, norm):
+        sparse, support = (ids, values), (added, norm)
+        return linear_cross_entropy(x, weight, targets, None, 2.0, sparse, support)
+
+    def plain(x, weight, values, added, norm):
+        return linear_nats(x, weight, targets, 2.0, (ids, values), (added, norm)).mean()
+
+    ours, theirs = value_and_gradients(blocks, *inputs), value_and_gradients(plain, *inputs)
+    assert_same(ours, theirs)
+    assert all(torch.isfinite(value).all() for value in theirs)
+
+
+def test_support_stays_finite_where_p_is_nothing():
+    """p = e^-1000: no support, some, and a share that is 0 times whatever its gradient is."""
+    x, weight = torch.tensor([[1e3]] * 2), torch.tensor([[1.0], [0.0]]).requires_grad_()
+    strength = torch.ones(2, requires_grad=True)
+    support = strength * torch.tensor([0.0, 0.5]), strength
+    loss = linear_cross_entropy(x, weight, torch.tensor([1, 1]), support=support)
+    assert loss.item() == pytest.approx((1000 - math.log(0.5)) / 2 + math.log(2))
+    loss.backward()
+    assert torch.isfinite(weight.grad).all()
+    assert strength.grad.tolist() == pytest.approx([0.25, 0.25 - 0.5])
+
+
+def test_support_of_nothing_changes_nothing():
+    targets, nothing = torch.arange(9) % 11, (torch.zeros(9).double(), torch.zeros(9).double())
+    for x in (draw(9, 4), draw(9, 4).requires_grad_()):
+        weight = draw(11, 4, seed=1)
+        plain = linear_cross_entropy(x, weight, targets, None, 2.0)
+        told = linear_cross_entropy(x, weight, targets, None, 2.0, None, nothing)
+        torch.testing.assert_close(told, plain)

@@ -1,5 +1,7 @@
 """The binding memory against dictionaries and big integers: keys, counts, evidence, folds, gate."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -196,6 +198,96 @@ def test_the_key_of_a_fold_is_of_its_row():
         alone = memory(ids[:1], no_tail(1, memory), torch.tensor([fold]))
         assert all(torch.equal(a[row], b[0]) for a, b in zip(both, alone, strict=True))
     assert not torch.equal(both.values[0], both.values[1])
+
+
+# --- doubt ----------------------------------------------------------------------------------------
+
+
+def entropy(p):
+    return -sum(x * math.log(x) for x in p if x)
+
+
+def doubt_of(memory, ids, fold=None):
+    """Doubt after the last of ids, in nats, as the memory says it."""
+    fold = None if fold is None else torch.tensor([fold])
+    return memory(torch.tensor([ids]), no_tail(1, memory), fold).doubt[0, -1].item()
+
+
+@pytest.mark.parametrize("left_out", [None, *range(FOLDS)])
+@pytest.mark.parametrize("max_slots", [64, 8])  # 8: tokens beyond the most frequent are left out
+def test_doubt_is_the_entropy_of_the_interpolated_distribution(max_slots, left_out):
+    tokens = make_text(400)
+    memory = make_memory(tokens, max_slots=max_slots)
+    left = NO_FOLD if left_out is None else left_out
+    reference = CountReference(tokens, ORDERS, memory.slots, V, left_out=left)
+    found = []
+    for context in contexts_of(tokens):
+        p, _ = reference.after(context)
+        assert sum(p) == pytest.approx(1)
+        assert doubt_of(memory, context, left_out) == pytest.approx(entropy(p), rel=1e-5)
+        found.append(entropy(p))
+    assert max(found) - min(found) > 0.5
+
+
+def test_the_doubt_of_an_unlisted_context_is_that_of_the_longest_listed_one():
+    """And that of none the unigram's."""
+    tokens = np.minimum(make_text(400), 20)  # 21 and 22 never come
+    memory = make_memory(tokens)
+    reference = CountReference(tokens, ORDERS, memory.slots, V)
+    known = tuple(int(t) for t in tokens[10:12])
+    assert doubt_of(memory, (22, *known)) == pytest.approx(entropy(reference.after(known)[0]))
+    assert doubt_of(memory, (22, *known)) == doubt_of(memory, known)
+    last = known[-1:]
+    assert doubt_of(memory, (21, *last)) == pytest.approx(entropy(reference.after(last)[0]))
+    for unknown in ((22,), (*known, 21)):
+        assert doubt_of(memory, unknown) == pytest.approx(entropy(reference.unigram))
+
+
+def test_a_memory_that_read_nothing_has_one_doubt():
+    memory = make_memory()
+    assert len(set(memory(draw_ids(2, 5), no_tail(2, memory)).doubt.flatten().tolist())) == 1
+
+
+def test_contexts_that_were_pruned_leave_their_doubt_to_a_shorter_one():
+    tokens, moved = np.minimum(make_text(600), 21), 0
+    full, small = make_memory(tokens), make_memory(tokens, max_entries=100)
+    for context in contexts_of(tokens):
+        length = int((evidence_of(small, context)[1] > 0).sum())
+        shorter = context[len(context) - length :] if length else (22,)
+        assert doubt_of(small, context) == doubt_of(full, shorter)
+        moved += doubt_of(small, context) != doubt_of(full, context)
+    assert moved > 10
+
+
+@pytest.mark.parametrize("max_slots", [64, 8])
+def test_the_one_token_form_has_the_same_doubts(max_slots):
+    tokens = make_text(400)
+    memory = make_memory(tokens, dtype=torch.float32, max_slots=max_slots)
+    step = memory.stepper(None)
+    assert step.doubt == pytest.approx(memory.doubts[-1].item()), "before the first look"
+    ids = [*tokens[:40].tolist(), 22, 22, *tokens[40:80].tolist()]
+    history, expected = [-1] * ORDERS, memory(torch.tensor([ids]), no_tail(1, memory)).doubt[0]
+    for t, token in enumerate(ids):
+        history.append(token)
+        step.look_up(history)
+        assert step.doubt == expected[t].item()
+    assert len(set(expected.tolist())) > 20
+
+
+@pytest.mark.parametrize("size", [50, 300, 4000])
+def test_doubts_within_the_text_are_those_of_windows_without_their_own_fold(monkeypatch, size):
+    """Of a long text some spans, of a short one all of it."""
+    monkeypatch.setattr(prsc, "SAMPLES", 4)
+    tokens = make_text(size)
+    memory = make_memory(tokens)
+    length = min(size, prsc.SAMPLE_LENGTH)
+    starts = sorted({int(start) for start in np.linspace(0, size - length, 4)})
+    expected = []
+    for start in starts:
+        ids = torch.from_numpy(tokens[None, start : start + length])
+        fold = memory.fold_of(torch.tensor([start]))
+        expected += memory(ids, no_tail(1, memory), fold).doubt[0].tolist()
+    assert memory.doubts_within(tokens).tolist() == pytest.approx(expected)
 
 
 # --- on the path ----------------------------------------------------------------------------------

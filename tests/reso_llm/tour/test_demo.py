@@ -63,8 +63,7 @@ def test_read_is_token_by_token_what_the_model_says(engine):
         assert seen.entropy_nats[t - 1] == pytest.approx(float(-(p * p.log()).sum()), abs=1e-4)
         output = model(torch.tensor([IDS[:t]]))
         assert seen.coherence[t - 1] == pytest.approx(output.diagnostics["coherence"][0, -1].item())
-        layers = 1 + int((output.diagnostics["gates"][0, -1] > 0).sum())
-        assert seen.layers_used[t - 1] == layers
+        assert seen.layers_used[t - 1] == (2 if output.diagnostics["deep"][0, -1] else 1)
     assert len(seen.hidden) == len(seen.coherence) == len(IDS) - 1
     assert len(seen.layers_used) == len(IDS)
 
@@ -105,25 +104,29 @@ def test_without_the_field_x_passes_it_unchanged(engine, monkeypatch):
     assert not torch.allclose(found, before)
 
 
-def test_without_the_gates_cut_what_little_is_left_still_runs(engine):
-    for block in engine.model.blocks[1:]:
-        block.gate.halting.weight.data.zero_()
-        block.gate.coherence_scale.data.zero_()
-        threshold = block.gate.threshold
-        h = 0.9 * threshold  # leaves 0.1, below the cut
-        block.gate.halting.bias.data.fill_(math.log(h / (1 - h)))
+def test_without_the_gate_every_token_goes_deep(engine):
+    engine.model.gate.threshold.fill_(torch.inf)
     assert set(read(engine.model, IDS).layers_used) == {1}
     assert set(read(without(engine.model, "coherence_gate"), IDS).layers_used) == {2}
 
 
-@pytest.mark.parametrize("stage", ["prsc", "kuramoto", "temporal_smf", "coherence_gate"])
+def test_without_the_echo_what_was_read_is_not_said_again(engine):
+    ids = [*IDS, *IDS]
+    told = read(without(engine.model, "echo"), ids).surprise_nats
+    engine.model.echo = None
+    plain = read(engine.model, ids).surprise_nats
+    assert told == pytest.approx(plain, abs=1e-5)
+
+
+@pytest.mark.parametrize("stage", ["prsc", "kuramoto", "temporal_smf", "coherence_gate", "echo"])
 def test_the_model_itself_is_left_alone(engine, stage):
+    engine.model.gate.threshold.fill_(torch.inf)
     before = {name: t.clone() for name, t in engine.model.state_dict().items()}
-    cuts = [block.gate.skip_below for block in engine.model.blocks[1:]]
-    without(engine.model, stage)
+    ids = [*IDS, *IDS]
+    found = logits_of(without(engine.model, stage), ids)
     for name, t in engine.model.state_dict().items():
         assert torch.equal(t, before[name])
-    assert [block.gate.skip_below for block in engine.model.blocks[1:]] == cuts
+    assert not torch.allclose(found, logits_of(engine.model, ids))
 
 
 def test_an_unknown_stage(engine):

@@ -9,15 +9,26 @@ import torch
 from conftest import FULL
 
 from reso_llm.data.token_cache import Split
-from reso_llm.training.evaluation import LanguageModelScore, head_of, nats_by_position, score_split
+from reso_llm.model import ResoLLMModel
+from reso_llm.stages.echo import EchoState, TextCounts
+from reso_llm.training.evaluation import (
+    LanguageModelScore,
+    head_of,
+    nats_by_position,
+    score_split,
+    scored_nats,
+)
 
 VOCABULARY = 61
 
 
-def make_split(lengths, seed=0, num_bytes=1000):
-    """Documents of these many tokens each, the first of each being <|bos|> = 0."""
+def make_split(lengths, seed=0, num_bytes=1000, low=5):
+    """Documents of these many tokens each, the first of each being <|bos|> = 0.
+
+    The others are ids from `low` on: the fewer, the more contexts come again.
+    """
     generator = np.random.default_rng(seed)
-    documents = [[0, *generator.integers(5, VOCABULARY, n - 1)] for n in lengths]
+    documents = [[0, *generator.integers(low, VOCABULARY, n - 1)] for n in lengths]
     tokens = np.array([token for document in documents for token in document], dtype=np.uint16)
     starts = np.cumsum([0, *lengths[:-1]])
     return Split(
@@ -42,19 +53,35 @@ def nats_reference(model, split):
 
 
 @torch.no_grad()
-def strided_nats_reference(model, split, context, stride):
-    """Windows by their definition: after the first, each scores `stride` new tokens at its end."""
+def strided_nats_reference(model, split, context, stride, stateful):
+    """Windows by their definition: after the first, each scores `stride` new tokens at its end.
+
+    In the stateful protocol a window begins with a state whose tail and echo have read the
+    document before it.
+    """
     total = 0.0
     for document in documents_of(split):
         scored = 0
         while scored < len(document) - 1:
             end = min(len(document) - 1, scored + (stride if scored else context))
             begin = max(0, end - context)
-            log_p = model(torch.tensor(document[None, begin:end])).logits[0].log_softmax(-1)
+            before = document[:begin].tolist() if stateful else []
+            logits = model(torch.tensor(document[None, begin:end]), after(model, before)).logits
+            log_p = logits[0].log_softmax(-1)
             for t in range(scored + 1, end + 1):
                 total -= log_p[t - 1 - begin, document[t]].item()
             scored = end
     return total
+
+
+def after(model, ids):
+    """An empty state but for the newest ids and the echo, which have read these."""
+    size = model.tail_length
+    tail = torch.tensor([[*[-1] * size, *ids][-size:]])
+    counts = TextCounts.empty(model.echo.max_order)
+    for token in ids:
+        counts = counts.read(token)
+    return model.init_state()._replace(tail=tail).with_stage("echo", EchoState((counts,)))
 
 
 # --- score_split --------------------------------------------------------------------------------
@@ -72,12 +99,46 @@ def test_documents_within_the_context_are_scored_with_all_they_have(tiny_model, 
     assert (score.bytes, score.documents) == (1000, len(lengths))
 
 
+@pytest.mark.parametrize("stateful", [True, False])
 @pytest.mark.parametrize("stride", [1, 5, 6, 12])
-def test_longer_documents_are_scored_in_strided_windows(tiny_model, stride):
-    model, split = tiny_model(stages=FULL), make_split([40, 2, 13, 14, 25])
-    score = score_split(model, split, stride=stride)
+def test_longer_documents_are_scored_in_strided_windows(tiny_model, stride, stateful):
+    model, split = tiny_model(stages=FULL), make_split([40, 2, 13, 14, 25], low=45)
+    score = score_split(model, split, stride=stride, stateful=stateful)
     assert score.tokens == len(split.tokens) - 5, "every token once"
-    assert score.nats == pytest.approx(strided_nats_reference(model, split, 12, stride), rel=1e-5)
+    expected = strided_nats_reference(model, split, 12, stride, stateful)
+    assert score.nats == pytest.approx(expected, rel=1e-5)
+    other = strided_nats_reference(model, split, 12, stride, not stateful)
+    assert abs(score.nats - other) > 1e-2, "the protocols differ"
+    nats, _ = nats_by_position(model, split, stride=stride, stateful=stateful)
+    assert nats.sum() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_stateful_protocol_is_the_default(tiny_model):
+    model, split = tiny_model(stages=FULL), make_split([40, 25], low=45)
+    assert score_split(model, split) == score_split(model, split, stateful=True)
+    assert score_split(model, split).nats != score_split(model, split, stateful=False).nats
+
+
+def test_a_reader_of_a_text_that_says_itself_again_knows_more(tiny_config):
+    """The period is longer than the context, so that no window sees it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = ResoLLMModel(tiny_config(("echo",)))
+    once = make_split([31]).tokens
+    tokens = np.concatenate((once[:1], *[once[1:]] * 5))
+    split = Split(tokens, np.ones_like(tokens, np.uint8), np.array([0]), len(tokens), 1000, 1)
+    stateful, windowed = (score_split(model, split, stateful=s) for s in (True, False))
+    assert stateful.tokens == windowed.tokens
+    assert stateful.nats < 0.6 * windowed.nats
+
+
+def test_nats_of_each_target_add_up_to_the_score(tiny_model):
+    model, split, total = tiny_model(stages=FULL), make_split([40, 2, 13]), 0.0
+    for nats, scored in scored_nats(model, split, stride=5):
+        assert nats.shape == scored.shape
+        assert torch.isfinite(nats[scored]).all()
+        total += nats[scored].sum().item()
+    assert total == pytest.approx(score_split(model, split, stride=5).nats, rel=1e-6)
 
 
 def test_stride_is_half_the_context_unless_given(tiny_model):

@@ -50,7 +50,8 @@ def first_learner(config):
 
 
 def is_table(name):
-    return name.removeprefix("prsc.") in TABLES
+    """Whether a tensor comes from counting the data: the tables, and the gate's threshold."""
+    return name.removeprefix("prsc.") in TABLES or name == "gate.threshold"
 
 
 def test_a_run_starts_from_the_weights_and_tokenizer_of_another(tuned, pretrained):

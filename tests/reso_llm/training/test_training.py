@@ -36,6 +36,7 @@ from reso_llm.training import run as training_run
 from reso_llm.training import trainer as training
 from reso_llm.training.config import OptimConfig, TrainConfig
 from reso_llm.training.learner import Learner
+from reso_llm.training.objective import StepObjective
 from reso_llm.training.optim import learning_rate_factor
 from reso_llm.training.run import train
 from reso_llm.training.trainer import Trainer
@@ -691,7 +692,7 @@ def test_replies_only_on_plain_text_is_refused(make, tmp_path):
 
 @pytest.mark.parametrize("replies_only", [False, True])
 def test_eight_windows_in_any_passes_are_one_step(make, monkeypatch, replies_only):
-    """Some passes have no reply. Goals, depth's price and the count are the whole step's.
+    """Some passes have no reply. Goals and the count are the whole step's.
 
     Both optimizers magnify rounding, so the first step's gradient is compared, in float64.
     """
@@ -738,6 +739,21 @@ def learner_of(config):
     tokenizer = training_run._tokenizer(config, None, None, quiet)
     data = training_run._prepare(config, tokenizer, quiet)
     return Learner(config, data, torch.device("cpu"))
+
+
+def test_a_step_trains_on_windows_that_know_of_their_documents(make):
+    """Guards a past that is counted and not handed on: the loss is that of a reader."""
+    learner = learner_of(make(batch_size=8, model=dataclasses.replace(TINY, dropout=0.0)))
+    data, model = learner.past, learner.model
+    position = learner.stream.position
+    batches, generator = learner.read()
+    learner.stream.position = position
+    expected, unaware = (
+        StepObjective(model, batches, generator, past=past).pass_loss(0).item()
+        for past in (data, None)
+    )
+    assert abs(expected - unaware) > 1e-3
+    assert learner.step(1.0).loss_nats == pytest.approx(expected, rel=1e-5)
 
 
 LONG_USER = Path(__file__).resolve().parents[4] / "shared" / "cases" / "longuser.jsonl"
