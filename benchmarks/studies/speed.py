@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.kit.learners import gpt2_like
+from benchmarks.kit.gpt2 import gpt2_like
 from benchmarks.kit.records import num_parameters, write_row
 from benchmarks.kit.timing import interleaved, median_ratio, rate
 from reso_llm.config import ResoLLMConfig, control_of, small_config

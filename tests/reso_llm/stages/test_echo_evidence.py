@@ -1,5 +1,7 @@
 """Evidence of a whole text, found by sorting, against counting it token by token."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from reso_llm.stages.echo import TextCounts, text_evidence
 def counted(ids, max_order):
     """Score first, then count, with the counts that generation keeps."""
     counts, found = TextCounts.empty(max_order), np.zeros((3, max(len(ids) - 1, 0), max_order))
-    for t, (token, target) in enumerate(zip(ids[:-1], ids[1:], strict=True)):
+    for t, (token, target) in enumerate(itertools.pairwise(ids)):
         counts = counts.read(token)
         for m, entry in enumerate(counts.buffer.found()):
             share = entry.counts.get(target, 0) / entry.total
