@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,6 +47,15 @@ class Task:
     optim: OptimConfig
     stride: int
     memory_weight_decay: float = 0.0  # of models with a binding memory: it helps them alone
+    counts: dict[tuple, tuple[Any, float]] = dataclasses.field(default_factory=dict, repr=False)
+
+    def counted(self, key: tuple, count: Callable[[], Any]) -> tuple[Any, float]:
+        """Counts of the training text that several models share, and the seconds they took."""
+        if key not in self.counts:
+            started = time.perf_counter()
+            value = count()
+            self.counts[key] = value, time.perf_counter() - started
+        return self.counts[key]
 
 
 def shakespeare(path: str) -> Task:
@@ -130,10 +140,8 @@ def reso_learner(task: Task, config: ResoLLMConfig, seed: int, device: str = "cp
         optim = dataclasses.replace(optim, weight_decay=task.memory_weight_decay)
     optimizers = make_optimizers(model, optim)
     stream = BatchStream(task.train, config.max_seq_len, task.batch["reso"], seed)
-    started = time.perf_counter()
-    model.fit_bindings(task.train.tokens)
-    past = counted_past(task, model)
-    fitting = time.perf_counter() - started
+    fitting = fit_bindings(task, model)
+    past, counting = counted_past(task, model)
 
     def step(progress: float) -> None:
         set_learning_rate(optimizers, learning_rate_factor(task.optim, progress))
@@ -145,7 +153,7 @@ def reso_learner(task: Task, config: ResoLLMConfig, seed: int, device: str = "cp
             optimizer.step()
         model.zero_grad(set_to_none=True)
 
-    return Learner(model, step, task.batch["reso"], fitting)
+    return Learner(model, step, task.batch["reso"], fitting + counting)
 
 
 def gpt2_learner(task: Task, seed: int, echo: bool = False, device: str = "cpu") -> Learner:
@@ -163,9 +171,7 @@ def gpt2_learner(task: Task, seed: int, echo: bool = False, device: str = "cpu")
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
     peaks = [group["lr"] for group in groups]
     stream = BatchStream(task.train, config.max_seq_len, task.batch["gpt2"], seed)
-    started = time.perf_counter()
-    past = counted_past(task, model)
-    fitting = time.perf_counter() - started
+    past, counting = counted_past(task, model)
 
     def step(progress: float) -> None:
         cosine = 0.1 + 0.45 * (1 + math.cos(math.pi * progress))
@@ -178,7 +184,7 @@ def gpt2_learner(task: Task, seed: int, echo: bool = False, device: str = "cpu")
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    return Learner(model, step, task.batch["gpt2"], fitting)
+    return Learner(model, step, task.batch["gpt2"], counting)
 
 
 def on_device(stream: BatchStream, device: str) -> Batch:
@@ -186,11 +192,35 @@ def on_device(stream: BatchStream, device: str) -> Batch:
     return Batch(*(values.to(device) for values in stream.next()))
 
 
-def counted_past(task: Task, model: torch.nn.Module) -> DocumentPast:
-    """What windows of the training text know of their documents, all of them counted."""
-    past = DocumentPast(task.train, model)
-    past.evidence(torch.from_numpy(np.asarray(task.train.doc_starts)), 1)
-    return past
+def fit_bindings(task: Task, model: ResoLLMModel) -> float:
+    """`model.fit_bindings`, with tables that models of one task share; the seconds it takes."""
+    if model.prsc is None:
+        return 0.0
+
+    def count() -> tuple[dict[str, torch.Tensor], int]:
+        model.prsc.fit(task.train.tokens)
+        return dict(model.prsc.named_buffers()), model.prsc.num_fitted
+
+    device = model.head_weight.device
+    (tables, model.prsc.num_fitted), seconds = task.counted((model.config.prsc, device), count)
+    for name, table in tables.items():
+        setattr(model.prsc, name, table)
+    started = time.perf_counter()
+    if model.gate is not None:
+        model.gate.fit(model.prsc.doubts_within(task.train.tokens))
+    return seconds + time.perf_counter() - started
+
+
+def counted_past(task: Task, model: torch.nn.Module) -> tuple[DocumentPast, float]:
+    """What windows of the training text know of their documents, and the seconds of counting."""
+
+    def count() -> DocumentPast:
+        past = DocumentPast(task.train, model)
+        past.evidence(torch.from_numpy(np.asarray(task.train.doc_starts)), 1)
+        return past
+
+    max_order = model.config.echo.max_order if model.echo is not None else 0
+    return task.counted((max_order, model.tail_length, model.head_weight.device), count)
 
 
 def train_alternately(

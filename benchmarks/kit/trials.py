@@ -5,44 +5,28 @@
     --seconds S --pace F    equal time on the machine that F was measured on, trained anywhere:
                             round((S - fitting) / step) steps, by the variant's own pace
 
-F is {task: {variant: [seconds of fitting, seconds a step]}}, medians of rounds in which all variants
-take turns; `--measure_pace F` writes it. Trials of a known number of steps do not depend on each
+`--measure_pace F` writes F (`pace.py`). Trials of a known number of steps do not depend on each
 other, so `--jobs N` trains them in N processes side by side, on `--device` cpu or cuda. Rows are
 written as they come; those already recorded are not measured again.
 """
 
-import json
 import multiprocessing
 import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
 
-from benchmarks.kit.learners import (
-    Learner,
-    Task,
-    gpt2_learner,
-    reso_learner,
-    score,
-    train_alternately,
-    train_steps,
-)
+from benchmarks.kit.learners import Learner, Task, score, train_alternately, train_steps
+from benchmarks.kit.pace import Pace, pace_of, read_pace, steps_within
 from benchmarks.kit.records import Records, Row, grouped, num_parameters
-from benchmarks.kit.timing import greedy_steps, interleaved
-from reso_llm.config import TRAINED_STAGES, ResoLLMConfig, control_of, with_stage
+from benchmarks.kit.timing import greedy_steps
+from benchmarks.kit.variants import learner_of
 from reso_llm.model import ResoLLMModel
 from run_core.hardware import keep_freed_memory, pick_device
-
-GPT2 = {"gpt2": False, "gpt2 + echo": True}
-ROUNDS, WARM_UP = 7, 2  # of measuring the pace
-
-Pace = Mapping[str, Mapping[str, Sequence[float]]]  # task, variant: seconds of fitting and a step
 
 
 class Trial(NamedTuple):
@@ -68,29 +52,6 @@ class Trial(NamedTuple):
         } | ({"steps": self.steps} if tokens else {})  # fmt: skip
 
 
-# --- the variants
-
-
-def variants(full: ResoLLMConfig) -> dict[str, ResoLLMConfig]:
-    """By name: full, control, full without each trained stage, control with each; no two equal."""
-    configs = {"full": full, "control": control_of(full)}
-    for stage in TRAINED_STAGES:
-        for name, config in (
-            (f"full - {stage}", with_stage(full, stage, enabled=False)),
-            (f"control + {stage}", with_stage(control_of(full), stage, enabled=True)),
-        ):
-            if config not in configs.values():
-                configs[name] = config
-    return configs
-
-
-def learner_of(task: Task, variant: str, seed: int, device: str = "cpu") -> Learner:
-    """A new learner of one of `variants`, or of GPT2."""
-    if variant in GPT2:
-        return gpt2_learner(task, seed, GPT2[variant], device)
-    return reso_learner(task, variants(task.config)[variant], seed, device)
-
-
 # --- options and budgets
 
 
@@ -103,7 +64,7 @@ def add_options(parser: Any) -> None:
 
 
 def trials_of(
-    study: str, task: str, names: Sequence[str], options: Any, *, steps: int, seconds: float
+    study: str, task: str, names: Sequence[str], options: Any, *, steps: int = 0, seconds: float
 ) -> list[Trial]:
     """Every variant and seed. Raises ValueError for a budget that cannot be kept."""
     device = pick_device(options.device).type
@@ -111,7 +72,7 @@ def trials_of(
         raise ValueError("--steps and --pace: expected one of them")
     if options.jobs and not (steps or options.pace):
         raise ValueError("--jobs: equal time needs --pace FILE, or all variants in one process")
-    pace = json.loads(Path(options.pace).read_text()) if options.pace else None
+    pace = read_pace(options.pace) if options.pace else None
     return [
         _trial(study, task, name, seed, steps, seconds, pace, device)
         for seed in options.seeds
@@ -125,38 +86,9 @@ def _trial(
 ) -> Trial:  # fmt: skip
     if pace is None:
         return Trial(study, task, name, seed, steps, 0.0 if steps else seconds, None, device)
-    try:
-        fitting, step = pace[task][name]
-    except KeyError:
-        raise ValueError(f"the pace of {name} on {task} is not in --pace: measure it") from None
-    steps = round((seconds - fitting) / step)
-    if steps < 1:
-        raise ValueError(f"{name} on {task}: {seconds:g} s are over after fitting, {fitting:.0f} s")
-    return Trial(study, task, name, seed, steps, seconds, (fitting, step), device)
-
-
-def measure_pace(path: str, tasks: Mapping[str, Task], names: Sequence[str]) -> dict[str, Any]:
-    """Measure the pace of variants on this machine; those of other tasks stay in the file."""
-    file = Path(path)
-    pace = json.loads(file.read_text()) if file.exists() else {}
-    for title, task in tasks.items():
-        learners = {name: learner_of(task, name, seed=0) for name in names}
-        fitting = {name: learner.seconds for name, learner in learners.items()}
-        measures = {name: _step_seconds(learner) for name, learner in learners.items()}
-        interleaved(measures, WARM_UP)
-        steps = interleaved(measures, ROUNDS)
-        pace[title] = {n: [fitting[n], statistics.median(steps[n])] for n in names}
-        file.write_text(json.dumps(pace, indent=1) + "\n")
-    return pace
-
-
-def _step_seconds(learner: Learner) -> Callable[[], float]:
-    def measure() -> float:
-        started = time.perf_counter()
-        learner.step(0.5)
-        return time.perf_counter() - started
-
-    return measure
+    own = pace_of(pace, task, name)
+    steps = steps_within(seconds, own)
+    return Trial(study, task, name, seed, steps, seconds, own, device)
 
 
 # --- training
@@ -232,10 +164,10 @@ def _side_by_side(
         order = sorted(trials, key=lambda trial: -trial.steps)
         futures = {pool.submit(_alone, trial): trial for trial in order}
         for future in tqdm(as_completed(futures), total=len(futures), desc="trials", disable=None):
-            trial = futures[future]
-            try:
+            trial, error = futures[future], future.exception()
+            if error is None:
                 on_row(trial, future.result())
-            except Exception as error:
+            else:
                 failed.append(trial)
                 print(f"{trial.variant}, seed {trial.seed}, {trial.task}: {error}", file=sys.stderr)
     if failed:
