@@ -24,7 +24,7 @@ OF_THE_STACK = (
     "ablation", "consensus", "gating", "goals", "lm", "long_context", "memory", "quality", "recall",
     "speed", "stability",
 )  # fmt: skip
-"""Studies whose rows are of our language model, and so of one stack."""
+"""Studies whose rows are all of our language model, and so of one stack."""
 
 Row = dict[str, Any]
 
@@ -55,7 +55,7 @@ def write_row(name: str, row: Mapping[str, Any]) -> None:
     The row says on which device, the cpu where it does not.
     """
     RESULTS.mkdir(exist_ok=True)
-    stack = {"stack": STACK} if name in OF_THE_STACK else {}
+    stack = {"stack": STACK} if is_ours(name, row) else {}
     about = environment(torch.device(row.get("device", "cpu")))
     with (RESULTS / f"{name}.jsonl").open("a") as file:
         file.write(json.dumps({**row, **stack, "environment": about}) + "\n")
@@ -71,10 +71,15 @@ def read_rows(name: str) -> list[Row]:
     return [_row(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
 
 
+def is_ours(name: str, row: Mapping[str, Any]) -> bool:
+    """Whether a row is of our language model; of the studies of any model, those of the shipped."""
+    return name in OF_THE_STACK or "shipped" in (row.get("model"), row.get("model_id"))
+
+
 def current_rows(name: str) -> list[Row]:
-    """The rows that say something of today's code: of studies of the stack, those of today's."""
+    """The rows that say something of today's code: those of our model only of today's stack."""
     rows = read_rows(name)
-    return [row for row in rows if name not in OF_THE_STACK or row.get("stack", 1) == STACK]
+    return [row for row in rows if not is_ours(name, row) or row.get("stack", 1) == STACK]
 
 
 def _row(line: bytes, place: str) -> Row:
