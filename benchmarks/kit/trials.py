@@ -64,7 +64,13 @@ def add_options(parser: Any) -> None:
 
 
 def trials_of(
-    study: str, task: str, names: Sequence[str], options: Any, *, steps: int = 0, seconds: float
+    study: str,
+    task: str,
+    names: Sequence[str],
+    options: Any,
+    *,
+    steps: int = 0,
+    seconds: float = 0.0,
 ) -> list[Trial]:
     """Every variant and seed. Raises ValueError for a budget that cannot be kept."""
     device = pick_device(options.device).type

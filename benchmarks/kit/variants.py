@@ -7,15 +7,11 @@ GPT2 = {"gpt2": False, "gpt2 + echo": True}
 
 
 def variants(full: ResoLLMConfig) -> dict[str, ResoLLMConfig]:
-    """By name: full, control, full without each trained stage, control with each; no two equal."""
+    """By name: full, control, full without each trained stage, control with each."""
     configs = {"full": full, "control": control_of(full)}
     for stage in TRAINED_STAGES:
-        for name, config in (
-            (f"full - {stage}", with_stage(full, stage, enabled=False)),
-            (f"control + {stage}", with_stage(control_of(full), stage, enabled=True)),
-        ):
-            if config not in configs.values():
-                configs[name] = config
+        configs[f"full - {stage}"] = with_stage(full, stage, enabled=False)
+        configs[f"control + {stage}"] = with_stage(control_of(full), stage, enabled=True)
     return configs
 
 
