@@ -10,6 +10,7 @@ other, so `--jobs N` trains them in N processes side by side, on `--device` cpu 
 written as they come; those already recorded are not measured again.
 """
 
+import dataclasses
 import multiprocessing
 import statistics
 import sys
@@ -166,7 +167,8 @@ def _side_by_side(
     Raises RuntimeError at the end where some failed; the rows of the others are written.
     """
     spawn, failed = multiprocessing.get_context("spawn"), []
-    with ProcessPoolExecutor(jobs, spawn, _receive, (dict(tasks),)) as pool:
+    bare = {name: dataclasses.replace(task, counts={}) for name, task in tasks.items()}
+    with ProcessPoolExecutor(jobs, spawn, _receive, (bare,)) as pool:
         order = sorted(trials, key=lambda trial: -trial.steps)
         futures = {pool.submit(_alone, trial): trial for trial in order}
         for future in tqdm(as_completed(futures), total=len(futures), desc="trials", disable=None):
