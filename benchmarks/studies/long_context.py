@@ -16,8 +16,8 @@ tokens takes at most 1.3 times the one at 256.
 
 Quality compares checkpoints trained alike on the same held-out text, in windows of max_seq_len (the
 stateful protocol); those with an attention window also read every document in one pass with the
-state carried, as long as it is. Intervals are 95 % bootstrap percentiles over documents, differences are paired.
-Rows go to results/long_context.jsonl.
+state carried, as long as it is. Intervals are 95 % bootstrap percentiles over documents,
+differences are paired. Rows go to results/long_context.jsonl.
 """
 
 import argparse
