@@ -225,7 +225,8 @@ class Match(NamedTuple):
 class BindingStep:
     """One-token form of `BindingMemory`: the contexts that a text ends with, and their evidence.
 
-    `doubt` is that after the newest look-up. Keys are Python integers. Only entries that exist are read, so nothing is padded.
+    `doubt` is that after the newest look-up. Keys are Python integers. Only entries that exist are
+    read, so nothing is padded.
     """
 
     def __init__(self, module: BindingMemory) -> None:
