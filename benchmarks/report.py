@@ -18,7 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.claims import HOLDS, MIXED, NOT, UNTESTED, Claim, Evidence, Finding, naming
-from benchmarks.kit.records import REPOSITORY, read_rows
+from benchmarks.kit.records import REPOSITORY, STACK, current_rows
 from benchmarks.kit.tables import table
 from benchmarks.tasks import TASKS
 from run_core.cli import Parser
@@ -45,6 +45,9 @@ needs that no measure is worse beyond its interval. Where it shows shares and co
 rule is a bound on these, which the code names. *mixed* is of several models, seeds or measures that
 differ, which the cell shows. *untested* says what is missing. Quotes are shortened; `(ours)` is a
 claim of this project.
+
+Rows of our language model say which stack of stages they were measured on; only those of today's,
+number {stack}, are shown and judged.
 
 Intervals are 95 % bootstrap percentiles unless said otherwise. Above the tables of a task stand the
 commands as they were typed when its rows were measured; rows of an older commit may name a script
@@ -75,7 +78,7 @@ def run(options: Any) -> list[dict[str, Any]]:
     parts = [introduction(out), claims_text(judged)]
     for task, module in tqdm(TASKS.items(), desc="tasks", leave=False, disable=None):
         name = task.replace("-", "_")
-        if rows := read_rows(name):
+        if rows := current_rows(name):
             with naming(f"the task {name}, rows of benchmarks/results/{name}.jsonl"):
                 parts.append(section(name, import_module(module), rows, figures))
     document = "\n\n".join(filter(None, parts)) + "\n"
@@ -105,7 +108,7 @@ def check(path: Path, document: str) -> None:
 def introduction(out: Path) -> str:
     """How to read the document, with links from where it stands."""
     studies = os.path.relpath(STUDIES, out.resolve().parent)
-    return INTRODUCTION.format(studies=Path(studies).as_posix())
+    return INTRODUCTION.format(studies=Path(studies).as_posix(), stack=STACK)
 
 
 def findings(evidence: Evidence) -> dict[str, list[tuple[Claim, Finding]]]:

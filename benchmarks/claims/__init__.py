@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from benchmarks.claims.sentences import say
-from benchmarks.kit.records import read_rows
+from benchmarks.kit.records import current_rows
 
 HOLDS, NOT, MIXED, UNTESTED = "holds", "does not hold", "mixed", "untested"
 Row = Mapping[str, Any]
@@ -38,9 +38,9 @@ class Finding(NamedTuple):
 
 
 class Evidence:
-    """The recorded rows of all studies, read once."""
+    """The recorded rows of all studies, read once: those of today's model, where they are of it."""
 
-    def __init__(self, read: Callable[[str], list[Row]] = read_rows) -> None:
+    def __init__(self, read: Callable[[str], list[Row]] = current_rows) -> None:
         self.read, self._known = read, {}
 
     def rows(self, name: str, **fields: Any) -> list[Row]:
@@ -49,7 +49,7 @@ class Evidence:
             self._known[name] = self.read(name)
         rows = [r for r in self._known[name] if all(r.get(k) == v for k, v in fields.items())]
         if not rows:
-            raise Missing(f"no row of benchmarks/results/{name}.jsonl to judge by")
+            raise Missing(f"no row of today's code in benchmarks/results/{name}.jsonl to judge by")
         return rows
 
     def row(self, name: str, **fields: Any) -> Row:

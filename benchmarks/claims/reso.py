@@ -184,8 +184,8 @@ CLAIMS = (
         "clipping", CONCEPTS, "reso_llm/stages/test_attention", reso_now.golden),
     Claim("Coherence Gating (adaptive computation)", DIAGRAM,
           "python evaluate.py gating --data FILE",
-          rows_of("gating", "skip_below", like_last=("checkpoint", "data")),
-          "of the cuts within 1 % of the best bits/byte the cheapest uses {layers:.2f} of "
+          rows_of("gating", "share", like_last=("checkpoint", "data")),
+          "of the shares within 1 % of the best bits/byte the cheapest uses {layers:.2f} of "
           "{num_layers} layers a token (holds below 90 %)",
           (lambda row: row["layers"][2] < 0.9 * row["num_layers"],), lambda rows: [cheapest(rows)]),
     Claim("Agency and PRSC add ~10% overhead during inference", NOTES, ABLATION,

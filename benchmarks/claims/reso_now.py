@@ -130,10 +130,11 @@ def golden() -> Judged:
     """Look for powers of the golden ratio in the defaults."""
     config, optim = small_config(), OptimConfig()
     rates = (optim.matrix_lr, optim.embedding_lr, optim.head_lr, optim.scalar_lr)
+    thresholds = config.prsc.coherence_threshold, config.coherence_gate.deep_share
     places = {
         "attention": math.isclose(config.rotary_base, GOLDEN_RATIO ** (config.head_dim / 2)),
         "learning rates": any(_is_golden(a / b) for a in rates for b in rates),
-        "thresholds": _is_golden(config.coherence_gate.threshold),
+        "thresholds": any(map(_is_golden, thresholds)),
         "gradient clipping": _is_golden(optim.grad_clip),
     }
     words = ", ".join(f"{place} {'yes' if golden else 'no'}" for place, golden in places.items())

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from benchmarks.claims import Cases, Evidence, Missing, Row
 from benchmarks.kit.records import newest
+from benchmarks.studies.quality import SECONDS
 from benchmarks.tasks.ablation import gain, groups
 
 STEPS = 80
 OVERHEAD = 0.10  # "~10% overhead during inference"
-BUDGETS = {"shakespeare": 130, "guanaco": 180}  # seconds of training
 DAMAGE = {  # name in the row, tokens read
     "8 damaged tokens read": ("corrupt", 8),
     "8 repeated tokens read": ("loop", 8),
@@ -36,8 +36,8 @@ def stage_costs(stage: str, evidence: Evidence) -> Cases:
 
 def overhead(evidence: Evidence) -> Cases:
     """A decoding step of the full stack against one without the stage."""
-    rows = evidence.rows("ablation", task="shakespeare", steps=STEPS)
-    rows = newest(rows, "variant", "seed")
+    rows = evidence.rows("ablation", task="shakespeare", budget="tokens", steps=STEPS)
+    rows = [row for row in newest(rows, "variant", "seed") if row["decode_ms"] is not None]
 
     def milliseconds(variant: str) -> float:
         times = [r["decode_ms"] for r in rows if r["variant"] == variant]
@@ -53,13 +53,11 @@ def overhead(evidence: Evidence) -> Cases:
 def equal_time(evidence: Evidence) -> Cases:
     """Bits per byte with all stages and with none, by text: means, and the seeds nearest."""
     cases = {}
-    for task, seconds in BUDGETS.items():
+    for task, seconds in SECONDS.items():
         bits = {}
         for model in ("full", "control"):
-            rows = newest(evidence.rows("quality", task=task, model=model), "seed")
-            bits[model] = [r["bits_per_byte"] for r in rows if abs(r["seconds"] - seconds) < 5]
-            if not bits[model]:
-                raise Missing(f"no row of {model}, {task}, {seconds} s in results/quality.jsonl")
+            rows = evidence.rows("quality", task=task, variant=model, seconds=seconds)
+            bits[model] = [row["bits_per_byte"] for row in newest(rows, "seed")]
         means = {model: statistics.fmean(values) for model, values in bits.items()}
         ends = {"worst_full": max(bits["full"]), "best_control": min(bits["control"])}
         cases[task] = [{"seconds": seconds, **means, **ends}]

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -23,7 +22,7 @@ from reso_llm.data.token_cache import Split
 from reso_llm.data.windows import EvalWindow, eval_windows
 from reso_llm.inference import ResoLLMInference
 from reso_llm.model import ResoLLMModel
-from reso_llm.network import ResoOutput
+from reso_llm.training.document_past import DocumentPast
 from reso_llm.training.evaluation import head_of
 
 BATCH_SIZE = 16
@@ -35,8 +34,7 @@ class Scores(NamedTuple):
     nats: Tensor
     tokens: Tensor
     bytes: Tensor
-    depth: Tensor
-    layers: Tensor
+    layers: Tensor  # that the tokens went through
 
     @property
     def bits_per_byte(self) -> float:
@@ -113,11 +111,16 @@ def document_ids(split: Split) -> list[np.ndarray]:
 
 
 def document_scores(model: ResoLLMModel, split: Split, sizes: Tensor) -> Scores:
-    """Every token of every document scored once, in windows half a context apart."""
-    sums = torch.zeros(4, len(sizes), dtype=torch.float64)
+    """Every token of every document scored once, by the stateful protocol of `evaluation.py`.
+
+    Windows are half a context apart.
+    """
+    past, sums = DocumentPast(split, model), torch.zeros(3, len(sizes), dtype=torch.float64)
     for indices, windows in window_batches(split, model.config.max_seq_len):
-        sums.index_add_(1, indices, _window_sums(model, windows))
-    return Scores(sums[0], sums[1], sizes, sums[2], sums[3])
+        within = torch.tensor([window.start for window in windows])
+        starts = torch.from_numpy(split.doc_starts)[indices] + within
+        sums.index_add_(1, indices, _window_sums(model, windows, past, starts))
+    return Scores(sums[0], sums[1], sizes, sums[2])
 
 
 def window_batches(
@@ -138,27 +141,32 @@ def window_batches(
 
 def padded(windows: Sequence[EvalWindow]) -> Iterator[Tensor]:
     """Inputs, targets and whether each is scored, (B,T), padded on the right."""
-    for arrays in zip(*windows, strict=True):
-        yield pad_sequence([torch.from_numpy(array) for array in arrays], batch_first=True)
+    for name in ("inputs", "targets", "scored"):
+        arrays = [torch.from_numpy(getattr(window, name)) for window in windows]
+        yield pad_sequence(arrays, batch_first=True)
 
 
 @torch.inference_mode()
-def _window_sums(model: ResoLLMModel, windows: Sequence[EvalWindow]) -> Tensor:
-    """Nats, targets, depth and layers of each window, (4,B)."""
+def _window_sums(
+    model: ResoLLMModel, windows: Sequence[EvalWindow], past: DocumentPast, starts: Tensor
+) -> Tensor:
+    """Nats, targets and layers of each window, (3,B); starts (B,) are places in the split."""
     ids, targets, scored = padded(windows)
-    output = model(ids)
-    nats = F.cross_entropy(output.logits.transpose(1, 2), targets, reduction="none")
-    depth, layers = depths(model, output)
-    values = torch.stack(
-        (nats, torch.ones_like(nats), depth.expand_as(nats), layers.expand_as(nats))
-    )
+    tail, evidence = past.tail(starts), past.evidence(starts, ids.shape[1])
+    nats = model.nats(ids, targets, tail=tail, evidence=evidence)
+    values = torch.stack((nats, torch.ones_like(nats), layers_used(model, ids, tail)))
     return (values.double() * scored).sum(-1)
 
 
-def depths(model: ResoLLMModel, output: ResoOutput) -> tuple[Tensor, Tensor]:
-    """Soft depth and layers used of each token, (B,T); all layers, (1,1), without a gate."""
-    if not model.config.coherence_gate.enabled:
-        every = torch.full((1, 1), float(model.config.num_layers))
-        return every, every
-    gates = output.diagnostics["gates"]  # (B,T,L-1)
-    return 1 + gates.sum(-1), 1 + (gates > 0).to(gates.dtype).sum(-1)
+@torch.inference_mode()
+def doubts(model: ResoLLMModel, ids: Tensor, tail: Tensor) -> Tensor:
+    """Doubt (B,T), in nats, of the binding memory after ids (B,T) that follow a tail (B,W)."""
+    return model.prsc(ids, tail[:, tail.shape[1] - model.prsc.tail_length :]).doubt
+
+
+def layers_used(model: ResoLLMModel, ids: Tensor, tail: Tensor) -> Tensor:
+    """The layers (B,T) that each token goes through: 1 where the gate keeps it shallow."""
+    every = torch.full(ids.shape, float(model.config.num_layers))
+    if model.gate is None:
+        return every
+    return torch.where(model.gate(doubts(model, ids, tail)), every, 1.0)

@@ -1,30 +1,35 @@
 """Models in training, side by side: the tasks, the learners, alternate slots, held-out scores.
 
 Compared models are trained in turn in short slots of one process, each charged for its own seconds,
-so that all see the same disturbances; the learning rates follow each model's own clock. Held-out
-text is the same for all: the last tenth of the file for shakespeare (characters, contiguous
-windows: nanoGPT's protocol), a tenth of the conversations for guanaco (bits per byte, each
-conversation scored by itself).
+so that all see the same disturbances; the learning rates follow each model's own clock. Or each
+makes a number of steps of its own (`trials.py`), on any device. Held-out text is the same for all:
+the last tenth of the file for shakespeare (characters, contiguous windows: nanoGPT's protocol), the
+last tenth of the rows for guanaco (bits per byte, each conversation scored by itself).
 """
 
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-from reso_llm.config import ResoLLMConfig, small_config
-from reso_llm.data.prepare import prepare, tokenizer_texts
+from benchmarks.kit.gpt2 import EchoingGPT2
+from reso_llm.config import ResoLLMConfig, small_config, with_stage
+from reso_llm.data.conversation import Document
+from reso_llm.data.prepare import tokenise_all
+from reso_llm.data.sources import read_documents
 from reso_llm.data.token_cache import Split
-from reso_llm.data.windows import BatchStream, eval_batches
+from reso_llm.data.windows import Batch, BatchStream
 from reso_llm.model import ResoLLMModel
 from reso_llm.tokenizer import ResoTokenizer
 from reso_llm.training.config import OptimConfig
+from reso_llm.training.document_past import DocumentPast
+from reso_llm.training.evaluation import scored_nats
 from reso_llm.training.objective import StepObjective
 from reso_llm.training.optim import learning_rate_factor, make_optimizers, set_learning_rate
 
@@ -42,6 +47,15 @@ class Task:
     optim: OptimConfig
     stride: int
     memory_weight_decay: float = 0.0  # of models with a binding memory: it helps them alone
+    counts: dict[tuple, tuple[Any, float]] = dataclasses.field(default_factory=dict, repr=False)
+
+    def counted(self, key: tuple, count: Callable[[], Any]) -> tuple[Any, float]:
+        """Counts of the training text that several models share, and the seconds they took."""
+        if key not in self.counts:
+            started = time.perf_counter()
+            value = count()
+            self.counts[key] = value, time.perf_counter() - started
+        return self.counts[key]
 
 
 def shakespeare(path: str) -> Task:
@@ -67,11 +81,34 @@ def _one_document(ids: np.ndarray) -> Split:
 
 
 def guanaco(path: str) -> Task:
-    """BPE of 4096 tokens, 4 layers of 256, context 256: about 4.2M parameters and the tables."""
-    tokenizer = ResoTokenizer.train(tokenizer_texts(path, val_fraction=0.1), 4096)
-    data = prepare(path, tokenizer, val_fraction=0.1)
-    return Task(data.train, data.val, small_config(), {"reso": 8, "gpt2": 8}, OptimConfig(),
-                stride=128)  # fmt: skip
+    """BPE of 4096 tokens, 4 layers of 256, context 256: about 4.2M parameters and the tables.
+
+    The last tenth of the rows, by their order in the file, is held out.
+    """
+    documents = list(read_documents(path))
+    cut = len(documents) * 9 // 10
+    tokenizer = ResoTokenizer.train(_texts(documents[:cut]), 4096)
+    sizes = [document.num_bytes for document in documents]
+    train, val = _parted(tokenise_all(path, tokenizer), cut, sum(sizes[:cut]))
+    return Task(train, val, small_config(), {"reso": 8, "gpt2": 8}, OptimConfig(), stride=128)
+
+
+def _texts(documents: Iterable[Document]) -> Iterable[str]:
+    for document in documents:
+        yield from (message.content for message in document.messages)
+        if document.text is not None:
+            yield document.text
+
+
+def _parted(whole: Split, cut: int, num_bytes: int) -> tuple[Split, Split]:
+    """The first `cut` documents, of num_bytes bytes, and the others."""
+    place = int(whole.doc_starts[cut])
+    starts, num_tokens = whole.doc_starts, whole.num_tokens
+    head = Split(whole.tokens[:place], whole.reply_mask[:place], starts[:cut],
+                 place, num_bytes, cut)  # fmt: skip
+    rest = Split(whole.tokens[place:], whole.reply_mask[place:], starts[cut:] - place,
+                 num_tokens - place, whole.num_bytes - num_bytes, len(starts) - cut)  # fmt: skip
+    return head, rest
 
 
 TASKS = {"shakespeare": shakespeare, "guanaco": guanaco}
@@ -94,64 +131,96 @@ class Learner:
         self.steps += 1
 
 
-def reso_learner(task: Task, config: ResoLLMConfig, seed: int) -> Learner:
-    """A model of `config`, which is charged for counting the text into its binding memory."""
+def reso_learner(task: Task, config: ResoLLMConfig, seed: int, device: str = "cpu") -> Learner:
+    """A model of `config`, charged for counting the text into its binding memory and its echo."""
     torch.manual_seed(seed)
-    model = ResoLLMModel(config)
+    model = ResoLLMModel(config).to(device)
     optim = task.optim
     if config.prsc.enabled:
         optim = dataclasses.replace(optim, weight_decay=task.memory_weight_decay)
     optimizers = make_optimizers(model, optim)
     stream = BatchStream(task.train, config.max_seq_len, task.batch["reso"], seed)
-    started = time.perf_counter()
-    model.fit_bindings(task.train.tokens)
-    fitting = time.perf_counter() - started
+    fitting = fit_bindings(task, model)
+    past, counting = counted_past(task, model)
 
     def step(progress: float) -> None:
         set_learning_rate(optimizers, learning_rate_factor(task.optim, progress))
         generator = torch.Generator().manual_seed(stream.position)
-        objective = StepObjective(model, [stream.next()], generator, progress=progress)
+        objective = StepObjective(model, [on_device(stream, device)], generator, past=past)
         objective.pass_loss(0).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), task.optim.grad_clip)
         for optimizer in optimizers.values():
             optimizer.step()
         model.zero_grad(set_to_none=True)
 
-    return Learner(model, step, task.batch["reso"], fitting)
+    return Learner(model, step, task.batch["reso"], fitting + counting)
 
 
-def gpt2_like(config: ResoLLMConfig) -> torch.nn.Module:
-    """Hugging Face GPT-2 (the extra `bench`) of the same shape, without dropout."""
-    from transformers import GPT2Config, GPT2LMHeadModel
+def gpt2_learner(task: Task, seed: int, echo: bool = False, device: str = "cpu") -> Learner:
+    """nanoGPT's recipe: AdamW 1e-3, 3 % warmup, cosine to a tenth, weight decay 0.1, clip 1.
 
-    return GPT2LMHeadModel(GPT2Config(
-        vocab_size=config.vocab_size, n_positions=config.max_seq_len, n_embd=config.dim,
-        n_layer=config.num_layers, n_head=config.num_heads, resid_pdrop=0.0, embd_pdrop=0.0,
-        attn_pdrop=0.0, bos_token_id=0, eos_token_id=None,
-    ))  # fmt: skip
-
-
-def gpt2_learner(task: Task, seed: int) -> Learner:
-    """nanoGPT's recipe: AdamW 1e-3, 3 % warmup, cosine to a tenth, weight decay 0.1, clip 1."""
+    With the echo, its scalars have the rate that ours has, and no decay.
+    """
     torch.manual_seed(seed)
-    model = gpt2_like(task.config)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1, fused=True
-    )
-    stream = BatchStream(task.train, task.config.max_seq_len, task.batch["gpt2"], seed)
+    config = with_stage(task.config, "echo", enabled=echo)
+    model = EchoingGPT2(config).to(device)
+    groups = [{"params": [*model.body.parameters()], "lr": 1e-3, "weight_decay": 0.1}]
+    if model.echo is not None:
+        scalars = [*model.echo.parameters()]
+        groups.append({"params": scalars, "lr": task.optim.scalar_lr, "weight_decay": 0.0})
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
+    peaks = [group["lr"] for group in groups]
+    stream = BatchStream(task.train, config.max_seq_len, task.batch["gpt2"], seed)
+    past, counting = counted_past(task, model)
 
     def step(progress: float) -> None:
         cosine = 0.1 + 0.45 * (1 + math.cos(math.pi * progress))
-        for group in optimizer.param_groups:
-            group["lr"] = 1e-3 * min(1.0, progress / 0.03 + 0.01) * cosine
-        batch = stream.next()
-        logits = model(batch.inputs).logits
-        F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten()).backward()
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * min(1.0, progress / 0.03 + 0.01) * cosine
+        batch = on_device(stream, device)
+        evidence = past.evidence(batch.starts, config.max_seq_len)
+        model.loss(batch.inputs, batch.targets, evidence).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    return Learner(model, step, task.batch["gpt2"])
+    return Learner(model, step, task.batch["gpt2"], counting)
+
+
+def on_device(stream: BatchStream, device: str) -> Batch:
+    """The next windows, on the device."""
+    return Batch(*(values.to(device) for values in stream.next()))
+
+
+def fit_bindings(task: Task, model: ResoLLMModel) -> float:
+    """`model.fit_bindings`, with tables that models of one task share; the seconds it takes."""
+    if model.prsc is None:
+        return 0.0
+
+    def count() -> tuple[dict[str, torch.Tensor], int]:
+        model.prsc.fit(task.train.tokens)
+        return dict(model.prsc.named_buffers()), model.prsc.num_fitted
+
+    device = model.head_weight.device
+    (tables, model.prsc.num_fitted), seconds = task.counted((model.config.prsc, device), count)
+    for name, table in tables.items():
+        setattr(model.prsc, name, table)
+    started = time.perf_counter()
+    if model.gate is not None:
+        model.gate.fit(model.prsc.doubts_within(task.train.tokens))
+    return seconds + time.perf_counter() - started
+
+
+def counted_past(task: Task, model: torch.nn.Module) -> tuple[DocumentPast, float]:
+    """What windows of the training text know of their documents, and the seconds of counting."""
+
+    def count() -> DocumentPast:
+        past = DocumentPast(task.train, model)
+        past.evidence(torch.from_numpy(np.asarray(task.train.doc_starts)), 1)
+        return past
+
+    max_order = model.config.echo.max_order if model.echo is not None else 0
+    return task.counted((max_order, model.tail_length, model.head_weight.device), count)
 
 
 def train_alternately(
@@ -168,33 +237,31 @@ def train_alternately(
             progress(learner.seconds - before)
 
 
-def train_equal_steps(
+def train_steps(
     learners: dict[str, Learner],
-    num_steps: int,
+    num_steps: dict[str, int],
     progress: Callable[[float], None] = lambda steps: None,
 ) -> None:
-    """One step of each in turn, until all have done num_steps."""
-    for done in range(num_steps):
-        for learner in learners.values():
-            learner.timed_step(done / num_steps)
-            progress(1)
+    """One step of each in turn, until each has done its own number of them."""
+    for done in range(max(num_steps.values(), default=0)):
+        for name, learner in learners.items():
+            if done < num_steps[name]:
+                learner.timed_step(done / num_steps[name])
+                progress(1)
 
 
-@torch.inference_mode()
 def score(learner: Learner, task: Task) -> dict[str, float]:
-    """What a trained model costs on the held-out text, and how fast it was trained."""
-    learner.model.eval()
-    nats, tokens = 0.0, 0
-    context = task.config.max_seq_len
-    for inputs, targets, scored in eval_batches(
-        task.val.tokens, task.val.doc_starts, context, task.stride, 32
-    ):
-        logits = learner.model(inputs).logits.flatten(0, 1)
-        losses = F.cross_entropy(logits, targets.flatten(), reduction="none")
-        nats += (losses.double() * scored.flatten()).sum().item()
-        tokens += int(scored.sum())
-    trained = learner.steps * learner.batch * context
-    return {
-        "tokens": trained, "tokens_per_second": round(trained / learner.seconds),
-        "nats_per_token": nats / tokens, "bits_per_byte": nats / math.log(2) / task.val.num_bytes,
-    }  # fmt: skip
+    """What a trained model costs on the held-out text, by both protocols of `evaluation.py`.
+
+    `bits_per_byte` and `nats_per_token` are of the stateful one.
+    """
+    bits = {}
+    for prefix, stateful in (("", True), ("windowed_", False)):
+        nats, tokens = 0.0, 0
+        windows = scored_nats(learner.model, task.val, stride=task.stride, stateful=stateful)
+        for losses, scored in windows:
+            nats += losses[scored].double().sum().item()
+            tokens += int(scored.sum())
+        bits[f"{prefix}nats_per_token"] = nats / tokens
+        bits[f"{prefix}bits_per_byte"] = nats / math.log(2) / task.val.num_bytes
+    return bits

@@ -17,6 +17,15 @@ from run_core.hardware import environment
 REPOSITORY = Path(__file__).resolve().parents[2]
 RESULTS = REPOSITORY / "benchmarks" / "results"
 
+STACK = 2
+"""The resonance stack of today: 2 reads along (echo) and doubts (gate); rows that name none: 1."""
+
+OF_THE_STACK = (
+    "ablation", "consensus", "gating", "goals", "lm", "long_context", "memory", "quality", "recall",
+    "speed", "stability",
+)  # fmt: skip
+"""Studies whose rows are all of our language model, and so of one stack."""
+
 Row = dict[str, Any]
 
 
@@ -41,11 +50,15 @@ def weights_hash(directory: str | Path) -> str:
 
 
 def write_row(name: str, row: Mapping[str, Any]) -> None:
-    """Append one row, with the environment it was measured in, to results/NAME.jsonl."""
+    """Append one row, with its stack and the environment it was measured in, to results/NAME.jsonl.
+
+    The row says on which device, the cpu where it does not.
+    """
     RESULTS.mkdir(exist_ok=True)
-    record = {**row, "environment": environment(torch.device("cpu"))}
+    stack = {"stack": STACK} if is_ours(name, row) else {}
+    about = environment(torch.device(row.get("device", "cpu")))
     with (RESULTS / f"{name}.jsonl").open("a") as file:
-        file.write(json.dumps(record) + "\n")
+        file.write(json.dumps({**row, **stack, "environment": about}) + "\n")
 
 
 def read_rows(name: str) -> list[Row]:
@@ -56,6 +69,17 @@ def read_rows(name: str) -> list[Row]:
     path = RESULTS / f"{name}.jsonl"
     lines = path.read_bytes().splitlines() if path.exists() else []
     return [_row(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
+
+
+def is_ours(name: str, row: Mapping[str, Any]) -> bool:
+    """Whether a row is of our language model; of the studies of any model, those of the shipped."""
+    return name in OF_THE_STACK or "shipped" in (row.get("model"), row.get("model_id"))
+
+
+def current_rows(name: str) -> list[Row]:
+    """The rows that say something of today's code: those of our model only of today's stack."""
+    rows = read_rows(name)
+    return [row for row in rows if not is_ours(name, row) or row.get("stack", 1) == STACK]
 
 
 def _row(line: bytes, place: str) -> Row:
@@ -81,7 +105,7 @@ class Records:
     def find(self, **key: Any) -> Row | None:
         """The row whose fields are `key` (a field that is missing is None), or None."""
         wanted = json.loads(json.dumps(key))  # as it would be read back: tuples are lists
-        rows = read_rows(self.name) if self.on else []
+        rows = current_rows(self.name) if self.on else []
         alike = (r for r in rows if all(r.get(k) == v for k, v in wanted.items()))
         return next(alike, None)
 

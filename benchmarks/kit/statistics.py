@@ -125,6 +125,24 @@ def wilcoxon_p(differences: np.ndarray) -> float | None:
     return float(wilcoxon(differences).pvalue)
 
 
+def student(differences: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """Mean of paired differences (N,), half its 95 % interval t(N-1) s / sqrt(N), two-sided p.
+
+    One pair has no interval and no p; where all are equal, p is 1 for zeros and 0 otherwise.
+    """
+    from scipy.stats import t
+
+    values = np.asarray(differences, dtype=float)
+    mean, num = float(values.mean()), len(values)
+    if num < 2:
+        return mean, None, None
+    deviation = float(values.std(ddof=1)) / math.sqrt(num)
+    if deviation == 0:
+        return mean, 0.0, float(mean == 0)
+    half = float(t.ppf(ENDS[1], num - 1)) * deviation
+    return mean, half, float(2 * t.sf(abs(mean) / deviation, num - 1))
+
+
 def holm(ps: Sequence[float | None]) -> list[float | None]:
     """Holm's step-down adjusted p values, in the order given; None stays and does not count."""
     order = sorted((p, i) for i, p in enumerate(ps) if p is not None)

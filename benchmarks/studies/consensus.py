@@ -35,7 +35,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.kit.facts import draw_facts, forget, log_probability, tell
+from benchmarks.kit.facts import draw_facts, forget, log_probability, tell, without_texts
 from benchmarks.kit.heldout import held_out, padded, window_batches
 from benchmarks.kit.records import write_row
 from benchmarks.kit.statistics import mean_of, ratio_interval
@@ -163,7 +163,7 @@ def hearsay(
         states = {f"F {f:g}": (listener, heard_state(teller, listener, f)) for f in FIDELITIES}
         full = teller.recollected_state()
         states |= {
-            "told, field alone": (teller, full.with_stage("echo", None)),
+            "told, field alone": (teller, without_texts(teller, full)),
             "told": (teller, full),
         }
         for name, (model, state) in states.items():

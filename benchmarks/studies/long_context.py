@@ -10,13 +10,14 @@ python -m benchmarks.studies.long_context --checkpoint FULL WINDOW [WINDOW ...] 
 Time needs no training: random weights, random text read in chunks, then greedy steps at batch 1
 from that state; the three models and all contexts take turns. A round starts from the same state,
 with one step that is not timed (a state continued twice copies its caches first). Memory is what
-the state keeps alive: the storages behind its tensors, each counted once. Flat means that the step
-at 16,384 tokens takes at most 1.3 times the one at 256.
+the state keeps alive: the storages behind its tensors, each counted once; the counts of the echo,
+which grow with the text, are no tensors and not among them. Flat means that the step at 16,384
+tokens takes at most 1.3 times the one at 256.
 
-Quality compares checkpoints trained alike on the same held-out text, in windows of max_seq_len;
-those with an attention window also read every document in one pass with the state carried, as long
-as it is. Intervals are 95 % bootstrap percentiles over documents, differences are paired.
-Rows go to results/long_context.jsonl.
+Quality compares checkpoints trained alike on the same held-out text, in windows of max_seq_len (the
+stateful protocol); those with an attention window also read every document in one pass with the
+state carried, as long as it is. Intervals are 95 % bootstrap percentiles over documents,
+differences are paired. Rows go to results/long_context.jsonl.
 """
 
 import argparse

@@ -1,10 +1,14 @@
-"""Quality at equal wall-clock time: the full stack, our own control, and Hugging Face GPT-2.
+"""Quality at equal time: the full stack, our own control, and GPT-2, each with and without echo.
 
 python -m benchmarks.studies.quality shakespeare --data tinyshakespeare.txt
 python -m benchmarks.studies.quality guanaco --data guanaco_900.jsonl
 python -m benchmarks.studies.quality table
 
-`benchmarks/kit/learners.py` has the protocol. One row per model and seed in results/quality.jsonl.
+`benchmarks/kit/learners.py` has the tasks, `trials.py` the budgets, `equal_time.py` trains both
+texts at once. One row per model and seed in results/quality.jsonl, scored by two protocols:
+stateful (what was read of the document is known) and windowed (nothing before the window is). A
+difference is paired by seed; its interval and p are Student's, p adjusted by Holm over the pairs of
+a text.
 """
 
 import argparse
@@ -12,56 +16,74 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from benchmarks.kit.learners import (
-    TASKS,
-    Task,
-    gpt2_learner,
-    reso_learner,
-    score,
-    train_alternately,
-)
-from benchmarks.kit.records import grouped, newest, num_parameters, read_rows, write_row
-from benchmarks.kit.tables import table
-from reso_llm.config import control_of
-from run_core.hardware import keep_freed_memory
+from benchmarks.kit import trials
+from benchmarks.kit.learners import TASKS
+from benchmarks.kit.pace import measure_pace
+from benchmarks.kit.records import Row, current_rows, grouped, newest
+from benchmarks.kit.statistics import holm, student
+from benchmarks.kit.tables import number, table
 
-MODELS = ("full", "control", "gpt2")
-SECONDS = {"shakespeare": 130.0, "guanaco": 480.0}  # the budgets of a run, for each model
-
-
-def run(name: str, task: Task, models: list[str], seconds: float, seed: int) -> None:
-    makers = {
-        "full": lambda: reso_learner(task, task.config, seed),
-        "control": lambda: reso_learner(task, control_of(task.config), seed),
-        "gpt2": lambda: gpt2_learner(task, seed),
-    }
-    learners = {model: makers[model]() for model in models}
-    train_alternately(learners, seconds)
-    for model, learner in learners.items():
-        row = {
-            "task": name, "model": model, "seed": seed, "seconds": round(learner.seconds, 1),
-            "steps": learner.steps, **score(learner, task),
-            "parameters": num_parameters(learner.model),
-        }  # fmt: skip
-        write_row("quality", row)
-        print({key: row[key] for key in list(row)[:9]}, flush=True)
+MODELS = ("full", "full - echo", "control", "control + echo", "gpt2", "gpt2 + echo")
+SECONDS = {"shakespeare": 130.0, "guanaco": 180.0}  # for each model
+PAIRS = (
+    ("full", "control"), ("full", "control + echo"), ("full", "gpt2"), ("full", "gpt2 + echo"),
+    ("control", "gpt2"), ("control + echo", "gpt2 + echo"), ("full", "full - echo"),
+    ("control + echo", "control"), ("gpt2 + echo", "gpt2"),
+)  # fmt: skip
+PROTOCOLS = {"stateful": "bits_per_byte", "windowed": "windowed_bits_per_byte"}
+GROUP = ("task", "seconds", "paced", "device")
 
 
 def text() -> str:
-    """Mean and deviation over seeds of the newest rows of results/quality.jsonl."""
-    rows = [row | {"budget": round(row["seconds"], -1)} for row in read_rows("quality")]
-    rows = newest(rows, "task", "budget", "model", "seed")
+    """The newest rows of results/quality.jsonl: each model, then what a model has over another."""
+    rows = newest(current_rows("quality"), *GROUP, "variant", "seed")
+    return f"{models_table(rows)}\n\n{differences_table(rows)}"
+
+
+def models_table(rows: Sequence[Row]) -> str:
+    """Mean and deviation over seeds."""
     lines = []
-    for (task, budget, model), some in grouped(rows, "task", "budget", "model").items():
-        speed = statistics.fmean(row["tokens_per_second"] for row in some)
+    for (task, seconds, _, device, model), some in grouped(rows, *GROUP, "variant").items():
         lines.append([
-            task, f"{budget:.0f}", model, ", ".join(str(row["seed"]) for row in some),
-            spread([row["nats_per_token"] for row in some]),
-            spread([row["bits_per_byte"] for row in some]), f"{speed:,.0f}",
+            task, f"{seconds:g} s, {device}", model, ", ".join(str(row["seed"]) for row in some),
+            *(spread([row[field] for row in some]) for field in PROTOCOLS.values()),
+            f"{statistics.median(row['steps'] for row in some):,.0f}",
+            f"{statistics.fmean(row['tokens_per_second'] for row in some):,.0f}",
         ])  # fmt: skip
     return table(
-        ("task", "seconds", "model", "seeds", "nats/token", "bits/byte", "tokens/s"), lines
-    )
+        ("task", "budget", "model", "seeds", *(f"{name} bits/byte" for name in PROTOCOLS), "steps",
+         "tokens/s"), lines,
+    )  # fmt: skip
+
+
+def differences_table(rows: Sequence[Row]) -> str:
+    """What it buys: bits per byte less than another model, and whether that is chance."""
+    lines = []
+    for (task, seconds, _, device), some in grouped(rows, *GROUP).items():
+        for protocol, field in PROTOCOLS.items():
+            bits = {(row["variant"], row["seed"]): row[field] for row in some}
+            lines += [
+                [task, f"{seconds:g} s, {device}", protocol, *cells]
+                for cells in differences(bits)
+            ]  # fmt: skip
+    head = ("task", "budget", "protocol", "model", "against", "bits/byte less", "seeds", "Holm's p")
+    return table(head, lines)
+
+
+def differences(bits: dict[tuple[str, int], float]) -> list[list[str]]:
+    """A line for each of PAIRS that some seed has both models of."""
+    gains = {
+        (model, other): [bits[other, s] - value for (name, s), value in bits.items()
+                         if name == model and (other, s) in bits]
+        for model, other in PAIRS
+    }  # fmt: skip
+    found = {pair: student(values) for pair, values in gains.items() if values}
+    ps = holm([p for _, _, p in found.values()])
+    return [
+        [*pair, f"{mean:+.4f}" + ("" if half is None else f" ± {half:.4f}"),
+         str(len(gains[pair])), number(p, ".3g")]
+        for (pair, (mean, half, _)), p in zip(found.items(), ps, strict=True)
+    ]  # fmt: skip
 
 
 def spread(values: Sequence[float]) -> str:
@@ -73,19 +95,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", choices=(*TASKS, "table"))
     parser.add_argument("--data", help="tinyshakespeare.txt or guanaco-format rows")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--seconds", type=float, help="per model; default 130 or 480")
+    parser.add_argument("--seconds", type=float, help="per model; default 130 or 180")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    trials.add_options(parser)
     options = parser.parse_args()
     if options.task == "table":
         print(text())
         return
     if options.data is None:
         parser.error("--data is needed")
-    keep_freed_memory()
-    task, seconds = TASKS[options.task](options.data), options.seconds or SECONDS[options.task]
-    for seed in options.seeds:
-        run(options.task, task, options.models, seconds, seed)
+    name, task = options.task, TASKS[options.task](options.data)
+    if options.measure_pace:
+        measure_pace(options.measure_pace, {name: task}, options.models)
+        return
+    try:
+        seconds = options.seconds or SECONDS[name]
+        wanted = trials.trials_of("quality", name, options.models, options, seconds=seconds)
+    except ValueError as error:
+        parser.error(str(error))
+    trials.run(wanted, {name: task}, jobs=options.jobs)
+    print(text())
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@ python -m benchmarks.studies.speed                    training and batch-1 decod
 python -m benchmarks.studies.speed --threads 1
 
 The models take turns in one process; the figures are medians over the rounds, and the ratios are
-medians of the ratios within a round. The weights are random and the coherence gate is as at the
-start: no layer is skipped (`evaluate.py gating` times a trained one that skips). The binding memory
-has counted random tokens, as many as 800 rows of guanaco. `full` and `control` decode with the
-engine; `..._stepper` and `..._torch` are `reso_llm.generation.stepper` and the model alone: a
-prompt, a loop and an argmax.
+medians of the ratios within a round. The weights are random. The binding memory has counted random
+tokens, as many as 800 rows of guanaco, and the coherence gate has its threshold from them
+(`evaluate.py gating` times a trained model). `full` and `control` decode with the engine;
+`..._stepper` and `..._torch` are `reso_llm.generation.stepper` and the model alone: a prompt, a
+loop and an argmax.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.kit.learners import gpt2_like
+from benchmarks.kit.gpt2 import gpt2_like
 from benchmarks.kit.records import num_parameters, write_row
 from benchmarks.kit.timing import interleaved, median_ratio, rate
 from reso_llm.config import ResoLLMConfig, control_of, small_config

@@ -1,15 +1,14 @@
 """The worth of each stage: the full stack, the control, each stage taken out, each alone.
 
-All variants of one seed are trained in turn in one process (kit/learners.py), each for
---seconds of its own, or, with --steps, step by step for the same number of tokens. A row is a
-variant and a seed; seeds and variants already recorded are left out. --quick trains tiny models
-for two steps, on a made text where none is given. The tasks are `shakespeare` (characters) and
+A row is a variant and a seed, trained within a budget of tokens or of time (`kit/trials.py`) and
+scored by the stateful protocol; its windowed score stands beside it. --quick trains tiny models for
+two steps, on a made text where none is given. The tasks are `shakespeare` (characters) and
 `guanaco` (BPE, dialogue). Variants are compared by pairs of equal seeds:
 
     gain = bits per byte of the reference - bits per byte of the variant
 
-The reference of "full - stage" is full, that of all others the control. Half the width of the 95 %
-interval of the mean gain over n seeds is t(n) s / sqrt(n), s their standard deviation.
+The reference of "full - stage" is full, that of "control + stage" the control, or the control with
+what the stage needs. The 95 % interval of the mean gain over seeds is Student's.
 """
 
 import dataclasses
@@ -21,26 +20,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
+from benchmarks.kit import trials
 from benchmarks.kit.figures import BLUE, GREY, RED, new_figure
-from benchmarks.kit.learners import (
-    TASKS,
-    Learner,
-    Task,
-    reso_learner,
-    score,
-    train_alternately,
-    train_equal_steps,
-)
-from benchmarks.kit.records import Records, Row, num_parameters
-from benchmarks.kit.tables import table
-from benchmarks.kit.timing import greedy_steps
-from cer.zombie import T_95
-from reso_llm.config import TRAINED_STAGES, KuramotoConfig, ResoLLMConfig, control_of, with_stage
-from reso_llm.model import ResoLLMModel
-from run_core.cli import Parser
-from run_core.hardware import keep_freed_memory
+from benchmarks.kit.learners import TASKS, Task
+from benchmarks.kit.pace import measure_pace
+from benchmarks.kit.records import Row
+from benchmarks.kit.statistics import student
+from benchmarks.kit.tables import number, table
+from benchmarks.kit.variants import reference_of, variants
+from reso_llm.config import KuramotoConfig, ResoLLMConfig
 
 QUICK_STEPS = 2
 LINEAR_BITS = 0.02  # the axis is linear up to here, logarithmic beyond
@@ -50,13 +39,13 @@ INCHES_A_VARIANT = 0.3
 Group = dict[str, dict[int, Row]]  # rows by variant and seed
 
 
-def add_options(parser: Parser) -> None:
+def add_options(parser: Any) -> None:
     parser.add_argument("task", choices=list(TASKS), help="what to learn")
     parser.add_argument("--data", type=str, help="tinyshakespeare.txt or guanaco-format rows")
     parser.add_argument("--seconds", type=float, default=60.0, help="per variant")
     parser.add_argument("--steps", type=int, default=0, help="equal tokens instead of equal time")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", type=str, nargs="+", default=[], help="these variants alone")
+    trials.add_options(parser)
 
 
 def run(options: Any) -> list[Row]:
@@ -64,64 +53,20 @@ def run(options: Any) -> list[Row]:
     names = list(variants(ResoLLMConfig()))
     if unknown := [name for name in options.only if name not in names]:
         raise ValueError(f"unknown variants {unknown}; known: {', '.join(names)}")
-    if options.quick:
-        task, steps, seeds = quick_task(options.task, options.data), QUICK_STEPS, options.seeds[:1]
-    elif options.data:
-        keep_freed_memory()
-        task, steps, seeds = TASKS[options.task](options.data), options.steps, options.seeds
-    else:
+    if not (options.data or options.quick):
         raise ValueError("which text? --data FILE")
-    budget = {"steps": steps, "seconds": 0.0 if steps else options.seconds}
-    records, rows = Records("ablation", options.record), []
-    for seed in tqdm(seeds, desc="seeds", leave=False, disable=None):
-        by_name = {}
-        for name in options.only or names:
-            key = {"task": options.task, "variant": name, "seed": seed, **budget}
-            by_name[name] = records.find(**key) or key
-        missing = [name for name, row in by_name.items() if "bits_per_byte" not in row]
-        for name, learner in trained(task, seed, budget, missing).items():
-            by_name[name] |= measured(learner, task)
-            records.add(by_name[name])
-        rows += by_name.values()
-    return rows
-
-
-def variants(full: ResoLLMConfig) -> dict[str, ResoLLMConfig]:
-    """By name: full, control, full without each trained stage, control with each."""
-    configs = {"full": full, "control": control_of(full)}
-    for stage in TRAINED_STAGES:
-        configs[f"full - {stage}"] = with_stage(full, stage, enabled=False)
-        configs[f"control + {stage}"] = with_stage(control_of(full), stage, enabled=True)
-    return configs
-
-
-def trained(
-    task: Task, seed: int, budget: dict[str, float], names: Sequence[str]
-) -> dict[str, Learner]:
-    """The variants of these names, trained in turn."""
-    learners = {name: reso_learner(task, variants(task.config)[name], seed) for name in names}
-    train = train_equal_steps if budget["steps"] else train_alternately
-    amount = budget["steps"] or budget["seconds"]
-    with tqdm(total=amount * len(names), desc=f"seed {seed}", leave=False, disable=None) as bar:
-        train(learners, amount, bar.update)
-    return learners
-
-
-def measured(learner: Learner, task: Task) -> Row:
-    """Score a trained variant, and measure its speed and size."""
-    tables = sum(p.numel() for n, p in learner.model.named_parameters() if "table" in n)
-    prsc = learner.model.prsc
-    return {
-        **score(learner, task), "decode_ms": decode_ms(learner.model.eval()),
-        "parameters": num_parameters(learner.model) - tables, "table_parameters": tables,
-        "bound_pairs": len(prsc.entry_ids) if prsc else 0,
-    }  # fmt: skip
-
-
-def decode_ms(model: ResoLLMModel, num_tokens: int = 40) -> float:
-    """Median milliseconds of a greedy step at batch 1, over what fits into the context."""
-    count = min(num_tokens, model.config.max_seq_len)
-    return statistics.median(greedy_steps(model, model.init_state(), count)[0])
+    name, names, budget = options.task, options.only or names, {"seconds": options.seconds}
+    budget["steps"] = QUICK_STEPS if options.quick else options.steps
+    wanted = trials.trials_of("ablation", name, names, options, **budget)
+    if options.quick:
+        wanted = [trial for trial in wanted if trial.seed == options.seeds[0]]
+        task = quick_task(name, options.data)
+    else:
+        task = TASKS[name](options.data)
+    if options.measure_pace:
+        measure_pace(options.measure_pace, {name: task}, names)
+        return []
+    return trials.run(wanted, {name: task}, jobs=options.jobs, record=options.record)
 
 
 def quick_task(name: str, data: str | None) -> Task:
@@ -163,14 +108,16 @@ def groups(rows: Sequence[Row]) -> dict[str, Group]:
     """The rows by task and budget, as a title; the newest row of a variant and seed counts."""
     by_title: dict[str, Group] = {}
     for row in rows:
-        budget = f"{row['steps']} steps each" if row["steps"] else f"{row['seconds']:g} s each"
-        group = by_title.setdefault(f"{row['task']}, {budget}", {})
+        group = by_title.setdefault(f"{row['task']}, {budget_of(row)}", {})
         group.setdefault(row["variant"], {})[row["seed"]] = row
     return by_title
 
 
-def reference_of(variant: str) -> str:
-    return "full" if variant.startswith("full - ") else "control"
+def budget_of(row: Row) -> str:
+    """`130 s each`, and where it was trained if elsewhere than it was timed."""
+    each = f"{row['steps']} steps" if row["budget"] == "tokens" else f"{row['seconds']:g} s"
+    where = f", trained on {row['device']}" if row["paced"] or row["device"] != "cpu" else ""
+    return f"{each} each{where}"
 
 
 def gain(group: Group, variant: str) -> Gain | None:
@@ -180,10 +127,8 @@ def gain(group: Group, variant: str) -> Gain | None:
              if s in reference]  # fmt: skip
     if not gains:
         return None
-    if len(gains) == 1:
-        return Gain(gains[0], None)
-    factor = T_95[min(len(gains), max(T_95))]
-    return Gain(statistics.fmean(gains), factor * statistics.stdev(gains) / len(gains) ** 0.5)
+    mean, half, _ = student(gains)
+    return Gain(mean, half)
 
 
 def text(rows: Sequence[Row]) -> str:
@@ -192,19 +137,22 @@ def text(rows: Sequence[Row]) -> str:
 
 
 def _section(title: str, group: Group) -> str:
-    columns = ("variant", "seeds", "bits/byte", "less than its reference", "tokens/s", "decode ms",
-               "parameters", "tables", "pairs")  # fmt: skip
+    columns = ("variant", "seeds", "bits/byte", "less than its reference", "windowed", "steps",
+               "tokens/s", "decode ms", "parameters", "tables", "pairs")  # fmt: skip
     lines = []
     for variant, by_seed in group.items():
         rows = [*by_seed.values()]
         values = [row["bits_per_byte"] for row in rows]
         spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-        speeds, times = ([row[f] for row in rows] for f in ("tokens_per_second", "decode_ms"))
+        windowed = statistics.fmean(row["windowed_bits_per_byte"] for row in rows)
+        steps = statistics.median(row["steps"] for row in rows)
+        speed = statistics.median(row["tokens_per_second"] for row in rows)
+        times = [row["decode_ms"] for row in rows if row["decode_ms"] is not None]
         sizes = [rows[0][f] for f in ("parameters", "table_parameters", "bound_pairs")]
         lines.append([
             variant, str(len(rows)), f"{statistics.fmean(values):.4f}{spread}",
-            _written(gain(group, variant)), f"{statistics.median(speeds):,.0f}",
-            f"{statistics.median(times):.2f}", *(f"{size:,}" for size in sizes),
+            _written(gain(group, variant)), f"{windowed:.4f}", f"{steps:,.0f}", f"{speed:,.0f}",
+            number(statistics.median(times) if times else None), *(f"{size:,}" for size in sizes),
         ])  # fmt: skip
     return f"**{title}**\n\n{table(columns, lines)}"
 
@@ -230,7 +178,7 @@ def figure(rows: Sequence[Row]) -> Any:
 def _forest(axes: Any, group: Group) -> None:
     gains = {name: g for name in group if name != "control" and (g := gain(group, name))}
     for i, (variant, saved) in enumerate(gains.items()):
-        color, marker = STYLES[reference_of(variant)]
+        color, marker = STYLES[reference_of(variant).partition(" ")[0]]
         face = color if saved.half is not None else "white"
         axes.errorbar(saved.mean, i, xerr=saved.half or 0, color=color, marker=marker,
                       markerfacecolor=face, capsize=3, ls="")  # fmt: skip

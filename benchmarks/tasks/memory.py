@@ -3,7 +3,7 @@
     gain    mean log-probability of a fact (nats per token) from an empty context after
             `update_memory(fact)`, minus that before; facts are invented, so no model knows them
     control the gain of another fact of the same templates, which is not stored; beside both the
-            gain by either path alone (the sedenion field; the echo of the stored tokens)
+            gain by either path alone (the sedenion field; the echo, which counted the tokens)
     recall  share of partial queries whose own fact comes first among 1,000, beside BM25 (Robertson
             and Zaragoza 2009) over the same tokens and over words
 
@@ -20,17 +20,25 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from benchmarks.kit import heldout
-from benchmarks.kit.facts import draw_facts, draw_parts, forget, log_probability, sentence, tell
+from benchmarks.kit.facts import (
+    draw_facts,
+    draw_parts,
+    forget,
+    log_probability,
+    sentence,
+    tell,
+    without_texts,
+)
 from benchmarks.kit.figures import BLUE, GREEN, GREY, ORANGE, error_bars, new_figure
 from benchmarks.kit.records import Records, Row, grouped
 from benchmarks.kit.statistics import mean_interval, mean_of
 from benchmarks.kit.tables import shown, table
 from reso_llm.model import ResoLLMModel
 from reso_llm.network import ResoState
+from reso_llm.stages.echo import EchoState, TextCounts
 
 ORDINARY = (
     "I would like to learn more about the history of the city.",
@@ -77,8 +85,8 @@ def gains(
             note(f"importance {importance}", fact, control, model.recollected_state)
         tell(model, fact, 1.0)
         full = model.recollected_state()
-        note("field alone", fact, control, lambda full=full: full.with_stage("echo", None))
-        echo = model.init_state().with_stage("echo", full.stages["echo"])
+        note("field alone", fact, control, lambda full=full: without_texts(model, full))
+        echo = model.init_state().with_stage("echo", full.stages.get("echo"))
         note("echo alone", fact, control, lambda echo=echo: echo)
         for age in AGES:
             model.session.clock = float(age)
@@ -147,8 +155,10 @@ def price(model: ResoLLMModel) -> list[float]:
     session = model.session
     session.clock = session.episodes.latest
     full, empty = model.recollected_state(), model.init_state()
-    echo = full.stages["echo"]
-    full = full.with_stage("echo", echo._replace(weights=torch.ones_like(echo.weights)))
+    if model.echo is not None:
+        texts = [(ids, 1.0) for ids, _ in session.recollected_texts()]
+        counts = TextCounts.of_texts(texts, model.echo.max_order)
+        full = full.with_stage("echo", EchoState((counts,)))
     full_of, empty_of = ([log_probability(model, t, s) for t in ORDINARY] for s in (full, empty))
     return mean_of(np.subtract(full_of, empty_of))
 

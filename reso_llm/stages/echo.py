@@ -13,13 +13,13 @@ K_m / N_m do. It is a cache of contexts (Grave 2017, arXiv 1612.04426) whose tru
 Words count by their weight: 1 for what is read, `own_weight` for what the model wrote itself, and
 importance * exp(-decay * age) for a stored text, which is read before the text begins.
 
-`TextCounts` alone counts. Training reads its counts of the target, the torch form and the one-token
-form all followers. The state of a row is a `TextCounts`, a value: it forks, saves and batches.
+`TextCounts` counts. The torch form and the one-token form read all followers; training reads the
+target alone, of counts that `text_evidence` takes of a whole text at once. The state of a row is a
+`TextCounts`, a value: it forks, saves and batches.
 
 Shapes: B batch, T time, D width, V vocabulary, M orders.
 """
 
-import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -39,7 +39,6 @@ conversations with a network that was trained without the echo."""
 
 MAX_LOG_STRENGTH = 8.0
 ID_BITS = 22  # of a token id in the key of a context: those of the largest vocabulary
-CHUNK = 65_536  # tokens whose evidence is held as Python numbers at a time
 
 
 class Followers:
@@ -156,22 +155,41 @@ class TargetEvidence(NamedTuple):
         return TargetEvidence(*(values.to(device) for values in self))
 
 
-def text_evidence(ids: Sequence[int], max_order: int) -> ndarray:
-    """Share, total and kinds, (3,n-1,M), for the tokens of a text (n,) but the last."""
-    buffer, parts = CountBuffer(max_order), [np.zeros((3, 0, max_order), np.float32)]
-    for start in range(0, len(ids) - 1, CHUNK):
-        tokens = ids[start : start + CHUNK + 1]
-        places: list[int] = []
-        numbers: list[float] = []
-        for t, (token, target) in enumerate(itertools.pairwise(tokens)):
-            for m, entry in enumerate(buffer.read(token, 1.0)):
-                places.append(t * max_order + m)
-                share = entry.counts.get(target, 0.0) / entry.total
-                numbers += share, entry.total, len(entry.counts)
-        part = np.zeros((3, (len(tokens) - 1) * max_order), np.float32)
-        part[:, places] = np.array(numbers, np.float32).reshape(-1, 3).T
-        parts.append(part.reshape(3, -1, max_order))
-    return np.concatenate(parts, axis=1)
+def text_evidence(ids: Sequence[int] | ndarray, max_order: int) -> ndarray:
+    """Share, total and kinds, (3,n-1,M), for the tokens of a text (n,) but the last.
+
+    These are the counts that `TextCounts` has after each token, found by sorting instead.
+    """
+    tokens = np.asarray(ids, np.int64)
+    found = np.zeros((3, max(len(tokens) - 1, 0), max_order), np.float32)
+    contexts = np.zeros(len(tokens), np.int64)
+    for m in range(min(max_order, found.shape[1])):
+        contexts = _numbered(contexts[:-1], tokens[m:-1])  # that of the m + 1 tokens up to each
+        found[:, m:, m] = _before(contexts, tokens[m + 1 :])
+    return found
+
+
+def _before(contexts: ndarray, targets: ndarray) -> tuple[ndarray, ndarray, ndarray]:
+    """Share of each target, total and kinds, (n,) each, among the earlier places of its context."""
+    total = _earlier(contexts, np.ones_like(contexts))
+    same = _earlier(_numbered(contexts, targets), np.ones_like(contexts))
+    kinds = _earlier(contexts, (same == 0).astype(np.int64))
+    return same / np.maximum(total, 1), total, kinds
+
+
+def _numbered(a: ndarray, b: ndarray) -> ndarray:
+    """Numbers (n,) from 0 on that are equal where the pairs of a and b, both (n,), are."""
+    return np.unique(a << ID_BITS | b, return_inverse=True)[1]
+
+
+def _earlier(groups: ndarray, values: ndarray) -> ndarray:
+    """For each place the sum of values (n,) at earlier places of its group (n,)."""
+    order = groups.argsort(kind="stable")
+    members, sums = groups[order], values[order].cumsum() - values[order]
+    begins = np.searchsorted(members, members)
+    result = np.empty_like(sums)
+    result[order] = sums - sums[begins]
+    return result
 
 
 class Echo(nn.Module):

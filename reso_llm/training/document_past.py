@@ -77,4 +77,4 @@ class DocumentPast:
     def _counted(self, document: int) -> ndarray:
         """Evidence (3,n-1,M) of one document of n tokens; its last token predicts another text."""
         first, stop = self.bounds[document : document + 2]
-        return text_evidence(self.tokens[first:stop].astype(np.int64).tolist(), self.max_order)
+        return text_evidence(self.tokens[first:stop], self.max_order)

@@ -12,8 +12,8 @@ from benchmarks.studies import long_context
 from benchmarks.tasks import gating
 from benchmarks.tasks.goals import conversations, measures
 from reso_llm.config import (
-    CoherenceGateConfig,
     KuramotoConfig,
+    PRSCConfig,
     ResoLLMConfig,
     TemporalSMFConfig,
     control_of,
@@ -23,13 +23,14 @@ from reso_llm.data.prepare import tokenise_all
 from reso_llm.data.token_cache import Split
 from reso_llm.model import ResoLLMModel
 from reso_llm.tokenizer import SPECIAL_TOKENS
+from reso_llm.training.evaluation import score_split
 
 VOCABULARY = 61
 SMALL = control_of(
     ResoLLMConfig(
         vocab_size=VOCABULARY, dim=32, num_layers=2, num_heads=2, max_seq_len=12,
         kuramoto=KuramotoConfig(num_oscillators=4),
-        coherence_gate=CoherenceGateConfig(threshold=0.03),  # some tokens skip a layer
+        prsc=PRSCConfig(max_order=2, max_slots=16),
         temporal_smf=TemporalSMFConfig(num_heads=2, num_channels=2),
     )
 )  # fmt: skip
@@ -46,6 +47,7 @@ def make_model(*stages, **changes):
         with torch.no_grad():
             for p in model.parameters():
                 p.add_(0.2 * torch.randn_like(p))
+    model.fit_bindings(draw_ids(400, seed=5).numpy())  # the gate lets some tokens go deep
     return model.eval()
 
 
@@ -83,54 +85,67 @@ def test_held_out_bytes_are_each_documents_own(tmp_path, byte_tokenizer):
 
 @torch.no_grad()
 def test_document_scores_charge_every_token_to_its_document():
-    """Short documents against one unbatched pass each; a long one has all its tokens counted."""
-    model, split = make_model("coherence_gate", "kuramoto"), make_split(9, 5, 30)
+    """Short documents against one unbatched pass each; all together against `score_split`."""
+    model, split = make_model("coherence_gate", "kuramoto", "echo"), make_split(9, 5, 30)
     sizes = torch.tensor([20.0, 11.0, 70.0], dtype=torch.float64)
     scores = heldout.document_scores(model, split, sizes)
     assert scores.tokens.tolist() == [8, 4, 29]
     for i, ids in enumerate(heldout.document_ids(split)[:2]):
         ids = torch.from_numpy(ids)[None]
         output = model(ids[:, :-1])
-        gates = output.diagnostics["gates"]
+        deep = output.diagnostics["deep"]
         nats = F.cross_entropy(output.logits[0], ids[0, 1:], reduction="sum").item()
         assert scores.nats[i].item() == pytest.approx(nats, rel=1e-5)
-        assert scores.depth[i].item() == pytest.approx(ids.shape[1] - 1 + gates.sum().item(), 1e-5)
-        assert scores.layers[i].item() == ids.shape[1] - 1 + int((gates > 0).sum())
-    assert (scores.layers > scores.depth)[:2].all()
-    assert scores.layers.sum() < 2 * scores.tokens.sum()
+        assert scores.layers[i].item() == deep.numel() + int(deep.sum())
+    assert scores.tokens.sum() < scores.layers.sum() < 2 * scores.tokens.sum()
+    assert scores.nats.sum().item() == pytest.approx(score_split(model, split).nats, rel=1e-6)
     assert scores.bits_per_byte == pytest.approx(scores.nats.sum().item() / math.log(2) / 101)
 
 
 def test_without_a_gate_every_layer_is_used():
     scores = heldout.document_scores(make_model(), make_split(9, 5), torch.ones(2))
-    assert scores.layers.tolist() == scores.depth.tolist() == [16, 8]
+    assert scores.layers.tolist() == [16, 8]
 
 
 # --- the gate
 
 
 @torch.no_grad()
-def test_with_cut_changes_the_gate_and_no_weight():
+def test_with_threshold_changes_the_gate_and_no_weight():
     model = make_model("coherence_gate", num_layers=4)
-    ids = draw_ids(2, 12)
-    same = gating.with_cut(model, model.config.coherence_gate.skip_below)
+    ids, tail = draw_ids(2, 12), torch.full((2, model.tail_length), -1)
+    own = model.gate.threshold.item()
+    same = gating.with_threshold(model, own)
     torch.testing.assert_close(same(ids).logits, model(ids).logits)
     layers = []
-    for cut in (1.0, 0.3, 0.0):
-        other = gating.with_cut(model, cut)
-        layers.append(heldout.depths(other, other(ids))[1].mean().item())
-        assert other.config.coherence_gate.skip_below == cut
-    assert layers[0] == 1 < layers[1] < layers[2]
-    assert model.config.coherence_gate.skip_below == 0.25
+    for threshold in (math.inf, own, -math.inf):
+        other = gating.with_threshold(model, threshold)
+        layers.append(heldout.layers_used(other, ids, tail).mean().item())
+        assert other(ids).diagnostics["deep"].double().mean() * 3 + 1 == pytest.approx(layers[-1])
+        assert other.embedding.table is model.embedding.table
+    assert layers[0] == 1 < layers[1] < layers[2] == 4
+    assert model.gate.threshold.item() == own
+
+
+def test_thresholds_let_their_share_of_the_text_go_deep():
+    """As near as the doubts that many tokens share allow: never less than asked for."""
+    model, split = make_model("coherence_gate"), make_split(60, 40)
+    tail = torch.full((1, model.tail_length), -1)
+    texts = heldout.document_ids(split)
+    doubts = torch.cat([heldout.doubts(model, torch.from_numpy(t)[None], tail)[0] for t in texts])
+    for share, tau in zip((0.1, 0.5, 1.0), gating.thresholds(model, split, (0.1, 0.5, 1.0)),
+                          strict=True):  # fmt: skip
+        assert (doubts >= tau).double().mean() >= share
+        assert (doubts > tau).double().mean() < share
 
 
 def test_cheapest_is_the_fewest_layers_within_the_tolerance(monkeypatch):
     values = ((0.1, 2.05, 1.0), (0.5, 2.015, 2.0), (1.0, 2.0, 3.5), (9.0, 2.01, 4.0))
-    rows = [{"skip_below": cut, "bits_per_byte": [bits, 0, 9], "layers": [layers, 0, 9]}
+    rows = [{"share": cut, "bits_per_byte": [bits, 0, 9], "layers": [layers, 0, 9]}
             for cut, bits, layers in values]  # fmt: skip
     for tolerance, cut in ((gating.TOLERANCE, 0.5), (0.001, 1.0), (0.1, 0.1)):
         monkeypatch.setattr(gating, "TOLERANCE", tolerance)
-        assert gating.cheapest(rows)["skip_below"] == cut
+        assert gating.cheapest(rows)["share"] == cut
 
 
 # --- goals

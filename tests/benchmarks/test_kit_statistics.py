@@ -112,3 +112,15 @@ def test_holm_rejects_as_the_step_down_procedure_does(ps):
 
 def test_intervals_of_seeds_are_averaged_end_by_end():
     assert statistics.mean_interval([[1, 0, 2], [3, 1, 8]]) == [2, 0.5, 5]
+
+
+def test_students_interval_and_p_are_scipys():
+    values = [0.3, 0.1, 0.4, 0.2]
+    mean, half, p = statistics.student(values)
+    wanted = stats.ttest_1samp(values, 0)
+    low, high = wanted.confidence_interval()
+    assert (mean - half, mean + half) == pytest.approx((low, high))
+    assert p == pytest.approx(wanted.pvalue)
+    assert statistics.student([1.0]) == (1.0, None, None)
+    assert statistics.student([0.0, 0.0]) == (0, 0, 1)
+    assert statistics.student([2.0, 2.0]) == (2, 0, 0)

@@ -12,7 +12,7 @@ from reso_llm.data.prepare import tokenise_all
 from reso_llm.inference import ResoLLMInference
 from reso_llm.session.entanglement import consensus_logits
 
-STAGES = ("kuramoto", "temporal_smf")
+STAGES = ("kuramoto", "temporal_smf", "echo")
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_document_nats_of_three_agents(tiny_model, byte_tokenizer, tmp_path):
 
 def test_one_agent_twice_is_one_agent(tiny_model):
     model = tiny_model(stages=("kuramoto",))
-    windows = [consensus.EvalWindow(np.arange(5, 14), np.arange(6, 15), np.arange(9) >= 4)]
+    windows = [consensus.EvalWindow(np.arange(5, 14), np.arange(6, 15), np.arange(9) >= 4, 0)]
     nats = consensus.window_nats([model, model], windows)
     assert nats[(0, 1)].flatten().tolist() == pytest.approx([nats[(0,)].item()] * 3, rel=1e-5)
 
@@ -97,14 +97,15 @@ def test_a_network_shares_the_field_by_its_fidelity(engine):
     for fidelity, share in ((0.25, 0), (0.5, 0), (0.75, 1 / 3), (1.0, 1 / 2)):
         state = consensus.heard_state(model, model, fidelity)
         torch.testing.assert_close(state.stages["temporal_smf"].field, share * told)
-        assert "echo" not in state.stages
+        assert [row.length for row in state.stages["echo"].rows] == [0]
     rows = consensus.hearsay(model, model, ["Mara keeps the map."], ["Tor sold a bell."])
     by_state = {row["state"]: row for row in rows}
     assert by_state["F 0.5"]["fact"] == (0, 0, 0)
     told_alone = by_state["told, field alone"]
     for kind, text in (("fact", "Mara keeps the map."), ("control", "Tor sold a bell.")):
         consensus.tell(model, "Mara keeps the map.", 1.0)
-        state = model.recollected_state().with_stage("echo", None)
+        empty = model.init_state().stages["echo"]
+        state = model.recollected_state().with_stage("echo", empty)
         change = consensus.log_probability(model, text, model.init_state())
         change -= consensus.log_probability(model, text, state)
         assert change != 0

@@ -30,7 +30,7 @@ ON_DATA = ["--checkpoint", "RUN", "--data", "DATA"]
 QUICK = {  # the options of each task, and the fields of its rows
     "memory": (["--checkpoint", "RUN"], {"checkpoint", "seed", "recall_hit_at_1"}),
     "goals": (ON_DATA, {"checkpoint", "data", "seed", "measure"}),
-    "gating": (ON_DATA, {"checkpoint", "data", "skip_below", "layers"}),
+    "gating": (ON_DATA, {"checkpoint", "data", "share", "layers"}),
     "stability": (ON_DATA, {"checkpoint", "data", "seed", "corrupt", "own loop"}),
 }
 
@@ -91,15 +91,15 @@ def test_rows_are_recorded_once_and_more_seeds_are_added(call, capsys, monkeypat
     assert "seeds 4, 5" in capsys.readouterr().out
 
 
-def test_gating_measures_its_cuts_together(call, monkeypatch):
-    """Above the best is a comparison: with one cut missing all are measured again."""
+def test_gating_measures_its_shares_together(call, monkeypatch):
+    """Above the best is a comparison: with one share missing all are measured again."""
     sweep, calls = gating.sweep, []
     monkeypatch.setattr(gating, "sweep", lambda *a: calls.append(a[3]) or sweep(*a))
-    options = ["gating", *ON_DATA, "--cuts", 0.2, 0.9, "--rounds", 0, "--record"]
+    options = ["gating", *ON_DATA, "--shares", 0.2, 0.9, "--rounds", 0, "--record"]
     for _ in range(2):
         assert call(*options) == 0
     assert calls == [[0.2, 0.9]]
-    assert [row["skip_below"] for row in read_rows("gating")] == [0.2, 0.9]
+    assert [row["share"] for row in read_rows("gating")] == [0.2, 0.9, None]
     assert min(row["above_best"][0] for row in read_rows("gating")) == 0
 
 
@@ -176,11 +176,11 @@ def test_stability_averages_the_seeds_that_could_be_compared():
     assert stability_tables.over_seeds([{"loop": []}], "loop") == {}
 
 
-def test_the_gates_groups_are_checkpoints_by_cut():
-    rows = [{"checkpoint": c, "data": "d", "cuts": [0.1, 0.5], "skip_below": s}
-            for c, s in (("a", 0.5), ("b", 0.1), ("a", 0.1))]  # fmt: skip
-    found = [[(r["checkpoint"], r["skip_below"]) for r in some] for some in gating.groups(rows)]
-    assert sorted(found) == [[("a", 0.1), ("a", 0.5)], [("b", 0.1)]]
+def test_the_gates_groups_are_checkpoints_by_layers():
+    rows = [{"checkpoint": c, "data": "d", "shares": [0.1, 0.5], "share": s, "layers": [n, n, n]}
+            for c, s, n in (("a", 0.5, 3), ("b", 0.1, 1), ("a", None, 2))]  # fmt: skip
+    found = [[(r["checkpoint"], r["share"]) for r in some] for some in gating.groups(rows)]
+    assert sorted(found) == [[("a", None), ("a", 0.5)], [("b", 0.1)]]
 
 
 # --- dynamics -----------------------------------------------------------------------------------

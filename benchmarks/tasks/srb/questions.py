@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.kit.statistics import Interval, bootstrap_groups, groups_of, spearman
+from benchmarks.kit.statistics import Interval, bootstrap_groups, groups_of, ratio, spearman
 from benchmarks.tasks.srb.quality import Measures
 from benchmarks.tasks.srb.study import Row, signals
 
@@ -59,12 +59,18 @@ def predicted(rows: Sequence[Row], tables: Sequence[Measures], names: np.ndarray
                 for name in OUTCOMES if name == "truncated" or name in tables[0]}  # fmt: skip
     rhos = {}
     for reach, tokens in (("whole", None), ("first 32", EARLY)):
-        means = np.array([np.nanmean(signals(row)[:tokens], axis=0) for row in rows])  # (N,3)
+        means = np.array([_means(signals(row)[:tokens]) for row in rows])  # (N,3)
         for i, signal in enumerate(SIGNALS):
             for name, values in outcomes.items():
                 pair = np.stack([means[:, i], values], -1)
                 rhos[f"{signal}, {reach}: {name}"] = correlation(pair, names)
     return rhos
+
+
+def _means(trace: np.ndarray) -> np.ndarray:
+    """Means over time of the defined values of (T,3); a reply of one token has no change, NaN."""
+    defined = ~np.isnan(trace)
+    return ratio(np.where(defined, trace, 0).T, defined.T)
 
 
 def _outcome(name: str, row: Row, table: Measures) -> float:

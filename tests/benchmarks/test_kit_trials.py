@@ -1,0 +1,128 @@
+"""Trials: budgets, paces, what is found again, and processes side by side."""
+
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import pytest
+from conftest import make_tiny_config
+
+from benchmarks.kit import pace, records, trials
+from benchmarks.studies import equal_time, quality
+from benchmarks.tasks import ablation
+from reso_llm.config import ResoLLMConfig
+
+
+def options(**changes):
+    given = dict(seeds=[0], pace=None, measure_pace=None, device="cpu", jobs=0, only=None)
+    return SimpleNamespace(**(given | changes))
+
+
+@pytest.fixture
+def pace_file(tmp_path):
+    path = tmp_path / "pace.json"
+    path.write_text(json.dumps({"t": {"full": [10.0, 2.0], "control": [0.0, 0.5]}}))
+    return str(path)
+
+
+@pytest.fixture
+def task(monkeypatch):
+    for module in (trials, pace):
+        monkeypatch.setattr(module, "keep_freed_memory", lambda: None)
+    made = ablation.quick_task("shakespeare", None)
+    return dataclasses.replace(made, config=make_tiny_config(("echo",)), stride=6)
+
+
+def test_a_pace_gives_each_variant_its_steps(pace_file):
+    found = trials.trials_of("s", "t", ["full", "control"], options(pace=pace_file), seconds=30.0)
+    assert [(t.variant, t.steps) for t in found] == [("full", 10), ("control", 60)]
+    assert found[0].key == {"task": "t", "variant": "full", "seed": 0, "budget": "time",
+                            "paced": True, "seconds": 30.0, "device": "cpu"}  # fmt: skip
+    (tokens,) = trials.trials_of("s", "t", ["full"], options(), steps=5, seconds=30.0)
+    assert (tokens.key["budget"], tokens.key["steps"], tokens.key["seconds"]) == ("tokens", 5, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "budget", "named"),
+    [
+        ({"jobs": 2}, {"seconds": 1.0}, "--jobs"),
+        ({"pace": "FILE"}, {"seconds": 30.0, "steps": 3}, "--steps and --pace"),
+        ({"pace": "FILE"}, {"seconds": 9.0}, "10.0 s"),
+        ({"pace": "nowhere"}, {"seconds": 9.0}, "nowhere"),
+        ({"device": "cuda:99"}, {"steps": 1, "seconds": 0.0}, "cuda"),
+    ],
+)
+def test_a_budget_that_cannot_be_kept_is_named(pace_file, changes, budget, named):
+    if changes.get("pace") == "FILE":
+        changes = {"pace": pace_file}
+    with pytest.raises(ValueError, match=named):
+        trials.trials_of("s", "t", ["full"], options(**changes), **budget)
+    with pytest.raises(ValueError, match="of gpt2 on t is not known"):
+        pace.pace_of({"t": {}}, "t", "gpt2")
+
+
+def test_the_pace_of_a_machine_is_measured_and_added_to_its_file(task, pace_file):
+    pace.measure_pace(pace_file, {"tiny": task}, ["control", "control + echo"])
+    found = pace.read_pace(pace_file)
+    assert found["t"]["full"] == [10.0, 2.0]
+    (plain, step), (echo, _) = found["tiny"].values()
+    assert 0 <= plain < echo
+    assert step > 0
+
+
+def test_what_is_recorded_is_not_trained_again_and_says_its_stack(task, results):
+    wanted = trials.trials_of("ablation", "t", ["control"], options(), steps=2)
+    (row,) = trials.run(wanted, {"t": task})
+    assert (row["steps"], row["tokens"]) == (2, 2 * 24 * 12)
+    assert trials.run(wanted, {})[0]["bits_per_byte"] == row["bits_per_byte"]
+    path = results / "ablation.jsonl"
+    written = json.loads(path.read_text())
+    assert written["stack"] == records.STACK
+    path.write_text(json.dumps(written | {"stack": 1}) + "\n")
+    assert records.current_rows("ablation") == []
+    with pytest.raises(KeyError):  # it would be trained anew
+        trials.run(wanted, {})
+
+
+def test_rows_of_other_models_have_no_stack(results):
+    for model in ("shipped", "SmolLM2"):
+        records.write_row("phase_slip", {"model": model})
+    assert [row.get("stack") for row in records.read_rows("phase_slip")] == [records.STACK, None]
+    lines = [json.dumps({"model": model}) + "\n" for model in ("shipped", "SmolLM2")]
+    (results / "phase_slip.jsonl").write_text("".join(lines))
+    assert [row["model"] for row in records.current_rows("phase_slip")] == ["SmolLM2"]
+
+
+def test_side_by_side_is_as_in_turn_and_a_failure_spares_the_others(task, results, capfd):
+    """The pool trains what one process would have; a variant without a config fails alone."""
+    names = ["control", "control + echo"]
+    wanted = trials.trials_of("ablation", "t", names, options(jobs=2), steps=2)
+    alone = [row["nats_per_token"] for row in trials.run(wanted, {"t": task}, record=False)]
+    (broken,) = trials.trials_of("ablation", "t", ["nothing"], options(), steps=1)
+    with pytest.raises(RuntimeError, match="1 of 3 trials failed"):
+        trials.run([*wanted, broken], {"t": task}, jobs=2)
+    assert "nothing, seed 0, t: 'nothing'" in capfd.readouterr().err
+    rows = {row["variant"]: row["nats_per_token"] for row in records.read_rows("ablation")}
+    assert [rows[name] for name in names] == pytest.approx(alone, rel=1e-4)
+
+
+def test_a_model_of_both_studies_is_trained_once_and_recorded_in_both(results, tmp_path):
+    path = tmp_path / "pace.json"
+    names = [*equal_time.variants(ResoLLMConfig()), *equal_time.GPT2]
+    path.write_text(json.dumps({"shakespeare": {name: [0, 1] for name in names}}))
+    wanted = equal_time.all_trials(["shakespeare"], options(pace=str(path)))
+    assert sorted(t.variant for t in wanted) == sorted(names), "each once"
+    rows = [trial.key | {"bits_per_byte": 1.0} for trial in wanted]
+    for _ in range(2):
+        equal_time.record_quality(wanted, rows)
+    copied = [row["variant"] for row in records.read_rows("quality")]
+    assert sorted(copied) == sorted(set(quality.MODELS) - set(equal_time.GPT2))
+
+
+def test_what_a_model_buys_is_paired_by_seed_and_adjusted():
+    bits = {("full", s): 2.0 for s in (0, 1, 2)}
+    bits |= {("control", s): 2.5 + 0.1 * s for s in (0, 1)} | {("gpt2", 2): 3.0}
+    found = {(line[0], line[1]): line[2:] for line in quality.differences(bits)}
+    assert found["full", "control"][:2] == ["+0.5500 ± 0.6353", "2"]
+    assert found["full", "gpt2"] == ["+1.0000", "1", "-"]
+    assert ("control", "gpt2") not in found, "no seed has both"
