@@ -405,7 +405,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=[*PARTS][:-1])
     parser.add_argument("--forms", nargs="+", choices=FORMS, help="only these")
     parser.add_argument("--data", help="rows (.jsonl) or a plain text, for the documents")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--rows", type=int, default=32, help="sequences of a training step")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--jobs", type=int, default=1, help="models trained at the same time")

@@ -39,7 +39,7 @@ from reso_llm.stages.arrays import EPS, logistic, matrix, row_squares, scalar, v
 from reso_llm.stages.fused import linear, rms_norm
 
 S = sedenion.DIM
-CHUNK = 64  # tokens of one triangular system
+CHUNK = 32  # tokens of one triangular system; measured in 16 ... 64
 HALF_LIVES = (16.0, 4096.0)  # in tokens; heads start spread above the first up to the last
 
 
