@@ -177,14 +177,14 @@ class PRSCConfig(StageConfig):
 class TemporalSMFConfig(StageConfig):
     """Temporal sedenion field, and episodic memory with decay.
 
-    num_heads, num_channels: heads of the field, and sedenions of each. memory_decay_rate: a stored
-    moment weighs importance * exp(-rate * age), with age in texts. max_moments: moments of a
-    session; the lightest is forgotten first. episodic_tagging: keep single moments, not only the
-    sum of their fields.
+    num_heads, num_channels: heads of the field, and sedenions of each: its content is as wide as
+    the two multiplied. memory_decay_rate: a stored moment weighs importance * exp(-rate * age),
+    with age in texts. max_moments: moments of a session; the lightest is forgotten first.
+    episodic_tagging: keep single moments, not only the sum of their fields.
     """
 
     num_heads: int = 4
-    num_channels: int = 4
+    num_channels: int = 64
     memory_decay_rate: float = 0.01
     max_moments: int = 1000
     episodic_tagging: bool = True

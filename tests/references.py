@@ -81,23 +81,24 @@ def unit_sedenion(vector):
 
 def field_reference(stage, x, state):
     """One token after the other, by the equations of the module's docstring."""
-    H, C, field, previous = stage.num_heads, stage.num_channels, *state
+    H, C, (field, before, key) = stage.num_heads, stage.num_channels, state
     outputs = []
     for x_t in x.unbind(1):
         normed = x_t / (x_t.square().mean(-1, keepdim=True) + torch.finfo(torch.float64).eps).sqrt()
         z = normed @ stage.inputs.weight.T
-        raw, reader = z[:, : 32 * H].view(-1, 2, H, 16).unbind(1)
-        content = z[:, 32 * H : -3 * H].view(-1, H, C, 16)
-        gates = z[:, -3 * H :].view(-1, 3, H) + stage.gate_bias
-        write, read, decay = gates[:, 0].sigmoid(), gates[:, 1].sigmoid(), F.softplus(-gates[:, 2])
-        address = unit_sedenion((1 - stage.previous_mix) * raw + stage.previous_mix * previous)
-        y = sedenion.multiply(sedenion.conjugate(unit_sedenion(reader)).unsqueeze(2), field)
-        y = y / (1 + y.square().mean((-1, -2), keepdim=True)).sqrt()
-        outputs.append(x_t + (read[..., None, None] * y).flatten(1) @ stage.out.weight.T)
-        moment = write[..., None, None] * sedenion.multiply(address.unsqueeze(2), content)
-        field = (-decay).exp()[..., None, None] * field + moment
-        previous = raw
-    return torch.stack(outputs, dim=1), FieldState(field, previous)
+        u, r = unit_sedenion(z[:, : 32 * H].view(-1, 2, H, 16)).unbind(1)
+        content = z[:, 32 * H : -4 * H].view(-1, H, C)
+        gates = z[:, -4 * H :].view(-1, 4, H, 1) + stage.gate_bias[..., None]
+        write, erase, read = gates[:, :3].sigmoid().unbind(1)
+        p, q = (unit_sedenion(v + stage.order * sedenion.multiply(v, before)) for v in (u, r))
+        y = torch.einsum("bhcs,bhs->bhc", field, q)
+        y = y / (1 + y.square().mean(-1, keepdim=True)).sqrt()
+        outputs.append(x_t + (read * y).flatten(1) @ stage.out.weight.T)
+        faded = torch.exp(-F.softplus(-gates[:, 3]))[..., None] * field
+        change = write * content - erase * torch.einsum("bhcs,bhs->bhc", faded, key)
+        field = faded + torch.einsum("bhc,bhs->bhcs", change, key)
+        before, key = u, p
+    return torch.stack(outputs, dim=1), FieldState(field, before, key)
 
 
 def followers_reference(texts, order):

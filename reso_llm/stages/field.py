@@ -1,20 +1,25 @@
-"""Temporal sedenion memory: a decaying field of products, read and written by every token.
+"""Temporal sedenion memory: a fading field that is erased before it is written, by the delta rule.
 
-    y_t = r_t* S_{t-1}                          read, before this token writes
-    S_t = e^{-d_t} S_{t-1} + i_t a_t v_t        write: address times content
+    p_t = unit(u_t + o u_t u_{t-1})         address of token t and the one before it, in this order
+    q_t = unit(r_t + o r_t u_{t-1})         where token t looks
+    y_t = S_{t-1} q_t                       read, before this token writes
+    k_t = p_{t-1}                           its content goes to where the token before it stands
+    S_t = a_t S_{t-1} + (i_t v_t - e_t a_t S_{t-1} k_t) k_t^T
 
-a_t, r_t unit sedenions (address, reader) of a head, v_t its C sedenions of content, S_t its field,
-d_t >= 0 a decay in nats per token, i_t in (0, 1) a write gate; a_t v_t is the sedenion product and
-r* the conjugate. For unit sedenions a* (a v) is v up to the failure of the alternative law, and
-E[r* (a v)] = 0 for unrelated r: an associative memory by superposition (holographic reduced
-representation, Plate 1995) whose scalar decay makes it a linear recurrence, as in gated linear
-attention (Yang 2023, arXiv 2312.06635).
+S_t (C,S) is the field of a head: its 16 axes are addresses, each of its C channels is a sedenion.
+u_t and r_t are unit sedenions of a token (address, reader), v_t its content; a_t, i_t and e_t in
+(0, 1) are the shares that stay, are written and are erased. With all three 1, S_t k_t = v_t
+whatever k_t held, and an address at a right angle to k_t keeps what it had (delta rule, Widrow and
+Hoff 1960; with decay, Yang 2024, arXiv 2412.06464). e_t has a gate of its own: where more pairs are
+told than there are axes, erasing costs recall; where a key is told again, it brings it.
+u_t u_{t-1} is the sedenion product: it does not commute, so "a b" and "b a" have addresses of their
+own, and so have "a b" and "c b".
 
-The address is a learned mix of this token's and the previous one's, so one write can bind a token
-to the one before it. A token reads before it writes: reading its own write would be a feed-forward
-path from x_t to x_t, which the blocks already have.
+S_t is linear in S_{t-1}, so fields add: that of a stored text, times a weight, may join another.
+A chunk of L tokens is one affine map of the field before it, S F + B; its erasures, which depend on
+each other, are one triangular system (Yang 2024, arXiv 2406.06484).
 
-Shapes: B batch, T time, D width, H heads, C channels a head, S = 16 components, E = C S.
+Shapes: B batch, T time, D width, H heads, C channels a head, S = 16 axes, N chunks of L tokens.
 """
 
 import math
@@ -34,7 +39,7 @@ from reso_llm.stages.arrays import EPS, logistic, matrix, row_squares, scalar, v
 from reso_llm.stages.fused import linear, rms_norm
 
 S = sedenion.DIM
-CHUNK = 32  # tokens a triangular matrix spans; measured in 16 ... 128
+CHUNK = 32  # tokens of one triangular system; measured in 16 ... 64
 HALF_LIVES = (16.0, 4096.0)  # in tokens; heads start spread above the first up to the last
 
 
@@ -45,22 +50,59 @@ class FieldState(NamedTuple):
     """
 
     field: Tensor  # (B,H,C,S)
-    previous_address: Tensor  # (B,H,S), of the newest token, before it is mixed and normalised
+    address: Tensor  # (B,H,S), u of the newest token
+    key: Tensor  # (B,H,S), p of the newest token: where the next one writes
 
 
-def scan_chunk(field: Tensor, writes: Tensor, log_retention: Tensor) -> tuple[Tensor, Tensor]:
-    """Fields before each of L tokens (B,H,L,E), and the one after them (B,H,E).
+def unit(x: Tensor) -> Tensor:
+    """Sedenions (...,S) at length 1."""
+    return rms_norm(x) * S**-0.5
 
-    field (B,H,E) before the first token, writes (B,H,L,E), log_retention -d_t <= 0 (B,H,L). One
-    triangular matrix e^{c_t - c_j}, j <= t, of the cumulative decay c, whose first column carries
-    the field in. All exponents are <= 0, so nothing overflows.
+
+def delta_scan(
+    field: Tensor,
+    keys: Tensor,
+    readers: Tensor,
+    content: Tensor,
+    write: Tensor,
+    erase: Tensor,
+    log_retention: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """What each token reads (B,H,T,C), and the field (B,H,C,S) after the last one.
+
+    field (B,H,C,S) before the first, keys and readers (B,H,T,S), content (B,H,T,C), the gates
+    i_t, e_t and ln a_t <= 0 (B,H,T). In a chunk c_t = ln a_1 + ... + ln a_t, and all exponents
+    c_t - c_j are of j <= t and so <= 0: nothing overflows.
     """
-    c = F.pad(log_retention.cumsum(-1), (1, 0))  # (B,H,L+1)
-    future = torch.ones(c.shape[-1], c.shape[-1], dtype=torch.bool, device=c.device).triu(1)
-    kept = (c.unsqueeze(-1) - c.unsqueeze(-2)).masked_fill(future, -math.inf).exp()
-    fields = kept @ torch.cat((field.unsqueeze(2), writes), dim=2)  # (B,H,L+1,E)
-    before, after = fields.split((writes.shape[2], 1), dim=2)
-    return before, after.squeeze(2)
+    T, L = keys.shape[2], min(CHUNK, keys.shape[2])
+    gates = (gate.unsqueeze(-1) for gate in (write, erase, log_retention))
+    keys, readers, content, write, erase, log_retention = (
+        F.pad(v, (0, 0, 0, -T % L)).unflatten(2, (-1, L)) for v in (keys, readers, content, *gates)
+    )  # (B,H,N,L,.); padding writes and erases nothing, and all of the field stays
+    c = log_retention.cumsum(-2)
+    before = c - log_retention
+    past = torch.ones(L, L, dtype=torch.bool, device=c.device).tril(-1)
+    kept, kept_before = (
+        (since - c.mT).masked_fill(~past, -math.inf).exp() for since in (c, before)
+    )
+    # Token t adds (own_t - S lost_t) k_t^T, with S the field before the chunk.
+    system = erase * kept * (keys @ keys.mT)
+    right = torch.cat((write * content, erase * c.exp() * keys), dim=-1)
+    own, lost = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True).split(
+        (content.shape[-1], S), dim=-1
+    )
+    # So the chunk maps S to S factor + offset.
+    last = c[..., -1:, :]
+    left = (last - c).exp() * keys
+    factor = last.exp() * torch.eye(S, dtype=c.dtype, device=c.device) - lost.mT @ left
+    fields = [field]
+    for f, b in zip(factor.unbind(2), (own.mT @ left).unbind(2), strict=True):
+        fields.append(fields[-1] @ f + b)
+    # A token reads what the earlier ones of its chunk added, and the field before the chunk.
+    match = kept_before * (readers @ keys.mT)
+    look = before.exp() * readers - match @ lost
+    y = match @ own + look @ torch.stack(fields[:-1], dim=2).mT
+    return y.flatten(2, 3)[:, :, :T], fields[-1]
 
 
 class SedenionField(nn.Module):
@@ -74,14 +116,14 @@ class SedenionField(nn.Module):
     def __init__(self, dim: int, config: TemporalSMFConfig) -> None:
         super().__init__()
         self.num_heads, self.num_channels = config.num_heads, config.num_channels
-        heads, width = config.num_heads, config.num_heads * config.num_channels * S
-        self.sizes = (heads * S, heads * S, width, 3 * heads)  # address, reader, content, gates
+        heads, width = config.num_heads, config.num_heads * config.num_channels
+        self.sizes = (heads * S, heads * S, width, 4 * heads)  # address, reader, content, gates
         self.inputs = linear(dim, sum(self.sizes))
-        self.gate_bias = nn.Parameter(torch.empty(3, heads))  # write, read, retention
-        self.previous_mix = nn.Parameter(torch.empty(heads, 1))
+        self.gate_bias = nn.Parameter(torch.empty(4, heads))  # write, erase, read, retention
+        self.order = nn.Parameter(torch.empty(heads, 1))
         self.out = linear(width, dim)
-        # Scaled so that a vector whose root mean square is 1 counts as one of length 1.
-        table = sedenion.TABLE.reshape(S, S * S).to(self.out.weight) * S**-0.5
+        # y @ product (S S,) is the matrix of the map x -> x y of rows x.
+        table = rearrange(sedenion.TABLE, "i j k -> j (i k)").to(self.out.weight)
         self.register_buffer("product", table, persistent=False)
         self.reset_parameters()
 
@@ -99,18 +141,16 @@ class SedenionField(nn.Module):
             short, long = HALF_LIVES
             share = torch.arange(1, self.num_heads + 1) / self.num_heads
             decay = math.log(2) / (short * (long / short) ** share)
-            self.gate_bias[0].fill_(-1.0)
-            self.gate_bias[1].zero_()
-            self.gate_bias[2].copy_(-torch.log(torch.expm1(decay)))  # d = softplus(-bias)
-        nn.init.ones_(self.previous_mix)
+            self.gate_bias.zero_()[1].fill_(-2.0)  # to erase is learned where it pays
+            self.gate_bias[3].copy_(-torch.log(torch.expm1(decay)))  # d = softplus(-bias)
+        nn.init.zeros_(self.order)
         nn.init.zeros_(self.out.weight)
 
     def init_state(self, batch: int, like: Tensor) -> FieldState:
-        """The empty field of `batch` rows, with the dtype and device of `like`."""
-        return FieldState(
-            like.new_zeros(batch, self.num_heads, self.num_channels, S),
-            like.new_zeros(batch, self.num_heads, S),
-        )
+        """The empty field of `batch` rows, on the device of `like`, in float32 or wider."""
+        wide = torch.promote_types(like.dtype, torch.float32)
+        field = like.new_zeros(batch, self.num_heads, self.num_channels, S, dtype=wide)
+        return FieldState(field, field[:, :, 0].clone(), field[:, :, 0].clone())
 
     def stepper(self, state: FieldState) -> "FieldStep":
         """The one-token form."""
@@ -123,90 +163,81 @@ class SedenionField(nn.Module):
     def forward(self, x: Tensor, state: FieldState | None = None) -> tuple[Tensor, FieldState]:
         """x (B,T,D) and the state before it, None for an empty one -> x' (B,T,D), next state."""
         state = self.init_state(len(x), x) if state is None else state
-        # Project: an address, a reader, the content to write, three gates.
+        # Project: an address, a reader, the content to write, four gates.
         z = F.linear(rms_norm(x), self.inputs.weight)
-        addresses, readers, content, gates = z.split(self.sizes, dim=-1)
-        addresses, last = self._mixed(addresses, state.previous_address)
-        readers = rearrange(readers, "b t (h s) -> b t h s", s=S)
-        content = rearrange(content, "b t (h c s) -> b t h c s", h=self.num_heads, s=S)
-        gates = rearrange(gates, "b t (g h) -> b t g h", g=3) + self.gate_bias
-        write, read = torch.sigmoid(gates[:, :, :2, :, None, None]).unbind(2)
-        # Write: address times content, into a field that decays.
-        address, reader = self._matrices(torch.stack((addresses, readers))).unbind()
-        writes = (content * write) @ address  # (B,T,H,C,S)
-        fields, field = self._carry(state.field, writes, gates[:, :, 2])
-        # Read: the conjugate of the reader times the field before this token.
-        y = rearrange(fields @ reader.mT, "b t h c s -> b t h (c s)")  # r* has r's matrix, turned
-        y = F.rms_norm(y, (S * self.num_channels,), eps=1.0)
-        y = rearrange(read.flatten(3) * y, "b t h e -> b t (h e)")
-        return x + self.out(y), FieldState(field, last)
+        with torch.autocast(x.device.type, enabled=False):  # erasures add up over a text
+            y, state = self._remember(z.to(state.field.dtype), state)
+        return x + self.out(y.to(x.dtype)), state
 
-    def _mixed(self, addresses: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
-        """Addresses (B,T,HS) mixed with the previous token's (B,T,H,S), and the last raw one."""
-        addresses = rearrange(addresses, "b t (h s) -> b t h s", s=S)
-        shifted = torch.cat((previous.unsqueeze(1), addresses[:, :-1]), dim=1)
-        mixed = torch.addcmul(addresses, self.previous_mix, shifted - addresses)
-        # A view of the last one would keep the projections of the whole prompt in memory.
-        return mixed, addresses[:, -1].clone()
+    def _remember(self, z: Tensor, state: FieldState) -> tuple[Tensor, FieldState]:
+        """Projections (B,T,.) -> what is read, bounded and gated (B,T,HC), and the next state."""
+        address, reader, content, gates = z.split(self.sizes, dim=-1)
+        content = rearrange(content, "b t (h c) -> b h t c", h=self.num_heads)
+        gates = rearrange(gates, "b t (g h) -> g b h t", g=4) + self.gate_bias[:, None, :, None]
+        write, erase, read = torch.sigmoid(gates[:3])
+        # Where to write and to look, by the token and the one before it.
+        vectors = rearrange(torch.stack((address, reader), dim=-2), "b t n (h s) -> b h t n s", s=S)
+        address, vectors = self._paired(unit(vectors), state.address)
+        places, readers = vectors.unbind(3)
+        keys = torch.cat((state.key.unsqueeze(2), places[:, :, :-1]), dim=2)
+        # Read; then erase and write.
+        y, field = delta_scan(
+            state.field, keys, readers, content, write, erase, F.logsigmoid(gates[3])
+        )
+        y = read.unsqueeze(-1) * F.rms_norm(y, (self.num_channels,), eps=1.0)
+        # Views of the last ones would keep the projections of the whole prompt in memory.
+        after = FieldState(field, address, places[:, :, -1].clone())
+        return rearrange(y, "b h t c -> b t (h c)"), after
 
-    def _matrices(self, vectors: Tensor) -> Tensor:
-        """R (...,S,S) with v R = u v for a row v, where u is `vectors` (...,S) at length 1."""
-        return rearrange(rms_norm(vectors) @ self.product, "... (r s) -> ... r s", s=S)
-
-    def _carry(self, field: Tensor, writes: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
-        """The field each token reads (B,T,H,C,S), and the one after the last (B,H,C,S)."""
-        if writes.shape[1] == 1:
-            retention = rearrange(torch.sigmoid(gates), "b 1 h -> b h 1 1")
-            return field.unsqueeze(1), torch.addcmul(writes[:, 0], retention, field)
-        log_retention = rearrange(F.logsigmoid(gates), "b t h -> b h t")
-        flat = rearrange(writes, "b t h c s -> b h t (c s)")
-        state, read = rearrange(field, "b h c s -> b h (c s)"), []
-        for some, kept in zip(flat.split(CHUNK, 2), log_retention.split(CHUNK, 2), strict=True):
-            fields, state = scan_chunk(state, some, kept)
-            read.append(fields)
-        fields = rearrange(torch.cat(read, dim=2), "b h t (c s) -> b t h c s", s=S)
-        return fields, state.view_as(field)
+    def _paired(self, vectors: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        """u and r (B,H,T,2,S), with u_{-1} (B,H,S) -> the last u, and p and q (B,H,T,2,S)."""
+        u = vectors[:, :, :, 0]
+        before = torch.cat((before.unsqueeze(2), u[:, :, :-1]), dim=2)
+        turn = (before @ self.product.to(u)).unflatten(-1, (S, S))
+        order = self.order.to(u)[:, :, None, None]
+        return u[:, :, -1].clone(), unit(torch.addcmul(vectors, order, vectors @ turn))
 
 
 class FieldStep:
     """One-token form of `SedenionField`: read the field into x (D,), in place, then write to it."""
 
     def __init__(self, module: SedenionField, state: FieldState) -> None:
-        self._given = state
         self.inputs, self.out = matrix(module.inputs), matrix(module.out)
-        self.mix, self.bias = view(module.previous_mix), view(module.gate_bias)[..., None]
+        self.order, self.bias = view(module.order)[..., None], view(module.gate_bias)[..., None]
+        self.product = view(module.product)
         self.field = view(state.field)[0].copy()  # (H,C,S)
-        self.previous = view(state.previous_address)[0]  # (H,S)
-        _, C, S = self.field.shape
+        self.address, self.key = view(state.address)[0], view(state.key)[0]  # (H,S)
         # rms is sqrt(sum of squares + S eps) / sqrt(S), and likewise below with 1 for eps.
-        self.product, self.eps = view(module.product) * S**0.5, scalar(S * EPS)
-        self.size, self.root = scalar(C * S), scalar((C * S) ** 0.5)
+        C, S = self.field.shape[1:]
+        self.eps, self.size, self.root = scalar(S * EPS), scalar(C), scalar(C**0.5)
 
     def __call__(self, x: ndarray) -> None:
         H, C, S = self.field.shape
         z = np.dot(arrays.rms_norm(x), self.inputs)
-        vectors, content = z[: 2 * H * S].reshape(2 * H, S), z[2 * H * S : -3 * H]
-        self._mix(vectors[:H])
-        vectors /= np.sqrt(row_squares(vectors) + self.eps)
-        address, reader = np.dot(vectors, self.product).reshape(2, H, S, S)
-        write, read, retention = logistic(z[-3 * H :].reshape(3, H, 1) + self.bias)
-        y = np.matmul(self.field, reader.transpose(0, 2, 1)).reshape(H, C * S)
+        content = z[2 * H * S : -4 * H].reshape(H, C)
+        write, erase, read, retention = logistic(z[-4 * H :].reshape(4, H, 1) + self.bias)
+        key = self.key
+        reader = self._move_on(z[: 2 * H * S].reshape(2 * H, S))
+        y, held = np.matmul(self.field, reader)[..., 0], np.matmul(self.field, key[..., None])
         y *= read * self.root / np.sqrt(row_squares(y) + self.size)
         x += np.dot(y.ravel(), self.out)
-        writes = np.matmul(content.reshape(H, C, S), address)
-        writes *= write[..., None]
+        change = content * write - held[..., 0] * (erase * retention)
         self.field *= retention[..., None]
-        self.field += writes
+        self.field += change[..., None] * key[:, None]
 
-    def _mix(self, addresses: ndarray) -> None:
-        """Mix the raw addresses (H,S) with the previous ones, in place."""
-        difference = self.previous - addresses
-        self.previous = addresses.copy()
-        difference *= self.mix
-        addresses += difference
+    def _move_on(self, vectors: ndarray) -> ndarray:
+        """Reader (H,S,1) of the raw addresses and readers (2H,S); this token is now the newest."""
+        H, S = self.address.shape
+        vectors /= np.sqrt(row_squares(vectors) + self.eps)
+        turn = np.dot(self.address, self.product).reshape(H, S, S)
+        paired = vectors.reshape(2, H, 1, S)
+        paired = (paired + self.order * np.matmul(paired, turn)).reshape(2 * H, S)
+        paired /= np.sqrt(row_squares(paired) + self.eps)
+        self.address, self.key = vectors[:H], paired[:H]
+        return paired[H:, :, None]
 
     @property
     def state(self) -> FieldState:
         """The state after the tokens so far."""
-        field, previous = torch.from_numpy(self.field.copy()), torch.from_numpy(self.previous)
-        return self._given._replace(field=field[None], previous_address=previous[None])
+        values = (self.field.copy(), self.address, self.key)
+        return FieldState(*(torch.from_numpy(value)[None] for value in values))
