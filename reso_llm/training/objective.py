@@ -51,11 +51,11 @@ class StepObjective:
         self.past, self.replies_only = past, replies_only
         self.num_targets = count_targets(batches, replies_only)
         self.num_windows = sum(len(batch.inputs) for batch in batches)
-        self.known = torch.rand(self.num_windows, generator=generator) < KNOWN_SHARE
         self.draws = None
         if network.goal is not None and any(bool(batch.reply.any()) for batch in batches):
             shape = (self.num_windows, batches[0].inputs.shape[1], network.config.dim)
             self.draws = draw_goals(shape, generator)
+        self.known = torch.rand(self.num_windows, generator=generator) < KNOWN_SHARE
 
     def pass_loss(self, index: int) -> Tensor:
         """The term of pass `index` in the step's mean loss: nats per target, ()."""

@@ -738,21 +738,6 @@ def test_every_switch_of_the_network_is_a_stage_of_it(tiny_model):
     assert carried == {"prime_embedding", "kuramoto", "temporal_smf", "echo"}
 
 
-@torch.no_grad()
-def test_weights_under_their_old_names_are_read(tiny_model):
-    """In the first version the field was called memory, a block's scales keep and bring."""
-    model = tiny_model(stages=FULL)
-    new_to_old = {"field": "memory", "residual_scale": "keep", "input_scale": "bring"}
-    old = {
-        ".".join(new_to_old.get(part, part) for part in name.split(".")): tensor
-        for name, tensor in model.state_dict().items()
-    }
-    assert {"memory.out.weight", "blocks.0.keep", "blocks.1.bring"} <= set(old)
-    other = tiny_model(seed=1, stages=FULL)
-    other.load_weights(old, "a checkpoint")
-    assert torch.equal(other(draw_ids(1, 5)).logits, model(draw_ids(1, 5)).logits)
-
-
 def test_weights_of_another_kind_of_number_are_refused_by_name(tiny_model):
     model = tiny_model(stages=("prsc",))
     weights = model.state_dict()

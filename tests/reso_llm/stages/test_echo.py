@@ -65,7 +65,7 @@ def read_all(counts, ids, weight=1.0):
 
 
 def found_in(counts):
-    return [dict(entry.counts) for entry in counts.current().found()]
+    return [dict(entry.counts) for entry in counts.current().found]
 
 
 def distribution_reference(module, logits, x, texts, ids, weight):
@@ -96,7 +96,7 @@ def test_counts_are_what_followed_each_context_before(orders, seed):
         for m, follows in enumerate(expected):
             assert (found[m] if m < len(found) else {}) == pytest.approx(follows)
             assert bool(follows) == (m < len(found))
-        for entry in counts.buffer.found():
+        for entry in counts.buffer.found:
             assert entry.total == pytest.approx(sum(entry.counts.values()))
         longest = max(longest, len(found))
     assert longest == orders or orders > 3
@@ -400,10 +400,9 @@ def test_a_token_costs_a_few_looks_for_each_order_however_much_was_read(kinds):
     buffer.followers = CountingDict()
     for token in text(4000, kinds=kinds):
         buffer.read(token, 1.0)
-        buffer.found()
         asked.append(buffer.followers.asked)
     per_token = np.diff([0, *asked])
-    assert per_token.max() <= 3 * orders
+    assert per_token.max() <= orders
     assert len(buffer.followers) <= orders * 4000
     assert len(buffer.contexts) == orders
     assert math.isclose(

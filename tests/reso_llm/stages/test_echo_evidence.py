@@ -13,7 +13,7 @@ def counted(ids, max_order):
     counts, found = TextCounts.empty(max_order), np.zeros((3, max(len(ids) - 1, 0), max_order))
     for t, (token, target) in enumerate(itertools.pairwise(ids)):
         counts = counts.read(token)
-        for m, entry in enumerate(counts.buffer.found()):
+        for m, entry in enumerate(counts.buffer.found):
             share = entry.counts.get(target, 0) / entry.total
             found[:, t, m] = share, entry.total, len(entry.counts)
     return found
