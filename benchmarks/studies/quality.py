@@ -8,7 +8,7 @@ python -m benchmarks.studies.quality table
 texts at once. One row per model and seed in results/quality.jsonl, scored by two protocols:
 stateful (what was read of the document is known) and windowed (nothing before the window is). A
 difference is paired by seed; its interval and p are Student's, p adjusted by Holm over the pairs of
-a text.
+a text and protocol.
 """
 
 import argparse

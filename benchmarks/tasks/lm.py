@@ -1,7 +1,8 @@
 """Bits per byte of a text under a model, and what a token costs at each place in the context.
 
 Each token after its document's <|bos|> is scored exactly once (`reso_llm.training.evaluation`),
-control tokens included; the bytes are those of the text in the file, so that tokenizers compare.
+control tokens included, by its stateful protocol: the windows know what was read of their document.
+The bytes are those of the text in the file, so that tokenizers compare.
 Several checkpoints are scored on the same text. A token's place is the number of tokens its window
 shows up to the one that predicts it, <|bos|> included: 1, 2, 3-4, 5-8, ... (as in Kaplan et al.
 2020, "Scaling laws for neural language models", appendix D.5). --quick scores the first 8
@@ -59,6 +60,7 @@ def run(options: Any) -> list[Row]:
             "data": Path(data).name if Path(data).exists() else data,
             "context": context,
             "stride": options.stride or context // 2,
+            "protocol": "stateful",
         }
         score = functools.partial(measure, engine, data, key["stride"], options)
         rows.append(records.row(key, score))
