@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from run_core.checkpoint import (
@@ -118,6 +117,8 @@ def find_start(run_dir: Path, resume: bool, report: Report) -> Path | None:
 
 def write_records(run_dir: Path, config: Any, device: torch.device) -> None:
     """Write config.yaml (from `to_dict`) and environment.json of a run."""
+    import yaml  # here, so that models load where only torch and its company are installed
+
     write_file(run_dir / CONFIG, yaml.safe_dump(config.to_dict(), sort_keys=False).encode())
     record = json.dumps(environment(device) | {"seed": config.seed}, indent=2)
     write_file(run_dir / ENVIRONMENT, record.encode() + b"\n")

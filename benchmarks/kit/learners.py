@@ -10,7 +10,7 @@ conversation scored by itself).
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from reso_llm.config import ResoLLMConfig, small_config
 from reso_llm.data.prepare import prepare, tokenizer_texts
 from reso_llm.data.token_cache import Split
-from reso_llm.data.windows import BatchStream, eval_batches
+from reso_llm.data.windows import Batch, BatchStream, eval_batches
 from reso_llm.model import ResoLLMModel
 from reso_llm.tokenizer import ResoTokenizer
 from reso_llm.training.config import OptimConfig
@@ -42,6 +42,7 @@ class Task:
     optim: OptimConfig
     stride: int
     memory_weight_decay: float = 0.0  # of models with a binding memory: it helps them alone
+    names: Sequence[bytes] = ()  # of the tokens, for an embedding that reads them
 
 
 def shakespeare(path: str) -> Task:
@@ -71,7 +72,7 @@ def guanaco(path: str) -> Task:
     tokenizer = ResoTokenizer.train(tokenizer_texts(path, val_fraction=0.1), 4096)
     data = prepare(path, tokenizer, val_fraction=0.1)
     return Task(data.train, data.val, small_config(), {"reso": 8, "gpt2": 8}, OptimConfig(),
-                stride=128)  # fmt: skip
+                stride=128, names=tokenizer.names)  # fmt: skip
 
 
 TASKS = {"shakespeare": shakespeare, "guanaco": guanaco}
@@ -98,26 +99,34 @@ def reso_learner(task: Task, config: ResoLLMConfig, seed: int) -> Learner:
     """A model of `config`, which is charged for counting the text into its binding memory."""
     torch.manual_seed(seed)
     model = ResoLLMModel(config)
-    optim = task.optim
-    if config.prsc.enabled:
-        optim = dataclasses.replace(optim, weight_decay=task.memory_weight_decay)
-    optimizers = make_optimizers(model, optim)
-    stream = BatchStream(task.train, config.max_seq_len, task.batch["reso"], seed)
+    model.embedding.read_names(task.names)
     started = time.perf_counter()
     model.fit_bindings(task.train.tokens)
     fitting = time.perf_counter() - started
+    return dataclasses.replace(learner_of(model, task, seed), seconds=fitting)
+
+
+def learner_of(model: ResoLLMModel, task: Task, seed: int) -> Learner:
+    """A model in training on the device that it is on, by the optimizers of the task."""
+    optim = task.optim
+    if model.prsc is not None:
+        optim = dataclasses.replace(optim, weight_decay=task.memory_weight_decay)
+    optimizers = make_optimizers(model, optim)
+    device = model.head_weight.device
+    stream = BatchStream(task.train, task.config.max_seq_len, task.batch["reso"], seed)
 
     def step(progress: float) -> None:
         set_learning_rate(optimizers, learning_rate_factor(task.optim, progress))
         generator = torch.Generator().manual_seed(stream.position)
-        objective = StepObjective(model, [stream.next()], generator, progress=progress)
+        batch = Batch(*(values.to(device) for values in stream.next()))
+        objective = StepObjective(model, [batch], generator, progress=progress)
         objective.pass_loss(0).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), task.optim.grad_clip)
         for optimizer in optimizers.values():
             optimizer.step()
         model.zero_grad(set_to_none=True)
 
-    return Learner(model, step, task.batch["reso"], fitting)
+    return Learner(model, step, task.batch["reso"])
 
 
 def gpt2_like(config: ResoLLMConfig) -> torch.nn.Module:

@@ -52,7 +52,7 @@ TINY = ResoLLMConfig(
     num_heads=2,
     max_seq_len=32,
     dropout=0.1,
-    prime_embedding=PrimeEmbeddingConfig(num_frequencies=8),
+    prime_embedding=PrimeEmbeddingConfig(num_places=3),
     kuramoto=KuramotoConfig(num_oscillators=4),
     temporal_smf=TemporalSMFConfig(num_heads=2, num_channels=2),
 )  # fmt: skip; the full stack; 261: the control tokens and the bytes
