@@ -1,9 +1,11 @@
 """Forms of three stages, trained side by side: which embedding, which positions, which rates.
 
-    embedding   a token's parts beside its row: nothing, waves of its prime, bytes from the start,
-                bytes from start and end, residues of its number, substrings, beginnings and endings
-    attention   the ladder of rotary frequencies (geometric, golden), cut at the waves that fit
-                into the context or to half of the pairs, with and without heads' temperatures
+    embedding   beside a token's row: nothing, waves of its prime, bytes from the start, residues
+                of its number, substrings, the word without space and case, its beginnings and
+                endings; bytes from both ends, which is the stage, and these of other tokens
+    attention   the ladder of rotary frequencies (geometric, golden, golden in half steps), on all
+                pairs, on half of them or on those whose waves fit into the context, with and
+                without heads' temperatures
     rates       learning rates, momentum and decay by the golden ratio
 
     python -m benchmarks.studies.stage_forms run --data DIR --device cuda --jobs 8
@@ -64,14 +66,8 @@ class Run(NamedTuple):
 
 
 def parts_from_start(name: bytes) -> list[Any]:
-    """(byte, place) pairs: the factors of prod_k p_(b_k)^(2^k)."""
+    """(byte, place) pairs: the factors of the token's number, read once."""
     return list(enumerate(name[:8]))
-
-
-def parts_from_both_ends(name: bytes) -> list[Any]:
-    marked, letters = without_space(name)
-    ends = [(-1 - k, b) for k, b in enumerate(letters[:-7:-1])]
-    return [*enumerate(letters[:6]), *ends, *(["space"] if marked else [])]
 
 
 def residues(name: bytes) -> list[Any]:
@@ -118,8 +114,9 @@ class Parts(TokenEmbedding):
         self.table = like.table
         rows: dict[Any, int] = {}
         bags = [[rows.setdefault(part, len(rows)) + 1 for part in some] for some in parts]
-        padded = torch.zeros(len(bags), max(map(len, bags)), dtype=torch.int64)
-        for row, bag in zip(padded, bags, strict=True):
+        shape = len(self.table.weight), max(map(len, bags))
+        padded = torch.zeros(shape, dtype=torch.int64)
+        for row, bag in zip(padded, bags, strict=False):  # fewer names than ids, perhaps
             row[: len(bag)] = torch.tensor(bag, dtype=torch.int64)
         self.register_buffer("bags", padded)
         self.part_table = nn.Parameter(torch.zeros(len(rows) + 1, self.table.embedding_dim))
@@ -149,32 +146,30 @@ class Waves(TokenEmbedding):
         return torch.addmm(self.table.weight, self.waves, self.prime_map)
 
 
-def shuffled(names: list[bytes]) -> list[bytes]:
+def shuffled(names: Sequence[bytes]) -> list[bytes]:
     """The names dealt out at random: the same parameters and rates, but no composition."""
     return [names[i] for i in np.random.default_rng(0).permutation(len(names))]
 
 
 PARTS: dict[str, Callable[[bytes], list[Any]]] = {
     "bytes from start": parts_from_start,
-    "bytes from both ends": parts_from_both_ends,
     "residues": residues,
     "substrings": substrings,
     "word alone": word_alone,
     "beginnings and endings": beginnings_and_endings,
 }
-EMBEDDINGS = ("none", "waves", *PARTS, "beginnings and endings, shuffled")
+STAGE, SHUFFLED = "bytes from both ends", "bytes from both ends, shuffled"  # the stage itself
+EMBEDDINGS = ("none", "waves", *PARTS, STAGE, SHUFFLED)
 
 
-def set_embedding(model: ResoLLMModel, form: str, names: list[bytes]) -> None:
-    """Give a model that has no primes another embedding, with the same table to start from."""
-    if form == "none":
-        return
+def set_embedding(model: ResoLLMModel, form: str, names: Sequence[bytes]) -> None:
+    """Give a model the embedding of a form, with the same table to start from."""
     if form == "waves":
         model.embedding = Waves(model.embedding)
-        return
-    form, _, how = form.partition(", ")
-    dealt = shuffled(names) if how == "shuffled" else names
-    model.embedding = Parts(model.embedding, [PARTS[form](n) if n else [] for n in dealt])
+    elif form in PARTS:
+        model.embedding = Parts(model.embedding, [PARTS[form](n) if n else [] for n in names])
+    else:  # the stage, or nothing where it is off
+        model.embedding.read_names(shuffled(names) if form == SHUFFLED else names)
 
 
 # --- positions
@@ -184,8 +179,8 @@ def ladder(form: str, width: int, context: int) -> np.ndarray:
     """Frequencies (K/2,) in radians a token; a pair of frequency 0 carries content alone."""
     index = np.arange(width // 2)
     if "golden" in form:
-        frequencies = GOLDEN_RATIO ** -index.astype(float)
-    elif "half" in form:
+        frequencies = GOLDEN_RATIO ** (-index / (2 if "half steps" in form else 1))
+    elif "half the pairs" in form:
         turning = width // 4
         frequencies = np.where(index < turning, 1e4 ** (-index / turning), 0.0)
     else:
@@ -196,9 +191,12 @@ def ladder(form: str, width: int, context: int) -> np.ndarray:
 
 
 ATTENTIONS = (
-    "geometric", "geometric, temperature", "golden", "golden, temperature", "geometric, half",
-    "geometric, cut", "golden, cut", "golden, cut, temperature",
+    "geometric", "geometric, temperature", "geometric, half the pairs", "golden",
+    "golden, temperature", "golden, cut", "golden half steps", "golden half steps, temperature",
 )  # fmt: skip
+
+
+BPE_ATTENTIONS = tuple(form for form in ATTENTIONS if "half the" not in form and "cut" not in form)
 
 
 def set_positions(model: ResoLLMModel, form: str, context: int) -> None:
@@ -219,25 +217,23 @@ def golden_rates(optim: OptimConfig, form: str) -> OptimConfig:
         "decay 1/phi^2": {"decay_fraction": phi**-2},
         "ratio phi": {"embedding_lr": base / phi, "scalar_lr": base / phi,
                       "head_lr": base / phi**3},
-        "ratio phi^2": {"embedding_lr": base / phi**2, "scalar_lr": base / phi**2,
-                        "head_lr": base / phi**4},
         "momentum": {"momentum": 1 - phi**-6, "beta2": 1 - phi**-6},
     }  # fmt: skip
     changes["all golden"] = changes["decay 1/phi"] | changes["ratio phi"] | changes["momentum"]
     return dataclasses.replace(optim, **changes.get(form, {}))
 
 
-RATES = ("today", "decay 1/phi", "decay 1/phi^2", "ratio phi", "ratio phi^2", "momentum",
-         "all golden")  # fmt: skip
+RATES = ("today", "decay 1/phi", "decay 1/phi^2", "ratio phi", "momentum", "all golden")
 
 
 # --- one run
 
 PLAN = {
-    "embedding": (("guanaco",), EMBEDDINGS),
-    "attention": (("shakespeare", "guanaco"), ATTENTIONS),
-    "rates": (("guanaco", "shakespeare"), RATES),
+    "embedding": {"guanaco": EMBEDDINGS},
+    "attention": {"shakespeare": ATTENTIONS, "guanaco": BPE_ATTENTIONS},
+    "rates": {"guanaco": RATES, "shakespeare": RATES},
 }
+"""For each part and task, the forms; gains are over the first."""
 
 
 @functools.cache
@@ -261,6 +257,7 @@ def make_model(run: Run, data: str) -> tuple[ResoLLMModel, Task]:
     if run.part == "attention":
         config = with_stage(config, "resonant_attention", "temperature" in run.form)
         config = dataclasses.replace(config, max_seq_len=4 * config.max_seq_len)
+    config = with_stage(config, "prime_embedding", run.form in (STAGE, SHUFFLED))
     torch.manual_seed(run.seed)
     model = ResoLLMModel(config)
     model.prsc = copy.deepcopy(fitted_memory(run.task, data))
@@ -300,12 +297,13 @@ def measure(run: Run, data: str, device: str) -> Row:
     context, scale = task.config.max_seq_len, math.log(2) * task.val.num_bytes
     nats, counts = nats_of_tokens(model, task, context)
     row: Row = {
-        **run._asdict(), "bits_per_byte": nats.sum() / scale,
+        **run._asdict(), "bits_per_byte": float(nats.sum()) / scale,
         "parameters": num_parameters(model), "device": device,
         "seconds": round(time.perf_counter() - started, 1),
     }  # fmt: skip
     if run.part == "attention":
-        row["bits_per_byte_at_4x"] = nats_of_tokens(model, task, 4 * context)[0].sum() / scale
+        longer = nats_of_tokens(model, task, 4 * context)[0]
+        row["bits_per_byte_at_4x"] = float(longer.sum()) / scale
     if run.part == "embedding":
         seen = np.bincount(task.train.tokens, minlength=len(nats))
         inside = [(low <= seen) & (seen <= high) for low, high in BINS]
@@ -325,8 +323,8 @@ def planned(parts: Sequence[str], seeds: Sequence[int], steps: int) -> Iterator[
     """All runs, seed by seed, so that a run that is cut short has whole seeds."""
     for seed in seeds:
         for part in parts:
-            tasks, forms = PLAN[part]
-            yield from (Run(part, task, form, seed, steps) for task in tasks for form in forms)
+            for task, forms in PLAN[part].items():
+                yield from (Run(part, task, form, seed, steps) for form in forms)
 
 
 def missing(runs: Iterator[Run]) -> list[Run]:
@@ -358,12 +356,12 @@ def text() -> str:
     rows = newest(read_rows(NAME), *Run._fields)
     sections = []
     for (part, task, steps), some in grouped(rows, "part", "task", "steps").items():
-        sections.append(f"**{part}, {task}, {steps} steps**\n\n{_section(part, some)}")
+        sections.append(f"**{part}, {task}, {steps} steps**\n\n{_section(part, task, some)}")
     return "\n\n".join(sections)
 
 
-def _section(part: str, rows: list[Row]) -> str:
-    order = PLAN[part][1]
+def _section(part: str, task: str, rows: list[Row]) -> str:
+    order = PLAN[part][task]
     by_form = {form: {r["seed"]: r for r in rows if r["form"] == form} for form in order}
     reference = by_form[order[0]]
     measures = _measures(part)
