@@ -87,7 +87,7 @@ class PrimeEmbeddingConfig(StageConfig):
 
 @dataclass(frozen=True)
 class ResonantAttentionConfig(StageConfig):
-    """Resonant attention: a golden ladder of frequencies, heads' temperatures."""
+    """Resonant attention: golden half steps of frequency, heads' temperatures."""
 
 
 @dataclass(frozen=True)
@@ -342,9 +342,9 @@ class ResoLLMConfig:
 
     @property
     def rotary_base(self) -> float:
-        """Base of the rotary frequencies; that of the golden ladder is phi^(K/2)."""
+        """Base of the rotary frequencies; phi^(K/4) makes two pairs a golden step."""
         golden = self.resonant_attention.enabled
-        return GOLDEN_RATIO ** (self.head_dim / 2) if golden else self.rope_base
+        return GOLDEN_RATIO ** (self.head_dim / 4) if golden else self.rope_base
 
     @property
     def oscillators(self) -> KuramotoConfig:
