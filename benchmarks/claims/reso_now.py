@@ -132,7 +132,8 @@ def golden() -> Judged:
     rates = (optim.matrix_lr, optim.embedding_lr, optim.head_lr, optim.scalar_lr)
     places = {
         "attention": math.isclose(config.rotary_base, GOLDEN_RATIO ** (config.head_dim / 4)),
-        "learning rates": any(_is_golden(a / b) for a in rates for b in rates),
+        "learning rates": _is_golden(optim.decay_fraction)
+        or any(_is_golden(a / b) for a in rates for b in rates),
         "thresholds": _is_golden(config.coherence_gate.threshold),
         "gradient clipping": _is_golden(optim.grad_clip),
     }

@@ -210,9 +210,10 @@ def set_positions(model: ResoLLMModel, form: str, context: int) -> None:
 
 
 def golden_rates(optim: OptimConfig, form: str) -> OptimConfig:
-    """The task's rates with some of them set by phi."""
+    """The task's rates as they were before, with some of them set by phi."""
     phi, base = GOLDEN_RATIO, optim.matrix_lr
     changes: dict[str, dict[str, float]] = {
+        "before": {},
         "decay 1/phi": {"decay_fraction": 1 / phi},
         "decay 1/phi^2": {"decay_fraction": phi**-2},
         "ratio phi": {"embedding_lr": base / phi, "scalar_lr": base / phi,
@@ -220,10 +221,10 @@ def golden_rates(optim: OptimConfig, form: str) -> OptimConfig:
         "momentum": {"momentum": 1 - phi**-6, "beta2": 1 - phi**-6},
     }  # fmt: skip
     changes["all golden"] = changes["decay 1/phi"] | changes["ratio phi"] | changes["momentum"]
-    return dataclasses.replace(optim, **changes.get(form, {}))
+    return dataclasses.replace(optim, **{"decay_fraction": 0.6} | changes[form])
 
 
-RATES = ("today", "decay 1/phi", "decay 1/phi^2", "ratio phi", "momentum", "all golden")
+RATES = ("before", "decay 1/phi", "decay 1/phi^2", "ratio phi", "momentum", "all golden")
 
 
 # --- one run
