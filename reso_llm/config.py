@@ -73,7 +73,7 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class PrimeEmbeddingConfig(StageConfig):
-    """Prime token embedding: vectors of the factors of a token's number, beside the table.
+    """Prime token embedding: vectors of a token's factors, beside the table.
 
     num_places: bytes that are read from either end of a token.
     """
