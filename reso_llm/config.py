@@ -17,7 +17,7 @@ from entropy_core.primes import GOLDEN_RATIO
 LIMITS = {
     "vocab_size": 1 << 22, "dim": 1 << 16, "num_layers": 1 << 10, "num_heads": 1 << 12,
     "max_seq_len": 1 << 20, "ffn_multiplier": 1 << 6, "attention_window": 1 << 20,
-    "num_frequencies": 1 << 12, "num_oscillators": 1 << 12, "num_steps": 1 << 10,
+    "num_places": 1 << 10, "num_oscillators": 1 << 12, "num_steps": 1 << 10,
     "max_foci": 1 << 16, "max_goals": 1 << 16, "max_bindings": 1 << 20, "max_slots": 1 << 16,
     "max_entries": 1 << 30, "num_channels": 1 << 12, "max_moments": 1 << 24,
     "predictive_horizon": 1 << 16,
@@ -73,21 +73,21 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class PrimeEmbeddingConfig(StageConfig):
-    """Prime token embedding: waves of ln p, p a token's prime, beside the table.
+    """Prime token embedding: vectors of a token's factors, beside the table.
 
-    num_frequencies: waves of each token.
+    num_places: bytes that are read from either end of a token.
     """
 
-    num_frequencies: int = 32
+    num_places: int = 6
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_positive(self, "num_frequencies")
+        _check_positive(self, "num_places")
 
 
 @dataclass(frozen=True)
 class ResonantAttentionConfig(StageConfig):
-    """Resonant attention: a golden ladder of frequencies, heads' temperatures."""
+    """Resonant attention: golden half steps of frequency, heads' temperatures."""
 
 
 @dataclass(frozen=True)
@@ -352,9 +352,9 @@ class ResoLLMConfig:
 
     @property
     def rotary_base(self) -> float:
-        """Base of the rotary frequencies; that of the golden ladder is phi^(K/2)."""
+        """Base of the rotary frequencies; phi^(K/4) makes two pairs a golden step."""
         golden = self.resonant_attention.enabled
-        return GOLDEN_RATIO ** (self.head_dim / 2) if golden else self.rope_base
+        return GOLDEN_RATIO ** (self.head_dim / 4) if golden else self.rope_base
 
     @property
     def oscillators(self) -> KuramotoConfig:

@@ -238,6 +238,11 @@ class ResoTokenizer:
             raise ValueError(f"token id {token_id} is not in 0..{self.vocab_size - 1}")
         return self._bytes[token_id]
 
+    @property
+    def names(self) -> list[bytes]:
+        """The bytes of every token in the order of the ids, none for a control token."""
+        return [b""] * len(SPECIAL_TOKENS) + list(self._bytes[len(SPECIAL_TOKENS) :])
+
     def decode_bytes(self, ids: Iterable[int], keep_special: bool = False) -> bytes:
         """Join the bytes of `ids`; control tokens only with `keep_special`."""
         first = 0 if keep_special else len(SPECIAL_TOKENS)

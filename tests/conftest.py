@@ -31,7 +31,7 @@ TINY = dict(
     vocab_size=61, dim=32, num_layers=2, num_heads=2, max_seq_len=12, num_value_embeddings=1
 )
 TINY_STAGES = dict(
-    prime_embedding=PrimeEmbeddingConfig(num_frequencies=4),
+    prime_embedding=PrimeEmbeddingConfig(num_places=4),
     kuramoto=KuramotoConfig(num_oscillators=1),  # heads of width 2 have no room for more
     prsc=PRSCConfig(max_order=3, max_slots=16),
     temporal_smf=TemporalSMFConfig(num_heads=2, num_channels=2),
@@ -60,8 +60,16 @@ def make_tiny_model(seed: int = 0, stages=(), **changes) -> ResoLLMModel:
         with torch.no_grad():
             for p in model.parameters():
                 p.add_(0.2 * torch.randn_like(p))
+    model.embedding.read_names(names(model.config.vocab_size))
     model.fit_bindings(fitted_text(model.config.vocab_size))
     return model.eval()
+
+
+def names(vocab_size: int) -> list[bytes]:
+    """Names of tokens: none for control tokens, then words of one to four letters and a space."""
+    draw = np.random.default_rng(0)
+    words = (draw.integers(97, 123, draw.integers(1, 5)) for _ in range(vocab_size - 5))
+    return [b""] * 5 + [b" " * (i % 2) + bytes(word.tolist()) for i, word in enumerate(words)]
 
 
 def fitted_text(vocab_size: int, size: int = 400) -> np.ndarray:

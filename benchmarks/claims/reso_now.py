@@ -132,8 +132,9 @@ def golden() -> Judged:
     rates = (optim.matrix_lr, optim.embedding_lr, optim.head_lr, optim.scalar_lr)
     thresholds = config.prsc.coherence_threshold, config.coherence_gate.deep_share
     places = {
-        "attention": math.isclose(config.rotary_base, GOLDEN_RATIO ** (config.head_dim / 2)),
-        "learning rates": any(_is_golden(a / b) for a in rates for b in rates),
+        "attention": math.isclose(config.rotary_base, GOLDEN_RATIO ** (config.head_dim / 4)),
+        "learning rates": _is_golden(optim.decay_fraction)
+        or any(_is_golden(a / b) for a in rates for b in rates),
         "thresholds": any(map(_is_golden, thresholds)),
         "gradient clipping": _is_golden(optim.grad_clip),
     }

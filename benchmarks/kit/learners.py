@@ -10,7 +10,7 @@ last tenth of the rows for guanaco (bits per byte, each conversation scored by i
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ class Task:
     optim: OptimConfig
     stride: int
     memory_weight_decay: float = 0.0  # of models with a binding memory: it helps them alone
+    names: Sequence[bytes] = ()  # of the tokens, for an embedding that reads them
     counts: dict[tuple, tuple[Any, float]] = dataclasses.field(default_factory=dict, repr=False)
 
     def counted(self, key: tuple, count: Callable[[], Any]) -> tuple[Any, float]:
@@ -90,7 +91,8 @@ def guanaco(path: str) -> Task:
     tokenizer = ResoTokenizer.train(_texts(documents[:cut]), 4096)
     sizes = [document.num_bytes for document in documents]
     train, val = _parted(tokenise_all(path, tokenizer), cut, sum(sizes[:cut]))
-    return Task(train, val, small_config(), {"reso": 8, "gpt2": 8}, OptimConfig(), stride=128)
+    return Task(train, val, small_config(), {"reso": 8, "gpt2": 8}, OptimConfig(), stride=128,
+                names=tokenizer.names)  # fmt: skip
 
 
 def _texts(documents: Iterable[Document]) -> Iterable[str]:
@@ -134,12 +136,18 @@ class Learner:
 def reso_learner(task: Task, config: ResoLLMConfig, seed: int, device: str = "cpu") -> Learner:
     """A model of `config`, charged for counting the text into its binding memory and its echo."""
     torch.manual_seed(seed)
-    model = ResoLLMModel(config).to(device)
-    optim = task.optim
-    if config.prsc.enabled:
+    model = ResoLLMModel(config)
+    model.embedding.read_names(task.names)
+    return learner_for(model.to(device), task, seed)
+
+
+def learner_for(model: ResoLLMModel, task: Task, seed: int) -> Learner:
+    """A model in training on the device that it is on, by the optimizers of the task."""
+    device, optim = model.head_weight.device, task.optim
+    if model.prsc is not None:
         optim = dataclasses.replace(optim, weight_decay=task.memory_weight_decay)
     optimizers = make_optimizers(model, optim)
-    stream = BatchStream(task.train, config.max_seq_len, task.batch["reso"], seed)
+    stream = BatchStream(task.train, task.config.max_seq_len, task.batch["reso"], seed)
     fitting = fit_bindings(task, model)
     past, counting = counted_past(task, model)
 

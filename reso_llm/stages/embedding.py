@@ -1,29 +1,36 @@
-"""Token embedding: a learned table, waves of the token's prime, a smear of the previous token.
+"""Token embedding: a learned table, the factors of the token's number, a smear of the one before.
 
-    W   = E + Phi P,    Phi_id = (cos(w_f ln p_id), sin(w_f ln p_id)),  f = 1 ... F
-    e_t = norm(W[id_t]),   x_t = norm(e_t + sigma(w . e_t[:16]) lambda e_{t-1})
+    W_id = E_id + 1/sqrt(n) sum_j P[row of factor j],    g(s) = prod_k p_(s_k)^(2^k)
+    e_t  = norm(W[id_t]),   x_t = norm(e_t + sigma(w . e_t[:16]) lambda e_{t-1})
 
-Token id i owns the i-th prime p_i (id 0 -> 2). Phi is fixed: multiplying primes adds phases (see
-`entropy_core.primes`). P is learned from zero. W is an ordinary table, so it folds: decoding and a
-folded model pay nothing for the primes. Without them W is E.
+A token's name is its bytes s = s_0 s_1 ... Their Goedel number g has the prime of the k-th byte to
+the power 2^k: powers of two are told apart in every sum, so g factorises into the pairs (byte,
+place) and no other name has them. A name is read twice, from its start and from its end, each up to
+a number of places; a leading space is taken off first and is a factor of its own. P has a row for
+each pair, so "walking", " walking" and " talking" have most rows in common, and a rare token begins
+as the sum of what it is made of (the sum is that of subword vectors: Bojanowski 2017, arXiv
+1607.04606; n is the number of a token's factors).
+
+P is learned from zero. Without names, which `read_names` gives, there are no factors and W is E. W
+is an ordinary table, so it folds: decoding and a folded model pay nothing for the factors.
 
 The smear gives every layer the previous token for the price of one addition (modded-nanogpt).
 Its state is the embedding of the newest token.
 
-Shapes: B batch, T time, D width, V vocabulary, F frequencies; Phi (V,2F), P (2F,D).
+Shapes: B batch, T time, D width, V vocabulary, J factors of a token at most; P (2 + 512 places,D).
 """
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy import ndarray
 from torch import Tensor, nn
 
-from entropy_core.primes import first_primes, golden_frequencies, log_phases
+from entropy_core.checks import require
 from reso_llm.config import PrimeEmbeddingConfig
 from reso_llm.stages import arrays
 from reso_llm.stages.arrays import view
@@ -31,6 +38,7 @@ from reso_llm.stages.fused import rms_norm
 
 GATE_WIDTH = 16
 PLAIN = PrimeEmbeddingConfig(enabled=False)
+NOTHING, SPACE, FIRST_PAIR = 0, 1, 2  # rows of P
 
 
 class EmbeddingState(NamedTuple):
@@ -39,12 +47,17 @@ class EmbeddingState(NamedTuple):
     last: Tensor
 
 
-def prime_waves(vocab_size: int, num_frequencies: int) -> Tensor:
-    """Phi, (V,2F): all cosines, then all sines; ValueError for too many frequencies."""
-    primes = first_primes(vocab_size)
-    phases = log_phases(primes, golden_frequencies(primes[-1], num_frequencies))
-    waves = np.concatenate((np.cos(phases), np.sin(phases)), axis=-1)
-    return torch.tensor(waves, dtype=torch.get_default_dtype())
+def factor_rows(name: bytes, num_places: int) -> list[int]:
+    """The rows of P for a token's bytes, none of b""."""
+    spaced = name[:1] == b" " and len(name) > 1
+    letters = name[spaced:]
+    read = enumerate((letters[:num_places], letters[::-1][:num_places]))
+    pairs = [
+        FIRST_PAIR + 256 * (num_places * end + place) + byte
+        for end, bytes_read in read
+        for place, byte in enumerate(bytes_read)
+    ]
+    return [SPACE, *pairs] if spaced else pairs
 
 
 class _KeptTable(NamedTuple):
@@ -68,21 +81,39 @@ class TokenEmbedding(nn.Module):
     def __init__(self, vocab_size: int, dim: int, prime: PrimeEmbeddingConfig = PLAIN) -> None:
         super().__init__()
         self.table = nn.Embedding(vocab_size, dim)
-        waves = prime_waves(vocab_size, prime.num_frequencies) if prime.enabled else None
-        self.register_buffer("waves", waves, persistent=False)
-        self.prime_map = nn.Parameter(torch.empty(waves.shape[1], dim)) if prime.enabled else None
+        self.num_places = places = prime.num_places
+        factors = torch.zeros(vocab_size, 1 + 2 * places, dtype=torch.int32)
+        self.register_buffer("factors", factors if prime.enabled else None)  # (V,J) rows of P
+        rows = torch.empty(FIRST_PAIR + 512 * places, dim) if prime.enabled else None
+        self.factor_table = None if rows is None else nn.Parameter(rows)
         self.smear_gate = nn.Linear(min(GATE_WIDTH, dim), 1, bias=False)
         self.smear_scale = nn.Parameter(torch.empty(()))
         self._kept: _KeptTable | None = None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Small normal table (it may also serve as the output head), no waves, no smear."""
+        """Small normal table (it may also serve as the output head), no factors, no smear."""
         nn.init.normal_(self.table.weight, std=0.02)
-        if self.prime_map is not None:
-            nn.init.zeros_(self.prime_map)
+        if self.factor_table is not None:
+            nn.init.zeros_(self.factor_table)
         nn.init.zeros_(self.smear_gate.weight)
         nn.init.zeros_(self.smear_scale)
+
+    def read_names(self, names: Sequence[bytes]) -> None:
+        """Take the factors of every token from its bytes, b"" for a token without any.
+
+        Fewer names than tokens leave the last ones without. ValueError for more.
+        """
+        size = self.table.num_embeddings
+        require(len(names) <= size, "number of names", len(names), f"at most vocab_size = {size}")
+        if self.factors is None:
+            return
+        factors = torch.full(self.factors.shape, NOTHING, dtype=torch.int32)
+        for row, name in zip(factors, names, strict=False):
+            found = factor_rows(name, self.num_places)
+            row[: len(found)] = torch.tensor(found, dtype=torch.int32)
+        self.factors.copy_(factors)
+        self._kept = None
 
     @property
     def weight(self) -> Tensor:
@@ -92,9 +123,9 @@ class TokenEmbedding(nn.Module):
         gradients the product is kept until a parameter changes in place, moves, or is loaded or
         replaced; assigning `p.data` is the one change that goes unseen.
         """
-        if self.prime_map is None:
+        if self.factor_table is None:
             return self.table.weight
-        parameters = (self.table.weight, self.prime_map)
+        parameters = (self.table.weight, self.factor_table)
         # Fused optimizers change parameters without counting a version: a gradient announces one.
         changing = torch.is_grad_enabled() or any(
             p.grad is not None or p.is_inference() for p in parameters
@@ -110,8 +141,9 @@ class TokenEmbedding(nn.Module):
         return kept.table
 
     def _product(self) -> Tensor:
-        with torch.autocast(self.waves.device.type, enabled=False):  # it would round the table
-            return torch.addmm(self.table.weight, self.waves, self.prime_map)
+        counts = (self.factors != NOTHING).sum(1, keepdim=True).clamp_min(1)
+        sums = F.embedding_bag(self.factors, self.factor_table, mode="sum", padding_idx=NOTHING)
+        return torch.addcmul(self.table.weight, sums, counts.to(sums.dtype).rsqrt())
 
     def _apply(self, *args, **options) -> "TokenEmbedding":
         """Forget the kept table when the parameters move or change their type."""
@@ -124,10 +156,10 @@ class TokenEmbedding(nn.Module):
         super()._load_from_state_dict(*args, **options)
 
     def fold(self) -> "TokenEmbedding":
-        """A copy without primes whose plain table is W: the same function, parameters apart."""
+        """A copy without factors whose plain table is W: the same function, parameters apart."""
         plain = copy.deepcopy(self)
         plain.table.weight = nn.Parameter(self.weight.detach().clone())
-        plain.prime_map = plain.waves = None
+        plain.factor_table = plain.factors = None
         return plain
 
     def init_state(self, batch: int, like: Tensor) -> EmbeddingState:
@@ -140,8 +172,8 @@ class TokenEmbedding(nn.Module):
 
     def silence(self) -> None:
         """Drop the primes' share of the table: W is E."""
-        if self.prime_map is not None:
-            nn.init.zeros_(self.prime_map)
+        if self.factor_table is not None:
+            nn.init.zeros_(self.factor_table)
 
     def forward(
         self, ids: Tensor, state: EmbeddingState | None, weight: Tensor | None = None

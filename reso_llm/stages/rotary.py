@@ -3,8 +3,8 @@
     (x_2i + i x_2i+1) e^{i (t f_i + gamma_n theta_tn)},    f_i = base^(-2i/K)
 
 Pairs of a head's components are complex numbers, turned by the token's position t (RoPE, Su 2021,
-arXiv 2104.09864) and by its phases theta. Resonant attention takes base = phi^(K/2), the golden
-ladder; the plain decoder the configured one.
+arXiv 2104.09864) and by its phases theta. Resonant attention takes base = phi^(K/4), a
+golden ladder in half steps; the plain decoder the configured one.
 
 Shapes: B batch, T time, H heads, K head width, N oscillators.
 """
@@ -21,8 +21,9 @@ from reso_llm.stages.arrays import view
 def rotary_table(start: int, end: int, width: int, base: float) -> Tensor:
     """cos and sin of position * base^(-2i/K) for positions start ... end - 1: (T, K/2, 2).
 
-    base = phi^(K/2) gives the golden ladder: each frequency is 1/phi of the one before, from a turn
-    in 6.3 tokens to, for the upper half of a wide head, none at all.
+    base = phi^(K/4) gives the golden ladder in half steps: each frequency is 1/phi of the second
+    one before it, from a turn in 6.3 tokens to one in 10,900 for a head of 64. In whole steps half
+    of the pairs do not turn at all, and text longer than the training's is read worse.
     """
     frequencies = base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
     angles = torch.outer(torch.arange(start, end, dtype=torch.float64), frequencies)

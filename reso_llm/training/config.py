@@ -39,7 +39,7 @@ class OptimConfig:
     weight_decay: float = 0.0
     polar_steps: int = 5
     warmup_fraction: float = 0.01
-    decay_fraction: float = 0.6
+    decay_fraction: float = 1 / GOLDEN_RATIO
     grad_clip: float = 1 / GOLDEN_RATIO
 
     def __post_init__(self) -> None:

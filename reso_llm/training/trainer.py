@@ -60,6 +60,7 @@ class Trainer:
         self.config, self.tokenizer, self.data = config, tokenizer, data
         self.report = report
         self.learner = Learner(config, data, device, initial)
+        self.learner.model.embedding.read_names(tokenizer.names)
         self.counters, self.stops = Counters(), StopRequests()
 
     def restore(self, path: Path) -> None:

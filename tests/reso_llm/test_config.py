@@ -210,7 +210,7 @@ def test_a_wrong_value_names_its_key(key, value):
         (EntanglementConfig, "node_id", "  "),
         (EntanglementConfig, "node_id", 7),
         (StochasticResonanceConfig, "noise_amplitude", math.inf),
-        (PrimeEmbeddingConfig, "num_frequencies", 0),
+        (PrimeEmbeddingConfig, "num_places", 0),
         (KuramotoConfig, "num_oscillators", 0),
         (KuramotoConfig, "coupling", -1.0),
         (KuramotoConfig, "num_steps", 0),

@@ -676,11 +676,20 @@ def echoed_reference(model, ids, x, logits):
     return torch.stack(rows).view_as(logits)
 
 
+def factor_sums_reference(embedding):
+    """The sum of the rows of every token's factors, over the root of their number."""
+    sums = torch.zeros_like(embedding.table.weight)
+    for i, factors in enumerate(embedding.factors.tolist()):
+        rows = [row for row in factors if row]
+        sums[i] += embedding.factor_table[rows].sum(0) / max(1, len(rows)) ** 0.5
+    return sums
+
+
 def model_reference(model, ids, goal):
     """The equations of the files' docstrings, without state, in float64."""
     c, turns, table = model.config, None, model.embedding.table.weight
     if c.prime_embedding.enabled:
-        table = table + model.embedding.waves @ model.embedding.prime_map
+        table = table + factor_sums_reference(model.embedding)
     e = unit(table[ids])
     shifted = torch.cat((torch.zeros_like(e[:, :1]), e[:, :-1]), dim=1)
     smear = model.embedding.smear_gate.weight

@@ -354,3 +354,10 @@ def test_a_bag_factorises_into_its_tokens(tokenizer, ids):
 def test_what_is_no_bag_is_refused(tokenizer, product):
     with pytest.raises(ValueError, match=r"not a product|without primes of this"):
         tokenizer.factorise(product)
+
+
+def test_names_are_the_bytes_of_what_is_no_control_token(byte_tokenizer):
+    """Guards a control token that is taken for the word it is written with."""
+    assert byte_tokenizer.names[:5] == [b""] * 5
+    assert byte_tokenizer.names[5:] == [byte_tokenizer.token_bytes(i) for i in range(5, 261)]
+    assert sorted(byte_tokenizer.names[5:]) == [bytes([byte]) for byte in range(256)]

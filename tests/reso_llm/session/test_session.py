@@ -35,7 +35,7 @@ TINY = dict(
     vocab_size=261, dim=32, num_layers=2, num_heads=2, max_seq_len=64, num_value_embeddings=1
 )
 STAGES = dict(
-    prime_embedding=PrimeEmbeddingConfig(num_frequencies=4),
+    prime_embedding=PrimeEmbeddingConfig(num_places=3),
     kuramoto=KuramotoConfig(num_oscillators=2),
     temporal_smf=TemporalSMFConfig(num_heads=2, num_channels=2),
 )

@@ -102,11 +102,11 @@ def test_a_table_may_start_anywhere():
 
 @pytest.mark.parametrize("num_heads", [2, 4, 8])
 def test_resonant_frequencies_are_a_golden_ladder(num_heads):
-    """Each is 1/phi of the one before, the first 1 radian a token, whatever a head's width."""
+    """Each is 1/phi of the second before it, the first 1 radian a token, whatever the width."""
     config = ResoLLMConfig(dim=256, num_heads=num_heads)
     cos, sin = rotary_table(1, 2, config.head_dim, config.rotary_base)[0].double().unbind(-1)
     angles = torch.atan2(sin, cos)
-    ratios = angles[:-1] / angles[1:]
+    ratios = angles[:-2] / angles[2:]
     assert angles[0].item() == pytest.approx(1.0)
     assert ratios[:12].tolist() == pytest.approx([GOLDEN_RATIO] * 12, rel=1e-4)
     assert control_of(config).rotary_base == config.rope_base

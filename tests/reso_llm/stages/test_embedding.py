@@ -1,22 +1,27 @@
-"""The token embedding: primes' waves, the effective table and its memo, folding, the smear."""
+"""The token embedding: factors of names, the effective table and its memo, folding, the smear."""
 
 import copy
+import math
 import pickle
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from entropy_core.primes import GOLDEN_RATIO, MAX_FREQUENCIES, first_primes, golden_frequencies
 from reso_llm.config import PrimeEmbeddingConfig
-from reso_llm.stages.embedding import PLAIN, EmbeddingState, TokenEmbedding, prime_waves
+from reso_llm.stages.embedding import PLAIN, EmbeddingState, TokenEmbedding, factor_rows
 from reso_llm.stages.fused import rms_norm
 from reso_llm.training.config import OptimConfig
 from reso_llm.training.optim import make_optimizers
 
-VOCABULARY, DIM, FREQUENCIES = 37, 24, 6
-PRIME = PrimeEmbeddingConfig(enabled=True, num_frequencies=FREQUENCIES)
+VOCABULARY, DIM, PLACES = 37, 24, 3
+PRIME = PrimeEmbeddingConfig(enabled=True, num_places=PLACES)
+# No name, single bytes, words with and without space and capitals, a word of 17 bytes, not UTF-8.
+NAMES = [
+    b"", b"", b" ", b"a", b"A", b" a", b"1", b".", b"ing", b"Ing", b" walking", b" Walking",
+    b"talking", b" walked", b"THE", b"the", b" The", b"tHe", b"internationalised", b"\xff\xc3",
+    b"  ", b"    ", b"\n", b" \n", b"\x00", b"aa", b"aaa", b"ab", b"ba",
+]  # fmt: skip
 
 
 def draw(*shape, seed=0):
@@ -34,80 +39,116 @@ def make_new(prime=PRIME, seed=0):
 
 
 def make(prime=PRIME, seed=0):
-    """Every parameter moved off its start: P, gate and scale start at zero."""
+    """With names, and every parameter moved off its start: P, gate and scale start at zero."""
     module = make_new(prime, seed)
+    module.read_names(NAMES)
     with torch.no_grad():
         for i, p in enumerate(module.parameters()):
             p.add_(0.3 * draw(*p.shape, seed=i))
     return module
 
 
-def weight_reference(module):
-    """E[id] + sum_f P_f cos(w_f ln p) + P_(F+f) sin(w_f ln p), token by token, wave by wave."""
-    primes = [n for n in range(2, 200) if all(n % d for d in range(2, n))][:VOCABULARY]
-    w0 = np.pi / np.log(primes[-1])
+PRIMES = [n for n in range(2, 1700) if all(n % d for d in range(2, int(n**0.5) + 1))][:256]
+
+
+def goedel(string):
+    """The number with all its digits: the k-th byte's prime to the power 2^k."""
+    return math.prod(PRIMES[byte] ** (2**k) for k, byte in enumerate(string))
+
+
+def pairs_of(number):
+    """(byte, place) of every factor p_byte^(2^place), by dividing."""
+    pairs = set()
+    for byte, prime in enumerate(PRIMES):
+        exponent = 0
+        while number % prime == 0:
+            number, exponent = number // prime, exponent + 1
+        pairs |= {(byte, k) for k in range(exponent.bit_length()) if exponent >> k & 1}
+    assert number == 1
+    return pairs
+
+
+def rows_reference(name):
+    """The rows of a name, by factorising its two numbers."""
+    space = len(name) > 1 and name.startswith(b" ")
+    letters = name[1:] if space else name
+    forward, backward = goedel(letters[:PLACES]), goedel(letters[::-1][:PLACES])
+    rows = {2 + 256 * k + byte for byte, k in pairs_of(forward)}
+    rows |= {2 + 256 * (PLACES + k) + byte for byte, k in pairs_of(backward)}
+    return sorted(rows | ({1} if space else set()))
+
+
+def weight_reference(module, names=NAMES):
+    """E[id] + the sum of P over the factors of the id's name / sqrt(their number), id by id."""
     rows = []
-    for i, p in enumerate(primes):
-        row = module.table.weight[i]
-        for f in range(FREQUENCIES):
-            phase = w0 * GOLDEN_RATIO**f * np.log(p)
-            row = row + np.cos(phase) * module.prime_map[f]
-            row = row + np.sin(phase) * module.prime_map[FREQUENCIES + f]
+    for i in range(VOCABULARY):
+        row, found = module.table.weight[i], rows_reference(names[i] if i < len(names) else b"")
+        for factor in found:
+            row = row + module.factor_table[factor] / len(found) ** 0.5
         rows.append(row)
     return torch.stack(rows)
 
 
 def fresh(module):
     """The effective table by definition, whatever the memo says."""
-    return (module.table.weight + module.waves @ module.prime_map).detach()
+    return weight_reference(module).detach()
 
 
-# --- waves -------------------------------------------------------------------------------------
+# --- the factors of a name ------------------------------------------------------------------------
 
 
-def test_the_embedding_refuses_too_many_frequencies():
-    with pytest.raises(ValueError, match="num_frequencies"):
-        make_new(PrimeEmbeddingConfig(enabled=True, num_frequencies=MAX_FREQUENCIES + 1))
+@pytest.mark.parametrize("name", NAMES)
+def test_factors_are_those_of_the_number(name):
+    """Each row once, all of P's rows, and none that is kept for nothing."""
+    rows = factor_rows(name, PLACES)
+    assert sorted(rows) == rows_reference(name)
+    assert all(0 < row < len(make_new().factor_table) for row in rows)
 
 
-def test_waves_are_exact_to_the_last_bit_of_float32():
-    """Guards phases computed in float32: a million radians would leave one digit."""
-    waves = prime_waves(4096, 32)
-    primes = first_primes(4096)
-    phases = np.outer(np.log(np.array(primes, dtype=np.longdouble)),
-                      golden_frequencies(primes[-1], 32).astype(np.longdouble))  # fmt: skip
-    expected = np.concatenate((np.cos(phases), np.sin(phases)), axis=-1).astype(np.float64)
-    assert waves.dtype == torch.float32
-    np.testing.assert_allclose(waves.numpy(), expected, rtol=0, atol=1e-7)
+def test_kin_share_factors():
+    def shared(a, b):
+        return len(set(factor_rows(a, 6)) & set(factor_rows(b, 6)))
+
+    assert shared(b" walking", b"walking") == shared(b"walking", b"walking") == 12
+    assert shared(b"walking", b"talking") == 5 + 6
+    assert shared(b"walking", b"walked") == 4
+    assert shared(b"walking", b"sing") == 3
+    assert shared(b"ab", b"ba") == 0, "order matters"
+    assert shared(b" one", b" six") == 1, "the space"
 
 
-def test_waves_tell_all_tokens_apart():
-    waves = prime_waves(500, 16).double()
-    distances = torch.cdist(waves, waves) + 10 * torch.eye(500)
-    assert distances.min() > 0.1
+def test_names_are_read_again_from_the_start():
+    module = make()
+    read(module)
+    module.read_names(NAMES[::-1])
+    torch.testing.assert_close(read(module), weight_reference(module, NAMES[::-1]))
+    module.read_names([])
+    assert torch.equal(read(module), module.table.weight)
+
+
+def test_more_names_than_tokens_are_refused():
+    with pytest.raises(ValueError, match="number of names = 38: expected at most vocab_size = 37"):
+        make_new().read_names([b"x"] * (VOCABULARY + 1))
+
+
+def test_the_factors_are_saved_with_the_weights():
+    module, twin = make(), make_new()
+    read(twin)
+    twin.load_state_dict(module.state_dict())
+    torch.testing.assert_close(read(twin), fresh(module))
 
 
 # --- the effective table ------------------------------------------------------------------------
 
 
-def test_weight_equals_the_sum_of_waves_in_value_and_gradient():
+def test_weight_equals_the_sum_of_factors_in_value_and_gradient():
     module = make().double()
-    module.waves = prime_waves_in_float64()
-    parameters = (module.table.weight, module.prime_map)
+    parameters = (module.table.weight, module.factor_table)
     fast, slow = module.weight, weight_reference(module)
     torch.testing.assert_close(fast, slow)
     mix = draw(VOCABULARY, DIM, seed=7).double()
     ours, theirs = (torch.autograd.grad((w * mix).sum(), parameters) for w in (fast, slow))
     torch.testing.assert_close(ours, theirs)
-
-
-def prime_waves_in_float64():
-    previous = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        return prime_waves(VOCABULARY, FREQUENCIES)
-    finally:
-        torch.set_default_dtype(previous)
 
 
 def test_forward_is_lookup_norm_and_smear():
@@ -130,19 +171,38 @@ def test_forward_is_lookup_norm_and_smear():
     assert not torch.allclose(other, x, atol=0.1), "the weight that is given is the one used"
 
 
-def test_new_primes_are_inert_and_learn():
-    """P starts at zero, so the start is the control's; its gradient is Phi^T dE."""
+def test_new_factors_are_inert_and_learn():
+    """P starts at zero, so the start is the control's; only rows of factors have a gradient."""
     module, control = make_new(), make_new(PLAIN)
+    module.read_names(NAMES)
     ids = draw_ids(2, 5)
     assert torch.equal(module(ids, None)[0], control(ids, None)[0])
     weight = module.weight
     weight.retain_grad()
     (module(ids, None, weight)[0] * draw(2, 5, DIM)).sum().backward()
-    torch.testing.assert_close(module.prime_map.grad, module.waves.T @ weight.grad)
-    assert module.prime_map.grad.norm() > 1e-3
+    used = {row for name in NAMES for row in rows_reference(name)}
+    learning = module.factor_table.grad.abs().sum(1).nonzero().flatten().tolist()
+    assert learning
+    assert set(learning) <= used
 
 
-def test_without_primes_nothing_is_there():
+def test_without_names_factors_are_silent():
+    """A new model knows no tokenizer yet: its weight is the table, and no row of P learns."""
+    module = make_new()
+    with torch.no_grad():
+        module.factor_table.add_(1)
+    assert torch.equal(module.weight, module.table.weight)
+    module.weight.sum().backward()
+    assert not module.factor_table.grad.any()
+
+
+def test_silent_factors_add_exactly_nothing():
+    module = make()
+    module.silence()
+    assert torch.equal(read(module), module.table.weight)
+
+
+def test_without_the_stage_nothing_is_there():
     """The control: the weight is the table itself, with today's names and no buffer."""
     plain = make(PLAIN)
     assert plain.weight is plain.table.weight
@@ -150,14 +210,20 @@ def test_without_primes_nothing_is_there():
         assert plain.weight is plain.table.weight
     assert set(plain.state_dict()) == {"table.weight", "smear_gate.weight", "smear_scale"}
     assert not list(plain.buffers())
-    assert set(make().state_dict()) - set(plain.state_dict()) == {"prime_map"}
+    assert set(make().state_dict()) - set(plain.state_dict()) == {"factor_table", "factors"}
 
 
-def test_the_prime_map_trains_with_muon():
-    """Optimizers sort parameters by name and shape: a table would go to AdamW."""
+def test_the_factors_train_as_a_table():
+    """Optimizers sort parameters by name and shape: rows that are rarely read are AdamW's."""
     module = make()
-    (group,) = make_optimizers(module, OptimConfig())["muon"].param_groups
-    assert [p is module.prime_map for p in group["params"]] == [True]
+    groups = make_optimizers(with_a_matrix(module), OptimConfig())["adamw"].param_groups
+    (tables,) = (g["params"] for g in groups if any(p is module.table.weight for p in g["params"]))
+    assert any(p is module.factor_table for p in tables)
+
+
+def with_a_matrix(module):
+    """The embedding as part of a model: Muon needs something to train."""
+    return nn.ModuleDict({"embedding": module, "map": nn.Linear(3, 3)})
 
 
 # --- the memo -----------------------------------------------------------------------------------
@@ -191,7 +257,7 @@ def test_gradients_never_meet_the_memo():
     assert live is not kept
     assert live.requires_grad
     live.sum().backward()
-    assert module.prime_map.grad is not None
+    assert module.factor_table.grad is not None
 
 
 def with_sgd(module):
@@ -204,7 +270,7 @@ def with_fused_adamw(module):
 
 
 def with_the_project_s(module):
-    for optimizer in make_optimizers(module, OptimConfig()).values():
+    for optimizer in make_optimizers(with_a_matrix(module), OptimConfig()).values():
         optimizer.step()
 
 
@@ -233,17 +299,19 @@ def test_every_way_to_change_a_parameter_is_seen():
     read(module)
     changes = {
         "load_state_dict": lambda: module.load_state_dict(other.state_dict()),
-        "in place": lambda: module.prime_map.mul_(2),
+        "in place": lambda: module.factor_table.mul_(2),
         "in place, the table": lambda: module.table.weight.add_(1),
         "to float64": lambda: module.to(torch.float64),
-        "new parameter": lambda: setattr(module, "prime_map", nn.Parameter(module.prime_map + 1)),
-        "inference mode": lambda: module.prime_map.mul_(3),
+        "new parameter": lambda: setattr(
+            module, "factor_table", nn.Parameter(module.factor_table + 1)
+        ),
+        "inference mode": lambda: module.factor_table.mul_(3),
     }
     for name, change in changes.items():
         before = read(module).clone()
         with torch.inference_mode() if name == "inference mode" else torch.no_grad():
             change()
-        assert read(module).dtype == module.prime_map.dtype, name
+        assert read(module).dtype == module.factor_table.dtype, name
         torch.testing.assert_close(read(module), fresh(module), msg=name)
         assert name == "to float64" or (read(module) - before).abs().max() > 1e-3, name
 
@@ -252,7 +320,7 @@ def test_parameters_made_in_inference_mode_have_no_memo():
     with torch.inference_mode():
         module = make()
         read(module)
-        module.prime_map.add_(1)
+        module.factor_table.add_(1)
         torch.testing.assert_close(module.weight, fresh(module))
 
 
@@ -271,7 +339,7 @@ def test_copies_and_pickles_stand_alone(clone):
     twin = clone(module)
     torch.testing.assert_close(read(twin), fresh(module))
     with torch.no_grad():
-        twin.prime_map.add_(1)
+        twin.factor_table.add_(1)
     torch.testing.assert_close(read(twin), fresh(twin))
     torch.testing.assert_close(read(module), fresh(module))
 
@@ -280,7 +348,7 @@ def test_copies_and_pickles_stand_alone(clone):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_fold_is_the_same_function_without_primes(dtype):
+def test_fold_is_the_same_function_without_factors(dtype):
     module, ids = make().to(dtype), draw_ids(3, 7)
     random_state = torch.get_rng_state()
     plain = module.fold()
@@ -309,9 +377,9 @@ def test_a_new_parameter_of_the_same_version_is_seen():
     module = make()
     with torch.no_grad():
         before = module.weight.clone()
-        fresh_map = nn.Parameter(module.prime_map.detach() + 1)
-        while fresh_map._version < module.prime_map._version:
+        fresh_map = nn.Parameter(module.factor_table.detach() + 1)
+        while fresh_map._version < module.factor_table._version:
             fresh_map.add_(0)
-        module.prime_map = fresh_map
+        module.factor_table = fresh_map
         torch.testing.assert_close(module.weight, fresh(module))
         assert not torch.equal(module.weight, before)

@@ -30,6 +30,8 @@ from reso_llm.config import (
     control_of,
 )
 from reso_llm.data.errors import DataError
+from reso_llm.stages.embedding import factor_rows
+from reso_llm.tokenizer import ResoTokenizer
 from reso_llm.training import learner as learning
 from reso_llm.training import meter, saving, validation
 from reso_llm.training import run as training_run
@@ -53,7 +55,7 @@ TINY = ResoLLMConfig(
     num_heads=2,
     max_seq_len=32,
     dropout=0.1,
-    prime_embedding=PrimeEmbeddingConfig(num_frequencies=8),
+    prime_embedding=PrimeEmbeddingConfig(num_places=3),
     kuramoto=KuramotoConfig(num_oscillators=4),
     temporal_smf=TemporalSMFConfig(num_heads=2, num_channels=2),
 )  # fmt: skip; the full stack; 261: the control tokens and the bytes
@@ -814,6 +816,21 @@ def scores(monkeypatch):
 
     monkeypatch.setattr(validation, "score_split", score)
     return values
+
+
+def test_the_factors_of_the_tokens_are_trained_and_saved(make):
+    """Guards a run whose embedding never hears of its tokenizer: that is silent, not an error."""
+    config = make()
+    train(config, report=quiet)
+    newest = run.newest_checkpoint(config.out, pytest.fail)
+    tensors, documents = load_checkpoint(newest)
+    names = ResoTokenizer.from_json(documents["tokenizer.json"]).names
+    factors = tensors["model"]["embedding.factors"].tolist()
+    for name, row in zip(names, factors, strict=True):
+        assert [f for f in row if f] == factor_rows(name, TINY.prime_embedding.num_places)
+    table = tensors["model"]["embedding.factor_table"]
+    assert table.any()
+    assert not table[0].any()
 
 
 def test_the_best_checkpoint_is_recorded_and_kept(make, scores):
