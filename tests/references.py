@@ -1,5 +1,6 @@
 """Slow, obvious twins of the stages, straight from their definitions, for the tests."""
 
+import itertools
 import math
 from collections import Counter
 
@@ -71,6 +72,32 @@ def synchronise_reference(theta, omega, config):
         pull = (torch.exp(-1j * theta) * field).imag
         theta = theta + config.step_size * (omega + config.coupling * pull)
     return theta, mean_field_reference(theta, config.retention).abs().mean(-1)
+
+
+def clocks_reference(z, theta, corners):
+    """Clocks h (B,T,N), one token after the other; z is complex, corners (N,)."""
+    h, clocks = torch.ones_like(z[:, 0]), []
+    for t in range(z.shape[1]):
+        columns = [nearest_reference(z[:, t, i], int(n)) for i, n in enumerate(corners)]
+        turn = torch.stack(columns, dim=-1)
+        h = turn * h + (1 - turn.abs()) * torch.exp(1j * theta[:, t])
+        clocks.append(h)
+    return torch.stack(clocks, dim=1)
+
+
+def nearest_reference(z, n):
+    """The nearest point to z of the polygon with n corners: z itself inside, else of its edges."""
+    corners = torch.exp(2j * math.pi * torch.arange(n + 1, dtype=torch.float64) / n)
+    best, inside = None, torch.ones_like(z.real) > 0
+    for a, b in itertools.pairwise(corners):
+        edge, offset = b - a, z - a
+        inside = inside & ((edge.conj() * offset).imag >= 0) & (n > 2)
+        share = ((edge.conj() * offset).real / edge.abs() ** 2).clamp(0, 1)
+        point = a + share * edge
+        if best is None:
+            best = point
+        best = torch.where((z - point).abs() < (z - best).abs(), point, best)
+    return torch.where(inside, z, best)
 
 
 def unit_sedenion(vector):

@@ -15,6 +15,7 @@ from conftest import FULL, fitted_text
 from references import (
     CountReference,
     attention_reference,
+    clocks_reference,
     field_reference,
     synchronise_reference,
     unit,
@@ -593,11 +594,15 @@ def test_training_gives_hindsight_goals(tiny_model):
 # --- the definition -----------------------------------------------------------------------------
 
 
-def turns_reference(model, x):
-    """gain * theta (B,T,N) and r (B,T,1)."""
-    theta, omega = (unit(x) @ model.kuramoto.project.weight.T).chunk(2, dim=-1)
+def synchronised_reference(model, x):
+    """x with the clocks read into it, gain * theta (B,T,N) and r (B,T,1)."""
+    stage = model.kuramoto
+    theta, omega = (unit(x) @ stage.project.weight.T).chunk(2, dim=-1)
+    z = torch.complex(*(unit(x) @ stage.turn.weight.T).chunk(2, dim=-1))
     theta, r = synchronise_reference(theta, omega, model.config.kuramoto)
-    return model.phase_gain * theta, r.unsqueeze(-1)
+    h = clocks_reference(z, theta, stage.corners)
+    x = x + torch.cat((h.real, h.imag), dim=-1) @ stage.read.weight.T
+    return x, model.phase_gain * theta, r.unsqueeze(-1)
 
 
 def memory_logits_reference(model, ids, x):
@@ -632,7 +637,7 @@ def model_reference(model, ids, goal):
     if goal is not None:
         x = x + (goal @ model.goal.weight.T).unsqueeze(1)
     if c.kuramoto.enabled:
-        turns, r = turns_reference(model, x)
+        x, turns, r = synchronised_reference(model, x)
     x0 = x
     for i, block in enumerate(model.blocks):
         x = block.residual_scale * x + block.input_scale * x0
