@@ -1,6 +1,6 @@
 """Slow, obvious twins of the stages, straight from their definitions, for the tests."""
 
-import itertools
+import cmath
 import math
 from collections import Counter
 
@@ -74,30 +74,38 @@ def synchronise_reference(theta, omega, config):
     return theta, mean_field_reference(theta, config.retention).abs().mean(-1)
 
 
-def clocks_reference(z, theta, corners):
-    """Clocks h (B,T,N), one token after the other; z is complex, corners (N,)."""
+def clocks_reference(z, theta, spokes):
+    """Clocks h (B,T,N), one token after the other; z is complex, spokes (N,)."""
     h, clocks = torch.ones_like(z[:, 0]), []
     for t in range(z.shape[1]):
-        columns = [nearest_reference(z[:, t, i], int(n)) for i, n in enumerate(corners)]
+        columns = [locked_reference(z[:, t, i], int(n)) for i, n in enumerate(spokes)]
         turn = torch.stack(columns, dim=-1)
         h = turn * h + (1 - turn.abs()) * torch.exp(1j * theta[:, t])
         clocks.append(h)
     return torch.stack(clocks, dim=1)
 
 
-def nearest_reference(z, n):
-    """The nearest point to z of the polygon with n corners: z itself inside, else of its edges."""
-    corners = torch.exp(2j * math.pi * torch.arange(n + 1, dtype=torch.float64) / n)
-    best, inside = None, torch.ones_like(z.real) > 0
-    for a, b in itertools.pairwise(corners):
-        edge, offset = b - a, z - a
-        inside = inside & ((edge.conj() * offset).imag >= 0) & (n > 2)
-        share = ((edge.conj() * offset).real / edge.abs() ** 2).clamp(0, 1)
-        point = a + share * edge
-        if best is None:
-            best = point
-        best = torch.where((z - point).abs() < (z - best).abs(), point, best)
-    return torch.where(inside, z, best)
+def locked_reference(z, n):
+    """The turn of each z (B,): along the root of unity at the smallest angle to z, at most 1."""
+    turns = []
+    for one in z:
+        roots = [cmath.exp(2j * math.pi * k / n) for k in range(n)]
+        root = min(roots, key=lambda root: abs(cmath.phase(one.item() / root)))
+        share = (one / root).real
+        turns.append(share * root if share < 1 else 0 * share + root)
+    return LeakingReference.apply(z, torch.stack(turns))
+
+
+class LeakingReference(torch.autograd.Function):
+    """The second argument; a tenth of the gradient goes to the first in its stead."""
+
+    @staticmethod
+    def forward(ctx, z, nearest):
+        return nearest.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 0.1 * grad, 0.9 * grad
 
 
 def unit_sedenion(vector):

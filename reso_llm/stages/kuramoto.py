@@ -4,7 +4,7 @@
     Z_t   = sum_{j<=t} rho^(t-j) e^{i theta_j} / sum_{j<=t} rho^(t-j)             (B,T,N)
     theta = theta + dt (omega + K Im(e^{-i theta} Z))             num_steps times
     r_t   = mean over the oscillators of |Z_t| of the final phases                (B,T)
-    lambda_t = the point of the regular n_i-gon nearest to z_t,   n_i = i + 2,  i = 0 ... N-1
+    lambda_t = min(1, Re(z_t / s)) s,  s the n_i-th root of unity nearest to z_t,  n_i = i + 2
     h_t   = lambda_t h_{t-1} + (1 - |lambda_t|) e^{i theta_t}     h before the first token 1
     x     = x + W_o [Re h, Im h]                                  W_o zero at the start
 
@@ -14,13 +14,11 @@ the field. It is the mean-field form of the Kuramoto model (Kuramoto 1975; Strog
 2000, and `entropy_core.kuramoto`), where the population of an oscillator is its own past.
 
 A clock h is the order parameter of a second population, whose frequency the tokens choose. A token
-turns it by arg lambda, and a share 1 - |lambda| of it starts anew at the token's phase, so |h| <= 1
-and no clock runs down. A corner of the polygon keeps everything and turns by a whole multiple of
-1/n: then the clock counts modulo n, exactly and for ever; a constant corner is a rotary position.
-All z beyond a corner give the corner, as a driven oscillator locks to a rational frequency over a
-range of drives (the tongues of Arnold 1961); between the corners lambda moves on straight lines,
-for n = 2 from 1 through 0 to -1. Turns that depend on the input are what lets a linear recurrence
-track a state (Grazzi 2024, arXiv 2411.12537).
+turns it by a whole multiple of 1/n, and a share 1 - |lambda| of it starts anew at the token's
+phase, so |h| <= 1 and no clock runs down. All z beyond s give s, as a driven oscillator locks to a
+rational frequency over a range of drives (the tongues of Arnold 1961): then nothing is renewed, and
+the clock counts modulo n, exactly and for ever. A constant s is a rotary position. Turns that
+depend on the input are what lets a linear recurrence track a state (Grazzi 2024, arXiv 2411.12537).
 
 The final phases turn queries and keys by gamma theta (`rotary.py`), gamma zero at the start. The
 coherence gate and the monitors read r.
@@ -46,6 +44,7 @@ from reso_llm.stages.arrays import matrix, scalar, view
 from reso_llm.stages.fused import linear, rms_norm
 
 CHUNK = 64  # tokens in one matrix product
+LEAK = 0.1  # share of its gradient that passes the lock to whole turns
 
 
 class SyncState(NamedTuple):
@@ -61,20 +60,17 @@ class SyncState(NamedTuple):
     clocks: Tensor  # (B,1,2,N)
 
 
-def nearest_in_polygon(z: Tensor, corners: Tensor) -> Tensor:
-    """lambda: the point nearest to z (...,N), complex, of the regular polygons with corners (N,).
+def locked(z: Tensor, num: Tensor) -> Tensor:
+    """lambda: z (...,N), complex, drawn onto the nearest of num (N,) spokes of length 1.
 
-    The corners are the roots of unity. Turned so that the edge of its sector stands upright at
-    Re z = cos(pi/n), a point beyond the edge moves onto it, or to the nearer of its two ends.
+    A share of the gradient passes: a token locked to a wrong turn could not leave it otherwise.
     """
-    half = math.pi / corners
-    middle = ((z.detach().angle() / (2 * half)).floor() * 2 + 1) * half
-    turn = torch.polar(torch.ones_like(middle), middle)
-    across, along = torch.view_as_real(z * turn.conj()).unbind(-1)
-    end = half.sin()
-    clipped = torch.maximum(torch.minimum(along, end), -end)
-    along = torch.where(across > half.cos(), clipped, along)
-    return torch.complex(torch.minimum(across, half.cos()), along) * turn
+    step = 2 * math.pi / num
+    angle = (z.detach().angle() / step).round() * step
+    spoke = torch.polar(torch.ones_like(angle), angle)
+    turn = (z * spoke.conj()).real.clamp_max(1) * spoke
+    beyond = LEAK * (z - turn)
+    return turn + (beyond - beyond.detach())
 
 
 def carried(turn: Tensor, renewal: Tensor, before: Tensor) -> Tensor:
@@ -142,7 +138,7 @@ class Synchronisation(nn.Module):
         self.project = linear(dim, 2 * num)
         self.turn = linear(dim, 2 * num)  # Re z, then Im z
         self.read = linear(2 * num, dim)
-        self.register_buffer("corners", torch.arange(2.0, num + 2), persistent=False)
+        self.register_buffer("spokes", torch.arange(2.0, num + 2), persistent=False)
         self.silent = False
         self.reset_parameters()
 
@@ -192,9 +188,8 @@ class Synchronisation(nn.Module):
 
     def _clocks(self, z: Tensor, theta: Tensor, state: SyncState) -> Tensor:
         """h of every token, complex (B,T,N), from z (B,T,2N) and the final phases."""
-        corners = self.corners.to(z.dtype)
-        turn = nearest_in_polygon(torch.complex(*z.chunk(2, dim=-1)), corners)
-        renewal = torch.polar((1 - turn.abs()).clamp_min(0), theta)
+        turn = locked(torch.complex(*z.chunk(2, dim=-1)), self.spokes.to(z.dtype))
+        renewal = (1 - turn.abs()) * torch.polar(torch.ones_like(theta), theta)
         return carried(turn, renewal, torch.complex(*state.clocks.unbind(2)))
 
 
@@ -214,8 +209,7 @@ class SynchronisationStep:
         self.weight = state.weight.item()
         clocks = view(state.clocks)[0, 0]  # (2,N)
         self.clocks = clocks[0] + 1j * clocks[1]  # (N,) complex
-        self.half = np.float32(math.pi) / view(module.corners).astype(np.float32)
-        self.apothem, self.end = np.cos(self.half), np.sin(self.half)
+        self.angle = np.float32(2 * math.pi) / view(module.spokes)  # (N,) between two spokes
 
     def __call__(self, x: ndarray) -> tuple[ndarray, float]:
         c, N = self.config, self.sums.shape[-1]
@@ -247,13 +241,9 @@ class SynchronisationStep:
     def _tick(self, z: ndarray, theta: ndarray) -> None:
         """Turn the clocks, and renew a share of them, by z (2N,) and the phases theta (N,)."""
         z = z[: len(theta)] + 1j * z[len(theta) :]
-        middle = (np.floor(np.angle(z) / (2 * self.half)) * 2 + 1) * self.half
-        turn = np.exp(1j * middle)
-        z *= turn.conj()
-        along = np.clip(z.imag, -self.end, self.end)
-        along = np.where(z.real > self.apothem, along, z.imag)
-        turn *= np.minimum(z.real, self.apothem) + 1j * along
-        renewal = np.maximum(1 - np.abs(turn), 0) * np.exp(1j * theta)
+        spoke = np.exp(1j * (np.round(np.angle(z) / self.angle) * self.angle))
+        turn = np.minimum((z * spoke.conj()).real, 1) * spoke
+        renewal = (1 - np.abs(turn)) * np.exp(1j * theta)
         self.clocks = (turn * self.clocks + renewal).astype(np.complex64)
 
     @property

@@ -600,7 +600,7 @@ def synchronised_reference(model, x):
     theta, omega = (unit(x) @ stage.project.weight.T).chunk(2, dim=-1)
     z = torch.complex(*(unit(x) @ stage.turn.weight.T).chunk(2, dim=-1))
     theta, r = synchronise_reference(theta, omega, model.config.kuramoto)
-    h = clocks_reference(z, theta, stage.corners)
+    h = clocks_reference(z, theta, stage.spokes)
     x = x + torch.cat((h.real, h.imag), dim=-1) @ stage.read.weight.T
     return x, model.phase_gain * theta, r.unsqueeze(-1)
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from references import clocks_reference, nearest_reference, synchronise_reference
+from references import clocks_reference, locked_reference, synchronise_reference
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from entropy_core import kuramoto as core
@@ -16,7 +16,7 @@ from reso_llm.stages.kuramoto import (
     Synchronisation,
     SyncState,
     carried,
-    nearest_in_polygon,
+    locked,
     synchronise,
 )
 from reso_llm.stages.rotary import rotary_table
@@ -118,11 +118,11 @@ def test_gradients_flow_through_the_carried_state():
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 7, 17])
-def test_lambda_is_the_nearest_point_of_the_polygon(n):
-    """In value and gradient; a wrong sector or an edge too long shows at once."""
+def test_a_turn_is_along_the_nearest_root_of_unity(n):
+    """In value and gradient; a tenth of the gradient passes where the turn is locked."""
     z = torch.complex(2 * draw(400), draw(400, seed=1)).requires_grad_()
-    found = nearest_in_polygon(z, torch.tensor([float(n)], dtype=F64))
-    expected = nearest_reference(z, n)
+    found = locked(z, torch.tensor([float(n)], dtype=F64))
+    expected = locked_reference(z, n)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     assert found.abs().max() <= 1 + 1e-12
     weights = torch.complex(draw(400, seed=2), draw(400, seed=3))
@@ -144,24 +144,24 @@ def test_clocks_of_many_tokens_equal_one_after_the_other():
         torch.testing.assert_close(carried(turn, renewal, before), torch.stack(expected, dim=1))
 
 
-def turning(stage, corner):
-    """Make every token's z lie far beyond this corner (of each clock's polygon)."""
-    angle = 2 * math.pi * corner / stage.corners
+def turning(stage, turns):
+    """Make every token's z lie far beyond the spoke of so many n-th turns, of each clock."""
+    angle = 2 * math.pi * turns / stage.spokes
     z = 5 * torch.cat((angle.cos(), angle.sin())).to(stage.turn.weight)
     stage.turn.weight.data = z[:, None] * torch.ones(DIM).to(z) / DIM
     return stage
 
 
-@pytest.mark.parametrize("corner", [1, 2])
+@pytest.mark.parametrize("turns", [1, 2])
 @torch.no_grad()
-def test_constant_turns_are_rotary_positions(corner):
-    """The table of Su 2021 at the frequencies of the corners, from the token after the start."""
-    stage = turning(make_stage(), corner)
+def test_constant_turns_are_rotary_positions(turns):
+    """The table of Su 2021 at the frequencies of the spokes, from the token after the start."""
+    stage = turning(make_stage(), turns)
     step = stage.init_state(1, draw(1))
     for position in range(1, 20):
         step = stage(draw(1, 1, DIM, seed=position).abs(), step)[3]
-        for i, n in enumerate(stage.corners.tolist()):
-            base = (n / (2 * math.pi * corner)) ** 2  # of a width of 4, whose second pair turns by
+        for i, n in enumerate(stage.spokes.tolist()):
+            base = (n / (2 * math.pi * turns)) ** 2  # of a width of 4, whose second pair turns by
             table = rotary_table(position, position + 1, 4, base)[0, 1]  # base^(-2/4)
             torch.testing.assert_close(step.clocks[0, 0, :, i], table.double(), atol=1e-6, rtol=0)
 
@@ -178,7 +178,7 @@ def test_a_locked_clock_counts_exactly_over_many_tokens():
     for _ in range(1000):
         step(np.ones(DIM, np.float32))
     for clocks, count in ((state.clocks, 20_000), (step.state.clocks, 21_000)):
-        angle = 2 * math.pi * (count % stage.corners.double()) / stage.corners
+        angle = 2 * math.pi * (count % stage.spokes.double()) / stage.spokes
         expected = torch.stack((angle.cos(), angle.sin()))
         torch.testing.assert_close(clocks[0, 0].double(), expected, rtol=0, atol=0.01)
 
@@ -300,7 +300,7 @@ def test_the_stage_is_its_definition():
     theta, omega = (normal @ stage.project.weight.T).split(5, dim=-1)
     z = torch.complex(*(normal @ stage.turn.weight.T).split(5, dim=-1))
     phases, r = synchronise_reference(theta, omega, CONFIG)
-    h = clocks_reference(z, phases, stage.corners)
+    h = clocks_reference(z, phases, stage.spokes)
     read = torch.cat((h.real, h.imag), dim=-1) @ stage.read.weight.T
     for scale in (1, 300):
         found = stage(scale * x, None)[:3]
