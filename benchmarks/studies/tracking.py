@@ -38,7 +38,7 @@ from reso_llm.model import ResoLLMModel
 from reso_llm.training.config import OptimConfig
 from reso_llm.training.optim import make_optimizers
 
-TRAINED, LONGEST = 40, 400
+TRAINED, LONGEST, ROWS = 40, 400, 64  # tokens of a text in training, at most; texts a step
 SPANS = {"1-40": (0, 40), "41-160": (40, 160), "161-400": (160, 400)}
 FORMS = ("control", "coupled", "full")
 NO_TARGET = -1
@@ -158,7 +158,7 @@ def measure_task(key: dict, device: str) -> dict:
     torch.manual_seed(key["seed"])
     model = make_model(key["form"], vocab_size, device)
     generator = torch.Generator().manual_seed(key["seed"])
-    train(model, lambda: draw(32, TRAINED, generator), count_to(key["steps"]))
+    train(model, lambda: draw(ROWS, TRAINED, generator), count_to(key["steps"]))
     unseen = draw(128, LONGEST, torch.Generator().manual_seed(10**6))
     row = {"parameters": num_parameters(model), "accuracy": accuracies(model.eval(), unseen)}
     return key | row | {"on": device}
@@ -343,7 +343,7 @@ def main() -> None:
     parser.add_argument("command", choices=commands)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side (tasks)")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=tuple(TASKS))
