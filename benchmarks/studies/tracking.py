@@ -2,7 +2,7 @@
 
 Four tasks that attention cannot do at any length, trained at 40 tokens and read at 400: the parity
 of a stream of bits, a sum modulo 5, the depth of brackets, and a text in which one of five switches
-is on, is moved by sentences ("jump left ."), and is asked for ("which ?") without an answer.
+is on, is moved by sentences ("move left ."), and is asked for ("which ?") without an answer.
 
     full      the Kuramoto stage on the plain control
     coupled   the same with the clocks' read held at zero: the stage as it was before the clocks
@@ -72,14 +72,13 @@ def depth(rows: int, length: int, generator: torch.Generator) -> Batch:
 
 NAMES = ("red", "blue", "green", "white", "black")
 SENTENCES = {  # and by how many switches each moves on
-    "step right .": 1, "step left .": -1, "jump right .": 2, "jump left .": -2, "wait .": 0,
-    "the lamp hums .": 0,
+    "move right .": 1, "move left .": -1, "wait .": 0, "the lamp hums .": 0,
 }  # fmt: skip
 WORDS = (*NAMES, *sorted({w for s in (*SENTENCES, "is on . which ?") for w in s.split()}))
 
 
 def switches(rows: int, length: int, generator: torch.Generator) -> Batch:
-    """ "red is on . jump left . which ? step right . ...": at each ? the name of the one on."""
+    """ "red is on . move left . which ? move right . ...": at each ? the name of the one on."""
     texts, targets = [], []
     moves = tuple(SENTENCES.items())
     for _ in range(rows):

@@ -158,6 +158,7 @@ def test_constant_turns_are_rotary_positions(turns):
     """The table of Su 2021 at the frequencies of the spokes, from the token after the start."""
     stage = turning(make_stage(), turns)
     step = stage.init_state(1, draw(1))
+    assert stage.spokes.tolist() == [2, 3, 4, 5, 6]
     for position in range(1, 20):
         step = stage(draw(1, 1, DIM, seed=position).abs(), step)[3]
         for i, n in enumerate(stage.spokes.tolist()):
