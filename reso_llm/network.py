@@ -212,7 +212,7 @@ class ResoNetwork(nn.Module):
         # Kuramoto synchronisation: phases turn attention, coherence is read by the monitors.
         coherence = None
         if self.kuramoto is not None:
-            theta, coherence, after["kuramoto"] = self.kuramoto(x, known.get("kuramoto"))
+            x, theta, coherence, after["kuramoto"] = self.kuramoto(x, known.get("kuramoto"))
             rotary = turned_by_phases(rotary, theta, self.phase_gain)
         # ResoFormer blocks.
         noise = self._feed_forward_noise(before.tail, ids, generator)

@@ -32,7 +32,7 @@ TINY = dict(
 )
 TINY_STAGES = dict(
     prime_embedding=PrimeEmbeddingConfig(num_places=4),
-    kuramoto=KuramotoConfig(num_oscillators=1),  # heads of width 2 have no room for more
+    kuramoto=KuramotoConfig(num_oscillators=3),
     prsc=PRSCConfig(max_order=3, max_slots=16),
     temporal_smf=TemporalSMFConfig(num_heads=2, num_channels=2),
     echo=EchoConfig(max_order=3),  # so that the longest context comes again in a few tokens

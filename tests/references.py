@@ -1,5 +1,6 @@
 """Slow, obvious twins of the stages, straight from their definitions, for the tests."""
 
+import cmath
 import math
 from collections import Counter
 
@@ -71,6 +72,40 @@ def synchronise_reference(theta, omega, config):
         pull = (torch.exp(-1j * theta) * field).imag
         theta = theta + config.step_size * (omega + config.coupling * pull)
     return theta, mean_field_reference(theta, config.retention).abs().mean(-1)
+
+
+def clocks_reference(z, theta, spokes):
+    """Clocks h (B,T,N), one token after the other; z is complex, spokes (N,)."""
+    h, clocks = torch.ones_like(z[:, 0]), []
+    for t in range(z.shape[1]):
+        columns = [locked_reference(z[:, t, i], int(n)) for i, n in enumerate(spokes)]
+        turn = torch.stack(columns, dim=-1)
+        h = turn * h + (1 - turn.abs()) * torch.exp(1j * theta[:, t])
+        clocks.append(h)
+    return torch.stack(clocks, dim=1)
+
+
+def locked_reference(z, n):
+    """The turn of each z (B,): along the root of unity at the smallest angle to z, at most 1."""
+    turns = []
+    for one in z:
+        roots = [cmath.exp(2j * math.pi * k / n) for k in range(n)]
+        root = min(roots, key=lambda root: abs(cmath.phase(one.item() / root)))
+        share = (one / root).real
+        turns.append(share * root if share < 1 else 0 * share + root)
+    return LeakingReference.apply(z, torch.stack(turns))
+
+
+class LeakingReference(torch.autograd.Function):
+    """The second argument; a tenth of the gradient goes to the first in its stead."""
+
+    @staticmethod
+    def forward(ctx, z, nearest):
+        return nearest.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 0.1 * grad, 0.9 * grad
 
 
 def unit_sedenion(vector):

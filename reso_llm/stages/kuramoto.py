@@ -1,20 +1,31 @@
-"""Kuramoto synchronisation: every token carries N phases, pulled to the mean field of its past.
+"""Kuramoto synchronisation: phases pulled to the mean field of their past, and clocks they set.
 
-    theta^0, omega = W norm(x)                                    (B,T,D) -> (B,T,N) twice
-    Z_t   = sum_{j<=t} lambda^(t-j) e^{i theta_j} / sum_{j<=t} lambda^(t-j)       (B,T,N)
+    theta, omega, z = W norm(x)                                   (B,T,D) -> (B,T,N), z complex
+    Z_t   = sum_{j<=t} rho^(t-j) e^{i theta_j} / sum_{j<=t} rho^(t-j)             (B,T,N)
     theta = theta + dt (omega + K Im(e^{-i theta} Z))             num_steps times
     r_t   = mean over the oscillators of |Z_t| of the final phases                (B,T)
+    lambda_t = min(1, Re(z_t / s)) s,  s the n_i-th root of unity nearest to z_t,  n_i = i + 2
+    h_t   = lambda_t h_{t-1} + (1 - |lambda_t|) e^{i theta_t}     h before the first token 1
+    x     = x + W_o [Re h, Im h]                                  W_o zero at the start
 
-K is the coupling, dt the step size, lambda the share of its weight the past keeps from one token
-to the next. Im(e^{-i theta} Z) = |Z| sin(psi - theta) with psi the phase of Z: K > 0 pulls towards
+K is the coupling, dt the step size, rho the share of its weight the past keeps from one token to
+the next. Im(e^{-i theta} Z) = |Z| sin(psi - theta) with psi the phase of Z: K > 0 pulls towards
 the field. It is the mean-field form of the Kuramoto model (Kuramoto 1975; Strogatz, Physica D 143,
 2000, and `entropy_core.kuramoto`), where the population of an oscillator is its own past.
 
-The phases turn queries and keys by gamma theta (`rotary.py`), gamma zero at the start. The
-coherence gate and the monitors read r.
+A clock h is the order parameter of a second population, whose frequency the tokens choose. A token
+turns it by a whole multiple of 1/n, and a share 1 - |lambda| of it starts anew at the token's
+phase, so |h| <= 1 and no clock runs down. All z beyond s give s, as a driven oscillator locks to a
+rational frequency over a range of drives (the tongues of Arnold 1961): then nothing is renewed, and
+the clock counts modulo n, exactly and for ever. A constant s is a rotary position. Turns that
+depend on the input are what lets a linear recurrence track a state (Grazzi 2024, arXiv 2411.12537).
 
-A weighted sum S_t = u_t + lambda S_{t-1} is the only state of a mean field. Many tokens take it
-as products with a triangular matrix, chunk by chunk; a single token takes one addition.
+The final phases turn queries and keys by gamma theta (`rotary.py`), gamma zero at the start. The
+monitors read r.
+
+A weighted sum S_t = u_t + rho S_{t-1} is the only state of a mean field. Many tokens take it
+as products with a triangular matrix, chunk by chunk; a single token takes one addition. Clocks of
+many tokens are taken by doubling, in ceil(log2 T) rounds (Hillis and Steele 1986).
 
 Shapes: B batch, T time, D width, N oscillators.
 """
@@ -33,17 +44,44 @@ from reso_llm.stages.arrays import matrix, scalar, view
 from reso_llm.stages.fused import linear, rms_norm
 
 CHUNK = 64  # tokens in one matrix product
+LEAK = 0.1  # share of its gradient that passes the lock to whole turns
 
 
 class SyncState(NamedTuple):
-    """Sums of the mean fields over the tokens before: a value, never changed in place.
+    """Clocks, and sums of the mean fields, over the tokens before: a value, never changed in place.
 
     sums: for each Euler step, and last for the final read, the weighted sum of (cos, sin).
     weight: the sum of the weights, shared by all of them.
+    clocks: (Re h, Im h).
     """
 
     sums: tuple[Tensor, ...]  # num_steps + 1 of (B,1,2,N)
     weight: Tensor  # (B,1,1,1)
+    clocks: Tensor  # (B,1,2,N)
+
+
+def locked(z: Tensor, num: Tensor) -> Tensor:
+    """lambda: z (...,N), complex, drawn onto the nearest of num (N,) spokes of length 1.
+
+    A share of the gradient passes: a token locked to a wrong turn could not leave it otherwise.
+    """
+    step = 2 * math.pi / num
+    angle = (z.detach().angle() / step).round() * step
+    spoke = torch.polar(torch.ones_like(angle), angle)
+    turn = (z * spoke.conj()).real.clamp_max(1) * spoke
+    beyond = LEAK * (z - turn)
+    return turn + (beyond - beyond.detach())
+
+
+def carried(turn: Tensor, renewal: Tensor, before: Tensor) -> Tensor:
+    """h_t = turn_t h_{t-1} + renewal_t: all (B,T,N), and the h before them (B,1,N)."""
+    first = torch.addcmul(renewal[:, :1], turn[:, :1], before)
+    h, span = torch.cat((first, renewal[:, 1:]), dim=1), 1
+    while span < h.shape[1]:
+        h = torch.cat((h[:, :span], torch.addcmul(h[:, span:], turn[:, span:], h[:, :-span])), 1)
+        turn = torch.cat((turn[:, :span], turn[:, span:] * turn[:, :-span]), dim=1)
+        span *= 2
+    return h
 
 
 def forgetting_sum(u: Tensor, before: Tensor, retention: float) -> Tensor:
@@ -87,68 +125,96 @@ def synchronise(
     # Of the ways to a length, |complex| is fast and has a finite gradient (zero) at zero.
     lengths = torch.complex(*field.unbind(2)).abs().mean(-1)
     r = (lengths / weight.flatten(1)).clamp_max(1)  # rounding may pass 1
-    return pair[:, :, 1], r, SyncState(tuple(sums), weight[:, -1:])
+    return pair[:, :, 1], r, state._replace(sums=tuple(sums), weight=weight[:, -1:])
 
 
 class Synchronisation(nn.Module):
-    """The stage: x (B,T,D) -> phases (B,T,N), coherence (B,T); see the module's docstring."""
+    """The stage: x (B,T,D) -> x', phases (B,T,N), coherence (B,T); see the module's docstring."""
 
     def __init__(self, dim: int, config: KuramotoConfig) -> None:
         super().__init__()
         self.config = config
-        self.project = linear(dim, 2 * config.num_oscillators)
+        num = config.num_oscillators
+        self.project = linear(dim, 2 * num)
+        self.turn = linear(dim, 2 * num)  # Re z, then Im z
+        self.read = linear(2 * num, dim)
+        self.register_buffer("spokes", torch.arange(2.0, num + 2), persistent=False)
         self.silent = False
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Uniform map of deviation 1/sqrt(D): phases and frequencies of deviation 1."""
+        """Uniform maps of deviation 1/sqrt(D): phases and z of deviation 1. The read is zero."""
         bound = (3 / self.project.in_features) ** 0.5
-        nn.init.uniform_(self.project.weight, -bound, bound)
+        for layer in (self.project, self.turn):
+            nn.init.uniform_(layer.weight, -bound, bound)
+        nn.init.zeros_(self.read.weight)
 
     def init_state(self, batch: int, like: Tensor) -> SyncState:
         """The state before the first token, on the device of `like` and at least in float32."""
         dtype = torch.promote_types(like.dtype, torch.float32)
         sums = like.new_zeros((batch, 1, 2, self.config.num_oscillators), dtype=dtype)
         weight = like.new_zeros((batch, 1, 1, 1), dtype=dtype)
-        return SyncState((sums,) * (self.config.num_steps + 1), weight)
+        clocks = torch.cat((torch.ones_like(sums[:, :, :1]), sums[:, :, 1:]), dim=2)
+        return SyncState((sums,) * (self.config.num_steps + 1), weight, clocks)
 
     def stepper(self, state: SyncState) -> "SynchronisationStep":
         """The one-token form."""
         return SynchronisationStep(self, state)
 
     def silence(self) -> None:
-        """Report phases of zero, which turn nothing; r stays for the gate and the monitors."""
+        """Read no clock and report phases of zero, which turn nothing; r stays for the others."""
         self.silent = True
+        nn.init.zeros_(self.read.weight)
 
-    def forward(self, x: Tensor, state: SyncState | None) -> tuple[Tensor, Tensor, SyncState]:
-        """Residual stream x (B,T,D) -> final phases (B,T,N), r (B,T) in [0, 1], next state.
+    def forward(
+        self, x: Tensor, state: SyncState | None
+    ) -> tuple[Tensor, Tensor, Tensor, SyncState]:
+        """Residual stream x (B,T,D) -> x', final phases (B,T,N), r (B,T) in [0, 1], next state.
 
-        The phases and r have the dtype of x; below float32 the dynamics run in float32.
+        All have the dtype of x; below float32 the dynamics run in float32.
         """
         if state is None:
             state = self.init_state(len(x), like=x)
-        phases = self.project(rms_norm(x)).to(state.weight.dtype)
-        theta, omega = phases.chunk(2, dim=-1)
+        dtype, normal = state.weight.dtype, rms_norm(x)
+        theta, omega = self.project(normal).to(dtype).chunk(2, dim=-1)
         theta, r, state = synchronise(theta, omega, self.config, state)
+        h = self._clocks(self.turn(normal).to(dtype), theta, state)
+        clocks = torch.stack((h.real, h.imag), dim=2)  # (B,T,2,N)
+        x = x + self.read(clocks.flatten(2).to(x.dtype)).to(x.dtype)
         if self.silent:
             theta = torch.zeros_like(theta)
-        return theta.to(x.dtype), r.to(x.dtype), state
+        state = state._replace(clocks=clocks[:, -1:].clone())
+        return x, theta.to(x.dtype), r.to(x.dtype), state
+
+    def _clocks(self, z: Tensor, theta: Tensor, state: SyncState) -> Tensor:
+        """h of every token, complex (B,T,N), from z (B,T,2N) and the final phases."""
+        turn = locked(torch.complex(*z.chunk(2, dim=-1)), self.spokes.to(z.dtype))
+        renewal = (1 - turn.abs()) * torch.polar(torch.ones_like(theta), theta)
+        return carried(turn, renewal, torch.complex(*state.clocks.unbind(2)))
 
 
 class SynchronisationStep:
-    """One-token form of `Synchronisation`: x (D,) -> phases (N,) and coherence r."""
+    """One-token form of `Synchronisation`: reads the clocks into x (D,), in place.
+
+    The result is the phases (N,) and coherence r.
+    """
 
     def __init__(self, module: Synchronisation, state: SyncState) -> None:
         self._given, self.config, self.silent = state, module.config, module.silent
-        self.project = matrix(module.project)
+        self.project, self.turn = matrix(module.project), matrix(module.turn)
+        self.read = matrix(module.read)
         self.retention = scalar(self.config.retention)
         self.dt = scalar(self.config.step_size)
         self.sums = np.stack([view(total)[0, 0] for total in state.sums])  # (steps + 1,2,N)
         self.weight = state.weight.item()
+        clocks = view(state.clocks)[0, 0]  # (2,N)
+        self.clocks = clocks[0] + 1j * clocks[1]  # (N,) complex
+        self.angle = np.float32(2 * math.pi) / view(module.spokes)  # (N,) between two spokes
 
     def __call__(self, x: ndarray) -> tuple[ndarray, float]:
         c, N = self.config, self.sums.shape[-1]
-        phases = np.dot(arrays.rms_norm(x), self.project)
+        normal = arrays.rms_norm(x)
+        phases = np.dot(normal, self.project)
         drift = phases[N:] * self.dt
         pair = np.empty((2, N), np.float32)  # theta + pi/2, theta: one sine gives both components
         np.add(phases[:N], math.pi / 2, out=pair[0])
@@ -167,12 +233,23 @@ class SynchronisationStep:
         field = self.sums[-1]
         field += np.sin(pair)
         r = float(np.add.reduce(np.hypot(field[0], field[1]))) / (N * self.weight)
+        self._tick(np.dot(normal, self.turn), pair[1])
+        x += np.dot(np.concatenate((self.clocks.real, self.clocks.imag)), self.read)
         theta = np.zeros(N, np.float32) if self.silent else pair[1]
         return theta, min(r, 1.0)  # in this order NaN stays
+
+    def _tick(self, z: ndarray, theta: ndarray) -> None:
+        """Turn the clocks, and renew a share of them, by z (2N,) and the phases theta (N,)."""
+        z = z[: len(theta)] + 1j * z[len(theta) :]
+        spoke = np.exp(1j * (np.round(np.angle(z) / self.angle) * self.angle))
+        turn = np.minimum((z * spoke.conj()).real, 1) * spoke
+        renewal = (1 - np.abs(turn)) * np.exp(1j * theta)
+        self.clocks = (turn * self.clocks + renewal).astype(np.complex64)
 
     @property
     def state(self) -> SyncState:
         """The state after the tokens so far."""
         sums = torch.from_numpy(self.sums.copy())[:, None, None]  # (steps + 1,1,1,2,N)
         weight = self._given.weight.new_tensor(self.weight).view(1, 1, 1, 1)
-        return self._given._replace(sums=tuple(sums.unbind()), weight=weight)
+        clocks = torch.from_numpy(np.stack((self.clocks.real, self.clocks.imag)))[None, None]
+        return SyncState(tuple(sums.unbind()), weight, clocks)

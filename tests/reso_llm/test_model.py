@@ -15,6 +15,7 @@ from conftest import FULL, fitted_text, make_tiny_config
 from references import (
     CountReference,
     attention_reference,
+    clocks_reference,
     echo_reference,
     field_reference,
     synchronise_reference,
@@ -625,11 +626,15 @@ def test_training_gives_hindsight_goals(tiny_model):
 # --- the definition -----------------------------------------------------------------------------
 
 
-def turns_reference(model, x):
-    """gain * theta (B,T,N)."""
-    theta, omega = (unit(x) @ model.kuramoto.project.weight.T).chunk(2, dim=-1)
+def synchronised_reference(model, x):
+    """x with the clocks read into it, and gain * theta (B,T,N)."""
+    stage = model.kuramoto
+    theta, omega = (unit(x) @ stage.project.weight.T).chunk(2, dim=-1)
+    z = torch.complex(*(unit(x) @ stage.turn.weight.T).chunk(2, dim=-1))
     theta, _ = synchronise_reference(theta, omega, model.config.kuramoto)
-    return model.phase_gain * theta
+    h = clocks_reference(z, theta, stage.spokes)
+    x = x + torch.cat((h.real, h.imag), dim=-1) @ stage.read.weight.T
+    return x, model.phase_gain * theta
 
 
 def memory_logits_reference(model, ids, x):
@@ -698,7 +703,7 @@ def model_reference(model, ids, goal):
     if goal is not None:
         x = x + (goal @ model.goal.weight.T).unsqueeze(1)
     if c.kuramoto.enabled:
-        turns = turns_reference(model, x)
+        x, turns = synchronised_reference(model, x)
     deep = deep_reference(model, ids) if c.coherence_gate.enabled else torch.ones_like(ids) > 0
     x0 = x
     for i, block in enumerate(model.blocks):

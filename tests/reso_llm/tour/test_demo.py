@@ -83,13 +83,14 @@ def test_without_the_binding_memory_the_head_alone_speaks(engine):
     assert not torch.allclose(logits_of(model, IDS), expected)
 
 
-def test_without_phases_attention_is_not_turned(engine, monkeypatch):
+def test_without_phases_attention_is_not_turned_and_no_clock_is_read(engine, monkeypatch):
     before, silenced = logits_of(engine.model, IDS), without(engine.model, "kuramoto")
     found = logits_of(silenced, IDS)
     turned = network_module.turned_by_phases
     monkeypatch.setattr(
         network_module, "turned_by_phases", lambda r, theta, gain: turned(r, theta, 0 * gain)
     )
+    engine.model.kuramoto.read.weight.data.zero_()
     torch.testing.assert_close(found, logits_of(engine.model, IDS))
     assert not torch.allclose(found, before)
 
