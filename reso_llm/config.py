@@ -92,7 +92,7 @@ class ResonantAttentionConfig(StageConfig):
 
 @dataclass(frozen=True)
 class KuramotoConfig(StageConfig):
-    """Kuramoto synchronisation: phases of a token, pulled to those of its past, and clocks.
+    """Kuramoto synchronisation: phases pulled to those of the past, and clocks.
 
     num_oscillators: N, each with a clock modulo 2 ... N + 1; a head has at most half its width of
     them. coupling: K. num_steps, step_size: Euler steps, and dt of each. retention: ρ, the share of

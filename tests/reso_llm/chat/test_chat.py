@@ -366,7 +366,7 @@ def test_the_engine_stops_at_ctrl_c_and_the_chat_goes_on(make_session):
             return super().write(text)
 
     stream = Impatient()
-    Chat(session, Screen(stream), False).run(["hi", "again"])
+    Chat(session, Screen(stream), False).run(["hi", "more"])
     assert len(session.turns) == 4
     assert len(session.turns[1].content) < len(session.turns[3].content)
 
