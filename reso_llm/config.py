@@ -119,7 +119,7 @@ class KuramotoConfig(StageConfig):
 
 @dataclass(frozen=True)
 class CoherenceGateConfig(StageConfig):
-    """Coherence gate: only tokens that the binding memory is in doubt about go past layer 1.
+    """Coherence gate: only tokens that the memory doubts go past layer 1.
 
     deep_share: share of the training text that goes deep, above 0 to 1.
     """
@@ -202,7 +202,7 @@ class TemporalSMFConfig(StageConfig):
 
 @dataclass(frozen=True)
 class EchoConfig(StageConfig):
-    """Echo: what was read so far, and stored texts, predict the next token beside the network.
+    """Echo: what was read so far, and stored texts, predict the next token.
 
     max_order: longest context that is kept, in tokens. own_weight: weight of a word that the model
     wrote itself, beside 1 for one that it read.

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from run_core import checkpoint
 from run_core.checkpoint import (
+    FORMAT,
     CheckpointError,
     CorruptCheckpointError,
     FormatVersionError,
@@ -420,7 +421,7 @@ def test_a_checkpoint_of_another_step_under_this_name_is_refused(run):
     assert_set_aside(run, "MANIFEST.json")
 
 
-@pytest.mark.parametrize("version", [0, 2])
+@pytest.mark.parametrize("version", [0, FORMAT - 1, FORMAT + 1])
 def test_another_format_version_is_an_error_and_is_not_set_aside(run, version):
     """FAULT 6: an intact checkpoint of another version is not corrupt."""
     newest = run / "checkpoints" / "step_00000002"

@@ -156,11 +156,13 @@ def test_bits_per_byte_counts_the_bytes_that_are_said(engine, replies_only):
     assert found != pytest.approx(bits_per_byte(engine.model, t, replies_only=replies_only))
 
 
-def test_a_goal_vector_is_that_of_create_goal(engine):
-    goal = engine.model.create_goal("kites and boats")
-    torch.testing.assert_close(
-        goal_vector(engine.model, engine.tokenizer, "kites and boats"), goal.vector
-    )
+def test_a_goal_vector_is_what_a_goal_steers_by(engine):
+    """It is trusted for less than a goal of training, whose vector has a root mean square of 1."""
+    session, words = engine.model.session, "kites and boats"
+    engine.model.create_goal(words)
+    steering = session.steered_by(session.get_active_goals())
+    torch.testing.assert_close(goal_vector(engine.model, engine.tokenizer, words), steering)
+    assert steering.square().mean().sqrt().item() == pytest.approx(0.618, abs=1e-3)
 
 
 def test_probability_is_the_product_over_the_answer(engine):

@@ -10,7 +10,7 @@ from references import followers_reference
 from reso_llm.config import EchoConfig
 from reso_llm.data.token_cache import Split
 from reso_llm.data.windows import Batch, BatchStream
-from reso_llm.stages.echo import EchoState, TextCounts
+from reso_llm.stages.echo import EchoState, TargetEvidence, TextCounts
 from reso_llm.training import document_past
 from reso_llm.training.document_past import DocumentPast
 from reso_llm.training.objective import StepObjective
@@ -157,12 +157,16 @@ def test_nats_are_those_of_a_reader_of_the_document(network, start):
 
 
 def test_the_objective_gives_windows_their_past(tiny_model):
-    """Windows of the stream: several of a pass, anywhere, across the ends of documents."""
+    """Windows of the stream, anywhere, across the ends of documents; half of them know nothing."""
     model, split = tiny_model(stages=("echo",)), split_of([40, 25, 33])
     batch, past = BatchStream(split, 12, 4, seed=0).next(), DocumentPast(split, model)
     assert isinstance(batch, Batch)
     objective = StepObjective(model, [batch], torch.Generator().manual_seed(0), past=past)
-    evidence = past.evidence(batch.starts, 12)
+    assert objective.known.any() and not objective.known.all()
+    known = past.evidence(batch.starts, 12)
+    alone = model.echo.window_evidence(batch.inputs, batch.targets)
+    rows = objective.known.view(-1, 1, 1)
+    evidence = TargetEvidence(*(torch.where(rows, a, b) for a, b in zip(known, alone, strict=True)))
     expected = model.nats(batch.inputs, batch.targets, evidence=evidence).mean()
     assert objective.pass_loss(0).item() == pytest.approx(expected.item(), rel=1e-5)
     unaware = StepObjective(model, [batch], torch.Generator().manual_seed(0)).pass_loss(0)
