@@ -1,13 +1,19 @@
 """The compared models by name: the full stack, the control, single stages, GPT-2."""
 
+import functools
+
 from benchmarks.kit.learners import Learner, Task, gpt2_learner, reso_learner
 from reso_llm.config import NEEDS, TRAINED_STAGES, ResoLLMConfig, control_of, with_stage
 
 GPT2 = {"gpt2": False, "gpt2 + echo": True}
 
 
-def variants(full: ResoLLMConfig) -> dict[str, ResoLLMConfig]:
-    """By name: full, control, full without each trained stage, control with each."""
+def variants(config: ResoLLMConfig) -> dict[str, ResoLLMConfig]:
+    """By name: full, control, full without each trained stage, control with each.
+
+    full has every trained stage, those too that are off by default.
+    """
+    full = functools.reduce(lambda c, stage: with_stage(c, stage, True), TRAINED_STAGES, config)
     configs = {"full": full, "control": control_of(full)}
     for stage in TRAINED_STAGES:
         configs[f"full - {stage}"] = with_stage(full, stage, enabled=False)
