@@ -1,7 +1,7 @@
 """Makes the checkpoint that comes with the package, reso_llm/shipped/, from a training run.
 
     head -n 810 guanaco_900.jsonl > train.jsonl; tail -n 90 guanaco_900.jsonl > heldout.jsonl
-    python train.py --config configs/shipped.yaml --out runs/shipped
+    python train.py --config configs/shipped.yaml --minutes 30 --out runs/shipped
     python -m benchmarks.making.ship --run runs/shipped --heldout heldout.jsonl
     python evaluate.py srb --record
     python -m benchmarks.making.ship --run runs/shipped --heldout heldout.jsonl \\
