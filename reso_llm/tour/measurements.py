@@ -129,8 +129,8 @@ def measure_depth(engine: Engine, seed: int) -> Finding:
         " ".join(f"{p}:{n}" for p, n in zip(pieces, used, strict=True) if p)[:220],
         f"mean {finite_mean(used):.2f} of {engine.config.num_layers} layers, from {min(used)} to "
         f"{max(used)}{uniform}",
-        f"without its cut {finite_mean(used_uncut):.2f} layers; the cut costs {cost:+.4f} bits "
-        "per byte",
+        f"with every token deep {finite_mean(used_uncut):.2f} layers; going shallow costs "
+        f"{cost:+.4f} bits per byte",
     ]
     return Finding(
         lines,

@@ -2,7 +2,8 @@
 
     loss        nats/token of held-out replies, each conversation's first window, with a goal, with
                 none, and with another conversation's; the goal is pooled from the whole reply, from
-                one half of it (scored on the other), or from the prompt
+                one half of it (scored on the other), or from the prompt; it counts TRUST of a goal
+                of training (`stages/goal.py`), in two cases all of it
     weighting   the loss with rare tokens counted for more: ln p_id of the token's prime, or, from
                 the add-one smoothed unigram u of --train, -ln u or the smooth inverse
                 a / (a + u), a = 1e-3 (Arora 2017, "A simple but tough-to-beat baseline")
@@ -97,7 +98,8 @@ def units(
 
     @functools.cache
     def matching(case: str, name: str) -> list[Tensor]:
-        vectors = goal_vectors(table, rows, CASES[case][0], weights[name])
+        source, _, trust = CASES[case]
+        vectors = trust * goal_vectors(table, rows, source, weights[name])
         return token_nats(model, rows, vectors)
 
     def measure(key: dict[str, Any], seed: int) -> dict[str, Any]:

@@ -17,16 +17,18 @@ from benchmarks.tasks.goals.conversations import Row, goal_vectors, others
 from reso_llm.decoding.sampling import SamplingOptions, sample
 from reso_llm.model import ResoLLMModel
 from reso_llm.session.agency import calibrate
-from reso_llm.stages.goal import pooled
+from reso_llm.stages.goal import TRUST, pooled
 from reso_llm.tokenizer import SPECIAL_TOKENS
 
 BATCH_SIZE, HALVINGS = 16, 200
 SAMPLING = SamplingOptions(temperature=0.7)
-CASES: dict[str, tuple[str, str]] = {  # where the goal comes from, what is scored
-    "whole reply": ("reply", "reply"),
-    "first half, second scored": ("first", "second"),
-    "second half, first scored": ("second", "first"),
-    "prompt": ("prompt", "reply"),
+CASES: dict[str, tuple[str, str, float]] = {  # where the goal comes from, what is scored, trust
+    "whole reply": ("reply", "reply", TRUST),
+    "first half, second scored": ("first", "second", TRUST),
+    "second half, first scored": ("second", "first", TRUST),
+    "prompt": ("prompt", "reply", TRUST),
+    "whole reply, full trust": ("reply", "reply", 1.0),
+    "prompt, full trust": ("prompt", "reply", 1.0),
 }
 
 Asked = tuple[Row, int]  # a conversation, and how many tokens its prompt has
@@ -67,8 +69,8 @@ def compare(
 
     `none` and `matching` are their `token_nats`, which are the same for every seed.
     """
-    source, part = CASES[case]
-    goals = goal_vectors(model.embedding.weight.detach(), rows, source, weights)
+    source, part, trust = CASES[case]
+    goals = trust * goal_vectors(model.embedding.weight.detach(), rows, source, weights)
     partner = others(len(rows), torch.Generator().manual_seed(seed))
     counts = torch.stack([getattr(row, part).sum() for row in rows]).double()
     sums = {
@@ -165,7 +167,8 @@ def generated(
     without = texts([None] * len(prompted))
     results = {}
     for name, goals in (("own", own), ("another's", own[partner])):
-        pair = [F.cosine_similarity(text, goals) for text in (texts(goals.split(1)), without)]
+        steered = texts((TRUST * goals).split(1))
+        pair = [F.cosine_similarity(text, goals) for text in (steered, without)]
         results[name] = {
             "rows": len(prompted), "new_tokens": new_tokens, "with": mean_of(pair[0]),
             "without": mean_of(pair[1]), "rise": mean_of(pair[0] - pair[1]),
