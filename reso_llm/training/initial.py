@@ -18,17 +18,16 @@ from run_core.run import TrainingError, changed_keys, resolve
 # Keys of the configuration that may differ: the weights mean the same under other values of them.
 FREE = {
     "model.dropout", "model.max_seq_len", "model.attention_window",
-    "model.coherence_gate.skip_below", "model.coherence_gate.ponder_weight",
     "model.agency.max_foci", "model.agency.max_goals", "model.agency.novelty_weight",
     "model.prsc.coherence_threshold", "model.prsc.max_bindings",
     "model.temporal_smf.memory_decay_rate", "model.temporal_smf.max_moments",
-    "model.temporal_smf.episodic_tagging", "model.echo.enabled", "model.stability.enabled",
+    "model.temporal_smf.episodic_tagging", "model.echo.own_weight", "model.stability.enabled",
     "model.stability.lyapunov_threshold", "model.stability.auto_temperature_adjust",
     "model.stability.predictive_horizon", "model.entanglement.enabled",
     "model.entanglement.node_id", "model.stochastic_resonance.enabled",
     "model.stochastic_resonance.noise_amplitude",
 }  # fmt: skip
-REFITTED = {"model.prsc.max_entries"}  # a size of the tables, which counting anew decides again
+REFITTED = {"model.prsc.max_entries", "model.coherence_gate.deep_share"}  # counting sets both anew
 
 
 class Initial(NamedTuple):
