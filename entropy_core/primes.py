@@ -19,7 +19,7 @@ import numpy as np
 
 from entropy_core.checks import require
 
-GOLDEN_RATIO = (1 + 5**0.5) / 2  # phi, also behind thresholds and gradient clipping (1/phi = 0.618)
+GOLDEN_RATIO = (1 + 5**0.5) / 2  # phi; 1/phi = 0.618: trust in goals, decay of rates, clipping
 MAX_FREQUENCIES = 40  # beyond, float64 places the phase of ln n no better than float32 its cosine
 
 

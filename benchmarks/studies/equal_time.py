@@ -62,7 +62,10 @@ def main() -> None:
     if options.measure_pace:
         measure_pace(options.measure_pace, tasks, options.only or names)
         return
-    wanted = all_trials(list(tasks), options)
+    try:
+        wanted = all_trials(list(tasks), options)
+    except ValueError as error:
+        parser.error(str(error))
     record_quality(wanted, trials.run(wanted, tasks, jobs=options.jobs))
 
 

@@ -366,7 +366,7 @@ KEY = ("part", "form", "seed", "steps", "rows", "data")
 def measure(part: str, form: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """One row."""
     torch.set_num_threads(1)
-    key = key_of(part, form, seed, options)
+    key = key_of(part, form, seed, options) | {"device": pick_device(options.device).type}
     if part == "documents":
         return key | documents_row(form, seed, options)
     return key | recall_row(part, form, seed, options)

@@ -37,6 +37,7 @@ from tqdm import tqdm
 
 from benchmarks.kit.learners import TASKS, Task, learner_for
 from benchmarks.kit.records import Row, grouped, newest, num_parameters, read_rows, write_row
+from benchmarks.kit.statistics import student
 from benchmarks.kit.tables import table
 from entropy_core.primes import GOLDEN_RATIO, first_primes, golden_frequencies, log_phases
 from reso_llm.config import control_of, with_stage
@@ -48,7 +49,6 @@ from reso_llm.training.config import OptimConfig
 NAME = "stage_forms"
 FILES = {"guanaco": "guanaco_900.jsonl", "shakespeare": "tinyshakespeare.txt"}
 BINS = ((0, 10), (11, 30), (31, 100), (101, 1000), (1001, 1 << 40))
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
 
 
 class Run(NamedTuple):
@@ -388,10 +388,10 @@ def _bin_mean(index: int, row: Row) -> float:
 
 def _interval(gains: list[float]) -> str:
     """Mean gain and half its 95 % interval over seeds."""
-    if len(gains) < 2:
-        return f"{gains[0]:+.4f}" if gains else "-"
-    half = T_95[len(gains)] * statistics.stdev(gains) / len(gains) ** 0.5
-    return f"{statistics.fmean(gains):+.4f} ± {half:.4f}"
+    if not gains:
+        return "-"
+    mean, half, _ = student(gains)
+    return f"{mean:+.4f}" + ("" if half is None else f" ± {half:.4f}")
 
 
 def main() -> None:

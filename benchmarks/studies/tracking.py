@@ -160,7 +160,7 @@ def measure_task(key: dict, device: str) -> dict:
     train(model, lambda: draw(ROWS, TRAINED, generator), count_to(key["steps"]))
     unseen = draw(128, LONGEST, torch.Generator().manual_seed(10**6))
     row = {"parameters": num_parameters(model), "accuracy": accuracies(model.eval(), unseen)}
-    return key | row | {"on": device}
+    return key | row | {"device": device}
 
 
 def run_tasks(options: argparse.Namespace) -> None:
@@ -254,7 +254,7 @@ def measure_brackets(form: str, steps: int, seed: int, device: str) -> dict:
         logits = model.eval()(ids[:, :-1]).logits[..., 2:4]
     asked = partners[:, 1:] >= 0
     right = (logits.argmax(-1) + 2 == ids[:, 1:]) & asked
-    row = {"kind of closing": (right.sum() / asked.sum()).item(), "on": device}
+    row = {"kind of closing": (right.sum() / asked.sum()).item(), "device": device}
     return row | (synchrony(model, ids, partners) if form != "control" else {})
 
 
@@ -290,7 +290,7 @@ def measure_text(form: str, data: Path, seconds: float, seed: int, device: str) 
         losses = [model.eval().loss(*next_token(part)).item() * len(part)
                   for part in windows.split(256)]  # fmt: skip
     bits = sum(losses) / len(windows) / torch.log(torch.tensor(2.0)).item()
-    return {"steps": steps, "bits": bits, "parameters": num_parameters(model), "on": device}
+    return {"steps": steps, "bits": bits, "parameters": num_parameters(model), "device": device}
 
 
 def run_text(options: argparse.Namespace) -> None:

@@ -1,12 +1,12 @@
 """One more token of one row on a CPU: `ResoNetwork.forward` in numpy, for speed.
 
-Decoding one row is bound by launches: some 290 small torch kernels a token at 4 to 7 us each,
+Decoding one row is bound by launches: hundreds of small torch kernels a token at 4 to 7 us each,
 while all matrix-vector products together take about 0.35 ms. A small numpy operation costs about
-0.5 us, and its product with a single row is no slower than torch's: the small model decodes about
-three times as fast as with torch (`benchmarks/`). The result is the network's up to rounding.
-`Stepper.step` and `_trunk` are the diagram of `ResoNetwork` once more, in the same order; each
-stage's file holds its one-token form. The network is the specification: prompts, batches, training
-and everything else run there, and the state goes both ways.
+0.5 us, and its product with a single row is no slower than torch's (`benchmarks/`). The result
+is the network's up to rounding. `Stepper.step` and `_trunk` are the diagram of `ResoNetwork` once
+more, in the same order; each stage's file holds its one-token form. The network is the
+specification: prompts, batches, training and everything else run there, and the state goes both
+ways.
 
 Shapes: D width, V vocabulary, L layers.
 """

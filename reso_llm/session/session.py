@@ -161,7 +161,7 @@ class Session:
         self.clock += time
 
     def require_memory(self, method: str) -> EpisodicMemory:
-        """The episodic memory that `method` works on. ValueError without temporal_smf and echo."""
+        """What `method` works on. ValueError where temporal_smf and echo are both off."""
         return _needed(self.episodes, method, "temporal_smf")
 
     def remember(
@@ -187,7 +187,7 @@ class Session:
     def recall(self, ids: list[int], count: int, now: float | None = None) -> list[Recollection]:
         """The stored texts that resonate with the ids of a query, the best first.
 
-        Raises ValueError without temporal_smf, and as `EpisodicMemory.recall` does.
+        Raises ValueError as `require_memory` and `EpisodicMemory.recall` do.
         """
         memory = self.require_memory("recall")
         with self._lock:

@@ -4,10 +4,11 @@
     x = x + attention(norm x)
     x = x + W_2 relu(W_1 norm x + n)^2
 
-x_0 is the embedding, mixed back in by two learned scalars per block (modded-nanogpt); squared
-ReLU is Primer (So 2021, arXiv 2109.08668). W_2 starts at zero. n is the noise of stochastic
-resonance (`noise.py`; none without it). Where the coherence gate (`gate.py`) lets only some tokens
-go deep, the layers after the first add nothing to the others, which write keys and values alone.
+x_0 is what enters the first block (embedding, goal and clocks), mixed back in by two learned
+scalars per block (modded-nanogpt); squared ReLU is Primer (So 2021, arXiv 2109.08668). W_2 starts
+at zero. n is the noise of stochastic resonance (`noise.py`; none without it). Where the coherence
+gate (`gate.py`) lets only some tokens go deep, the layers after the first add nothing to the
+others, which write keys and values alone.
 
 Shapes: B batch, T time, N deep tokens of a batch, D width, F hidden width.
 """
@@ -89,7 +90,7 @@ class Block(nn.Module):
         deep: DeepTokens | None,
     ) -> tuple[Tensor, KVCache | None]:
         """x (B,T,D), value embedding, cache, the tokens that go deep (None: all) -> x, cache."""
-        # Mix the embedding back in.
+        # Mix x_0 back in.
         x = torch.addcmul(self.residual_scale * x, self.input_scale, shared.x0)
         normed = rms_norm(x)
         if deep is not None:

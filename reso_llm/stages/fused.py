@@ -6,8 +6,9 @@
 
 torch differentiates each as a chain of elementwise kernels that read and write main memory; the
 forms here touch it fewer times. The loss never holds the (N, V) logits: it works through blocks
-of rows that stay in the processor's cache and takes each block's gradient on the spot. The plain
-forms are their twins in the tests. Without gradients torch's own forward is used.
+of rows that stay in the processor's cache and takes each block's gradient on the spot. The binding
+memory's evidence is added to the logits there, the echo's support to p[target]. The plain forms are
+their twins in the tests. Without gradients torch's own forward is used.
 """
 
 import torch

@@ -98,7 +98,7 @@ def measure_bindings(engine: Engine, seed: int) -> Finding:
 
 
 def measure_synchrony(engine: Engine, seed: int) -> Finding:
-    """The order parameter along talk and along the same tokens shuffled, and what phases save."""
+    """The order parameter along talk and the same tokens shuffled, and what the stage saves."""
     ids = _all_dialogues(engine)
     shuffled = ids[1:]
     random.Random(seed).shuffle(shuffled)
@@ -204,7 +204,7 @@ def measure_memory(engine: Engine, seed: int) -> Finding:
     lines = [
         f"told: {FACT!r}; p({ANSWER!r} after {CUE!r}):",
         "  " + "   ".join(f"{name} {value:.3g}" for name, value in p.items()),
-        f"after, without the echo of what was told: {p_without:.3g}",
+        f"after, without the echo: {p_without:.3g}",
         f"it costs other talk {cost:+.4f} bits per byte",
         f"recall('Olga'): {recalled}",
     ]

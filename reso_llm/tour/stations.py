@@ -44,7 +44,7 @@ STATIONS = {
     ),
     "depth": Station(
         "Coherence gate",
-        "Each token runs as many layers as the gate leaves it.",
+        "Only tokens that the binding memory is in doubt about go past the first layer.",
         "coherence_gate",
         measurements.measure_depth,
     ),

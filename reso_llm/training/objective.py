@@ -33,9 +33,8 @@ class StepObjective:
     """The loss of one optimizer step over `batches`, one batch a pass.
 
     The losses of the passes sum to the step's mean loss. past: what the windows know of their
-    documents; without it they know of nothing before them. `num_targets` and `num_windows` are the
-    step's totals; were its batches spread over several processes, the totals of all of them would
-    be summed here.
+    documents; without it they know of nothing before them. `num_targets` is the step's total; were
+    its batches spread over several processes, the totals of all of them would be summed here.
     """
 
     def __init__(
@@ -50,12 +49,12 @@ class StepObjective:
         self.network, self.batches = network, batches
         self.past, self.replies_only = past, replies_only
         self.num_targets = count_targets(batches, replies_only)
-        self.num_windows = sum(len(batch.inputs) for batch in batches)
+        num_windows = sum(len(batch.inputs) for batch in batches)
         self.draws = None
         if network.goal is not None and any(bool(batch.reply.any()) for batch in batches):
-            shape = (self.num_windows, batches[0].inputs.shape[1], network.config.dim)
+            shape = (num_windows, batches[0].inputs.shape[1], network.config.dim)
             self.draws = draw_goals(shape, generator)
-        self.known = torch.rand(self.num_windows, generator=generator) < KNOWN_SHARE
+        self.known = torch.rand(num_windows, generator=generator) < KNOWN_SHARE
 
     def pass_loss(self, index: int) -> Tensor:
         """The term of pass `index` in the step's mean loss: nats per target, ()."""
