@@ -87,7 +87,12 @@ class PrimeEmbeddingConfig(StageConfig):
 
 @dataclass(frozen=True)
 class ResonantAttentionConfig(StageConfig):
-    """Resonant attention: golden half steps of frequency, heads' temperatures."""
+    """Resonant attention: golden half steps of frequency, heads' temperatures.
+
+    Off by default: it brought nothing on text (benchmarks/README.md).
+    """
+
+    enabled: bool = False
 
 
 @dataclass(frozen=True)
