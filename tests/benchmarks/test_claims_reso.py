@@ -7,7 +7,7 @@ import torch
 from claim_rows import assert_turns, evidence_of, the_claim
 
 from benchmarks.claims import HOLDS, MIXED, NOT, UNTESTED, reso, reso_now
-from reso_llm.config import ResoLLMConfig, StochasticResonanceConfig, small_config
+from reso_llm.config import ResoLLMConfig, StochasticResonanceConfig, small_config, with_stage
 from reso_llm.decoding.controllers import StochasticResonance
 
 STAGES = ("prsc", "agency", "prime_embedding", "kuramoto", "resonant_attention", "temporal_smf")
@@ -177,7 +177,6 @@ NOW = [  # what is computed at once: what to put in the place of a name, and the
     ("The calls", "CALLS", {ResoLLMConfig: ("train",)}, NOT),
     ("Stochastic resonance only", "StochasticResonance", LoudResonance, NOT),
     ("Tokens map", "first_primes", lambda count: [2] * count, NOT),
-    ("Golden Ratio", "_is_golden", lambda number: True, HOLDS),
     ("Stochastic Resonance (dis", "ResoLLMConfig", lambda: dataclasses.replace(
         ResoLLMConfig(), stochastic_resonance=StochasticResonanceConfig(enabled=True)), NOT),
     ("Default training", "TrainConfig",
@@ -189,6 +188,15 @@ NOW = [  # what is computed at once: what to put in the place of a name, and the
 def test_what_is_computed_now_turns_with_the_package(start, name, value, verdict, monkeypatch):
     monkeypatch.setattr(reso_now, name, value)
     assert the_claim(reso.CLAIMS, start).finding(evidence_of()).verdict == verdict
+
+
+def test_golden_ratios_everywhere_would_be_seen(monkeypatch):
+    claim = the_claim(reso.CLAIMS, "Golden Ratio")
+    monkeypatch.setattr(reso_now, "_is_golden", lambda number: True)
+    assert claim.finding(evidence_of()).verdict != HOLDS, "resonant attention is off"
+    golden = with_stage(ResoLLMConfig(), "resonant_attention", True)
+    monkeypatch.setattr(reso_now, "small_config", lambda: golden)
+    assert claim.finding(evidence_of()).verdict == HOLDS
 
 
 @pytest.mark.parametrize("start", ["The enhanced model", "All enhanced features"])

@@ -87,9 +87,9 @@ def test_the_readme_example_constructs():
 # --- stages ---------------------------------------------------------------------------------------
 
 
-def test_all_stages_are_on_but_those_the_readme_leaves_off():
+def test_all_stages_are_on_but_those_the_readme_leaves_off_and_one_that_brings_nothing():
     off = {stage for stage in STAGES if not getattr(small_config(), stage).enabled}
-    assert off == {"entanglement", "stochastic_resonance"}
+    assert off == {"entanglement", "stochastic_resonance", "resonant_attention"}
 
 
 def test_stages_are_all_the_components():

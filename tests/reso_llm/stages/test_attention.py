@@ -103,7 +103,7 @@ def test_a_table_may_start_anywhere():
 @pytest.mark.parametrize("num_heads", [2, 4, 8])
 def test_resonant_frequencies_are_a_golden_ladder(num_heads):
     """Each is 1/phi of the second before it, the first 1 radian a token, whatever the width."""
-    config = ResoLLMConfig(dim=256, num_heads=num_heads)
+    config = with_stage(ResoLLMConfig(dim=256, num_heads=num_heads), "resonant_attention", True)
     cos, sin = rotary_table(1, 2, config.head_dim, config.rotary_base)[0].double().unbind(-1)
     angles = torch.atan2(sin, cos)
     ratios = angles[:-2] / angles[2:]
