@@ -163,8 +163,8 @@ class ResoLLMModel(ResoNetwork):
         """Store a text: its tokens, and its field.
 
         time is when the text was learned, by default now; the clock moves on to it. Raises
-        ValueError without temporal_smf or a tokenizer, for a text without a token, and as
-        `EpisodicMemory.store` does.
+        ValueError with neither temporal_smf nor echo, without a tokenizer, for a text without a
+        token, and as `EpisodicMemory.store` does.
         """
         self.session.require_memory("update_memory")
         ids = self._encode(text)
@@ -177,7 +177,8 @@ class ResoLLMModel(ResoNetwork):
     def recall(self, query: str, count: int = 5, now: float | None = None) -> list[Recollection]:
         """The stored texts that resonate with the query, the best first, each with its time.
 
-        Raises ValueError without temporal_smf or a tokenizer, and as `EpisodicMemory.recall` does.
+        Raises ValueError with neither temporal_smf nor echo, without a tokenizer, and as
+        `EpisodicMemory.recall` does.
         """
         self.session.require_memory("recall")
         ids = self._encode(query)

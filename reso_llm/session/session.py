@@ -187,7 +187,7 @@ class Session:
     def recall(self, ids: list[int], count: int, now: float | None = None) -> list[Recollection]:
         """The stored texts that resonate with the ids of a query, the best first.
 
-        Raises ValueError without temporal_smf, and as `EpisodicMemory.recall` does.
+        Raises ValueError with neither temporal_smf nor echo, and as `EpisodicMemory.recall` does.
         """
         memory = self.require_memory("recall")
         with self._lock:
