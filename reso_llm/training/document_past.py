@@ -3,7 +3,7 @@
 A model in use has read the whole document. Windows of training and of the `stateful` protocol of
 evaluation are given the same: the ids that the n-grams of the binding memory reach back to, and the
 counts of the document so far. Both stop at the document's start. A window may also be told to know
-nothing: then it has no tail, and the echo counts its own tokens alone.
+nothing: then it has no tail, and the echo counts its own tokens alone, all of them as one text.
 
 Shapes: B windows, T tokens, W ids of a tail, M orders of the echo.
 """
