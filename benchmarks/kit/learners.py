@@ -30,7 +30,7 @@ from reso_llm.tokenizer import ResoTokenizer
 from reso_llm.training.config import OptimConfig
 from reso_llm.training.document_past import DocumentPast
 from reso_llm.training.evaluation import scored_nats
-from reso_llm.training.objective import StepObjective
+from reso_llm.training.objective import KNOWN_SHARE, StepObjective
 from reso_llm.training.optim import learning_rate_factor, make_optimizers, set_learning_rate
 
 SLOT_SECONDS = 5.0
@@ -167,7 +167,8 @@ def learner_for(model: ResoLLMModel, task: Task, seed: int) -> Learner:
 def gpt2_learner(task: Task, seed: int, echo: bool = False, device: str = "cpu") -> Learner:
     """nanoGPT's recipe: AdamW 1e-3, 3 % warmup, cosine to a tenth, weight decay 0.1, clip 1.
 
-    With the echo, its scalars have the rate that ours has, and no decay.
+    With the echo, its scalars have the rate that ours has, and no decay; as in ours, half of the
+    windows know nothing of their document's past.
     """
     torch.manual_seed(seed)
     config = with_stage(task.config, "echo", enabled=echo)
@@ -185,8 +186,10 @@ def gpt2_learner(task: Task, seed: int, echo: bool = False, device: str = "cpu")
         cosine = 0.1 + 0.45 * (1 + math.cos(math.pi * progress))
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * min(1.0, progress / 0.03 + 0.01) * cosine
+        generator = torch.Generator().manual_seed(stream.position)
+        known = torch.rand(task.batch["gpt2"], generator=generator) < KNOWN_SHARE
         batch = on_device(stream, device)
-        evidence = past.evidence(batch.starts, config.max_seq_len)
+        evidence = past.evidence(batch.starts, config.max_seq_len, known)
         model.loss(batch.inputs, batch.targets, evidence).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

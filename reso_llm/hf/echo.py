@@ -4,7 +4,8 @@
 
 It is the stage of `reso_llm.stages.echo` with the trust that a new model has, s_m = constant *
 N_m / U_m, since such a model has learned none. Stored texts are read before every text. Inside
-`controlled`, the controllers measure the model's own logits.
+`controlled`, the controllers measure the model's own logits. A token that was ruled out before
+(score -inf) stays ruled out, whatever it followed.
 
 Shapes: B rows of a batch, T tokens, V vocabulary.
 """
@@ -49,7 +50,7 @@ class EchoProcessor:
         x = torch.zeros(len(rows), 1, 1)
         logits, state = self.echo(scores.cpu().float().unsqueeze(1), x, newest, self.state)
         self.rows, self.state = rows, state._replace(weight=self.echo.own_weight)
-        return logits[:, 0].to(scores)
+        return logits[:, 0].to(scores).masked_fill(scores.isneginf(), -torch.inf)
 
     def _goes_on(self, rows: list[list[int]]) -> bool:
         """Whether each row is that of the last call and one more token."""

@@ -16,6 +16,8 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from entropy_core import sedenion
+from reso_llm.config import TemporalSMFConfig
 from reso_llm.session.agency import Focus, Goal
 from run_core.files import write_file
 
@@ -86,6 +88,7 @@ def _described(session: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _restore(session: Any, document: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    _check_fields(session.config.temporal_smf, tensors)
     session.clock = document["clock"]
     if "goals" in document:
         goals = [
@@ -103,6 +106,18 @@ def _restore(session: Any, document: dict[str, Any], tensors: dict[str, Tensor])
         session.episodes.store(
             "", (), importance=1.0, time=document["latest"], field=tensors["field"]
         )
+
+
+def _check_fields(smf: TemporalSMFConfig, tensors: dict[str, Tensor]) -> None:
+    """ValueError where a saved field has another shape than the model's; one without reads none."""
+    expected = smf.num_heads, smf.num_channels, sedenion.DIM
+    for name, tensor in tensors.items():
+        shape = tuple(tensor.shape)
+        if smf.enabled and not name.startswith("goal.") and shape != expected:
+            raise ValueError(
+                f"its fields are {shape}, this model's {expected}; load the model it was saved "
+                "with, or use another file"
+            )
 
 
 def _read(path: Path) -> tuple[str, dict[str, Tensor]]:

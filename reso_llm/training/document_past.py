@@ -3,12 +3,12 @@
 A model in use has read the whole document. Windows of training and of the `stateful` protocol of
 evaluation are given the same: the ids that the n-grams of the binding memory reach back to, and the
 counts of the document so far. Both stop at the document's start. A window may also be told to know
-nothing: then it has no tail, and the echo counts its own tokens alone.
+nothing: then it has no tail, and the echo counts its own tokens alone, all of them as one text.
 
 Shapes: B windows, T tokens, W ids of a tail, M orders of the echo.
 """
 
-import functools
+from collections import OrderedDict
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from reso_llm.data.token_cache import Split
 from reso_llm.network import ResoNetwork
 from reso_llm.stages.echo import TargetEvidence, text_evidence
 
-KEPT_DOCUMENTS = 4096  # whose counts are kept, the newest ones used
+KEPT_TOKENS = 4_000_000  # of documents whose counts are kept, the newest ones used: some 300 MB
 
 
 class DocumentPast:
@@ -31,7 +31,8 @@ class DocumentPast:
         self.tail_length = network.tail_length
         self.max_order = network.config.echo.max_order if network.echo is not None else 0
         self.device = network.head_weight.device
-        self._of_document = functools.lru_cache(KEPT_DOCUMENTS)(self._counted)
+        self._kept: OrderedDict[int, ndarray] = OrderedDict()
+        self._num_kept = 0  # tokens
 
     def tail(self, starts: Tensor, known: Tensor | None = None) -> Tensor:
         """Ids (B,W) before windows that start at places (B,) of the split, -1 for none.
@@ -73,6 +74,17 @@ class DocumentPast:
             counted = self._of_document(document)[:, at - first : stop - first]
             out[:, at - start : at - start + counted.shape[1]] = counted
             at, document = stop, document + 1
+
+    def _of_document(self, document: int) -> ndarray:
+        """`_counted`, kept until documents used later have KEPT_TOKENS together."""
+        counted = self._kept.pop(document, None)
+        if counted is None:
+            counted = self._counted(document)
+            self._num_kept += counted.shape[1]
+        self._kept[document] = counted
+        while self._num_kept > KEPT_TOKENS and len(self._kept) > 1:
+            self._num_kept -= self._kept.popitem(last=False)[1].shape[1]
+        return counted
 
     def _counted(self, document: int) -> ndarray:
         """Evidence (3,n-1,M) of one document of n tokens; its last token predicts another text."""

@@ -86,10 +86,3 @@ class StepObjective:
         """The windows of a pass among those of the step."""
         first = sum(len(before.inputs) for before in self.batches[:index])
         return slice(first, first + len(self.batches[index].inputs))
-
-
-def training_loss(
-    network: ResoNetwork, batch: Batch, generator: torch.Generator, replies_only: bool = False
-) -> Tensor:
-    """The loss of a step of one batch: mean nats per target, ()."""
-    return StepObjective(network, [batch], generator, replies_only=replies_only).pass_loss(0)

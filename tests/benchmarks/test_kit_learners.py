@@ -17,6 +17,7 @@ from reso_llm.data.sources import read_documents
 from reso_llm.model import ResoLLMModel
 from reso_llm.stages.fused import rms_norm
 from reso_llm.training.config import OptimConfig
+from reso_llm.training.document_past import DocumentPast
 
 STAGES = ("prsc", "coherence_gate", "echo", "kuramoto")
 
@@ -65,6 +66,22 @@ def test_every_part_of_the_echoing_gpt2_learns(task):
     before = {name: p.detach().clone() for name, p in learner.model.named_parameters()}
     learners.train_steps({"": learner}, {"": 2})
     assert [n for n, p in learner.model.named_parameters() if torch.equal(p, before[n])] == []
+
+
+def test_half_of_gpt2s_windows_know_nothing_too(task, monkeypatch):
+    """Guards a comparison in which the peer alone was trained to lean on the document's past."""
+    pytest.importorskip("transformers")
+    told, original = [], DocumentPast.evidence
+
+    def evidence(past, starts, time, known=None):
+        told.append(known)
+        return original(past, starts, time, known)
+
+    learner = learners.gpt2_learner(task, seed=0, echo=True)
+    monkeypatch.setattr(DocumentPast, "evidence", evidence)
+    learners.train_steps({"": learner}, {"": 3})
+    assert all(known is not None and known.shape == (4,) for known in told)
+    assert 0 < torch.cat(told).sum() < 12
 
 
 def test_protocols_differ_only_for_a_model_that_remembers(task):

@@ -29,7 +29,7 @@ from reso_llm.stages.cache import KVCache
 from reso_llm.stages.echo import EchoState
 from reso_llm.stages.goal import hindsight_goals
 from reso_llm.stages.ngrams import FOLDS
-from reso_llm.training.objective import training_loss
+from reso_llm.training.objective import StepObjective
 
 
 def without(stage):
@@ -591,7 +591,12 @@ def test_a_carried_state_remembers_the_repetition(tiny_model):
     assert not torch.allclose(noisy, model(looping[:, 8:], state).logits, atol=1e-3)
 
 
-# --- training_loss ----------------------------------------------------------------------------
+# --- the training objective -------------------------------------------------------------------
+
+
+def loss_of(model, batch, seed):
+    """The loss of a step of one batch."""
+    return StepObjective(model, [batch], torch.Generator().manual_seed(seed)).pass_loss(0)
 
 
 @torch.no_grad()
@@ -603,7 +608,7 @@ def test_training_leaves_out_the_counts_of_a_windows_own_fold(tiny_model):
     windows = torch.stack([text[s : s + TIME + 1] for s in starts])
     ids, targets = windows[:, :-1], windows[:, 1:]
     batch = Batch(ids, targets, torch.ones_like(ids) > 0, starts)
-    loss = training_loss(model, batch, torch.Generator().manual_seed(0))
+    loss = loss_of(model, batch, seed=0)
     folds = torch.tensor([0, 130 * FOLDS // 400, FOLDS - 1])
     assert torch.equal(loss, model.loss(ids, targets, fold=folds))
     assert loss > model.loss(ids, targets) + 0.1, "the own fold's counts would tell the targets"
@@ -617,9 +622,9 @@ def test_training_gives_hindsight_goals(tiny_model):
     batch = Batch(ids, targets, torch.ones_like(ids) > 0, torch.zeros(8, dtype=torch.int64))
     vectors = model.embedding.table.weight[targets]
     goal = hindsight_goals(vectors, batch.reply, torch.Generator().manual_seed(5))
-    loss = training_loss(model, batch, torch.Generator().manual_seed(5))
+    loss = loss_of(model, batch, seed=5)
     torch.testing.assert_close(loss, model.loss(ids, targets, goal=goal))
-    assert loss != training_loss(model, batch, torch.Generator().manual_seed(6))
+    assert loss != loss_of(model, batch, seed=6)
     assert loss != model.loss(ids, targets)
 
 

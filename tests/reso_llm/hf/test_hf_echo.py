@@ -62,6 +62,12 @@ def test_padding_is_not_read():
     assert torch.equal(found, EchoProcessor()(ids, scores))
 
 
+def test_a_token_that_is_ruled_out_stays_so():
+    ids, scores = torch.tensor([[5, 6, 7, 5, 6]]), scores_of(1)
+    scores[0, 7] = -torch.inf
+    assert EchoProcessor()(ids, scores)[0, 7] == -torch.inf, "7 followed 5 6 before"
+
+
 def test_a_stored_text_is_heard_by_its_weight():
     ids, scores = torch.tensor([[5, 6]]), scores_of(1)
     silent = EchoProcessor()(ids, scores).softmax(-1)

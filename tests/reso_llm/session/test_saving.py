@@ -114,6 +114,22 @@ def test_a_session_of_a_model_of_another_size_is_refused(engine, tmp_path, key):
         Session.load(tmp_path / "s", other)
 
 
+@pytest.mark.parametrize("tagging", [True, False])
+def test_a_session_whose_fields_have_another_shape_is_refused(engine, tmp_path, tagging):
+    """Guards a traceback at the first text after loading: the field did not fit the state."""
+    smf = dataclasses.replace(engine.config.temporal_smf, episodic_tagging=tagging)
+    config = dataclasses.replace(engine.config, temporal_smf=smf)
+    session = Session(config)
+    session.remember("a", [5], importance=1.0, time=None, field=torch.ones(2, 2, 16))
+    session.save(tmp_path / "s")
+    wider = dataclasses.replace(config, temporal_smf=dataclasses.replace(smf, num_channels=64))
+    message = r"^[^\n]*s: does not fit this model: its fields are \(2, 2, 16\), [^\n]*$"
+    with pytest.raises(ValueError, match=message):
+        Session.load(tmp_path / "s", wider)
+    off = dataclasses.replace(wider, temporal_smf=dataclasses.replace(smf, enabled=False))
+    assert Session.load(tmp_path / "s", off).recollected_field() is not None, "it is not read"
+
+
 def test_an_engine_is_saved_whole(engine, tmp_path):
     """Model, tokenizer, goal calibration and the rule's thresholds; the session stays apart."""
     engine.model.session.agency.calibration = GoalCalibration(0.1, 0.2, 0.5)

@@ -119,6 +119,16 @@ def test_a_document_is_counted_once(network, monkeypatch):
     assert counted == [30]
 
 
+def test_counts_of_few_tokens_are_kept_and_those_of_a_long_document_too(network, monkeypatch):
+    """Guards memory: 4096 books were some 30 GB of counts."""
+    monkeypatch.setattr(document_past, "KEPT_TOKENS", 21)
+    past = DocumentPast(split_of(), network)
+    for document, kept in ((3, [3]), (5, [3, 5]), (3, [5, 3]), (2, [2]), (0, [0]), (3, [0, 3])):
+        past._of_document(document)
+        assert list(past._kept) == kept
+        assert past._num_kept == sum(counts.shape[1] for counts in past._kept.values())
+
+
 # --- what a window is told is what a reader of the document knows ---------------------------------
 
 
