@@ -210,11 +210,11 @@ class EchoConfig(StageConfig):
     """Echo: what was read so far, and stored texts, predict the next token.
 
     max_order: longest context that is kept, in tokens. own_weight: weight of a word that the model
-    wrote itself, beside 1 for one that it read.
+    wrote itself, beside 1 for one that it read; above 0 it repeats itself (benchmarks/README.md).
     """
 
     max_order: int = 6
-    own_weight: float = 0.5
+    own_weight: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
