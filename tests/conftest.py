@@ -11,6 +11,7 @@ import torch
 from benchmarks.kit import records
 from reso_llm.config import (
     STAGES,
+    TRAINED_STAGES,
     EchoConfig,
     KuramotoConfig,
     PrimeEmbeddingConfig,
@@ -35,10 +36,11 @@ TINY_STAGES = dict(
     kuramoto=KuramotoConfig(num_oscillators=3),
     prsc=PRSCConfig(max_order=3, max_slots=16),
     temporal_smf=TemporalSMFConfig(num_heads=2, num_channels=2),
-    echo=EchoConfig(max_order=3),  # so that the longest context comes again in a few tokens
+    # The longest context comes again in a few tokens; own words count, but for less than others.
+    echo=EchoConfig(max_order=3, own_weight=0.5),
 )
-FULL = tuple(s for s in STAGES if getattr(ResoLLMConfig(), s).enabled)
-"""The stages a new configuration has."""
+FULL = tuple(s for s in STAGES if s in TRAINED_STAGES or getattr(ResoLLMConfig(), s).enabled)
+"""The stages a new configuration has, and those trained ones that are off by default."""
 
 
 def make_tiny_config(stages=(), **changes) -> ResoLLMConfig:

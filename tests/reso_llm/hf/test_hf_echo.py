@@ -37,7 +37,7 @@ def staged(ids, scores, weights):
 
 @torch.no_grad()
 def test_it_is_the_stage_and_counts_own_words_for_less():
-    ids, processor = repeating(), EchoProcessor()
+    ids, processor = repeating(), EchoProcessor(EchoConfig(own_weight=0.5))
     prompt, weights = 9, [1.0] * 9 + [0.5] * 3
     for time in range(prompt, ids.shape[1] + 1):
         scores = scores_of(2)
