@@ -28,6 +28,7 @@ from benchmarks.making import ship
 from benchmarks.tasks import srb
 from benchmarks.tasks.srb import analysis, panels, questions, rules, study
 from benchmarks.tasks.srb.prompts import BUCKETS, prompts
+from reso_llm.config import EchoConfig
 from reso_llm.decoding.controllers import SRB
 from reso_llm.inference import ResoLLMInference
 
@@ -41,7 +42,9 @@ SETTLES = SRB(
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory, byte_tokenizer):
     """A directory that ResoWriter can load: tiny, one token a byte."""
-    model = make_tiny_model(stages=FULL, vocab_size=261, max_seq_len=128)
+    echo = EchoConfig(max_order=3, own_weight=1.0)  # a reply reads as what is read
+    # A seed with which every arm cuts some reply.
+    model = make_tiny_model(seed=2, stages=FULL, vocab_size=261, max_seq_len=128, echo=echo)
     return save_tiny_checkpoint(tmp_path_factory.mktemp("ours") / "tiny", model, byte_tokenizer)
 
 
