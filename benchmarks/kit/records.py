@@ -6,6 +6,7 @@ line, commit, versions and machine.
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,14 @@ def write_row(name: str, row: Mapping[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     stack = {"stack": STACK} if is_ours(name, row) else {}
     about = environment(torch.device(row.get("device", "cpu")))
+    about["command"] = without_directories(about["command"])
     with (RESULTS / f"{name}.jsonl").open("a") as file:
         file.write(json.dumps({**row, **stack, "environment": about}) + "\n")
+
+
+def without_directories(command: str) -> str:
+    """A command line whose absolute paths are file names: a row names no folder of a machine."""
+    return re.sub(r"(?<=\s)/\S*/(?=\S)", "", command)
 
 
 def read_rows(name: str) -> list[Row]:

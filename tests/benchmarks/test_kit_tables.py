@@ -2,7 +2,7 @@
 
 from benchmarks.kit import timing
 from benchmarks.kit.figures import error_bars
-from benchmarks.kit.records import grouped, newest
+from benchmarks.kit.records import grouped, newest, without_directories
 from benchmarks.kit.tables import number, shown, table
 
 
@@ -37,3 +37,10 @@ def test_a_rate_is_the_amount_over_the_seconds_of_the_work(monkeypatch):
     done = []
     assert timing.rate(lambda: done.append(1), 8)() == 2.0
     assert done == [1]
+
+
+def test_a_row_names_files_and_not_folders():
+    command = "evaluate.py goals --data /home/me/held.jsonl --out runs/a --x=/etc/b"
+    assert without_directories(command) == (
+        "evaluate.py goals --data held.jsonl --out runs/a --x=/etc/b"
+    )
