@@ -4,7 +4,7 @@ Policy. The model sees at most max_seq_len tokens. When they are full, or a prom
 row is cut to half of them and read again: generation never stops for lack of room. Its opening
 stays, which is <|bos|> and a system message of at most a quarter of max_seq_len, and the newest
 tokens do. Noise in the cache ends there too. A model with an attention window has no such limit.
-The echo keeps what it counted of the tokens dropped, and counts the row's own words for less.
+The echo keeps what it counted of the tokens dropped; the row's own words count `own_weight`.
 Rows of a batch share their columns, so a short row is read again when the longest is full, and
 loses nothing. The rows own their ids; the context owns the model's state after them.
 
@@ -169,19 +169,19 @@ class Context:
         if self.field is not None:
             state = with_field(state, self.field)
         state = self._after_dropped(padded(state, padding), kept)
-        for ids, weight in ((kept.prompt, 1.0), (kept.own, None)):
+        # The prompt first, then the model's own words; those that come next are its own, too.
+        for ids in (kept.prompt, kept.own):
             if ids:
                 inputs = torch.tensor([ids], device=self.device)
-                state = self._counting(state, weight)
                 output = self.model(inputs, state, self._goals(1), self.noise)
-                state = output.state
-        return output._replace(state=self._counting(state, None))
+                state = self._own_words_next(output.state)
+        return output._replace(state=state)
 
-    def _counting(self, state: ResoState, weight: float | None) -> ResoState:
-        """The state whose echo counts the next words with a weight; None for the model's own."""
+    def _own_words_next(self, state: ResoState) -> ResoState:
+        """The state whose echo counts the words read next as the model's own."""
         if self.model.echo is None:
             return state
-        weight = self.model.echo.own_weight if weight is None else weight
+        weight = self.model.echo.own_weight
         return state.with_stage("echo", state.stages["echo"]._replace(weight=weight))
 
     def _after_dropped(self, state: ResoState, kept: "_Kept") -> ResoState:

@@ -10,7 +10,7 @@ the final hidden state. All contexts of up to M tokens are kept, exactly. A toke
 and counted then, so it never reaches its own prediction, and p' sums to 1 because p and every
 K_m / N_m do. It is a cache of contexts (Grave 2017, arXiv 1612.04426) whose trust is learned.
 
-Words count by their weight: 1 for what is read, `own_weight` for what the model wrote itself, and
+Words count by their weight: 1 for what is read, `own_weight` (0) for what the model wrote, and
 importance * exp(-decay * age) for a stored text, which is read before the text begins.
 
 `TextCounts` counts. The torch form and the one-token form read all followers; training reads the
@@ -246,7 +246,7 @@ class Echo(nn.Module):
 
     def window_evidence(self, ids: Tensor, targets: Tensor) -> TargetEvidence:
         """The evidence of windows (B,T) that know of nothing before them."""
-        rows = torch.cat((ids, targets[:, -1:]), dim=1).tolist()
+        rows = torch.cat((ids, targets[:, -1:]), dim=1).cpu().numpy()
         found = np.stack([text_evidence(row, self.max_order) for row in rows], axis=1)
         return TargetEvidence(*torch.from_numpy(found)).to(ids.device)
 
