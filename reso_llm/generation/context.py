@@ -2,9 +2,10 @@
 
 Policy. The model sees at most max_seq_len tokens. When they are full, or a prompt is longer, the
 row is cut to half of them and read again: generation never stops for lack of room. Its opening
-stays, which is <|bos|> and a system message of at most a quarter of max_seq_len, and the newest
-tokens do. Noise in the cache ends there too. A model with an attention window has no such limit.
-The echo keeps what it counted of the tokens dropped; the row's own words count `own_weight`.
+stays, which is <|bos|> and a system message of at most a quarter of max_seq_len, and an eighth more
+for stored texts, and the newest tokens do. Noise in the cache ends there too. A model with an
+attention window has no such limit. The echo keeps what it counted of the tokens dropped; the row's
+own words count `own_weight`.
 Rows of a batch share their columns, so a short row is read again when the longest is full, and
 loses nothing. The rows own their ids; the context owns the model's state after them.
 
@@ -57,7 +58,8 @@ class Context:
         self.device = self.table.device
         self.rows = rows
         self.dropped = [0] * len(rows)  # tokens between the opening and the newest
-        limit = opening_limit(model.config.max_seq_len)
+        context = model.config.max_seq_len
+        limit = opening_limit(context) + memory_limit(context)
         self._opening = [_opening_size(row.ids, tokenizer, limit) for row in rows]
         self.goal = None if goal is None else goal.to(self.table).view(1, -1)
         self.forbidden = _unusable(tokenizer, model.config.vocab_size).to(self.device)
@@ -165,7 +167,7 @@ class Context:
 
     def _read_alone(self, kept: "_Kept", padding: int) -> ResoOutput:
         """Read a row from its start, behind `padding` columns."""
-        state = self.model.recollected_state()
+        state = self.model.recollected_state(kept.memories)
         if self.field is not None:
             state = with_field(state, self.field)
         state = self._after_dropped(padded(state, padding), kept)
@@ -197,7 +199,7 @@ class Context:
         """Ids of a row to be read again; the first one alone for a row that has ended."""
         ids, limit = self.rows[row].ids, self.model.config.max_seq_len
         if self.rows[row].stop_reason:
-            return _Kept((), 0, (ids[0],), ())
+            return _Kept((), (), 0, (ids[0],), ())
         if self.attending and self._length:
             self._received[row] = self._received_by_id(row)
             self.stepper = None  # Ctrl-C while the row is read again must not count it twice
@@ -209,6 +211,7 @@ class Context:
         read = columns[: self._num_first[row]]
         dropped = range(opening, opening + self.dropped[row])
         return _Kept(
+            self.rows[row].memories.echo,
             tuple(ids[i] for i in dropped),
             sum(i < num_prompt for i in dropped),
             tuple(ids[i] for i in read if i < num_prompt),
@@ -275,8 +278,12 @@ class Context:
 
 
 class _Kept(NamedTuple):
-    """What is read again of a row: ids of its prompt and its own, and those that it dropped."""
+    """What is read again of a row: stored texts, and ids of its prompt and its own.
 
+    dropped are those that it has no room for.
+    """
+
+    memories: tuple[tuple[tuple[int, ...], float], ...]
     dropped: tuple[int, ...]
     dropped_of_prompt: int
     prompt: tuple[int, ...]
@@ -291,6 +298,11 @@ class _Kept(NamedTuple):
 def opening_limit(max_seq_len: int) -> int:
     """Tokens of <|bos|> and a system message that stay when a row is cut, at most."""
     return max_seq_len // 4
+
+
+def memory_limit(max_seq_len: int) -> int:
+    """Tokens of stored texts in a system message, at most; their wording is within it."""
+    return max_seq_len // 8
 
 
 def _opening_size(ids: Sequence[int], tokenizer: ResoTokenizer, limit: int) -> int:

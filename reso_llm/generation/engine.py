@@ -15,10 +15,18 @@ from entropy_core.checks import require
 from reso_llm.config import ResoLLMConfig
 from reso_llm.decoding.controllers import SRB, StabilityTemperature
 from reso_llm.decoding.stability import StabilityMonitor
-from reso_llm.generation.context import Context
+from reso_llm.generation.context import Context, memory_limit
 from reso_llm.generation.loop import finish, write
 from reso_llm.generation.options import GenerationOptions, options_of, seed_or_drawn
 from reso_llm.generation.prompt import Prompt, messages_of
+from reso_llm.generation.remembered import (
+    Memories,
+    memories_of,
+    query_of,
+    query_of_text,
+    said_back,
+    with_memories,
+)
 from reso_llm.generation.results import GenerationResult, result_of, written_text
 from reso_llm.generation.row import TextRow
 from reso_llm.model import ResoLLMModel
@@ -78,8 +86,8 @@ class Engine:
         A conversation is a list of {"role": ..., "content": ...} or (role, content). max_length is
         the number of new tokens; the options are the fields of `GenerationOptions`; on_text
         receives the text as it becomes certain; without a seed one is drawn and reported. Active
-        goals steer the text, and stored texts change it. Ctrl-C ends the text early, and
-        the result is that of the part written.
+        goals steer the text; stored texts that the prompt asks for are told to the model again.
+        Ctrl-C ends the text early, and the result is that of the part written.
 
         Raises, before the first token, ValueError for a value of a wrong type or out of range, and
         TypeError for an unknown option; later FloatingPointError when the model's logits are not
@@ -199,19 +207,24 @@ class Engine:
         seed: int,
         on_text: Callable[[str], None] | None,
     ) -> TextRow:
-        """Make one row, with a stability monitor where metrics or a controller read it."""
+        """Make one row, with what its prompt asks of memory.
+
+        It has a stability monitor where metrics or a controller read it.
+        """
         followed = any(isinstance(c, StabilityTemperature) for c in options.controllers)
         monitor = None
         if self.config.stability.enabled and (options.metrics or followed):
             monitor = StabilityMonitor(self.config.stability)
+        ids, memories = self._read(prompt)
         return TextRow(
-            self.prompt_ids(prompt),
+            ids,
             options,
             self.tokenizer,
             seed=seed,
             device=self.device,
             monitor=monitor,
             on_text=on_text,
+            memories=memories,
         )
 
     def finish(self, job: Job) -> list[GenerationResult]:
@@ -243,6 +256,29 @@ class Engine:
         if isinstance(prompt, str):
             return [self.tokenizer.bos_id, *self.tokenizer.encode(prompt)]
         return self.tokenizer.encode_prompt(messages_of(prompt))
+
+    def memories_of(self, query: str, as_reply: bool = True) -> Memories:
+        """The stored texts that a query asks for, as the next text will use them.
+
+        as_reply: the echo reads them as replies to a conversation.
+        """
+        encode = self._reply_ids if as_reply else self.tokenizer.encode
+        room = memory_limit(self.config.max_seq_len)
+        return memories_of(self.model.session, query, room, encode)
+
+    def _reply_ids(self, text: str) -> list[int]:
+        """Ids of a stored text as a reply that says it back."""
+        t = self.tokenizer
+        return [t.assistant_id, *t.encode(said_back(text)), t.end_id]
+
+    def _read(self, prompt: Prompt) -> tuple[list[int], Memories]:
+        """Ids of a prompt with the stored texts that it asks for, and these. Raises ValueError."""
+        if isinstance(prompt, str):
+            query = query_of_text(prompt)
+            return self.prompt_ids(prompt), self.memories_of(query, as_reply=False)
+        messages = messages_of(prompt)
+        memories = self.memories_of(query_of(messages))
+        return self.prompt_ids(with_memories(messages, memories.told)), memories
 
 
 def describe(engine: Engine) -> str:

@@ -70,8 +70,8 @@ class GenerationResult:
     """Progress, 0 to 1, of every goal that steered this text; NaN without calibration."""
     attention_summary: tuple[Focus, ...] = ()
     """Words of this text, prompt included, that its tokens attended to, the most salient first."""
-    memories_touched: tuple[str, ...] = ()
-    """Texts in memory that share three tokens in a row with this one."""
+    memories_used: tuple[str, ...] = ()
+    """Stored texts that the prompt asked for, and that the model was therefore told again."""
     warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def result_of(
         ),
         goal_progress=_progress(session, goals, appraisals),
         attention_summary=agency.foci_of(text.targets, tuple(goals)) if agency else (),
-        memories_touched=_touched(session, row.ids, len(new_ids)),
+        memories_used=row.memories.texts,
         warnings=(*context_warnings, *_goal_warnings(session, goals), *_alarms(row)),
     )
 
@@ -196,19 +196,6 @@ def word_places(tokenizer: ResoTokenizer, ids: Sequence[int]) -> dict[str, list[
         if token >= FIRST_WORD:
             name, members = name + piece, [*members, at]
     return places
-
-
-def _touched(session: Session, ids: list[int], num_new: int) -> tuple[str, ...]:
-    """Texts in memory of which three tokens in a row end in this text's `num_new` newest."""
-    if session.episodes is None or not session.episodes.moments:
-        return ()
-    recent = ids[max(0, len(ids) - num_new - 2) :]
-    said = {t for t in zip(recent, recent[1:], recent[2:], strict=False) if t[2] >= FIRST_WORD}
-    return tuple(
-        m.text
-        for m in session.episodes.moments
-        if not said.isdisjoint(zip(m.token_ids, m.token_ids[1:], m.token_ids[2:], strict=False))
-    )
 
 
 def _progress(
