@@ -52,11 +52,8 @@ def test_a_loaded_session_goes_on_as_the_saved_one(engine, tmp_path):
         other.progress,
     )
     moments = ([(m.text, m.source) for m in s.episodes.moments] for s in (loaded, session))
-    assert (
-        next(moments)
-        == next(moments)
-        == [("Mara keeps the blue map.", ""), ("Tor sold a bell.", "beta")]
-    )
+    stored = [("Mara keeps the blue map.", ""), ("Tor sold a bell.", "beta")]
+    assert next(moments) == next(moments) == stored
     assert loaded.compose(["letter"]).product == session.compose(["letter"]).product
     assert torch.equal(loaded.recollected_field(), session.recollected_field())
     before = said(engine)
