@@ -157,7 +157,8 @@ class Chat:
         recollections = self.session.engine.model.recall(terminal.encodable(query))
         for r in recollections:
             age = _num_texts(r.age)
-            self._note(f"{age} ago, resonance {r.resonance:.2f}: {_quoted(r.moment.text)}")
+            told = f", told by {r.moment.source}" if r.moment.source else ""
+            self._note(f"{age} ago{told}, resonance {r.resonance:.2f}: {_quoted(r.moment.text)}")
         if not recollections:
             self._note("nothing in memory resonates with that")
 

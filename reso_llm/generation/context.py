@@ -26,7 +26,7 @@ from reso_llm.generation.attention_received import received_attention
 from reso_llm.generation.row import Prediction, TextRow, ends_of
 from reso_llm.generation.states import heated, padded, repeated, stacked
 from reso_llm.generation.stepper import Stepper
-from reso_llm.model import ResoLLMModel, with_field
+from reso_llm.model import ResoLLMModel
 from reso_llm.network import ResoOutput, ResoState
 from reso_llm.tokenizer import ResoTokenizer
 
@@ -45,15 +45,13 @@ class Context:
         *,
         goal: Tensor | None = None,
         noise: torch.Generator | None = None,
-        field: Tensor | None = None,
         attending: bool = False,
     ) -> None:
         """rows hold at least one id each; goal is (D,); noise is stochastic resonance's source.
 
-        field (H,C,S) takes the place of the session's own at the start. attending: sum up the
-        attention received, which `received` returns.
+        attending: sum up the attention received, which `received` returns.
         """
-        self.model, self.noise, self.field, self.attending = model, noise, field, attending
+        self.model, self.noise, self.attending = model, noise, attending
         self.tokenizer, self.table = tokenizer, model.embedding.weight
         self.device = self.table.device
         self.rows = rows
@@ -168,8 +166,6 @@ class Context:
     def _read_alone(self, kept: "_Kept", padding: int) -> ResoOutput:
         """Read a row from its start, behind `padding` columns."""
         state = self.model.recollected_state(kept.memories)
-        if self.field is not None:
-            state = with_field(state, self.field)
         state = self._after_dropped(padded(state, padding), kept)
         # The prompt first, then the model's own words; those that come next are its own, too.
         for ids in (kept.prompt, kept.own):

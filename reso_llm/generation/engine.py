@@ -9,7 +9,6 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from entropy_core.checks import require
 from reso_llm.config import ResoLLMConfig
@@ -165,13 +164,11 @@ class Engine:
         options: GenerationOptions,
         seeds: Sequence[int | None],
         on_text: Callable[[str], None] | None = None,
-        field: Tensor | None = None,
         goals: Sequence[Goal] = (),
     ) -> Job:
         """Prepare a generation with the session's goals, episodes and monitor; write nothing yet.
 
-        on_text belongs to a single row; field (H,C,S) takes the place of the session's own at the
-        start; goals steer this generation beside the session's.
+        on_text belongs to a single row; goals steer this generation beside the session's.
         """
         started = time.perf_counter()
         if on_text is not None and not callable(on_text):
@@ -193,7 +190,6 @@ class Engine:
             rows,
             goal=session.steered_by(tuple(steering)),
             noise=noise,
-            field=field,
             attending=options.metrics and self.config.agency.enabled,
         )
         if len(rows) == 1 and rows[0].decoding.monitor is not None:

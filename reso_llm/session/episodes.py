@@ -26,13 +26,17 @@ CLOSE = 0.8
 
 @dataclass(frozen=True, eq=False)
 class Moment:
-    """One stored text. `field` is the text's contribution to the sedenion field, if kept."""
+    """One stored text. `field` is the text's contribution to the sedenion field, if kept.
+
+    `source` is the node of a network that told it; "" for a text that the session was told itself.
+    """
 
     text: str
     token_ids: tuple[int, ...]
     time: float
     importance: float
     field: Tensor | None
+    source: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +92,9 @@ class EpisodicMemory:
         importance: float,
         time: float,
         field: Tensor | None = None,
+        source: str = "",
     ) -> Moment:
-        """Store a text; `field` is its contribution to the sedenion field.
+        """Store a text; `field` is its contribution to the sedenion field, `source` who told it.
 
         Raises ValueError for an importance below 0 or not finite, a time before the latest one, a
         field of another shape, and a missing field where nothing else would be kept.
@@ -99,7 +104,7 @@ class EpisodicMemory:
         if field is not None:
             field = self._checked(field).detach().clone()
         ids = tuple(int(i) for i in token_ids)
-        moment = Moment(text, ids, float(time), float(importance), field)
+        moment = Moment(text, ids, float(time), float(importance), field, source)
         if self.config.episodic_tagging:
             self.latest = moment.time
             self._add(moment)
@@ -110,6 +115,14 @@ class EpisodicMemory:
             self._sum = importance * field if kept is None else kept + importance * field.to(kept)
             self.latest = moment.time
         return moment
+
+    def forget_source(self, source: str) -> None:
+        """Forget all that a node told. ValueError without episodic tagging."""
+        self._require_moments("hear other agents")
+        for number in [n for n, m in self._moments.items() if m.source == source]:
+            self._forget(number)
+        self._lightest = [(self._lightness(m), n) for n, m in self._moments.items()]
+        heapq.heapify(self._lightest)
 
     def weight(self, moment: Moment, now: float) -> float:
         """importance * exp(-memory_decay_rate * age)."""
@@ -134,11 +147,7 @@ class EpisodicMemory:
         first. ValueError without episodic tagging, for a count below 1, and for a time before the
         latest moment.
         """
-        if not self.config.episodic_tagging:
-            raise ValueError(
-                "episodic_tagging = False keeps no record of single moments, only their summed "
-                "field: set temporal_smf.episodic_tagging = True to recall"
-            )
+        self._require_moments("recall")
         require(count >= 1, "count", count, "at least 1")
         self._check_time(now)
         matches = self._words.matches(query)
@@ -155,6 +164,13 @@ class EpisodicMemory:
             age, weight = now - moment.time, self.weight(moment, now)
             found.append(Recollection(moment, match.resonance, age, weight, match.asked_for))
         return found
+
+    def _require_moments(self, purpose: str) -> None:
+        if not self.config.episodic_tagging:
+            raise ValueError(
+                "episodic_tagging = False keeps no record of single moments, only their summed "
+                f"field: set temporal_smf.episodic_tagging = True to {purpose}"
+            )
 
     def _kept(self, age: float) -> float:
         return math.exp(-self.config.memory_decay_rate * age)
@@ -176,9 +192,11 @@ class EpisodicMemory:
         heapq.heappush(self._lightest, (self._lightness(moment), self._next))
         self._next += 1
         if len(self._moments) > self.config.max_moments:
-            forgotten = heapq.heappop(self._lightest)[1]
-            del self._moments[forgotten]
-            self._words.remove(forgotten)
+            self._forget(heapq.heappop(self._lightest)[1])
+
+    def _forget(self, number: int) -> None:
+        del self._moments[number]
+        self._words.remove(number)
 
     def _lightness(self, moment: Moment) -> float:
         """Order of the weights at any time: by logarithm, which old age cannot underflow."""

@@ -172,15 +172,19 @@ class Session:
         importance: float,
         time: float | None,
         field: Tensor | None,
+        source: str = "",
     ) -> Moment:
         """Store a text with its ids and its field (H,C,S), learned at `time` or now.
 
-        The clock moves on to that time. Raises as `EpisodicMemory.store` does.
+        source is the node of a network that told it, "" where nobody else did. The clock moves on
+        to that time. Raises as `EpisodicMemory.store` does.
         """
         memory = self.require_memory("remember")
         with self._lock:
             time = self.clock if time is None else time
-            moment = memory.store(text, ids, importance=importance, time=time, field=field)
+            moment = memory.store(
+                text, ids, importance=importance, time=time, field=field, source=source
+            )
             self.clock = max(self.clock, moment.time)
         return moment
 
@@ -202,14 +206,30 @@ class Session:
 
     # --- entanglement
 
-    def join(self, network: EntanglementNetwork) -> str:
-        """Become a node of a network of agents, and return its name.
+    def join(self, network: EntanglementNetwork, node_id: str | None = None) -> str:
+        """Become a node of a network of agents, by default that of the configuration; its name.
 
-        ValueError without entanglement, or where the network has a node of that name.
+        ValueError without a name from either, or where the network has a node of that name.
         """
-        node_id = _needed(self.node_id, "join", "entanglement")
+        if node_id is None:
+            node_id = _needed(self.node_id, "join(network) without a name", "entanglement")
         network.add_node(node_id)
+        self.node_id = node_id
         return node_id
+
+    def own_texts(self) -> list[tuple[str, float]]:
+        """The texts that this session was told itself, oldest first, each with its weight now."""
+        if self.episodes is None:
+            return []
+        with self._lock:
+            own = [m for m in self.episodes.moments if not m.source]
+            return [(m.text, self.episodes.weight(m, self.clock)) for m in own]
+
+    def forget_source(self, source: str) -> None:
+        """Forget all that a node of a network told. ValueError as `require_memory`."""
+        memory = self.require_memory("forget_source")
+        with self._lock:
+            memory.forget_source(source)
 
 
 def _needed(component: Component | None, method: str, key: str) -> Component:

@@ -236,6 +236,11 @@ def test_the_goal_is_that_of_the_next_reply_alone(session):
     assert session.goal is None
 
 
+def test_recall_names_who_told(session):
+    session.engine.model.update_memory("she lives in Oslo", source="beta")
+    assert "ago, told by beta, resonance" in chat(session, "recall Oslo")
+
+
 def test_remember_and_recall(session):
     text = chat(session, "recall oslo", "remember she lives in Oslo", "hi", "recall Oslo", "recall")
     assert "nothing in memory" in text
