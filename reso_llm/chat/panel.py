@@ -52,7 +52,7 @@ def _facts(result: GenerationResult, num_layers: int) -> list[str]:
         f"T {_temperature(result.temperature_trace)}",
         f"layers {formatted(finite_mean(result.layers_trace), '.1f')}/{num_layers}",
         f"goal {progress or '-'}",
-        f"memories {len(result.memories_touched)}",
+        f"memories {len(result.memories_used)}",
         f"{result.tokens_generated} tokens",
         f"{formatted(speed, '.0f')}/s",
         f"ended by {result.stop_reason}",

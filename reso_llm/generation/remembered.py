@@ -4,11 +4,11 @@ A prompt asks by its last user message, a plain text by its last sentence. At mo
 used, in the order in which they were stored, in two ways:
 
     context  a system message, after the user's own:  The user told you: <text> <text>
-    echo     what the echo reads before the prompt, ECHO * importance * exp(-decay * age) times:
+    echo     what the echo reads before the prompt, `times` * importance * exp(-decay * age) times:
              the text as a reply that says it back, "My" being "Your" there
 
 A plain text has no system message, and its echo reads the texts as they are. Nothing here knows a
-model: the engine encodes. Matching and ranking are those of `recall`.
+model: an engine encodes, and says how many times. Matching and ranking are those of `recall`.
 """
 
 import re
@@ -16,15 +16,13 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from reso_llm.data.conversation import Message
+from reso_llm.generation.prompt import Prompt, messages_of
 from reso_llm.session.episodes import CLOSE
 from reso_llm.session.session import Session
 
 TOLD = "The user told you:"
 MOST = 3
 """Texts that a reply may use."""
-
-ECHO = 64.0
-"""How often the echo counts a text of importance 1 learned just now."""
 
 SAID_BACK = {
     "i": "you", "i am": "you are", "i was": "you were", "i'm": "you're", "i've": "you've",
@@ -52,11 +50,16 @@ NOTHING = Memories()
 
 
 def memories_of(
-    session: Session, query: str, room: int, encode: Callable[[str], Sequence[int]]
+    session: Session,
+    query: str,
+    encode: Callable[[str], Sequence[int]],
+    times: float,
+    room: int = 0,
 ) -> Memories:
     """The texts of a session that a query asks for.
 
-    room: tokens of them that are told, at most. encode: ids of a text as the echo is to read it.
+    encode: ids of a text as the echo is to read it, `times` times where it is new and of importance
+    1. room: tokens of texts that are told, at most.
     """
     episodes = session.episodes
     if episodes is None or not len(episodes):
@@ -69,25 +72,34 @@ def memories_of(
         room -= len(r.moment.token_ids) + 1
         if room >= 0:
             told.append(r.moment.text)
-    echo = [(tuple(encode(r.moment.text)), ECHO * r.weight) for r in found]
+    echo = [(tuple(encode(r.moment.text)), times * r.weight) for r in found]
     return Memories(tuple(r.moment.text for r in found), tuple(told), tuple(echo))
 
 
-def query_of(messages: Sequence[Message]) -> str:
-    """What a conversation asks for: its last user message; "" without one."""
-    asked = [message.content for message in messages if message.role == "user"]
+def memory_limit(context_length: int) -> int:
+    """Tokens of stored texts in a system message, at most; their introduction not counted."""
+    return context_length // 8
+
+
+def query_of(prompt: Prompt) -> str:
+    """What a prompt asks by: its last user message, "" without one; the last sentence of a text.
+
+    The sentence may be unfinished. Raises ValueError as `messages_of`.
+    """
+    if isinstance(prompt, str):
+        return SENTENCE_END.split(prompt.strip())[-1]
+    asked = [message.content for message in messages_of(prompt) if message.role == "user"]
     return asked[-1] if asked else ""
 
 
-def query_of_text(text: str) -> str:
-    """What a plain text asks for: its last sentence, finished or not."""
-    return SENTENCE_END.split(text.strip())[-1]
+def with_memories(prompt: Prompt, texts: Sequence[str]) -> Prompt:
+    """A conversation with these texts in its system message, which is made where it has none.
 
-
-def with_memories(messages: Sequence[Message], texts: Sequence[str]) -> list[Message]:
-    """The conversation with these texts in its system message, which is made where it has none."""
-    if not texts:
-        return list(messages)
+    A plain text stays as it is. Raises ValueError as `messages_of`.
+    """
+    if isinstance(prompt, str) or not texts:
+        return prompt
+    messages = messages_of(prompt)
     told = " ".join([TOLD, *map(_finished, texts)])
     if messages and messages[0].role == "system":
         return [Message("system", f"{messages[0].content}\n{told}"), *messages[1:]]

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from entropy_core.information import entropy_nats
 from reso_llm.decoding.stability import readings
+from reso_llm.generation.engine import Engine
 from reso_llm.generation.remembered import memories_of
 from reso_llm.model import ResoLLMModel
 from reso_llm.network import ResoState
@@ -103,8 +104,8 @@ def read(
 
 def recollected(model: ResoLLMModel, query: str) -> ResoState:
     """The state that a plain text starts from which asks for `query`; without a system message."""
-    echo = memories_of(model.session, query, 0, model.tokenizer.encode).echo
-    return model.recollected_state(echo)
+    encode, times = model.tokenizer.encode, Engine.echo_times
+    return model.recollected_state(memories_of(model.session, query, encode, times).echo)
 
 
 @torch.inference_mode()

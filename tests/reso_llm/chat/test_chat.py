@@ -218,7 +218,7 @@ def test_a_line_of_a_megabyte_is_cut_before_anything_reads_it(session, monkeypat
     assert len(given[0][0][0].content) <= MAX_LINE
     assert "y" * 100 not in text
     told = []
-    monkeypatch.setattr(session.engine.model, "update_memory", told.append)
+    monkeypatch.setattr(session.engine, "update_memory", told.append)
     chat(session, "remember " + "z" * 1_000_000)
     assert len(told[0]) < MAX_LINE
 
@@ -251,7 +251,7 @@ def test_remember_and_recall(session):
 
 def test_status_counts(session):
     text = chat(session, "hi", "goal kites", "remember this", "/status")
-    used = len(session.engine.tokenizer.encode_conversation(session.turns)[0])
+    used = len(session.engine.prompt_ids(session.turns))
     assert f"context  {used} of 64 tokens, 2 turns, 0 left out" in text
     assert "goal     kites" in text
     assert "memory   1 of at most" in text
@@ -478,7 +478,7 @@ def test_a_panel_fits(columns, size):
         tokens_generated=size, generation_time_ms=12.5 * size, stability="divergent",
         lyapunov=-12.34, entropy_trace=(3.2, math.nan, 9.9)[:size] * 400,
         temperature_trace=(0.3, 1.5) * size, coherence_trace=(math.nan,) * size,
-        layers_trace=(12,) * size, goal_progress={"kites": 0.431}, memories_touched=("x",) * 100,
+        layers_trace=(12,) * size, goal_progress={"kites": 0.431}, memories_used=("x",) * 100,
         warnings=("token 12: 83% of the last 12 tokens are repeated, and more of that kind",) * 3,
         stop_reason="srb_settled", events=((1, "a", "b", "c"),) * size,
     )  # fmt: skip
@@ -494,7 +494,7 @@ def test_a_panel_says_what_was_measured():
         tokens_generated=30, generation_time_ms=500.0, stability="periodic", lyapunov=0.25,
         entropy_trace=(1.0, math.nan, 3.0), temperature_trace=(0.7, 1.5, 0.7),
         coherence_trace=(0.5, 0.7),
-        layers_trace=(2, 3), goal_progress={"kites": 0.43}, memories_touched=("x",),
+        layers_trace=(2, 3), goal_progress={"kites": 0.43}, memories_used=("x",),
         stop_reason="length", events=((1, "a", "b", "c"),), warnings=("careful",),
     )  # fmt: skip
     text = "  ".join(panel(result, 4096, 4, 80))

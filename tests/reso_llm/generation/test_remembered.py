@@ -5,20 +5,19 @@ import math
 import pytest
 
 from reso_llm.data.conversation import Message
-from reso_llm.generation.context import memory_limit
 from reso_llm.generation.options import GenerationOptions
 from reso_llm.generation.remembered import (
-    ECHO,
     MOST,
     NOTHING,
     memories_of,
+    memory_limit,
     query_of,
-    query_of_text,
     said_back,
     with_memories,
 )
 from reso_llm.inference import ResoLLMInference
 
+TIMES = 4.0
 SISTER, PETER, KEY = (
     "My sister Olga lives in Oslo",
     "Peter lives in Rome!",
@@ -34,7 +33,7 @@ def engine(tiny_model, byte_tokenizer):
 
 
 def told(engine, query, room=1000):
-    return memories_of(engine.model.session, query, room, list)
+    return memories_of(engine.model.session, query, list, TIMES, room)
 
 
 def remember(engine, *texts):
@@ -59,7 +58,7 @@ def test_weights_are_importance_and_age(engine):
     rate = engine.config.temporal_smf.memory_decay_rate
     ((ids, weight),) = told(engine, "Olga").echo
     assert ids == tuple(SISTER)
-    assert weight == pytest.approx(ECHO * 3 * math.exp(-7 * rate))
+    assert weight == pytest.approx(TIMES * 3 * math.exp(-7 * rate))
 
 
 def test_at_most_a_few_and_those_that_fit_are_told(engine):
@@ -75,8 +74,8 @@ def test_what_asks():
     assert query_of(chat) == "c"
     assert query_of([*chat, Message("assistant", "begun")]) == "c"
     assert query_of([Message("system", "s")]) == ""
-    assert query_of_text("Once. Twice?\nOlga lives in") == "Olga lives in"
-    assert query_of_text("All said. ") == "All said."
+    assert query_of("Once. Twice?\nOlga lives in") == "Olga lives in"
+    assert query_of("All said. ") == "All said."
 
 
 # --- how -----------------------------------------------------------------------------------------
@@ -92,6 +91,7 @@ def test_the_wording():
     ]  # fmt: skip
     assert with_memories([system, question], []) == [system, question]
     assert with_memories([], ["two\n lines"])[0].content == "The user told you: two lines."
+    assert with_memories("A text", [SISTER]) == "A text"
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_conversation_is_told_and_its_echo_reads_replies(engine):
     reply = t.encode("Your sister Olga lives in Oslo")
     ((ids, weight),) = job.rows[0].memories.echo
     assert ids == (t.assistant_id, *reply, t.end_id)
-    assert weight == ECHO
+    assert weight == engine.echo_times
     assert engine.finish(job)[0].memories_used == (SISTER,)
 
 
@@ -124,7 +124,9 @@ def test_a_plain_text_has_an_echo_alone(engine):
     remember(engine, PETER)
     job = engine.start(["Once. Peter l"], *_greedy())
     assert job.rows[0].ids == engine.prompt_ids("Once. Peter l")
-    assert job.rows[0].memories.echo == ((tuple(engine.tokenizer.encode(PETER)), ECHO),)
+    assert job.rows[0].memories.echo == (
+        (tuple(engine.tokenizer.encode(PETER)), engine.echo_times),
+    )
 
 
 def test_rows_of_a_batch_use_their_own(engine):

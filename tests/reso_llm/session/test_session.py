@@ -22,7 +22,7 @@ from reso_llm.config import (
     TemporalSMFConfig,
     small_config,
 )
-from reso_llm.generation.remembered import ECHO
+from reso_llm.generation.engine import Engine
 from reso_llm.inference import ResoLLMInference
 from reso_llm.model import ResoLLMModel
 from reso_llm.session.agency import GoalCalibration
@@ -254,7 +254,9 @@ def test_memory_decay_rate(make_model):
         model.recollected_state().stages["temporal_smf"].field[0], kept * moment.field
     )
     assert [token for token, _ in read_before(model)] == [*model.tokenizer.encode(FACT), -1]
-    assert [weight for _, weight in read_before(model)] == pytest.approx([ECHO * kept] * 44)
+    assert [weight for _, weight in read_before(model)] == pytest.approx(
+        [Engine.echo_times * kept] * 44
+    )
     assert read_before(model, "What is two plus three?") == []
     assert model.recall("Mara")[0].weight == pytest.approx(kept)
 
@@ -348,7 +350,7 @@ def test_a_stored_text_is_believed_as_much_as_it_is_important(make_model):
         model.update_memory("abcdefgh", importance=importance)
         echo = recollected(model, "abcdefgh").stages["echo"]
         told = model(ids, model.init_state().with_stage("echo", echo)).logits[0, -1].softmax(-1)
-        s = FIRST_STRENGTHS[0] * ECHO * importance
+        s = FIRST_STRENGTHS[0] * Engine.echo_times * importance
         expected = p / (1 + s)
         expected[token] += s / (1 + s)
         close(told, expected)
@@ -415,7 +417,7 @@ def test_recall_says_when(make_model):
     for time, name in enumerate(["the violin", "the blue ledger", "the teapot"]):
         model.update_memory(f"Mara keeps {name}.", time=10.0 * time)
     model.session.advance(5)
-    best, *others = model.recall("blue ledger?", count=2)
+    best, *others = model.recall("Does Mara keep the blue ledger?", count=2)
     assert (best.moment.time, best.age) == (10.0, 15.0)
     assert len(others) == 1
     assert best.resonance > others[0].resonance
