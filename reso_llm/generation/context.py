@@ -22,7 +22,7 @@ from torch import Tensor
 
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.generation.attention_received import received_attention
-from reso_llm.generation.row import Prediction, TextRow, ends_of
+from reso_llm.generation.row import Prediction, TextRow
 from reso_llm.generation.states import heated, padded, repeated, stacked
 from reso_llm.generation.stepper import Stepper
 from reso_llm.model import ResoLLMModel
@@ -59,7 +59,7 @@ class Context:
         self._opening = [_opening_size(row.ids, tokenizer, limit) for row in rows]
         self.goal = None if goal is None else goal.to(self.table).view(1, -1)
         self.forbidden = _unusable(tokenizer, model.config.vocab_size).to(self.device)
-        self.ends = torch.tensor(ends_of(tokenizer), device=self.device)
+        self.ends = torch.tensor(tokenizer.end_ids, device=self.device)
         self.stepper: Stepper | None = None
         self.state: ResoState | None = None
         self._length = 0  # columns of the state
@@ -82,9 +82,9 @@ class Context:
             step = self.stepper.step(newest[0])
             logits = self._allowed(torch.from_numpy(step.logits)[None])
             embedding = self.stepper.embedding.table[newest]
-            return Prediction(
-                logits, [step.coherence], [step.layers_used], step.hidden[None], embedding
-            )
+            coherence = [step.coherence] if self.stepper.kuramoto else None
+            layers = [step.layers_used] if self.stepper.gate else None
+            return Prediction(logits, embedding, coherence, layers, step.hidden[None])
         inputs = torch.tensor(newest, device=self.device).unsqueeze(1)
         output = self.model(inputs, self.state, self._goals(len(self.rows)), self.noise)
         self.state = output.state
@@ -245,21 +245,19 @@ class Context:
     def _host(self, logits: Tensor, diagnostics: dict[str, Tensor]) -> Prediction:
         """Bring logits and the monitors' inputs to the host in one transfer."""
         hidden = diagnostics["hidden"][:, -1]
-        nothing = hidden.new_full((len(hidden),), torch.nan)
+        nothing = hidden.new_zeros(len(hidden))
         coherence = diagnostics["coherence"][:, -1] if "coherence" in diagnostics else nothing
-        layers = torch.full_like(nothing, self.model.config.num_layers)
-        if "deep" in diagnostics:
-            layers = layers.where(diagnostics["deep"][:, -1], 1)
+        deep = diagnostics["deep"][:, -1] if "deep" in diagnostics else nothing
         newest = torch.tensor([row.ids[-1] for row in self.rows], device=self.device)
-        parts = coherence[:, None], layers[:, None], hidden, self.table[newest]
+        parts = coherence[:, None], deep[:, None], hidden, self.table[newest]
         numbers = torch.cat(parts, dim=1).float().cpu().numpy()
-        middle = 2 + hidden.shape[1]
+        middle, L = 2 + hidden.shape[1], self.model.config.num_layers
         return Prediction(
             self._allowed(logits.float()),
-            numbers[:, 0].tolist(),
-            numbers[:, 1].astype(int).tolist(),
-            numbers[:, 2:middle],
             numbers[:, middle:],
+            numbers[:, 0].tolist() if "coherence" in diagnostics else None,
+            [L if x else 1 for x in numbers[:, 1]] if "deep" in diagnostics else None,
+            numbers[:, 2:middle],
         )
 
     def _room(self, horizon: int) -> int:

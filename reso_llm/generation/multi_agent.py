@@ -13,7 +13,6 @@ phase has more weight (Hinton 2002). In an entanglement network (`entanglement.p
 Shapes: A agents, V vocabulary.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import permutations
@@ -24,12 +23,13 @@ from torch import Tensor
 from entropy_core.checks import nearest
 from reso_llm.data.conversation import Message
 from reso_llm.decoding.sampling import sample
-from reso_llm.generation.engine import Engine, Job
+from reso_llm.generation.engine import Engine
 from reso_llm.generation.loop import finish, measured_rows
 from reso_llm.generation.options import GenerationOptions, seed_or_drawn
 from reso_llm.generation.prompt import Prompt
 from reso_llm.generation.results import GenerationResult
 from reso_llm.generation.row import Prediction
+from reso_llm.generation.text_engine import Job
 from reso_llm.session.entanglement import EntanglementNetwork, concurrence, consensus_logits
 from reso_llm.session.episodes import Moment
 
@@ -146,8 +146,7 @@ def _trust(
     network: EntanglementNetwork | None,
 ) -> Tensor:
     """Order parameters (A,), as each agent sees them in the network."""
-    seen = [prediction.coherence[0] for prediction in predictions]
-    own = [1.0 if math.isnan(coherence) else coherence for coherence in seen]
+    own = [1.0 if p.coherence is None else p.coherence[0] for p in predictions]
     if network is not None:
         names = [agent.model.session.node_id for agent in agents]
         states = dict(zip(names, own, strict=True))

@@ -17,13 +17,20 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from entropy_core.checks import require
-from reso_llm.config import ResoLLMConfig
+from reso_llm.config import (
+    AgencyConfig,
+    EchoConfig,
+    EntanglementConfig,
+    PRSCConfig,
+    StabilityConfig,
+    TemporalSMFConfig,
+)
 from reso_llm.decoding.stability import StabilityMonitor
 from reso_llm.session import saving
 from reso_llm.session.agency import Agency, Focus, Goal, Target
@@ -47,6 +54,19 @@ class WrittenText(NamedTuple):
     targets: tuple[Target, ...]
 
 
+class SessionConfig(Protocol):
+    """The components of a session; `ResoLLMConfig` is one. Vectors are (dim,)."""
+
+    vocab_size: int
+    dim: int
+    agency: AgencyConfig
+    prsc: PRSCConfig
+    temporal_smf: TemporalSMFConfig
+    echo: EchoConfig
+    stability: StabilityConfig
+    entanglement: EntanglementConfig
+
+
 @dataclass
 class Session:
     """One session of a model with this configuration; a disabled component is None.
@@ -55,7 +75,7 @@ class Session:
     newest text that was generated alone, and not in a batch.
     """
 
-    config: ResoLLMConfig
+    config: SessionConfig
     clock: float = 0.0
     agency: Agency | None = field(init=False)
     concepts: ConceptSpace | None = field(init=False)
@@ -86,7 +106,7 @@ class Session:
             saving.save(self, path)
 
     @classmethod
-    def load(cls, path: str | Path, config: ResoLLMConfig) -> "Session":
+    def load(cls, path: str | Path, config: SessionConfig) -> "Session":
         """The session of a file, for a model of this configuration. Raises as `saving.load`."""
         session = cls(config)
         saving.load(session, path)
