@@ -248,7 +248,7 @@ def test_what_does_not_fit_is_refused(pair, make_agent):
         ask(pair[1:], "consensu")
     other = ResoTokenizer.train(["aabb " * 20], 263)
     with pytest.raises(ValueError, match="different tokenizers"):
-        ask([make_agent(1, "beta", tokenizer=other)])
+        ask([make_agent(1, "beta", tokenizer=other)], "consensus")
     with pytest.raises(ValueError, match="controllers act on one agent"):
         ask(pair[1:], "consensus", controllers=[SRB()])
     with pytest.raises(ValueError, match=r"'beta'.* not in the network"):
