@@ -23,7 +23,7 @@ from torch import Tensor
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.generation.attention_received import received_attention
 from reso_llm.generation.row import Prediction, TextRow, ends_of
-from reso_llm.generation.states import heated, padded, repeated, stacked
+from reso_llm.generation.states import heated, padded, selected, stacked
 from reso_llm.generation.stepper import Stepper
 from reso_llm.model import ResoLLMModel, with_field
 from reso_llm.network import ResoOutput, ResoState
@@ -107,7 +107,7 @@ class Context:
         """
         total = torch.zeros(len(candidates), device=self.device)
         going = ~torch.isin(candidates, self.ends)
-        state, tokens = repeated(self._current(), row, len(candidates)), candidates
+        state, tokens = selected(self._current(), [row] * len(candidates)), candidates
         for _ in range(self._room(horizon)):
             output = self.model(tokens.unsqueeze(1), state, self._goals(len(candidates)))
             best = self._allowed(output.logits[:, -1].float()).log_softmax(-1).max(-1)
