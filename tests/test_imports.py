@@ -27,8 +27,7 @@ FLOORS = (
     ("network", "session"),
     ("model",),
     ("generation",),
-    ("hf",),
-    ("chat", "tour", "training"),
+    ("chat", "tour", "training", "hf"),
     ("inference",),
 )
 # What the pure parts may not reach, however many imports lie between.

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from reso_llm.config import ResoLLMConfig
-from reso_llm.generation.row import ends_of
-from reso_llm.hf.tokenizer import hf_tokenizer
+from reso_llm.generation.context import unwritable
+from reso_llm.hf.exported_tokenizer import hf_tokenizer
 from reso_llm.model import ResoLLMModel
 from reso_llm.tokenizer import ResoTokenizer, check_tokenizer
 from run_core.checkpoint import get_document, load_checkpoint
@@ -50,17 +50,16 @@ def save_exported(model: ResoLLMModel, tokenizer: ResoTokenizer, out: Path) -> N
         reso=model.config.to_dict(),
         table_shapes=table_shapes(model),
         bos_token_id=tokenizer.bos_id,
-        eos_token_id=list(ends_of(tokenizer)),
+        eos_token_id=list(tokenizer.end_ids),
         pad_token_id=tokenizer.bos_id,
     )
     exported = ResoForCausalLM(config)
     exported.network.load_state_dict(model.state_dict())
-    openers = tokenizer.system_id, tokenizer.user_id, tokenizer.assistant_id
     exported.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_id,
-        eos_token_id=list(ends_of(tokenizer)),
+        eos_token_id=list(tokenizer.end_ids),
         pad_token_id=tokenizer.bos_id,
-        suppress_tokens=[*openers, *range(tokenizer.vocab_size, model.config.vocab_size)],
+        suppress_tokens=unwritable(tokenizer, model.config.vocab_size).tolist(),
     )
     exported.save_pretrained(out)
     hf_tokenizer(tokenizer, model.config.max_seq_len).save_pretrained(out)

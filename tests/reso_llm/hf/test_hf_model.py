@@ -317,7 +317,7 @@ CONTROLLERS = {
 def test_controllers_do_what_they_do_in_the_engine(engine, model, tok, controllers, monkeypatch):
     """All tokens are allowed: the engine measures without the banned ones, `generate` with them."""
     nothing = torch.tensor([], dtype=torch.long)
-    monkeypatch.setattr("reso_llm.generation.context._unusable", lambda *args: nothing)
+    monkeypatch.setattr("reso_llm.generation.context.unwritable", lambda *args: nothing)
     model.generation_config.suppress_tokens = None
     ids, text = ids_of(tok, "I went to"), "I went to"
     with controlled(model, controllers, seed=3) as control:
