@@ -221,5 +221,3 @@ def _text_logprobs(tokens: Sequence[Token], asked: Asked) -> dict[str, Any] | No
 
 def _best(token: Token, asked: Asked) -> list[tuple[str, float]]:
     return token.alternatives[: asked.num_alternatives]
-
-

@@ -35,9 +35,7 @@ class Texts:
         loop, self._events = asyncio.get_running_loop(), asyncio.Queue()
 
         def handed_to(index: int) -> Any:
-            return lambda event: loop.call_soon_threadsafe(
-                self._events.put_nowait, (index, event)
-            )
+            return lambda event: loop.call_soon_threadsafe(self._events.put_nowait, (index, event))
 
         prompts = [prompt for prompt in asked.prompts for _ in range(asked.num_each)]
         self.texts = [

@@ -139,9 +139,7 @@ class Desk:
     def _wait(self) -> bool:
         """Wait until there is something to do; False once the desk is closed."""
         with self._news:
-            self._news.wait_for(
-                lambda: self._closed or self._open or self._waiting or self._calls
-            )
+            self._news.wait_for(lambda: self._closed or self._open or self._waiting or self._calls)
             return not self._closed
 
     def _answer_calls(self) -> None:

@@ -1,5 +1,6 @@
 """Serve an engine at an address until Ctrl-C."""
 
+import contextlib
 import socket
 
 from reso_llm.generation.text_engine import TextEngine
@@ -27,8 +28,7 @@ def serve(
     check_address(host, token)
     import uvicorn
 
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.create_server((host, port), family=family)
+    listening = listening_socket(host, port)
     config = uvicorn.Config(
         create_app(engine, name, token),
         access_log=False,
@@ -38,7 +38,26 @@ def serve(
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
     report(f"{name} is at {page_address(host, listening.getsockname()[1], token)}")
-    uvicorn.Server(config).run(sockets=[listening])
+    with contextlib.suppress(KeyboardInterrupt):  # the way to end it
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    """A socket that listens. OSError for a port that is taken.
+
+    asyncio sends small answers at once only where the protocol is named; else each waits 40 ms for
+    an acknowledgement.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(MAX_CONNECTIONS)
+    except OSError as error:
+        listening.close()
+        raise OSError(error.errno, error.strerror, f"{host}:{port}") from None
+    return listening
 
 
 def page_address(host: str, port: int, token: str | None) -> str:

@@ -28,7 +28,9 @@ class Variants:
             return self.engine
         if unknown := sorted(stages - set(self.stages)):
             known = ", ".join(self.stages) or "none"
-            raise ValueError(f"reso.without = {unknown[0]!r}: expected stages of this model: {known}")
+            raise ValueError(
+                f"reso.without = {unknown[0]!r}: expected stages of the model: {known}"
+            )
         engine = self._kept.pop(stages, None) or self._made(stages)
         self._kept[stages] = engine
         if len(self._kept) > MAX_KEPT:

@@ -1,12 +1,12 @@
 """A server of a tiny model on a free port of this machine, for the tests of this folder."""
 
 import contextlib
-import socket
 import threading
 import time
 
 from reso_llm.inference import ResoLLMInference
 from reso_llm.server.app import create_app
+from reso_llm.server.serve import listening_socket
 
 
 def tiny_engine(make_model, tokenizer, max_seq_len=64, **changes):
@@ -24,7 +24,7 @@ def running(engine, token=None, **limits):
     import uvicorn
 
     app = create_app(engine, "tiny", token, **limits)
-    listening = socket.create_server(("127.0.0.1", 0))
+    listening = listening_socket("127.0.0.1", 0)
     config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

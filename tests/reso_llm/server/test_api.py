@@ -235,7 +235,10 @@ REFUSED = [
     ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
     ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
     ({"messages": [{"role": "user"}]}, "messages[0].content"),
-    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+        "messages[0].content[0]",
+    ),
     ({"messages": [{"role": "user", "content": "x", "name": "me"}]}, "messages[0].name"),
     ({"temperature": -1}, "temperature"),
     ({"temperature": "hot"}, "temperature"),
@@ -277,7 +280,7 @@ def test_a_wrong_or_unbuilt_parameter_is_refused_by_name(served, wrong, param):
 
 
 def test_an_unknown_stage_is_refused(client):
-    with pytest.raises(openai.BadRequestError, match="expected stages of this model"):
+    with pytest.raises(openai.BadRequestError, match="expected stages of the model"):
         chat(client, extra_body={"reso": {"without": ["warp"]}})
 
 
