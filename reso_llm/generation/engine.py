@@ -16,6 +16,7 @@ from reso_llm.config import ResoLLMConfig
 from reso_llm.decoding.controllers import SRB, StabilityTemperature
 from reso_llm.decoding.stability import StabilityMonitor
 from reso_llm.generation.context import Context
+from reso_llm.generation.guidance import GuidedContext, context_towards
 from reso_llm.generation.loop import finish, write
 from reso_llm.generation.options import GenerationOptions, options_of, seed_or_drawn
 from reso_llm.generation.prompt import Prompt, messages_of
@@ -32,7 +33,7 @@ class Job(NamedTuple):
     """A generation in progress: its rows, the steps that write them, and its state at the start."""
 
     started: float  # by time.perf_counter()
-    context: Context
+    context: Context | GuidedContext
     steps: Generator[None, None, None]
     goals: Mapping[Goal, bool]
     """The goals that steer the texts, and whether each was achieved before the generation."""
@@ -179,15 +180,20 @@ class Engine:
         ]
         active = () if session.agency is None else session.agency.active_goals
         steering = {goal: goal.achieved for goal in (*active, *goals)}
-        context = Context(
-            self.model,
-            self.tokenizer,
-            rows,
-            goal=session.steered_by(tuple(steering)),
-            noise=noise,
-            field=field,
-            attending=options.metrics and self.config.agency.enabled,
-        )
+        goal = session.steered_by(tuple(steering))
+
+        def reading(towards: bool) -> Context:
+            return Context(
+                self.model,
+                self.tokenizer,
+                rows,
+                goal=goal if towards else None,
+                noise=None if noise is None else noise.clone_state(),
+                field=field,
+                attending=options.metrics and self.config.agency.enabled,
+            )
+
+        context = context_towards(options.guidance if steering else 0, reading)
         if len(rows) == 1 and rows[0].decoding.monitor is not None:
             session.stability = rows[0].decoding.monitor
         return Job(started, context, write(context), steering)

@@ -12,10 +12,11 @@ import torch
 
 from reso_llm.decoding.row import Measure, measure, measure_row
 from reso_llm.generation.context import Context
+from reso_llm.generation.guidance import GuidedContext
 from reso_llm.generation.row import Prediction, TextRow
 
 
-def write(context: Context) -> Generator[None, None, None]:
+def write(context: Context | GuidedContext) -> Generator[None, None, None]:
     """Write all rows of a context to their end, in step, and yield after each token.
 
     Run it in inference mode. Raises FloatingPointError when the model's logits are not finite.
@@ -31,7 +32,11 @@ def write(context: Context) -> Generator[None, None, None]:
 
 
 def _write_token(
-    context: Context, row: TextRow, b: int, prediction: Prediction, measured: Measure | None
+    context: Context | GuidedContext,
+    row: TextRow,
+    b: int,
+    prediction: Prediction,
+    measured: Measure | None,
 ) -> None:
     """Decide about, draw and take the next token of row b."""
     logits = prediction.logits[b : b + 1]
