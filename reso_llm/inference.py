@@ -8,13 +8,14 @@ from typing import Any
 from reso_llm.config import ResoLLMConfig
 from reso_llm.decoding.controllers import SRB
 from reso_llm.generation.engine import Engine
-from reso_llm.generation.multi_agent import coordinate
+from reso_llm.generation.multi_agent import coordinate, hear
 from reso_llm.generation.options import options_of
 from reso_llm.generation.prompt import Prompt
 from reso_llm.generation.results import GenerationResult
 from reso_llm.model import ResoLLMModel
 from reso_llm.session.agency import GoalCalibration
 from reso_llm.session.entanglement import EntanglementNetwork
+from reso_llm.session.episodes import Moment
 from reso_llm.tokenizer import ResoTokenizer, check_tokenizer
 from run_core.checkpoint import build_from, get_document, load_checkpoint, save_directory
 from run_core.hardware import pick_device
@@ -81,6 +82,13 @@ class ResoLLMInference(Engine):
                 "training.json": training,
             },
         )
+
+    def hear(self, teller: "ResoLLMInference", network: EntanglementNetwork) -> tuple[Moment, ...]:
+        """Remember what another agent was told, by the fidelity of the link.
+
+        See `multi_agent.hear`.
+        """
+        return hear(self, teller, network)
 
     def generate_multi_agent(
         self,

@@ -24,10 +24,10 @@ PACKAGES = {
 FLOORS = (
     ("config", "tokenizer"),
     ("decoding", "data", "stages"),
-    ("network", "session", "hf"),
+    ("network", "session"),
     ("model",),
     ("generation",),
-    ("chat", "tour", "training"),
+    ("chat", "tour", "training", "hf"),
     ("inference",),
 )
 # What the pure parts may not reach, however many imports lie between.

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from entropy_core.checks import nearest
 from reso_llm.chat.panel import panel
 from reso_llm.chat.session import ChatSession, Reply
-from reso_llm.generation.engine import describe
+from reso_llm.session.foci import summary
 from run_core import terminal
 from run_core.terminal import Screen
 
@@ -92,9 +92,8 @@ class Chat:
         if reply.result.goals_achieved:
             self._note(f"goal achieved: {', '.join(reply.result.goals_achieved)}")
         if self.show_metrics:
-            config = self.session.engine.config
-            columns = self.screen.columns
-            for row in panel(reply.result, config.vocab_size, config.num_layers, columns):
+            engine, columns = self.session.engine, self.screen.columns
+            for row in panel(reply.result, engine.vocab_size, engine.num_layers, columns):
                 self.screen.note(row)
 
     def _run_command(self, name: str, argument: str) -> None:
@@ -146,7 +145,7 @@ class Chat:
         if not text:
             self._note("remember what? remember <text>")
             return
-        self.session.engine.model.update_memory(terminal.encodable(text))
+        self.session.engine.update_memory(terminal.encodable(text))
         self._note(f"remembered; {_num_memories(self.session)}")
 
     def recall(self, query: str) -> None:
@@ -154,10 +153,11 @@ class Chat:
         if not query:
             self._note("recall what? recall <text>")
             return
-        recollections = self.session.engine.model.recall(terminal.encodable(query))
+        recollections = self.session.engine.recall(terminal.encodable(query))
         for r in recollections:
             age = _num_texts(r.age)
-            self._note(f"{age} ago, resonance {r.resonance:.2f}: {_quoted(r.moment.text)}")
+            told = f", told by {r.moment.source}" if r.moment.source else ""
+            self._note(f"{age} ago{told}, resonance {r.resonance:.2f}: {_quoted(r.moment.text)}")
         if not recollections:
             self._note("nothing in memory resonates with that")
 
@@ -212,11 +212,11 @@ def parse_line(line: str) -> tuple[str | None, str]:
 def status(session: ChatSession) -> list[str]:
     """The lines of `status`."""
     engine, turns = session.engine, session.turns
-    kept = engine.model.session
-    foci = ", ".join(focus.target for focus in kept.agency.foci) if kept.agency else ""
+    kept = engine.session
+    foci = summary(kept.agency.foci) if kept.agency else ""
     return [
-        f"model    {describe(engine)}",
-        f"context  {session.context_used} of {engine.config.max_seq_len} tokens, "
+        f"model    {engine.description}",
+        f"context  {session.context_used} of {engine.context_length} tokens, "
         f"{len(turns)} turns, {len(turns) - len(session.turns_read)} left out",
         f"system   {_quoted(session.system[0].content) if session.system else '-'}",
         f"goal     {session.goal.description if session.goal else '-'}",
@@ -227,7 +227,7 @@ def status(session: ChatSession) -> list[str]:
 
 
 def _num_memories(session: ChatSession) -> str:
-    episodes = session.engine.model.session.episodes
+    episodes = session.engine.session.episodes
     if episodes is None:
         return "-"
     return f"{len(episodes)} of at most {_num_texts(episodes.config.max_moments)}"
@@ -256,7 +256,7 @@ def run_in_terminal(
     screen = Screen.of(sys.stdout)
     with terminal.undecodable_replaced():
         if terminal.is_interactive():
-            screen.note(describe(session.engine))
+            screen.note(session.engine.description)
             screen.note("help lists the commands, exit leaves")
             if session.exchanges:
                 screen.note(f"going on after {len(session.exchanges)} exchanges")

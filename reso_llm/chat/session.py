@@ -6,15 +6,16 @@ question that is too long by itself is cut at its end. Every reply comes with no
 left out.
 """
 
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from reso_llm.data.conversation import Message
 from reso_llm.generation.context import opening_limit
-from reso_llm.generation.engine import Engine
 from reso_llm.generation.options import GenerationOptions
 from reso_llm.generation.results import GenerationResult
+from reso_llm.generation.text_engine import TextEngine
 from reso_llm.session import saving
 from reso_llm.session.agency import Goal
 from reso_llm.session.session import Session
@@ -53,7 +54,7 @@ class ChatSession:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: TextEngine,
         max_length: int = 128,
         seed: int | None = None,
         system: str | None = None,
@@ -62,7 +63,7 @@ class ChatSession:
         self.engine, self.max_length, self.seed = engine, max_length, seed
         self.options = SAMPLING | options
         GenerationOptions(max_length=max_length, **self.options)
-        context = engine.config.max_seq_len
+        context = engine.context_length
         self.room = context - min(max_length, context // 2)
         """Tokens of a prompt, at most."""
         self.system = [] if system is None else [self._system_message(system)]
@@ -154,7 +155,7 @@ class ChatSession:
             "goal": self.goal.description if self.goal else None,
             "tokenizer": self.engine.tokenizer.fingerprint,
         }
-        saving.save(self.engine.model.session, path, extra)
+        saving.save(self.engine.session, path, extra)
 
     def load(self, path: str | Path) -> None:
         """Go on with the conversation of a file, and its goals, episodes and clock.
@@ -162,8 +163,7 @@ class ChatSession:
         The file's system message is taken where none was given. Raises as `saving.load`, and
         ValueError for a file that holds no conversation or belongs to another tokenizer.
         """
-        model = self.engine.model
-        session = Session(model.config)
+        session = Session(self.engine.session.config)
         extra = saving.load(session, path)
         if "exchanges" not in extra:
             raise ValueError(f"{path}: a session without a conversation; expected a chat's")
@@ -171,18 +171,18 @@ class ChatSession:
             raise ValueError(
                 f"{path}: saved with another tokenizer; use the model it was saved with"
             )
-        if session.agency is not None:  # the calibration is the checkpoint's
-            session.agency.calibration = model.session.agency.calibration
+        if session.agency is not None:  # the calibration is the model's
+            session.agency.calibration = self.engine.session.agency.calibration
         if not self.system and extra["system"] is not None:
             self.system = [self._system_message(extra["system"])]
-        model.session = session
+        self.engine.session = session
         self.exchanges = [Exchange(*values) for values in extra["exchanges"]]
         self.num_replies = extra["num_replies"]
         pending = [goal for goal in self._active_goals() if goal.description == extra["goal"]]
         self.goal = pending[-1] if pending else None
 
     def _active_goals(self) -> tuple[Goal, ...]:
-        agency = self.engine.model.session.agency
+        agency = self.engine.session.agency
         return () if agency is None else agency.active_goals
 
     # --- the goal of the next reply
@@ -190,7 +190,7 @@ class ChatSession:
     def set_goal(self, description: str) -> None:
         """Pursue a goal with the next reply, in place of one set before; see `create_goal`."""
         self.drop_goal()
-        self.goal = self.engine.model.create_goal(terminal.encodable(description))
+        self.goal = self.engine.create_goal(terminal.encodable(description))
 
     def _set_goal_again(self, exchange: Exchange) -> None:
         """Pursue the goal of an exchange again, unless another one is set."""
@@ -200,8 +200,8 @@ class ChatSession:
     def drop_goal(self) -> None:
         """Pursue no goal with the next reply."""
         goal, self.goal = self.goal, None
-        if goal is not None and goal in self.engine.model.get_active_goals():
-            self.engine.model.session.agency.drop_goal(goal)
+        if goal is not None and goal in self._active_goals():
+            self.engine.session.agency.drop_goal(goal)
 
     # --- what the model reads
 
@@ -213,25 +213,23 @@ class ChatSession:
     @property
     def turns_read(self) -> list[Message]:
         """The newest questions and replies that the context holds."""
-        room = self.engine.config.max_seq_len - 1 - self._size(self.system)
-        return _turns(self._newest(self.exchanges, room) or self.exchanges[-1:])
+        fitting = self._newest(self.exchanges, self.engine.context_length)
+        return _turns(fitting or self.exchanges[-1:])
 
     @property
     def context_used(self) -> int:
         """Tokens of the conversation that the context holds."""
-        size = 1 + self._size([*self.system, *self.turns_read])
-        return min(size, self.engine.config.max_seq_len)
+        return min(self._size(self.turns_read), self.engine.context_length)
 
     def _fit(
         self, earlier: list[Exchange], question: str, begun: str
     ) -> tuple[list[Exchange], str, list[str]]:
         """The exchanges to read, the question as far as it is read, and notes on the rest."""
-        notes = []
-        room = self.room - self._size([*self.system, Message("assistant", begun)])
-        if room < self._size([Message("user", "")]):
+        notes, begins = [], [Message("assistant", begun)] if begun else []
+        if self._size([Message("user", ""), *begins]) > self.room:
             raise ValueError("the reply fills the context: it cannot go on")
-        short = self._shortened(question, room)
-        newest = self._newest(earlier, room - self._size([Message("user", short)]))
+        short = self._shortened(question, begins)
+        newest = self._newest(earlier, self.room, [Message("user", short), *begins])
         if len(newest) < len(earlier):
             left_out = 2 * (len(earlier) - len(newest))
             notes.append(f"the context is full: the {left_out} oldest turns are left out")
@@ -240,30 +238,34 @@ class ChatSession:
             notes.append(f"too long: the first {characters} are read")
         return newest, short, notes
 
-    def _shortened(self, question: str, room: int) -> str:
-        """The longest beginning of a question that fits into `room` tokens."""
-        while question and (size := self._size([Message("user", question)])) > room:
-            question = question[: min(len(question) - 1, len(question) * room // size)]
+    def _shortened(self, question: str, begins: list[Message]) -> str:
+        """The longest beginning of a question that fits with the beginning of its reply."""
+        while question and (size := self._size([Message("user", question), *begins])) > self.room:
+            question = question[: min(len(question) - 1, len(question) * self.room // size)]
         return question
 
-    def _newest(self, exchanges: list[Exchange], room: int) -> list[Exchange]:
-        """The newest exchanges that fit into `room` tokens together."""
-        count = 0
-        for exchange in reversed(exchanges):
-            room -= self._size(exchange.turns)
-            if room < 0:
-                break
-            count += 1
+    def _newest(
+        self, exchanges: list[Exchange], room: int, after: Sequence[Message] = ()
+    ) -> list[Exchange]:
+        """The newest exchanges that fit into `room` tokens together with the messages after."""
+
+        def size(count: int) -> int:
+            return self._size([*_turns(exchanges[len(exchanges) - count :]), *after])
+
+        count = bisect_right(range(1, len(exchanges) + 1), room, key=size)
         return exchanges[len(exchanges) - count :]
 
     def _size(self, messages: list[Message]) -> int:
-        """Tokens of messages, <|bos|> aside."""
-        return len(self.engine.tokenizer.encode_conversation(messages)[0]) - 1
+        """Tokens of a prompt: the system message and these after it; 0 for no message."""
+        prompt = [*self.system, *messages]
+        return len(self.engine.prompt_ids(prompt)) if prompt else 0
 
     def _system_message(self, text: str) -> Message:
         message = Message("system", terminal.encodable(text))
-        context = self.engine.config.max_seq_len
-        size, limit = self._size([message]), opening_limit(context) - 1
+        context, question = self.engine.context_length, Message("user", "")
+        size = len(self.engine.prompt_ids([message, question]))
+        size -= len(self.engine.prompt_ids([question]))
+        limit = opening_limit(context) - 1
         if not text.strip():
             raise ValueError("system is blank: give a text, or leave it out")
         if size > limit:

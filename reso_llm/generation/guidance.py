@@ -11,15 +11,15 @@ token is read twice, once by either context.
 Shapes: B rows, V vocabulary, m candidates.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from reso_llm.decoding.cache_noise import CacheNoise
-from reso_llm.generation.context import Context
-from reso_llm.generation.row import Prediction
+from reso_llm.generation.loop import ModelContext
+from reso_llm.generation.row import Prediction, TextRow
 
 
 class GuidedContext:
@@ -28,10 +28,10 @@ class GuidedContext:
     All measurements but the logits are those of the context with the goals.
     """
 
-    def __init__(self, goal: Context, none: Context, strength: float) -> None:
+    def __init__(self, goal: ModelContext, none: ModelContext, strength: float) -> None:
         self.goal, self.none, self.strength = goal, none, strength
         self.rows, self.tokenizer = goal.rows, goal.tokenizer
-        self.attending = goal.attending
+        self.table, self.attending = goal.table, goal.attending
         none.attending = False  # attention is reported where the goals are known
 
     def predict(self) -> Prediction:
@@ -45,11 +45,11 @@ class GuidedContext:
         self.goal.heat(row, noise, generator)
 
     def lookahead(self, row: int, candidates: Tensor, horizon: int) -> Tensor:
-        """`Context.lookahead` (m,) of the model told of the goals, not guided."""
+        """`ModelContext.lookahead` (m,) of the model told of the goals, not guided."""
         return self.goal.lookahead(row, candidates, horizon)
 
     def received(self, row: int) -> np.ndarray:
-        """Attention received where the goals are known; see `Context.received`."""
+        """Attention received where the goals are known; see `ModelContext.received`."""
         return self.goal.received(row)
 
     def warnings(self, row: int) -> tuple[str, ...]:
@@ -57,7 +57,29 @@ class GuidedContext:
         return self.goal.warnings(row)
 
 
-def context_towards(strength: float, context: Callable[[bool], Context]) -> Context | GuidedContext:
+class OtherPrompt:
+    """A row as a context sees it that reads another prompt before the row's new words."""
+
+    def __init__(self, row: TextRow, prompt: Sequence[int]) -> None:
+        self.row, self.prompt, self.num_prompt = row, list(prompt), len(prompt)
+
+    @property
+    def ids(self) -> list[int]:
+        """Ids of the prompt and of the new words."""
+        return [*self.prompt, *self.row.new_ids]
+
+    @property
+    def new_ids(self) -> list[int]:
+        """Ids after the prompt."""
+        return self.row.new_ids
+
+    @property
+    def stop_reason(self) -> str:
+        """ "" until the row has ended."""
+        return self.row.stop_reason
+
+
+def context_towards(strength: float, context: Callable[[bool], ModelContext]) -> ModelContext:
     """The context of rows with goals: `context(True)` knows the goals, `context(False)` does not.
 
     Strength 0 and 1 need one of the two, and cost nothing more.

@@ -7,16 +7,48 @@ Shapes: B rows, V vocabulary.
 
 from collections.abc import Generator, Iterable, Sequence
 from functools import partial
+from typing import Protocol
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.decoding.row import Measure, measure, measure_row
-from reso_llm.generation.context import Context
-from reso_llm.generation.guidance import GuidedContext
 from reso_llm.generation.row import Prediction, TextRow
+from reso_llm.generation.tokens import Tokens
 
 
-def write(context: Context | GuidedContext) -> Generator[None, None, None]:
+class ModelContext(Protocol):
+    """A model after the ids of some rows: `context.Context`, or `reso_llm.hf.context.HFContext`."""
+
+    rows: Sequence[TextRow]
+    tokenizer: Tokens
+    table: Tensor  # (V,D), token embeddings
+    attending: bool  # whether `received` is known
+
+    def predict(self) -> Prediction:
+        """Read the newest token of each row, and predict the next."""
+        ...
+
+    def heat(self, row: int, noise: CacheNoise, generator: torch.Generator) -> None:
+        """Put noise into a row's cache; it acts from the next token on."""
+        ...
+
+    def lookahead(self, row: int, candidates: Tensor, horizon: int) -> Tensor:
+        """ln p (m,) of the most probable `horizon` tokens after each of the candidates (m,)."""
+        ...
+
+    def received(self, row: int) -> np.ndarray:
+        """Share of attention (n,) that a row's n ids got."""
+        ...
+
+    def warnings(self, row: int) -> tuple[str, ...]:
+        """Sentences about what a row's context has lost."""
+        ...
+
+
+def write(context: ModelContext) -> Generator[None, None, None]:
     """Write all rows of a context to their end, in step, and yield after each token.
 
     Run it in inference mode. Raises FloatingPointError when the model's logits are not finite.
@@ -32,11 +64,7 @@ def write(context: Context | GuidedContext) -> Generator[None, None, None]:
 
 
 def _write_token(
-    context: Context | GuidedContext,
-    row: TextRow,
-    b: int,
-    prediction: Prediction,
-    measured: Measure | None,
+    context: ModelContext, row: TextRow, b: int, prediction: Prediction, measured: Measure | None
 ) -> None:
     """Decide about, draw and take the next token of row b."""
     logits = prediction.logits[b : b + 1]

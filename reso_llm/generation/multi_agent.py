@@ -7,15 +7,15 @@
         log p(v) = sum_a w_a log p_a(v) - log Z,    w_a = r_a / sum_b r_b
 
 r_a is the agent's order parameter at the token (1 without Kuramoto): an agent whose past is in
-phase has more weight (Hinton 2002). In an entanglement network the agents begin with a mixture of
-their sedenion fields, and mix their order parameters, by the fidelity of their links
-(`entanglement.py`); without one each keeps its own.
+phase has more weight (Hinton 2002). In an entanglement network (`entanglement.py`) the agents first
+`hear` each other, and mix their order parameters, by the fidelity of their links.
 
-Shapes: A agents, V vocabulary, D width.
+Shapes: A agents, V vocabulary.
 """
 
-import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import permutations
 
 import torch
 from torch import Tensor
@@ -23,15 +23,22 @@ from torch import Tensor
 from entropy_core.checks import nearest
 from reso_llm.data.conversation import Message
 from reso_llm.decoding.sampling import sample
-from reso_llm.generation.engine import Engine, Job
+from reso_llm.generation.engine import Engine
 from reso_llm.generation.loop import finish, measured_rows
 from reso_llm.generation.options import GenerationOptions, seed_or_drawn
 from reso_llm.generation.prompt import Prompt
 from reso_llm.generation.results import GenerationResult
 from reso_llm.generation.row import Prediction
-from reso_llm.session.entanglement import EntanglementNetwork, consensus_logits
+from reso_llm.generation.text_engine import Job
+from reso_llm.session.entanglement import EntanglementNetwork, concurrence, consensus_logits
+from reso_llm.session.episodes import Moment
 
 STRATEGIES = ("parallel", "sequential", "consensus")
+
+SAME = 1e-4
+"""Largest difference of two agents' probabilities of a token that is rounding alone."""
+
+ALIKE = "the agents gave every token equal probabilities: this consensus is the text of one of them"
 
 
 def coordinate(
@@ -44,8 +51,8 @@ def coordinate(
 ) -> list[GenerationResult]:
     """One result for each agent, after Ctrl-C of those that began; see the module's docstring.
 
-    Raises ValueError for an unknown strategy, agents whose tokenizers or fields differ, agents
-    outside the network, and controllers in a consensus.
+    Raises ValueError for an unknown strategy, agents whose tokenizers differ, controllers in a
+    consensus, and as `hear` does.
     """
     if strategy not in STRATEGIES:
         hint = nearest(strategy, list(STRATEGIES))
@@ -55,12 +62,14 @@ def coordinate(
     if len({agent.tokenizer.fingerprint for agent in agents}) > 1:
         raise ValueError("the agents have different tokenizers: they cannot share tokens")
     seed = seed_or_drawn(seed, len(agents))
-    fields = _shared_fields(agents, network)
+    if network is not None:
+        for listener, teller in permutations(agents, 2):
+            hear(listener, teller, network)
     if strategy == "consensus":
-        return _consensus(agents, prompt, options, network, fields, seed)
+        return _consensus(agents, prompt, options, network, seed)
     results = []
-    for i, (agent, field) in enumerate(zip(agents, fields, strict=True)):
-        results += agent.finish(agent.start([prompt], options, [seed + i], field=field))
+    for i, agent in enumerate(agents):
+        results += agent.finish(agent.start([prompt], options, [seed + i]))
         if results[-1].stop_reason == "interrupted":
             break
         if strategy == "sequential":
@@ -82,18 +91,22 @@ def _consensus(
     prompt: Prompt,
     options: GenerationOptions,
     network: EntanglementNetwork | None,
-    fields: Sequence[Tensor | None],
     seed: int,
 ) -> list[GenerationResult]:
-    """Every agent reads the same text, and its traces are of its own distribution."""
+    """Every agent reads the same text, and its traces are of its own distribution.
+
+    A warning says where all distributions were the same.
+    """
     if options.controllers:
         raise ValueError("controllers act on one agent's text: use them with another strategy")
-    jobs = [
-        agent.start([prompt], options, [seed], field=field)
-        for agent, field in zip(agents, fields, strict=True)
-    ]
-    finish(_agree(agents, jobs, options, network, seed), [job.rows[0] for job in jobs])
-    return [agent.close(job)[0] for agent, job in zip(agents, jobs, strict=True)]
+    jobs = [agent.start([prompt], options, [seed]) for agent in agents]
+    apart = [0.0]
+    steps = _agree(agents, jobs, options, network, seed, apart)
+    finish(steps, [job.rows[0] for job in jobs])
+    results = [agent.close(job)[0] for agent, job in zip(agents, jobs, strict=True)]
+    if max(apart) > SAME or not results[0].token_ids:
+        return results
+    return [replace(result, warnings=(*result.warnings, ALIKE)) for result in results]
 
 
 def _agree(
@@ -102,8 +115,12 @@ def _agree(
     options: GenerationOptions,
     network: EntanglementNetwork | None,
     seed: int,
+    apart: list[float],
 ) -> Iterator[None]:
-    """Draw token after token from the product of all distributions; every agent takes it."""
+    """Draw token after token from the product of all distributions; every agent takes it.
+
+    apart receives for each token the largest difference of two agents' probabilities of a word.
+    """
     device, shared = agents[0].device, agents[0].tokenizer.vocab_size
     generator = torch.Generator(device).manual_seed(seed)
     rows = [job.rows[0] for job in jobs]
@@ -114,6 +131,8 @@ def _agree(
         for row, measured, prediction in turns:
             row.decide(measured, prediction, 0)  # raises for logits that are no distribution
         logits = torch.stack([p.logits[:, :shared].to(device) for p in predictions])
+        p = logits.softmax(-1)
+        apart.append(float((p.amax(0) - p.amin(0)).max()))
         mixed = consensus_logits(logits, _trust(agents, predictions, network).to(device))
         token = int(sample(mixed, rows[0].penalised(device), options.sampling, generator))
         for row, measured, prediction in turns:
@@ -127,8 +146,7 @@ def _trust(
     network: EntanglementNetwork | None,
 ) -> Tensor:
     """Order parameters (A,), as each agent sees them in the network."""
-    seen = [prediction.coherence[0] for prediction in predictions]
-    own = [1.0 if math.isnan(coherence) else coherence for coherence in seen]
+    own = [1.0 if p.coherence is None else p.coherence[0] for p in predictions]
     if network is not None:
         names = [agent.model.session.node_id for agent in agents]
         states = dict(zip(names, own, strict=True))
@@ -139,25 +157,29 @@ def _trust(
 # --- entanglement
 
 
-def _shared_fields(
-    agents: Sequence[Engine], network: EntanglementNetwork | None
-) -> list[Tensor | None]:
-    """The field (H,C,S) each agent starts with; None where the agent uses its own."""
-    if network is None:
-        return [None] * len(agents)
-    names = [agent.model.session.node_id for agent in agents]
-    unknown = [name for name in names if name not in network.nodes]
-    if unknown:
-        raise ValueError(
-            f"agents {unknown} are not in the network: expected agent.model.session.join(network)"
-        )
-    fields = [_own_field(agent) for agent in agents]
-    if any(field is None for field in fields):
-        raise ValueError("a network shares sedenion fields: every agent needs temporal_smf")
-    states = dict(zip(names, fields, strict=True))
-    return [network.share(name, states) for name in names]
+def hear(listener: Engine, teller: Engine, network: EntanglementNetwork) -> tuple[Moment, ...]:
+    """What the listener now remembers of the texts that the teller was told, oldest first.
 
-
-def _own_field(agent: Engine) -> Tensor | None:
-    state = agent.model.recollected_state().stages.get("temporal_smf")
-    return None if state is None else state.field[0]
+    Each weighs in the teller's memory now times C of the link (`entanglement.py`), so nothing
+    passes at a fidelity up to 1/2, and is read by the listener's own network. It replaces what the
+    listener heard from that node before; what the teller itself heard is not told on. Raises
+    ValueError for an agent and itself, outside the network or without episodic memory.
+    """
+    told, heard = teller.model.session, listener.model.session
+    if told is heard:
+        raise ValueError(f"agent {told.node_id!r} twice: expected another agent to hear")
+    for session in (told, heard):
+        if session.node_id not in network.nodes:
+            raise ValueError(
+                f"agent {session.node_id!r} is not in the network: expected "
+                "agent.model.session.join(network)"
+            )
+        session.require_memory("hear")
+    share = concurrence(network.fidelity(heard.node_id, told.node_id))
+    heard.forget_source(told.node_id)
+    if not share:
+        return ()
+    return tuple(
+        listener.model.update_memory(text, share * weight, source=told.node_id)
+        for text, weight in told.own_texts()
+    )

@@ -12,17 +12,13 @@ from typing import Any
 
 from entropy_core.signals import Signals
 from reso_llm.decoding.row import Event
-from reso_llm.generation.context import Context
+from reso_llm.generation.loop import ModelContext
 from reso_llm.generation.row import TextRow
 from reso_llm.generation.targets import targets_of
-from reso_llm.model import ResoLLMModel
 from reso_llm.session.agency import Appraisal, Goal
 from reso_llm.session.foci import Focus, summary
 from reso_llm.session.session import Session, WrittenText
 from reso_llm.stages.goal import text_vector
-from reso_llm.tokenizer import SPECIAL_TOKENS
-
-FIRST_WORD = len(SPECIAL_TOKENS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +50,11 @@ class GenerationResult:
     temperature_trace: tuple[float, ...] = ()
     """Temperature each token was drawn at; 0 is greedy."""
     coherence_trace: tuple[float, ...] = ()
-    """Kuramoto order parameter of the token before, 0 to 1."""
+    """Kuramoto order parameter of the token before, 0 to 1; none without kuramoto."""
     signals_trace: tuple[Signals, ...] = ()
     """All signals behind each decision: H, dH, d2H, E, dE and C+."""
     layers_trace: tuple[int, ...] = ()
-    """Layers that the coherence gate let run."""
+    """Layers that the coherence gate let run; none without the gate."""
 
     events: tuple[Event, ...] = ()
     """Decisions of the controllers, each with its step and cause."""
@@ -97,16 +93,17 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def written_text(
-    model: ResoLLMModel, context: Context, b: int, goals: Collection[Goal]
-) -> WrittenText:
-    """Row b of a context, steered by these goals, as the model's session notes it."""
-    row, table = context.rows[b], model.embedding.weight
-    vector = text_vector(table, [i for i in row.new_ids if i >= FIRST_WORD])
-    if not (context.attending and row.surprises):
+def written_text(context: ModelContext, b: int, goals: Collection[Goal]) -> WrittenText:
+    """Row b of a context, steered by these goals, as the model's session notes it.
+
+    Where the context does not know attention, that received is 0.
+    """
+    row, table = context.rows[b], context.table
+    vector = text_vector(table, [i for i in row.new_ids if i not in row.special])
+    if not (row.options.metrics and row.surprises):
         return WrittenText(vector, ())
     surprises = [0.0] * (len(row.ids) - len(row.surprises)) + row.surprises  # 0 in the prompt
-    received = context.received(b)[: len(row.ids)]
+    received = context.received(b)[: len(row.ids)] if context.attending else [0.0] * len(row.ids)
     vectors = table if goals else None
     targets = targets_of(context.tokenizer, row.ids, surprises, received, vectors)
     return WrittenText(vector, tuple(targets))
@@ -152,17 +149,19 @@ def result_of(
         goal_progress=_progress(session, goals, appraisals),
         attention_summary=foci,
         attention_sentence=summary(foci),
-        memories_touched=_touched(session, row.ids, len(new_ids)),
+        memories_touched=_touched(session, row.ids, len(new_ids), row.special),
         warnings=(*context_warnings, *_goal_warnings(session, goals), *_alarms(row)),
     )
 
 
-def _touched(session: Session, ids: list[int], num_new: int) -> tuple[str, ...]:
+def _touched(
+    session: Session, ids: list[int], num_new: int, special: Collection[int]
+) -> tuple[str, ...]:
     """Texts in memory of which three tokens in a row end in this text's `num_new` newest."""
     if session.episodes is None or not session.episodes.moments:
         return ()
     recent = ids[max(0, len(ids) - num_new - 2) :]
-    said = {t for t in zip(recent, recent[1:], recent[2:], strict=False) if t[2] >= FIRST_WORD}
+    said = {t for t in zip(recent, recent[1:], recent[2:], strict=False) if t[2] not in special}
     return tuple(
         m.text
         for m in session.episodes.moments

@@ -5,7 +5,7 @@ Shapes: B rows, V vocabulary, D width.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,17 +15,17 @@ from reso_llm.decoding.row import Draw, Measure, Row
 from reso_llm.decoding.stability import StabilityMonitor
 from reso_llm.generation.options import GenerationOptions
 from reso_llm.generation.text_stream import TextStream
-from reso_llm.tokenizer import SPECIAL_TOKENS, ResoTokenizer
+from reso_llm.generation.tokens import Tokens
 
 
 class Prediction(NamedTuple):
     """The model's prediction of the next token of every row, and the measurements of that pass."""
 
     logits: Tensor  # (B,V), float32; -inf where a token may not be written
-    coherence: Sequence[float]  # (B,) order parameter of the newest token; NaN without kuramoto
-    layers_used: Sequence[int]  # (B,)
-    hidden: np.ndarray  # (B,D), the final, normalised x
     embedding: np.ndarray  # (B,D), of the newest token
+    coherence: Sequence[float] | None = None  # (B,) order parameter of it; None without kuramoto
+    layers_used: Sequence[int] | None = None  # (B,), None without the coherence gate
+    hidden: np.ndarray | None = None  # (B,D), the final, normalised x; None without the monitor's
 
 
 class TextRow:
@@ -35,7 +35,7 @@ class TextRow:
         self,
         prompt: Sequence[int],
         options: GenerationOptions,
-        tokenizer: ResoTokenizer,
+        tokenizer: Tokens,
         *,
         seed: int,
         device: torch.device,
@@ -54,7 +54,7 @@ class TextRow:
         )
         self.measured = options.metrics or bool(options.controllers)
         self.stream = TextStream(tokenizer, options.stop_strings, on_text)
-        self.ends = ends_of(tokenizer)
+        self.ends, self.special = tokenizer.end_ids, tokenizer.special_ids
         self.surprises: list[float] = []  # nats
         self.coherence: list[float] = []
         self.layers: list[int] = []
@@ -90,12 +90,13 @@ class TextRow:
         """
         if measured is not None:
             surprise = measured.log_total - prediction.logits[row, token].item()
-            coherence = prediction.coherence[row]
-            known = None if math.isnan(coherence) else coherence
-            self.decoding.observe(token, surprise, known, prediction.hidden[row])
+            coherence, hidden = _of(prediction.coherence, row), _of(prediction.hidden, row)
+            self.decoding.observe(token, surprise, coherence, hidden)
             self.surprises.append(surprise)
-            self.coherence.append(coherence)
-            self.layers.append(prediction.layers_used[row])
+            if coherence is not None:
+                self.coherence.append(coherence)
+            if prediction.layers_used is not None:
+                self.layers.append(prediction.layers_used[row])
         self.ids.append(token)
         if token in self.ends:
             self.end("end")
@@ -116,10 +117,10 @@ class TextRow:
         """Ids (1,n) that the repetition penalty counts: a turn must stay free to end."""
         if self.decoding.sampling.repetition_penalty == 1:
             return torch.empty((1, 0), dtype=torch.long, device=device)
-        words = [i for i in self.ids if i >= len(SPECIAL_TOKENS)]
+        words = [i for i in self.ids if i not in self.special]
         return torch.tensor([words], dtype=torch.long, device=device)
 
 
-def ends_of(tokenizer: ResoTokenizer) -> tuple[int, int]:
-    """Tokens that end a text: its own end, and the beginning of another."""
-    return tokenizer.end_id, tokenizer.bos_id
+def _of(values: Any, row: int) -> Any:
+    """The value of a row, where the model has such values."""
+    return None if values is None else values[row]

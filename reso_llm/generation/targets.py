@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from reso_llm.generation.tokens import Tokens
 from reso_llm.session.foci import Target
 from reso_llm.session.words import WORD, is_content
 from reso_llm.stages.goal import text_vector
-from reso_llm.tokenizer import SPECIAL_TOKENS, ResoTokenizer
 
 
 def targets_of(
-    tokenizer: ResoTokenizer,
+    tokenizer: Tokens,
     ids: Sequence[int],
     surprises: Sequence[float],
     received: Sequence[float],
@@ -40,7 +40,7 @@ def targets_of(
     ]
 
 
-def word_places(tokenizer: ResoTokenizer, ids: Sequence[int]) -> dict[str, list[int]]:
+def word_places(tokenizer: Tokens, ids: Sequence[int]) -> dict[str, list[int]]:
     """The content words of a text, as first written, and the places of their tokens.
 
     A word that the end of the ids may have cut is left out.
@@ -48,7 +48,7 @@ def word_places(tokenizer: ResoTokenizer, ids: Sequence[int]) -> dict[str, list[
     decoder = tokenizer.stream_decoder()
     text, owners, unfinished = "", [], []
     for at, token in enumerate(ids):
-        piece = "\n" if token < len(SPECIAL_TOKENS) else decoder.feed(token)
+        piece = "\n" if token in tokenizer.special_ids else decoder.feed(token)
         unfinished.append(at)  # a character may take several tokens
         if piece:
             owners += [tuple(unfinished)] + [(at,)] * (len(piece) - 1)

@@ -218,7 +218,7 @@ def test_a_line_of_a_megabyte_is_cut_before_anything_reads_it(session, monkeypat
     assert len(given[0][0][0].content) <= MAX_LINE
     assert "y" * 100 not in text
     told = []
-    monkeypatch.setattr(session.engine.model, "update_memory", told.append)
+    monkeypatch.setattr(session.engine, "update_memory", told.append)
     chat(session, "remember " + "z" * 1_000_000)
     assert len(told[0]) < MAX_LINE
 
@@ -236,6 +236,11 @@ def test_the_goal_is_that_of_the_next_reply_alone(session):
     assert session.goal is None
 
 
+def test_recall_names_who_told(session):
+    session.engine.model.update_memory("she lives in Oslo", source="beta")
+    assert "ago, told by beta, resonance" in chat(session, "recall Oslo")
+
+
 def test_remember_and_recall(session):
     text = chat(session, "recall oslo", "remember she lives in Oslo", "hi", "recall Oslo", "recall")
     assert "nothing in memory" in text
@@ -246,7 +251,7 @@ def test_remember_and_recall(session):
 
 def test_status_counts(session):
     text = chat(session, "hi", "goal kites", "remember this", "/status")
-    used = len(session.engine.tokenizer.encode_conversation(session.turns)[0])
+    used = len(session.engine.prompt_ids(session.turns))
     assert f"context  {used} of 64 tokens, 2 turns, 0 left out" in text
     assert "goal     kites" in text
     assert "memory   1 of at most" in text

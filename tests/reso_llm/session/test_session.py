@@ -174,8 +174,10 @@ def test_entanglement(make_model):
     assert network.nodes == ("alpha", "beta")
     with pytest.raises(ValueError, match="exists already"):
         make_model(entanglement=config).session.join(network)
-    with pytest.raises(ValueError, match=r"join needs entanglement\.enabled=true"):
+    with pytest.raises(ValueError, match=r"without a name needs entanglement\.enabled=true"):
         make_model().session.join(network)
+    session = make_model().session
+    assert session.join(network, "gamma") == session.node_id == network.nodes[-1] == "gamma"
 
 
 def test_agency_max_foci(make_model):
