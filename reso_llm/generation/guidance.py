@@ -11,7 +11,7 @@ token is read twice, once by either context.
 Shapes: B rows, V vocabulary, m candidates.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.generation.loop import ModelContext
-from reso_llm.generation.row import Prediction, TextRow
+from reso_llm.generation.row import Prediction
 
 
 class GuidedContext:
@@ -55,28 +55,6 @@ class GuidedContext:
     def warnings(self, row: int) -> tuple[str, ...]:
         """Sentences about what a row's context has lost."""
         return self.goal.warnings(row)
-
-
-class OtherPrompt:
-    """A row as a context sees it that reads another prompt before the row's new words."""
-
-    def __init__(self, row: TextRow, prompt: Sequence[int]) -> None:
-        self.row, self.prompt, self.num_prompt = row, list(prompt), len(prompt)
-
-    @property
-    def ids(self) -> list[int]:
-        """Ids of the prompt and of the new words."""
-        return [*self.prompt, *self.row.new_ids]
-
-    @property
-    def new_ids(self) -> list[int]:
-        """Ids after the prompt."""
-        return self.row.new_ids
-
-    @property
-    def stop_reason(self) -> str:
-        """ "" until the row has ended."""
-        return self.row.stop_reason
 
 
 def context_towards(strength: float, context: Callable[[bool], ModelContext]) -> ModelContext:

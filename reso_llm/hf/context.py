@@ -39,17 +39,20 @@ class HFContext:
         tokenizer: HFTokenizer,
         rows: Sequence[TextRow],
         *,
+        prompts: Sequence[Sequence[int]],
         limit: int,
         openings: Sequence[int],
         texts: Sequence[tuple[Sequence[int], float]],
         echo: EchoConfig,
     ) -> None:
-        """limit: the model's positions; openings: first ids of each row that stay when it is cut.
+        """prompts: ids that the model reads before the new ones, in place of the rows' own prompts.
 
-        texts: stored ones, as ids and weight, which the echo speaks of.
+        limit: the model's positions. openings: first ids of each prompt that stay in a cut. texts:
+        stored ones, as ids and weight, which the echo speaks of.
         """
         self.model, self.tokenizer, self.rows, self.limit = model, tokenizer, rows, limit
         self.table = model.get_input_embeddings().weight
+        self.prompts = [list(prompt) for prompt in prompts]
         self.openings = [n if n <= opening_limit(limit) else 0 for n in openings]
         self.dropped = [0] * len(rows)  # tokens between the opening and the newest
         self._cache: Any = None
@@ -65,23 +68,20 @@ class HFContext:
         The logits of a row that has ended mean nothing. Raises ValueError for a model that keeps
         another state than keys and values.
         """
-        lengths = [len(row.ids) - n for row, n in zip(self.rows, self.dropped, strict=True)]
-        going = [n for n, row in zip(lengths, self.rows, strict=True) if not row.stop_reason]
+        newest = torch.tensor([row.ids[-1] for row in self.rows], device=self.table.device)
+        going = [self._length(b) for b, row in enumerate(self.rows) if not row.stop_reason]
         if self._cache is None or max(going, default=0) > self.limit:
             logits = self._read_anew()
         else:
-            ids = torch.tensor([[row.ids[-1]] for row in self.rows], device=self.table.device)
             self._mask = torch.cat((self._mask, self._mask.new_ones(len(self.rows), 1)), 1)
-            logits = self._read(ids, self._cache, self._mask)
-        newest = torch.tensor([row.ids[-1] for row in self.rows], device=self.table.device)
+            logits = self._read(newest[:, None], self._cache, self._mask)
         embedding = self.table[newest].float().cpu().numpy()
         return Prediction(self._echoed(logits.float()), embedding)
 
     def heat(self, row: int, noise: CacheNoise, generator: torch.Generator) -> None:
         """Put noise into a row's cache; it acts from the next token on."""
         num_pads = int((self._mask[row] == 0).sum())
-        length = len(self.rows[row].ids) - self.dropped[row]
-        num_new = min(len(self.rows[row].new_ids), length - self.openings[row])
+        num_new = min(len(self.rows[row].new_ids), self._length(row) - self.openings[row])
         add_noise(self._cache, row, noise, num_pads, num_new, generator)
 
     def lookahead(self, row: int, candidates: Tensor, horizon: int) -> Tensor:
@@ -154,12 +154,17 @@ class HFContext:
 
     def _kept(self, row: int) -> list[int]:
         """Ids of a row that are read; the first one alone for a row that has ended."""
-        ids, opening = self.rows[row].ids, self.openings[row]
+        ids, opening = [*self.prompts[row], *self.rows[row].new_ids], self.openings[row]
         if self.rows[row].stop_reason:
             return ids[:1]
         if len(ids) - self.dropped[row] > self.limit:
             self.dropped[row] = len(ids) - max(1, self.limit // 2 - opening) - opening
         return [*ids[:opening], *ids[opening + self.dropped[row] :]]
+
+    def _length(self, row: int) -> int:
+        """Tokens that are read of a row."""
+        new = len(self.rows[row].ids) - self.rows[row].num_prompt
+        return len(self.prompts[row]) + new - self.dropped[row]
 
     def _echoed(self, logits: Tensor) -> Tensor:
         """Logits (B,V) with the stored texts mixed in; what was ruled out stays so."""

@@ -13,7 +13,7 @@ Shapes: D width.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -32,10 +32,11 @@ from reso_llm.config import (
 )
 from reso_llm.data.conversation import Message
 from reso_llm.decoding.controllers import SRB
-from reso_llm.generation.guidance import OtherPrompt, context_towards
+from reso_llm.generation.guidance import context_towards
 from reso_llm.generation.loop import write
 from reso_llm.generation.options import GenerationOptions, seed_or_drawn
 from reso_llm.generation.prompt import Prompt, messages_of
+from reso_llm.generation.row import TextRow
 from reso_llm.generation.text_engine import Job, TextEngine
 from reso_llm.hf import smollm2
 from reso_llm.hf.context import HFContext
@@ -110,29 +111,30 @@ class HFEngine(TextEngine):
         goals: Sequence[Goal] = (),
     ) -> Job:
         started = time.perf_counter()
-        steering = self.steering(goals)
         talks = any(not isinstance(prompt, str) for prompt in prompts)
-        strength = options.guidance if steering and talks else 0
-        plain = [_read(prompt, ()) for prompt in prompts]
-        told = [_read(prompt, steering) for prompt in prompts] if strength else plain
         if not self.tokenizer.has_template and talks:
             options = replace(options, stop=(*options.stop_strings, PLAIN_STOP))
-        rows = self.rows(told, options, [seed_or_drawn(seed) for seed in seeds], on_text)
+        rows = self.rows(prompts, options, [seed_or_drawn(seed) for seed in seeds], on_text)
+        steering = self.steering(goals)
 
         def context(towards: bool) -> HFContext:
-            read, seen = (told, rows) if towards or not strength else (plain, None)
-            return HFContext(
-                self.model,
-                self.tokenizer,
-                seen or list(map(OtherPrompt, rows, map(self.prompt_ids, read))),
-                limit=self.context_length,
-                openings=[self._opening(prompt) for prompt in read],
-                texts=self.session.recollected_texts(),
-                echo=self.session.config.echo,
-            )
+            return self._context(rows, [_told(p, steering if towards else ()) for p in prompts])
 
-        reading = context_towards(strength, context)
+        reading = context_towards(options.guidance if steering and talks else 0, context)
         return Job(started, reading, write(reading), steering)
+
+    def _context(self, rows: Sequence[TextRow], prompts: Sequence[Prompt]) -> HFContext:
+        """The context of rows that the model reads after these prompts."""
+        return HFContext(
+            self.model,
+            self.tokenizer,
+            rows,
+            prompts=[self.prompt_ids(prompt) for prompt in prompts],
+            limit=self.context_length,
+            openings=[self._opening(prompt) for prompt in prompts],
+            texts=self.session.recollected_texts(),
+            echo=self.session.config.echo,
+        )
 
     @property
     def context_length(self) -> int:
@@ -186,16 +188,14 @@ class HFEngine(TextEngine):
 
     def _opening(self, prompt: Prompt) -> int:
         """First ids of a prompt that stay when it is cut: a system message."""
-        return 0 if isinstance(prompt, str) else self.tokenizer.opening_size(prompt)
+        return 0 if isinstance(prompt, str) else self.tokenizer.opening_size(messages_of(prompt))
 
 
-def _read(prompt: Prompt, goals: Sequence[Goal]) -> Prompt:
-    """A prompt as the model reads it: a conversation with the goals in its system message."""
-    if isinstance(prompt, str):
+def _told(prompt: Prompt, goals: Collection[Goal]) -> Prompt:
+    """A conversation with the goals in its system message; a text is continued as it is."""
+    if isinstance(prompt, str) or not goals:
         return prompt
     messages = messages_of(prompt)
-    if not goals:
-        return messages
     wishes = [f"Talk about this: {goal.description}" for goal in goals]
     if messages and messages[0].role == "system":
         wishes, messages = [messages[0].content, *wishes], messages[1:]

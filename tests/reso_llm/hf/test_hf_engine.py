@@ -133,14 +133,19 @@ def test_the_lookahead_is_that_of_a_text_read_from_its_start(engine):
 # --- goals and memory
 
 
-def test_a_goal_is_said_in_the_system_message(engine):
-    goal = engine.create_goal("kites")
-    result = engine.generate(ASKED, 5, **HOT)
-    assert list(result.goal_progress) == ["kites"]
+def test_a_goal_is_said_in_the_system_message_and_nowhere_else():
+    """The row's own prompt is that of the user, so that no penalty falls on the goal's words."""
+    engine = tiny_engine.engine(positions=256)
     told = [("system", "Talk about this: kites"), *ASKED]
-    assert result.prompt_tokens == len(engine.prompt_ids(told))
+    expected = greedy(engine, torch.tensor([engine.prompt_ids(told)]), 8)
+    plain = engine.generate(ASKED, 8, temperature=0.0)
+    goal = engine.create_goal("kites")
+    result = engine.generate(ASKED, 8, temperature=0.0, guidance=1)
+    assert list(result.goal_progress) == ["kites"]
+    assert result.token_ids == expected != plain.token_ids
+    assert result.prompt_tokens == plain.prompt_tokens
     engine.session.agency.drop_goal(goal)
-    assert engine.generate(ASKED, 5, **HOT).prompt_tokens == len(engine.prompt_ids(ASKED))
+    assert engine.generate(ASKED, 8, temperature=0.0).token_ids == plain.token_ids
 
 
 def test_a_goal_guides_from_the_system_message():
