@@ -70,7 +70,7 @@ def _layers(result: GenerationResult, num_layers: int) -> str:
 
 DIALS = {
     "stability": Dial(
-        "class of the text: stable, periodic (a loop), chaotic or divergent",
+        "class: stable, periodic (a loop), chaotic or divergent",
         lambda r, _: "" if r.stability == "unknown" else r.stability,
     ),
     "order": Dial(

@@ -23,7 +23,7 @@ from torch import Tensor
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.generation.attention_received import received_attention
 from reso_llm.generation.row import Prediction, TextRow
-from reso_llm.generation.states import heated, padded, repeated, stacked
+from reso_llm.generation.states import heated, padded, selected, stacked
 from reso_llm.generation.stepper import Stepper
 from reso_llm.model import ResoLLMModel
 from reso_llm.network import ResoOutput, ResoState
@@ -58,7 +58,7 @@ class Context:
         limit = opening_limit(model.config.max_seq_len)
         self._opening = [_opening_size(row.ids, tokenizer, limit) for row in rows]
         self.goal = None if goal is None else goal.to(self.table).view(1, -1)
-        self.forbidden = _unusable(tokenizer, model.config.vocab_size).to(self.device)
+        self.forbidden = unwritable(tokenizer, model.config.vocab_size).to(self.device)
         self.ends = torch.tensor(tokenizer.end_ids, device=self.device)
         self.stepper: Stepper | None = None
         self.state: ResoState | None = None
@@ -105,7 +105,7 @@ class Context:
         """
         total = torch.zeros(len(candidates), device=self.device)
         going = ~torch.isin(candidates, self.ends)
-        state, tokens = repeated(self._current(), row, len(candidates)), candidates
+        state, tokens = selected(self._current(), [row] * len(candidates)), candidates
         for _ in range(self._room(horizon)):
             output = self.model(tokens.unsqueeze(1), state, self._goals(len(candidates)))
             best = self._allowed(output.logits[:, -1].float()).log_softmax(-1).max(-1)
@@ -296,7 +296,7 @@ def _opening_size(ids: Sequence[int], tokenizer: ResoTokenizer, limit: int) -> i
     return 1
 
 
-def _unusable(tokenizer: ResoTokenizer, vocab_size: int) -> Tensor:
+def unwritable(tokenizer: ResoTokenizer, vocab_size: int) -> Tensor:
     """Turn openers, which only the chat template may write, and ids without a token."""
     t = tokenizer
     return torch.tensor([t.system_id, t.user_id, t.assistant_id, *range(t.vocab_size, vocab_size)])
