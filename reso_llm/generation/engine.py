@@ -13,9 +13,10 @@ from reso_llm.config import ResoLLMConfig
 from reso_llm.decoding.controllers import SRB
 from reso_llm.generation.context import Context
 from reso_llm.generation.loop import write
+from reso_llm.generation.multi_agent import Agent
 from reso_llm.generation.options import GenerationOptions, seed_or_drawn
 from reso_llm.generation.prompt import Prompt, messages_of
-from reso_llm.generation.text_engine import Job, TextEngine
+from reso_llm.generation.text_engine import Job
 from reso_llm.model import ResoLLMModel
 from reso_llm.session.agency import Goal
 from reso_llm.session.episodes import Moment, Recollection
@@ -25,7 +26,7 @@ from reso_llm.tokenizer import ResoTokenizer
 RESONANCE_STREAM = 0x2E50_0015  # the model's noise has a stream of its own
 
 
-class Engine(TextEngine):
+class Engine(Agent):
     """Generates text with a model, its tokenizer and its configuration.
 
     Raises ValueError when the three do not belong together.

@@ -23,6 +23,7 @@ class GenerationOptions:
     controllers: what decides before each token, in this order (`reso_llm.decoding.controllers`).
     signals: how the signals they read are averaged.
     metrics: measure the text as it is written; without, no traces and no attention summary.
+    alternatives: most probable tokens that each row keeps beside every token; 0 without metrics.
     sampling: the sampler's part of these options; derived.
     """
 
@@ -36,6 +37,7 @@ class GenerationOptions:
     controllers: Sequence[Controller] = ()
     signals: SignalOptions = field(default_factory=SignalOptions)
     metrics: bool = True
+    alternatives: int = 0
     sampling: SamplingOptions = field(init=False)
 
     def __post_init__(self) -> None:
@@ -47,6 +49,9 @@ class GenerationOptions:
         signals, metrics = self.signals, self.metrics
         require(isinstance(signals, SignalOptions), "signals", signals, "SignalOptions")
         require(isinstance(metrics, bool), "metrics", metrics, "True or False")
+        count = self.alternatives
+        counted = is_whole(count) and 0 <= count <= (LARGEST if metrics else 0)
+        require(counted, "alternatives", count, "a count of at least 0, and 0 without metrics")
         names = [item.name for item in fields(SamplingOptions)]
         sampling = SamplingOptions(**{name: getattr(self, name) for name in names})
         derived = {name: getattr(sampling, name) for name in names}  # Python's numbers

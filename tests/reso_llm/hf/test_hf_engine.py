@@ -12,12 +12,14 @@ import torch
 
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.decoding.controllers import SRB, PhaseSlip, StabilityTemperature
+from reso_llm.generation.multi_agent import ALIKE
 from reso_llm.generation.options import GenerationOptions
 from reso_llm.generation.results import GenerationResult
 from reso_llm.hf import smollm2
 from reso_llm.hf.engine import HFEngine
 from reso_llm.hf.rows import continuation_log_probs
 from reso_llm.hf.tokenizer import HFTokenizer
+from reso_llm.session.entanglement import EntanglementNetwork
 
 ASKED = [("user", "Where is it?")]
 HOT = dict(temperature=3.0, seed=1)
@@ -241,3 +243,23 @@ def test_a_conversion_that_fails_leaves_nothing(monkeypatch, tmp_path):
     assert list((tmp_path / "reso").iterdir()) == []
     monkeypatch.setattr(smollm2, "convert", lambda file, target: Path(target, "done").touch())
     assert (smollm2.directory() / "done").exists()
+
+
+def test_it_hears_what_another_agent_was_told_and_agrees_with_its_copy():
+    """An agent of any kind: the fact is read by the listener's tokenizer."""
+    alpha, beta = tiny_engine.engine(), tiny_engine.engine()
+    network = EntanglementNetwork()
+    alpha.session.join(network, "alpha")
+    beta.session.join(network, "beta")
+    network.link("alpha", "beta", 0.75)
+    alpha.update_memory("red sky")
+    (moment,) = beta.hear(alpha, network)
+    assert (moment.text, moment.source, moment.importance) == ("red sky", "alpha", 0.5)
+    assert beta.recall("red sky")[0].moment is moment
+    copies = [tiny_engine.engine() for _ in range(2)]
+    alone = tiny_engine.engine().generate("Hi", 8, seed=3, temperature=2.0)
+    results = copies[0].generate_multi_agent(
+        "Hi", copies[1:], "consensus", 8, seed=3, temperature=2.0
+    )
+    assert [r.token_ids for r in results] == [alone.token_ids] * 2
+    assert all(r.warnings[-1] == ALIKE for r in results)
