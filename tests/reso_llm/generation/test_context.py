@@ -262,10 +262,8 @@ def test_the_beginning_of_a_reply_counts_as_own_words(make_engine, others):
     """An agent that goes on from another, and `continue` in the chat, do not echo the reply."""
     engine = make_engine(max_seq_len=64)
     asked = [("user", "ab"), ("assistant", "ba"), ("user", "abc")]
-    begun, num_given = (
-        engine.prompt_ids([*asked, ("assistant", "abab")]),
-        len(engine.prompt_ids(asked)),
-    )
+    begun = engine.prompt_ids([*asked, ("assistant", "abab")])
+    num_given = len(engine.prompt_ids(asked))
     context = new_context(engine, [begun, *map(engine.prompt_ids, others)])
     with torch.inference_mode():
         found = context.predict().logits[0].softmax(-1)
