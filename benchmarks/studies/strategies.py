@@ -31,7 +31,7 @@ from benchmarks.kit.statistics import mean_of
 from benchmarks.kit.tables import shown, table
 from benchmarks.tasks.phase_slip.measures import repeated_grams
 from reso_llm.data.prepare import read_documents
-from reso_llm.generation.engine import Job
+from reso_llm.generation.loop import Job
 from reso_llm.inference import ResoLLMInference
 from run_core.hardware import keep_freed_memory
 

@@ -12,11 +12,10 @@ from torch import Tensor
 from reso_llm.config import ResoLLMConfig
 from reso_llm.decoding.controllers import SRB
 from reso_llm.generation.context import Context
-from reso_llm.generation.loop import write
+from reso_llm.generation.loop import Job, write
 from reso_llm.generation.multi_agent import Agent
 from reso_llm.generation.options import GenerationOptions, seed_or_drawn
 from reso_llm.generation.prompt import Prompt, messages_of
-from reso_llm.generation.text_engine import Job
 from reso_llm.model import ResoLLMModel
 from reso_llm.session.agency import Goal
 from reso_llm.session.episodes import Moment, Recollection

@@ -24,12 +24,12 @@ from torch import Tensor
 from entropy_core.checks import nearest
 from reso_llm.data.conversation import Message
 from reso_llm.decoding.sampling import sample
-from reso_llm.generation.loop import finish, measured_rows
+from reso_llm.generation.loop import Job, finish, measured_rows
 from reso_llm.generation.options import GenerationOptions, options_of, seed_or_drawn
 from reso_llm.generation.prompt import Prompt
 from reso_llm.generation.results import GenerationResult
 from reso_llm.generation.row import Prediction
-from reso_llm.generation.text_engine import Job, TextEngine
+from reso_llm.generation.text_engine import TextEngine
 from reso_llm.session.entanglement import EntanglementNetwork, concurrence, consensus_logits
 from reso_llm.session.episodes import Moment
 

@@ -31,12 +31,11 @@ from reso_llm.config import (
 )
 from reso_llm.data.conversation import Message
 from reso_llm.decoding.controllers import SRB
-from reso_llm.generation.loop import write
+from reso_llm.generation.loop import Job, write
 from reso_llm.generation.multi_agent import Agent
 from reso_llm.generation.options import GenerationOptions, seed_or_drawn
 from reso_llm.generation.prompt import Prompt, messages_of
 from reso_llm.generation.row import TextRow
-from reso_llm.generation.text_engine import Job
 from reso_llm.hf import smollm2
 from reso_llm.hf.context import HFContext
 from reso_llm.hf.tokenizer import PLAIN_STOP, HFTokenizer
