@@ -1,12 +1,13 @@
-"""The panel under a reply: what was measured while it was written, in at most four lines.
+"""The panel under a reply: what was measured while it was written, in at most five lines.
 
     entropy ▃▅▂▇▄ 0 to 5.2 nats, mean 4.12
     stable  order 0.62  Lyapunov +0.02  layers 2.4 of 4  goal 43%  memories 1
     48 tokens  61/s  ended by end  phase_slip 2
+    used: My sister Olga lives in Oslo.
     ! token 12: 83% of the last 12 tokens are repeated (+1 more)
 
 DIALS holds every value with its meaning. One that is not defined, or did not move, is left out. In
-a narrow terminal the last ones are; the first line and the warning stay.
+a narrow terminal the last ones are; the first line, what was used and the warning stay.
 """
 
 import math
@@ -17,7 +18,7 @@ from typing import NamedTuple
 from reso_llm.generation.results import GenerationResult
 from run_core.terminal import finite_mean, formatted, sparkline
 
-MAX_LINES = 4
+MAX_LINES = 5
 ENTROPY = "doubt before each token, 0 is sure; a bar may be several tokens"
 WARNING = "the first warning of this reply, and how many more"
 
@@ -101,7 +102,9 @@ DIALS = {
 def panel(result: GenerationResult, num_layers: int, columns: int) -> list[str]:
     """The lines for a reply of a model of that many layers, at most `columns` characters each."""
     first = [_entropy_line(result.entropy_trace, columns)] if result.entropy_trace else []
-    last = [_warning_line(result.warnings, columns)] if result.warnings else []
+    used, warnings = result.memories_used, result.warnings
+    last = [_shortened(f"used: {' / '.join(used)}", columns)] if used else []
+    last += [_warning_line(warnings, columns)] if warnings else []
     facts = (dial.text(result, num_layers) for dial in DIALS.values())
     middle = _wrapped((fact for fact in facts if fact), columns)
     return [*first, *middle[: MAX_LINES - len(first) - len(last)], *last]
