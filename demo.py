@@ -69,8 +69,8 @@ def main() -> None:
     if options.train:
         train_first(options.train)
     checkpoint = options.train or options.checkpoint
-    loads, name = (HFEngine, options.model) if options.model else (ResoLLMInference, checkpoint)
-    engine = loads.from_pretrained(name, options.device)
+    loads, source = (HFEngine, options.model) if options.model else (ResoLLMInference, checkpoint)
+    engine = loads.from_pretrained(source, options.device)
     columns = min(80, Screen.of(sys.stdout).columns)
     show(engine.description, columns)
     tour, findings = stations_of(engine), {}
@@ -91,7 +91,7 @@ def main() -> None:
     if options.save_figure:
         save_figure(findings, options.save_figure)
         print(f"\nfigure: {options.save_figure}")
-    option = f" --{given[0].replace('train', 'checkpoint')} {name}" if given else ""
+    option = f" --{given[0].replace('train', 'checkpoint')} {source}" if given else ""
     print(f"\nTalk to it: python chat.py{option}")
 
 
