@@ -29,9 +29,11 @@ class ResoLLMInference(Engine):
         target = pick_device(device)
         path, model, tokenizer, training = load_trained(SHIPPED if directory is None else directory)
         calibration = training.get("goal_calibration")
-        if calibration is not None and model.session.agency is not None:
+        older = calibration is not None and "centre" not in calibration  # of other text vectors
+        if calibration is not None and not older and model.session.agency is not None:
             place = f"{path}/training.json: goal_calibration"
-            model.session.agency.calibration = build_from(GoalCalibration, calibration, place)
+            found = build_from(GoalCalibration, calibration, place)
+            model.session.agency.calibration = found._replace(centre=tuple(found.centre))
         engine = cls(model.to(target), tokenizer, model.config)
         engine.srb = build_from(SRB, training.get("srb", {}), f"{path}/training.json: srb")
         return engine
