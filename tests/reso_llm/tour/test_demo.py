@@ -24,6 +24,7 @@ from reso_llm.tour.probes import (
     next_tokens,
     probability,
     read,
+    recollected,
     repeated_share,
     warning_trace,
     without,
@@ -167,13 +168,13 @@ def test_a_goal_vector_is_what_a_goal_steers_by(engine):
 
 def test_probability_is_the_product_over_the_answer(engine):
     model, t = engine.model, engine.tokenizer
-    model.update_memory("she lives in Oslo")
-    ids, expected = [t.bos_id, *t.encode("lives in")], 1.0
+    model.update_memory("Olga lives in Oslo")
+    ids, expected = [t.bos_id, *t.encode("Olga lives in")], 1.0
     for token in t.encode(" Oslo"):
-        p = logits_of(model, ids, model.recollected_state())[-1].softmax(-1)
+        p = logits_of(model, ids, recollected(model, "Olga lives in"))[-1].softmax(-1)
         expected, ids = expected * float(p[token]), [*ids, token]
-    assert probability(model, t, "lives in", " Oslo") == pytest.approx(expected, rel=1e-3)
-    assert probability(model, t, "lives in", " Oslo", recollect=False) < expected
+    assert probability(model, t, "Olga lives in", " Oslo") == pytest.approx(expected, rel=1e-3)
+    assert probability(model, t, "Olga lives in", " Oslo", recollect=False) < expected
 
 
 def test_a_loop_warns(engine):
