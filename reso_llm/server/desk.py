@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from reso_llm.generation.loop import Job
 from reso_llm.generation.options import GenerationOptions
 from reso_llm.generation.prompt import Prompt
 from reso_llm.generation.results import GenerationResult
-from reso_llm.generation.text_engine import Job, TextEngine
+from reso_llm.generation.text_engine import TextEngine
 from reso_llm.server.errors import ApiError
 from reso_llm.server.facts import Token, TokenReader
 from reso_llm.server.fitting import fitted
