@@ -17,13 +17,14 @@ export class Strips {
     });
   }
 
-  /** Draw at the next frame, once however often it is asked for. */
+  /** Draw a little later, once however often it is asked for meanwhile. */
   soon() {
-    this.frame ??= requestAnimationFrame(() => this.redraw());
+    this.timer ??= setTimeout(() => this.redraw(), 100);
   }
 
   redraw() {
-    this.frame = undefined;
+    clearTimeout(this.timer);
+    this.timer = undefined;
     const { tokens } = this.text;
     const rows = [];
     if (tokens.some((token) => token.events)) rows.push(this.#events());

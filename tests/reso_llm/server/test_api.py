@@ -265,6 +265,7 @@ REFUSED = [
     ({"temprature": 1}, "temprature"),
     ({"reso": {"controllers": ["phase_slop"]}}, "reso.controllers"),
     ({"reso": {"goals": "x"}}, "reso.goals"),
+    ({"reso": {"guidance": -1}}, "guidance"),
     ({"reso": []}, "reso"),
 ]
 

@@ -6,6 +6,7 @@ Skipped where no browser is installed (on Debian `apt-get install chromium`).
 import json
 import re
 import shutil
+import time
 
 import pytest
 
@@ -13,6 +14,8 @@ pytest.importorskip("uvicorn", reason="the server needs the extra web")
 playwright = pytest.importorskip("playwright.sync_api", reason="the page needs the extra test")
 
 from serving import endless, running, tiny_engine, until  # noqa: E402
+
+from reso_llm.server.facts import TokenReader  # noqa: E402
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no browser: install chromium")
@@ -254,9 +257,14 @@ def test_the_earlier_turns_are_read(page):
     ]  # fmt: skip
 
 
-def test_stop_ends_the_reply_and_frees_the_slot(browser, byte_tokenizer):
+def test_stop_ends_the_reply_and_frees_the_slot(browser, byte_tokenizer, monkeypatch):
     from conftest import make_tiny_model
 
+    def slowly(*arguments, newest=TokenReader.newest):
+        time.sleep(0.02)
+        return newest(*arguments)
+
+    monkeypatch.setattr(TokenReader, "newest", slowly)
     engine = tiny_engine(make_tiny_model, byte_tokenizer)
     endless(engine)
     with running(engine) as (address, desk), opened(browser, address) as page:
