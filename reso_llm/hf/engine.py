@@ -100,6 +100,8 @@ class HFEngine(Agent):
         target = pick_device(device)
         if Path(name, "MANIFEST.json").is_file():
             raise ValueError(f"{name} is a checkpoint of this project: give it as checkpoint")
+        if Path(name, "modeling_reso.py").is_file():
+            raise ValueError(f"{name} is an export of this project: give its run as checkpoint")
         directory = smollm2.directory() if name == smollm2.SHORT else model_directory(name)
         tokenizer, model = load_causal_lm(str(directory))
         return cls(model.to(target), tokenizer, Path(directory).resolve().name)

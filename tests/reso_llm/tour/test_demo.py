@@ -215,7 +215,7 @@ def toured():
 
 
 def test_stations_come_in_the_order_of_the_stages(engine):
-    ordered = stations_of(engine.model)
+    ordered = stations_of(engine)
     assert ordered.keys() == STATIONS.keys()
     stages = [station.stage for station in ordered.values()]
     assert stages[-1] == ""
@@ -226,12 +226,12 @@ def test_a_stage_without_a_station_gets_one(engine, monkeypatch):
     """Guards a new stage that the tour passes by."""
     others = {name: station for name, station in STATIONS.items() if name != "synchrony"}
     monkeypatch.setattr(stations, "STATIONS", others)
-    station = stations_of(engine.model)["kuramoto"]
+    station = stations_of(engine)["kuramoto"]
     saved = visit(engine, station, 0).saved["kuramoto"]
     whole = bits_per_byte(engine.model, engine.tokenizer)
     silenced = bits_per_byte(without(engine.model, "kuramoto"), engine.tokenizer)
     assert saved == pytest.approx(silenced - whole)
-    assert "entanglement" not in stations_of(engine.model)  # nothing of it is in the network
+    assert "entanglement" not in stations_of(engine)  # nothing of it is in the network
 
 
 def test_every_station_has_something_to_say_and_leaves_no_trace(toured):
