@@ -7,6 +7,7 @@ from typing import Any
 
 from reso_llm.config import ResoLLMConfig
 from reso_llm.decoding.controllers import SRB
+from reso_llm.decoding.text_class import StabilityCalibration
 from reso_llm.generation.engine import Engine
 from reso_llm.generation.multi_agent import coordinate
 from reso_llm.generation.options import options_of
@@ -53,10 +54,14 @@ class ResoLLMInference(Engine):
             model.session.agency.calibration = build_from(GoalCalibration, calibration, place)
         engine = cls(model.to(target), tokenizer, config)
         engine.srb = build_from(SRB, training.get("srb", {}), f"{path}/training.json: srb")
+        stability = training.get("stability_calibration")
+        if stability is not None:
+            place = f"{path}/training.json: stability_calibration"
+            engine.stability_calibration = build_from(StabilityCalibration, stability, place)
         return engine
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write model, tokenizer, goal calibration and SRB thresholds; see `from_pretrained`.
+        """Write model, tokenizer, calibrations and SRB thresholds; see `from_pretrained`.
 
         The session is saved apart (`reso_llm.session.saving`). Raises CheckpointError when the disk
         refuses or the directory is not a checkpoint, ValueError for weights that are not finite.
@@ -68,6 +73,7 @@ class ResoLLMInference(Engine):
         training = {
             "tokenizer_fingerprint": self.tokenizer.fingerprint,
             "goal_calibration": None if calibration is None else calibration._asdict(),
+            "stability_calibration": self.stability_calibration._asdict(),
             "srb": _changed_options(self.srb),
         }
         save_directory(

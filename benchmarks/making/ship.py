@@ -48,6 +48,7 @@ def main() -> None:
         "training.json": {
             "tokenizer_fingerprint": training["tokenizer_fingerprint"],
             "goal_calibration": training["goal_calibration"],
+            "stability_calibration": training.get("stability_calibration"),
             "srb": rule_of(args.srb, args.out.name) if args.srb else {},
         },
     }

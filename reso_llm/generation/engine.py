@@ -15,6 +15,7 @@ from entropy_core.checks import require
 from reso_llm.config import ResoLLMConfig
 from reso_llm.decoding.controllers import SRB, StabilityTemperature
 from reso_llm.decoding.stability import StabilityMonitor
+from reso_llm.decoding.text_class import StabilityCalibration
 from reso_llm.generation.context import Context
 from reso_llm.generation.loop import finish, write
 from reso_llm.generation.options import GenerationOptions, options_of, seed_or_drawn
@@ -47,7 +48,8 @@ class Engine:
     """Generates text with a model, its tokenizer and its configuration.
 
     `srb` is the SRB controller with the thresholds calibrated for this checkpoint, where it holds
-    some (`evaluate.py srb`). Raises ValueError when the three do not belong together.
+    some (`evaluate.py srb`), and `stability_calibration` is that of the stability monitor. Raises
+    ValueError when the three do not belong together.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class Engine:
             )
         self.model, self.tokenizer, self.config = model.eval(), tokenizer, config
         model.tokenizer = tokenizer
-        self.srb = SRB()
+        self.srb, self.stability_calibration = SRB(), StabilityCalibration()
 
     def generate(
         self,
@@ -166,6 +168,7 @@ class Engine:
         start; goals steer this generation beside the session's.
         """
         started = time.perf_counter()
+        options = options.followed_by(self.config.stability)
         if on_text is not None and not callable(on_text):
             raise ValueError(f"on_text = {on_text!r}: expected a function of a text, or None")
         seeds = [seed_or_drawn(seed) for seed in seeds]
@@ -203,7 +206,7 @@ class Engine:
         followed = any(isinstance(c, StabilityTemperature) for c in options.controllers)
         monitor = None
         if self.config.stability.enabled and (options.metrics or followed):
-            monitor = StabilityMonitor(self.config.stability)
+            monitor = StabilityMonitor(self.config.stability, self.stability_calibration)
         return TextRow(
             self.prompt_ids(prompt),
             options,
@@ -224,6 +227,7 @@ class Engine:
         """Return the results of a job whose rows have ended; the session notes their texts."""
         milliseconds = (time.perf_counter() - job.started) * 1000
         context, session = job.context, self.model.session
+        context.settle()
         texts = [written_text(self.model, context, b, job.goals) for b in range(len(job.rows))]
         results = [
             result_of(row, text, session, job.goals, context.warnings(b), milliseconds)

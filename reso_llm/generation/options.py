@@ -2,11 +2,12 @@
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from entropy_core.checks import is_whole, nearest, require
-from reso_llm.decoding.controllers import Controller
+from reso_llm.config import StabilityConfig
+from reso_llm.decoding.controllers import Controller, StabilityTemperature
 from reso_llm.decoding.row import SignalOptions
 from reso_llm.decoding.sampling import SamplingOptions
 
@@ -22,6 +23,8 @@ class GenerationOptions:
     stop: strings (or one) that end the text and are not part of it.
     controllers: what decides before each token, in this order (`reso_llm.decoding.controllers`).
     signals: how the signals they read are averaged.
+    auto_temperature: let the stability monitor move the temperature, after the controllers, where
+    the model has one with stability.auto_temperature_adjust.
     metrics: measure the text as it is written; without, no traces and no attention summary.
     sampling: the sampler's part of these options; derived.
     """
@@ -35,6 +38,7 @@ class GenerationOptions:
     stop: str | Sequence[str] = ()
     controllers: Sequence[Controller] = ()
     signals: SignalOptions = field(default_factory=SignalOptions)
+    auto_temperature: bool = True
     metrics: bool = True
     sampling: SamplingOptions = field(init=False)
 
@@ -44,9 +48,11 @@ class GenerationOptions:
         require(fits, "max_length", length, "a whole number from 0 to 2^63 - 1")
         _check_stop(self.stop)
         _check_controllers(self.controllers)
-        signals, metrics = self.signals, self.metrics
+        signals = self.signals
         require(isinstance(signals, SignalOptions), "signals", signals, "SignalOptions")
-        require(isinstance(metrics, bool), "metrics", metrics, "True or False")
+        for name in ("auto_temperature", "metrics"):
+            value = getattr(self, name)
+            require(isinstance(value, bool), name, value, "True or False")
         names = [item.name for item in fields(SamplingOptions)]
         sampling = SamplingOptions(**{name: getattr(self, name) for name in names})
         derived = {name: getattr(sampling, name) for name in names}  # Python's numbers
@@ -57,6 +63,13 @@ class GenerationOptions:
     def stop_strings(self) -> tuple[str, ...]:
         """`stop` as a tuple."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    def followed_by(self, stability: StabilityConfig) -> "GenerationOptions":
+        """The options with the controller that `auto_temperature` asks for, after the others."""
+        asked = self.auto_temperature and stability.enabled and stability.auto_temperature_adjust
+        if not asked or any(isinstance(c, StabilityTemperature) for c in self.controllers):
+            return self
+        return replace(self, controllers=(*self.controllers, StabilityTemperature()))
 
 
 def options_of(max_length: int, options: Mapping[str, Any]) -> GenerationOptions:

@@ -11,11 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from entropy_core.information import entropy_nats
 from reso_llm.decoding.row import Draw, Measure, Row
 from reso_llm.decoding.stability import StabilityMonitor
 from reso_llm.generation.options import GenerationOptions
 from reso_llm.generation.text_stream import TextStream
 from reso_llm.tokenizer import SPECIAL_TOKENS, ResoTokenizer
+
+PROMPT_WINDOW = 64  # last tokens of a prompt that count for the class of a text
 
 
 class Prediction(NamedTuple):
@@ -70,6 +73,17 @@ class TextRow:
         """The text after the prompt as far as it is certain; all of it once the row has ended."""
         return self.stream.text
 
+    def read_prompt(self, logits: Tensor) -> None:
+        """Show the monitor the end of the prompt: logits (T,V) after each of its last T ids."""
+        monitor = self.decoding.monitor
+        ids = self.ids[1:][-min(PROMPT_WINDOW, len(logits) - 1) :]
+        if monitor is None or len(logits) < 2:
+            return
+        log_p = logits[-len(ids) - 1 : -1].float().log_softmax(-1)
+        chosen = torch.tensor(ids, device=log_p.device)[:, None]
+        surprises = -log_p.gather(-1, chosen)[:, 0]
+        monitor.read_prompt(ids, surprises.tolist(), entropy_nats(log_p).tolist())
+
     def decide(self, measured: Measure | None, prediction: Prediction, row: int) -> Draw:
         """Decide how to draw the next token.
 
@@ -92,7 +106,7 @@ class TextRow:
             surprise = measured.log_total - prediction.logits[row, token].item()
             coherence = prediction.coherence[row]
             known = None if math.isnan(coherence) else coherence
-            self.decoding.observe(token, surprise, known, prediction.hidden[row])
+            self.decoding.observe(token, surprise, known)
             self.surprises.append(surprise)
             self.coherence.append(coherence)
             self.layers.append(prediction.layers_used[row])
