@@ -50,9 +50,9 @@ class StabilityMonitor:
     """Stability of one generation. Call `observe` on every token; properties describe the last one.
 
     `read_prompt` gives the class of the text before the first token. A warning has three causes:
-    tokens that are too surprising, repetition, and an exponent above lyapunov_threshold. Entropy
-    alone is not a cause, because it hardly separates damaged from clean text, and neither is the
-    order parameter, which sees loops later than repetition does (`evaluate.py stability`).
+    tokens that are too surprising, repetition, and an exponent of the states above the threshold.
+    Entropy alone is not a cause, because it hardly separates damaged from clean text, and neither
+    is the order parameter, which sees loops later than repetition does (`evaluate.py stability`).
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class StabilityMonitor:
             "surprise": score(self._surprise, c.surprise_alarm, c.surprise_deviation),
             "loop": score(self._repetition, c.loop_alarm, c.loop_deviation),
         }
-        if self.lyapunov > threshold:
+        if self.measured and self.lyapunov > threshold:
             scores["growth"] = score(self.lyapunov, threshold, threshold)
         return scores
 

@@ -161,8 +161,12 @@ class _Reader:
     def features(self, ids: np.ndarray, calibration=DEFAULT) -> np.ndarray:
         return features_of(ids, self.read(ids), calibration)
 
-    def exponents(self, ids: np.ndarray) -> list[float]:
-        """The exponent at the end of each text; of a checkpoint of ours."""
+    def widened(self, features: list[np.ndarray], texts: list[np.ndarray]) -> list[np.ndarray]:
+        """Features (n,F+1): those (n,F) and the exponent of our model on texts (n,T)."""
+        pairs = zip(features, map(self._exponents, texts), strict=True)
+        return [np.column_stack(pair) for pair in pairs]
+
+    def _exponents(self, ids: np.ndarray) -> list[float]:
         rows = torch.from_numpy(ids).split(16)
         return [x for some in rows for x in text_exponents(self.writer.engine.model, some)]
 
