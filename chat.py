@@ -2,6 +2,7 @@
 
 python chat.py
 python chat.py --checkpoint runs/first --phase_slip true
+python chat.py --model smollm2
 python chat.py --session talk.session
 echo "How are you?" | python chat.py
 """
@@ -16,6 +17,11 @@ def make_parser() -> cli.Parser:
     parser = cli.Parser(prog="chat.py", description="Chat with a trained model.")
     add = parser.add_argument
     add("--checkpoint", type=str | None, help="run or checkpoint directory; default: the shipped")
+    add(
+        "--model",
+        type=str | None,
+        help="smollm2, or a model of transformers: DIR, owner/name",
+    )
     add("--temperature", type=float, default=0.7, help="0 is greedy")
     add("--top_p", type=float, default=0.9, help="nucleus sampling; 1 is off")
     add("--repetition_penalty", type=float, default=1.1, help="1 is off")
@@ -33,22 +39,23 @@ def make_parser() -> cli.Parser:
 
 
 def main() -> None:
-    options = vars(make_parser().read(sys.argv[1:]))
+    parser = make_parser()
+    options = vars(parser.read(sys.argv[1:]))
+    checkpoint, name = options.pop("checkpoint"), options.pop("model")
+    if checkpoint and name:
+        parser.error("checkpoint and model are two models: give one of them")
     from reso_llm.chat.commands import run_in_terminal
     from reso_llm.chat.session import ChatSession
-    from reso_llm.decoding.controllers import PhaseSlip, StabilityTemperature, StochasticResonance
+    from reso_llm.decoding.controllers import controllers_by_name
+    from reso_llm.hf.engine import HFEngine
     from reso_llm.inference import ResoLLMInference
     from run_core.files import require_writable
     from run_core.terminal import is_interactive
 
-    engine = ResoLLMInference.from_pretrained(options.pop("checkpoint"), options.pop("device"))
-    known = {
-        "srb": engine.srb,
-        "phase_slip": PhaseSlip(loop_patience=4),
-        "stochastic_resonance": StochasticResonance(),
-        "stability_temperature": StabilityTemperature(),
-    }
-    controllers = tuple(controller for name, controller in known.items() if options.pop(name))
+    loads, what = (HFEngine, name) if name else (ResoLLMInference, checkpoint)
+    engine = loads.from_pretrained(what, options.pop("device"))
+    known = controllers_by_name(engine.srb).items()
+    controllers = tuple(controller for name, controller in known if options.pop(name))
     metrics, file = options.pop("metrics"), options.pop("session")
     if file is not None:
         file = Path(file).expanduser()

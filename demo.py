@@ -51,7 +51,6 @@ def main() -> None:
     options = parser.read(sys.argv[1:])
     if options.train and options.checkpoint:
         parser.error("train and checkpoint are two models: give one of them")
-    from reso_llm.generation.engine import describe
     from reso_llm.inference import ResoLLMInference
     from reso_llm.tour.figures import check_figure, save_figure
     from reso_llm.tour.stations import stations_of, visit
@@ -65,7 +64,7 @@ def main() -> None:
     checkpoint = options.train or options.checkpoint
     engine = ResoLLMInference.from_pretrained(checkpoint, options.device)
     columns = min(80, Screen.of(sys.stdout).columns)
-    show(describe(engine), columns)
+    show(engine.description, columns)
     tour, findings = stations_of(engine.model), {}
     for number, (name, station) in enumerate(tour.items(), start=1):
         if reader_is_gone(sys.stdout) and not options.save_figure:

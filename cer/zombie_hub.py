@@ -5,8 +5,8 @@ Shapes: table and head (V,D), ids (B,T+1).
 
 from torch import Tensor
 
-from cer.pretrained import load_causal_lm, model_directory
 from cer.zombie import Subject
+from run_core.pretrained import load_causal_lm, model_directory
 
 
 def load_subject(

@@ -1,7 +1,6 @@
 """The entry point of the package: loads a checkpoint, and has the methods of the v2 README."""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +8,8 @@ from reso_llm.config import ResoLLMConfig
 from reso_llm.decoding.controllers import SRB
 from reso_llm.decoding.text_class import StabilityCalibration
 from reso_llm.generation.engine import Engine
-from reso_llm.generation.multi_agent import coordinate
-from reso_llm.generation.options import options_of
-from reso_llm.generation.prompt import Prompt
-from reso_llm.generation.results import GenerationResult
 from reso_llm.model import ResoLLMModel
 from reso_llm.session.agency import GoalCalibration
-from reso_llm.session.entanglement import EntanglementNetwork
 from reso_llm.tokenizer import ResoTokenizer, check_tokenizer
 from run_core.checkpoint import build_from, get_document, load_checkpoint, save_directory
 from run_core.hardware import pick_device
@@ -70,10 +64,11 @@ class ResoLLMInference(Engine):
         directory.parent.mkdir(parents=True, exist_ok=True)
         agency = self.model.session.agency
         calibration = agency.calibration if agency is not None else None
+        stability = self.stability_calibration
         training = {
             "tokenizer_fingerprint": self.tokenizer.fingerprint,
             "goal_calibration": None if calibration is None else calibration._asdict(),
-            "stability_calibration": self.stability_calibration._asdict(),
+            "stability_calibration": None if stability is None else stability._asdict(),
             "srb": _changed_options(self.srb),
         }
         save_directory(
@@ -85,26 +80,6 @@ class ResoLLMInference(Engine):
                 "training.json": training,
             },
         )
-
-    def generate_multi_agent(
-        self,
-        prompt: Prompt,
-        other_agents: Sequence["ResoLLMInference"],
-        coordination_strategy: str = "parallel",
-        max_length: int = 100,
-        *,
-        network: EntanglementNetwork | None = None,
-        seed: int | None = None,
-        **options: Any,
-    ) -> list[GenerationResult]:
-        """One result for each agent, this one first; see `multi_agent.py` for the strategies.
-
-        Raises ValueError for an unknown strategy, agents whose tokenizers differ, and as
-        `generate` does.
-        """
-        checked = options_of(max_length, options)
-        agents = [self, *other_agents]
-        return coordinate(agents, prompt, coordination_strategy, checked, network, seed)
 
     def interactive_session(self, show_metrics: bool = True) -> None:
         """A conversation in the terminal; its commands are those of `chat.py`."""

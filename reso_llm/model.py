@@ -41,7 +41,9 @@ class ResoLLMModel(ResoNetwork):
         state = self.init_state(batch, capacity)
         field, texts = self.session.recollected_field(), self.session.recollected_texts()
         if field is not None and self.field is not None:
-            state = with_field(state, field)
+            own = state.stages["temporal_smf"]
+            recollected = own._replace(field=field.to(own.field).expand_as(own.field))
+            state = state.with_stage("temporal_smf", recollected)
         if self.echo is not None and texts:
             counts = TextCounts.of_texts(texts, self.echo.max_order)
             state = state.with_stage("echo", EchoState((counts,) * batch))
@@ -158,11 +160,12 @@ class ResoLLMModel(ResoNetwork):
     # --- memory
 
     def update_memory(
-        self, text: str, importance: float = 1.0, time: float | None = None
+        self, text: str, importance: float = 1.0, time: float | None = None, source: str = ""
     ) -> Moment:
         """Store a text: its tokens, and its field.
 
-        time is when the text was learned, by default now; the clock moves on to it. Raises
+        time is when the text was learned, by default now; the clock moves on to it. source is the
+        node of a network that told it. Raises
         ValueError where temporal_smf and echo are both off, without a tokenizer, for a text without
         a token, and as `EpisodicMemory.store` does.
         """
@@ -170,8 +173,9 @@ class ResoLLMModel(ResoNetwork):
         ids = self._encode(text)
         if not ids:
             raise ValueError("text holds no token: expected something to remember")
+        field = self._field_after(ids)
         return self.session.remember(
-            text, ids, importance=importance, time=time, field=self._field_after(ids)
+            text, ids, importance=importance, time=time, field=field, source=source
         )
 
     def recall(self, query: str, count: int = 5, now: float | None = None) -> list[Recollection]:
@@ -229,13 +233,6 @@ class ResoLLMModel(ResoNetwork):
         finally:
             self.train(was_training)
         return field.field[0]
-
-
-def with_field(state: ResoState, field: Tensor) -> ResoState:
-    """The state with another content (H,C,S) or (B,H,C,S) of the field."""
-    old = state.stages["temporal_smf"]
-    new = old._replace(field=field.to(old.field).expand_as(old.field))
-    return state.with_stage("temporal_smf", new)
 
 
 @functools.cache

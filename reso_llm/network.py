@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reso_llm.config import ResoLLMConfig
-from reso_llm.stages import Stage
+from reso_llm.stages import Stage, register_constants
 from reso_llm.stages.attention import AttentionReceived
 from reso_llm.stages.block import Block, Shared
 from reso_llm.stages.cache import KVCache
@@ -110,9 +110,13 @@ class ResoNetwork(nn.Module):
         self.field = SedenionField(c.dim, c.temporal_smf) if c.temporal_smf.enabled else None
         self.head = None if c.tie_embeddings else linear(c.dim, c.vocab_size)
         self.echo = Echo(c.dim, c.echo) if c.echo.enabled else None
-        table = rotary_table(0, c.max_seq_len, c.head_dim, c.rotary_base)
-        self.register_buffer("rotary", table, persistent=False)
+        register_constants(self)
         self.reset_parameters()
+
+    def constants(self) -> dict[str, Tensor]:
+        """The rotary table (T,K/2,2) of all positions."""
+        c = self.config
+        return {"rotary": rotary_table(0, c.max_seq_len, c.head_dim, c.rotary_base)}
 
     def reset_parameters(self) -> None:
         """Zero the phases' gain, and the head unless it is the embedding; small value tables."""
@@ -161,13 +165,15 @@ class ResoNetwork(nn.Module):
         state: ResoState | None = None,
         goal: Tensor | None = None,
         generator: torch.Generator | None = None,
+        fold: Tensor | None = None,
     ) -> ResoOutput:
         """ids (B,T) -> logits (B,T,V), with the state carried on where one is given.
 
         goal (B,D) is a pooled embedding to steer towards; `generator` is the source of stochastic
-        resonance, which is silent without one. Raises ValueError where the tokens do not fit.
+        resonance, which is silent without one; fold (B,) is for training, as in `loss`. Raises
+        ValueError where the tokens do not fit.
         """
-        x, evidence, after, diagnostics = self.trunk(ids, state, goal, generator)
+        x, evidence, after, diagnostics = self.trunk(ids, state, goal, generator, fold)
         # Head: the network's own logits, bounded.
         logits = soft_cap(F.linear(x, self.head_weight), self.config.logit_soft_cap)
         # PRSC: evidence of the binding memory, weighed by the final x.
@@ -191,7 +197,7 @@ class ResoNetwork(nn.Module):
         tail: Tensor | None = None,
         received: AttentionReceived | None = None,
     ) -> Trunk:
-        """Everything before the head. fold (B,), weight (V,D) and tail (B,W) are for `loss`.
+        """Everything before the head. fold (B,), weight (V,D) and tail (B,W) are for training.
 
         received: sums up the attention of this pass over one row.
         """

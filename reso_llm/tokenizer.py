@@ -103,6 +103,9 @@ class ResoTokenizer:
 
     bos_id, system_id, user_id, assistant_id, end_id = range(5)
     special_tokens = SPECIAL_TOKENS
+    special_ids = frozenset(range(len(SPECIAL_TOKENS)))
+    end_ids = end_id, bos_id
+    """Tokens that end a text: its own end, and the beginning of another."""
 
     def __init__(self, vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> None:
         """Build from `vocab`, byte-level strings to ids, and `merges`, its pairs in order of rank.

@@ -24,11 +24,12 @@ PACKAGES = {
 FLOORS = (
     ("config", "tokenizer"),
     ("decoding", "data", "stages"),
-    ("network", "session", "hf"),
+    ("network", "session"),
     ("model",),
     ("generation",),
-    ("chat", "tour", "training"),
+    ("chat", "tour", "training", "hf"),
     ("inference",),
+    ("server",),
 )
 # What the pure parts may not reach, however many imports lie between.
 UNREACHED = {
@@ -36,10 +37,13 @@ UNREACHED = {
     "reso_llm.stages": {"reso_llm.tokenizer", "run_core"},
     "reso_llm.network": {"reso_llm.tokenizer", "run_core"},
 }
+# Modules whose classes are subclasses of an optional package's; nothing imports them unasked.
+SUBCLASSING = {"reso_llm.hf.configuration", "reso_llm.hf.model", "reso_llm.hf.state_cache"}
 SCRIPTS = {"train", "evaluate", "demo", "chat", "setup"}
 OPTIONAL = {
     "transformers", "datasets", "huggingface_hub", "matplotlib", "pyarrow", "wandb",
     "chitchat_dataset", "torchhd", "ncps", "scipy", "pytest", "hypothesis",
+    "fastapi", "starlette", "uvicorn", "openai", "playwright",
 }  # fmt: skip
 
 
@@ -99,8 +103,9 @@ def violations(sources):
                 broken.append(f"{name} imports {target}: {package} may not know {root}")
             if root in SCRIPTS:
                 broken.append(f"{name} imports the script {root}")
-            if package in PACKAGES and root in OPTIONAL and at_top:
-                broken.append(f"{name} imports optional {root} at module level")
+            optional = root in OPTIONAL or target in SUBCLASSING
+            if package in PACKAGES and optional and at_top and name not in SUBCLASSING:
+                broken.append(f"{name} imports optional {target} at module level")
         if wing(name) and wing(name) not in floor_of:
             broken.append(f"{name} stands on no floor")
         for target in inside[name] if wing(name) in floor_of else ():
@@ -178,8 +183,8 @@ def test_the_project_keeps_the_rules():
 
 def test_the_house_has_few_rooms_and_floors():
     inside = rooms(project())
-    assert len(inside) <= 14
-    assert max(floors(inside).values()) <= 7
+    assert len(inside) <= 15
+    assert max(floors(inside).values()) <= 8
 
 
 LAWFUL = {
@@ -226,7 +231,9 @@ def test_a_lawful_project_passes():
         ("reso_llm.decoding.x", "import reso_llm.tokenizer", "reaches reso_llm.tokenizer"),
         ("reso_llm.chat.x", "import transformers", "optional transformers at module level"),
         ("reso_llm.chat.x", "if True:\n    from wandb import init", "optional wandb at module"),
-        ("reso_llm.chat.x", "class A:\n    import pyarrow.parquet", "optional pyarrow at module"),
+        ("reso_llm.chat.x", "class A:\n    import pyarrow.parquet", "optional pyarrow.parquet at"),
+        ("reso_llm.chat.x", "import reso_llm.hf.model", "optional reso_llm.hf.model at module"),
+        ("reso_llm.hf.model", "import transformers", None),
         ("reso_llm.chat.x", "import importlib\nimportlib.import_module('cer')", "not know cer"),
         ("reso_llm.stages.attention", "from .block import Block", "a circle: reso_llm.stages.att"),
         ("entropy_core.signals", "def f():\n    from entropy_core import signals, x", None),
@@ -273,7 +280,7 @@ names = []
 for package in map(importlib.import_module, {packages}):
     found = pkgutil.walk_packages(package.__path__, package.__name__ + ".")
     names += [package.__name__, *(module.name for module in found)]
-for name in names:
+for name in set(names) - {subclassing}:
     importlib.import_module(name)
 changed = [i for i, (a, b) in enumerate(zip(before, facts(), strict=True)) if a != b]
 optional = sorted({optional} & set(sys.modules))
@@ -286,6 +293,7 @@ def test_importing_every_module_has_no_side_effect():
     """Guards printing, seeding, environment changes, and heavy optional imports at start."""
     code = IMPORT_EVERYTHING.replace("{packages}", repr(sorted(PACKAGES)))
     code = code.replace("{optional}", repr(OPTIONAL))
+    code = code.replace("{subclassing}", repr(SUBCLASSING))
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
         cwd=REPOSITORY, capture_output=True, text=True, timeout=120,

@@ -30,6 +30,7 @@ REFERENCES = f"{README}, references"
 QUICK_START = f"{README}, quick start"
 ABLATION = f"python evaluate.py ablation shakespeare --data FILE --steps {reso_views.STEPS}"
 CONSENSUS = "python -m benchmarks.studies.consensus"
+HEARSAY = "python -m benchmarks.studies.hearsay"
 GOALS = "python evaluate.py goals --data FILE --train FILE"
 MEMORY = "python evaluate.py memory"
 STABILITY = "python evaluate.py stability --data FILE"
@@ -66,7 +67,7 @@ def coordinates(text: str, way: str, note: str = "") -> Claim:
     """Better than the best agent of the team alone, for every team."""
     return Claim(
         text, QUICK_START, CONSENSUS,
-        rows_of("consensus", "agents", case="agents", measure="bits per byte", way=way),
+        rows_of("consensus", "agents", case="agents", way=way),
         "{minus_best_single:.3f}", (below("minus_best_single"),), between=", ",
         frame=f"bits/byte minus the best single agent's, {{num_cases}} teams: {{cases}}{note}",
     )  # fmt: skip
@@ -156,15 +157,16 @@ CLAIMS = (
     Claim("Hallucination prevention, auto-correction", NEW,
           because="no recorded run compares the facts or errors in texts with and without the "
           "temperature adjustment"),
-    Claim("Multiple models can share state non-locally", NEW, CONSENSUS,
-          rows_of("consensus", "listener", case="listener", measure="memory", state="F 1"),
-          "{case} {fact:.3f}, a fact nobody was told {control:.3f}", (apart("fact", "control"),),
-          frame="change of another agent's nats/token on a fact that the first was told: {cases}"),
+    Claim("Multiple models can share state non-locally", NEW, HEARSAY,
+          rows_of("hearsay", "listener", "seed", case="listener", fidelity=1.0),
+          "{case} {told:.2f}, a fact nobody was told {untold:.2f}", (apart("untold", "told"),),
+          frame="nats/token that another agent gains on a fact that the first was told, over a "
+          "link of fidelity 1: {cases}"),
     coordinates('coordination_strategy="consensus"', "consensus"),
     coordinates('coordination_strategy "parallel"', "one text",
                 " (one of the agents' texts at random)"),
-    Claim('coordination_strategy "sequential"', QUICK_START,
-          because="sequential texts have no likelihood to compare, and nobody read them"),
+    coordinates('coordination_strategy "sequential"', "relay",
+                " (each agent writes its part of the text)"),
     Claim("Stochastic Resonance: escape repetitive patterns", NEW, "python evaluate.py phase-slip",
           reso_views.escapes, "{case} {noisy.escaped:.0%}, repeated 4-grams {noisy.rep-4:.2f} "
           "against {greedy.rep-4:.2f}",

@@ -29,9 +29,9 @@ from benchmarks.kit.writers import (
     spoken,
     token_and_end_nats,
 )
-from cer.pretrained import load_causal_lm, model_directory
 from reso_llm.decoding.controllers import Controller
 from reso_llm.generation.engine import Prompt
+from run_core.pretrained import load_causal_lm, model_directory
 
 BATCH_ROWS = 32  # weights are read once for all
 

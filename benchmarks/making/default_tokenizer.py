@@ -28,10 +28,11 @@ def main() -> None:
     """Train and write; the result depends on the two data files alone."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--guanaco", required=True, help="path to guanaco_900.jsonl")
+    parser.add_argument("--talk", default="sample", help="the data read beside guanaco")
     default = Path(reso_llm.__file__).parent / "default_tokenizer.json"
     parser.add_argument("--out", type=Path, default=default)
     args = parser.parse_args()
-    specs = ["sample", *[args.guanaco] * GUANACO_WEIGHT]
+    specs = [args.talk, *[args.guanaco] * GUANACO_WEIGHT]
     texts = (
         message.content
         for spec in specs

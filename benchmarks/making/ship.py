@@ -24,10 +24,12 @@ from benchmarks.kit.records import num_parameters
 from benchmarks.tasks.srb.analysis import SETTLED
 from reso_llm.data.prepare import tokenise_all
 from reso_llm.inference import SHIPPED, ResoLLMInference
+from reso_llm.training.calibration import stability_calibration
 from reso_llm.training.evaluation import LanguageModelScore, score_split
 from run_core.checkpoint import load_checkpoint, save_directory
 from run_core.run import resolve
 
+STABILITY_TEXTS = 100  # that the stability monitor is calibrated on
 CARD = Path(__file__).with_name("model_card.md")
 
 
@@ -48,13 +50,15 @@ def main() -> None:
         "training.json": {
             "tokenizer_fingerprint": training["tokenizer_fingerprint"],
             "goal_calibration": training["goal_calibration"],
-            "stability_calibration": training.get("stability_calibration"),
             "srb": rule_of(args.srb, args.out.name) if args.srb else {},
         },
     }
     half = {name: t.half() if t.is_floating_point() else t for name, t in tensors["model"].items()}
     save_directory(args.out, tensors={"model": half}, documents=stored)
     engine = ResoLLMInference.from_pretrained(args.out)
+    texts = tokenise_all(training["config"]["data"], engine.tokenizer)
+    calibration = stability_calibration(texts, engine.model, STABILITY_TEXTS)
+    stored["training.json"]["stability_calibration"] = calibration._asdict()
     c = engine.config
     card = CARD.read_text(encoding="utf-8").format(
         parameters=num_parameters(engine.model),

@@ -1,4 +1,4 @@
-"""Do several agents predict text better than one, and does one learn what another was told?
+"""Do several agents predict text better than one?
 
 python -m benchmarks.studies.consensus --checkpoints RUN RUN ... --data HELDOUT.jsonl
 
@@ -10,15 +10,13 @@ byte as `reso_llm.training.evaluation` defines them), of every pair of agents, a
                     parameters r_a at the token, as `generate_multi_agent` has it
     equal weights   the same with w_a = 1 / A
     mean            p = 1/A sum_a p_a at every token: each token drawn by an agent picked at random
+    relay           the first part of a document by the first agent, the next by the second ...:
+                    sequential agents
     one text        p(document) = 1/A sum_a p_a(document): parallel agents, of whose texts one is
                     picked at random
 
-The best single agent is known only after the fact: a difference to it is a strict one. Then
-memory: agent a is told an invented fact, b is not; b reads it with the field that a network of
-fidelity F leaves it (`entanglement.py`), nats per token minus those without it, beside a control
-fact nobody was told. b is another agent, or one with the weights of a. Only fields are shared; the
-echo of a's stored tokens, which does most of its remembering, stays with a. Intervals are 95 %
-bootstrap percentiles over documents or facts. Rows go to results/consensus.jsonl. Sources: Hinton
+The best single agent is known only after the fact: a difference to it is a strict one. Intervals
+are 95 % bootstrap percentiles over documents. Rows go to results/consensus.jsonl. Sources: Hinton
 2002 (products of experts); Jacobs 1991 (mixtures).
 
 Shapes: A agents, B windows, T tokens, V vocabulary, N documents.
@@ -27,7 +25,6 @@ Shapes: A agents, B windows, T tokens, V vocabulary, N documents.
 import argparse
 import itertools
 import math
-import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,25 +32,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.kit.facts import draw_facts, forget, log_probability, tell, without_texts
-from benchmarks.kit.heldout import held_out, padded, window_batches
+from benchmarks.kit.heldout import document_ids, held_out, padded, window_batches
 from benchmarks.kit.records import write_row
-from benchmarks.kit.statistics import mean_of, ratio_interval
+from benchmarks.kit.statistics import ratio_interval
 from benchmarks.kit.tables import shown, table
 from reso_llm.data.token_cache import Split
 from reso_llm.data.windows import EvalWindow
 from reso_llm.inference import ResoLLMInference
-from reso_llm.model import ResoLLMModel, with_field
-from reso_llm.network import ResoState
-from reso_llm.session.entanglement import EntanglementNetwork
+from reso_llm.model import ResoLLMModel
 from run_core.hardware import keep_freed_memory
 
-FIDELITIES = (0.25, 0.5, 0.75, 1.0)
 BATCH_SIZE = 8
-WAYS = ("consensus", "equal weights", "mean", "one text")
-
-
-# --- held-out text
+WAYS = ("consensus", "equal weights", "mean", "relay", "one text")
 
 
 def teams(count: int) -> list[tuple[int, ...]]:
@@ -77,11 +67,25 @@ def mean_nats(log_p_target: Tensor) -> Tensor:
     return math.log(len(log_p_target)) - log_p_target.logsumexp(0)
 
 
+def relay_nats(nats: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
+    """Nats (B,T) of agents in turns, from each one's (A,B,T).
+
+    starts (B,) are the windows' places in their documents, of `lengths` (B,) targets.
+    """
+    places = starts.unsqueeze(1) + torch.arange(nats.shape[-1])
+    turns = (places * len(nats) // lengths.unsqueeze(1)).clamp_max(len(nats) - 1)  # in padding
+    return nats.gather(0, turns.unsqueeze(0)).squeeze(0)
+
+
 @torch.inference_mode()
 def window_nats(
-    models: Sequence[ResoLLMModel], windows: Sequence[EvalWindow]
+    models: Sequence[ResoLLMModel], windows: Sequence[EvalWindow], lengths: Tensor
 ) -> dict[tuple[int, ...], Tensor]:
-    """Nats of each window's scored tokens: (1,B) of each agent (i,), (3,B) of each team's ways."""
+    """Nats of each window's scored tokens: (1,B) of each agent (i,), (4,B) of each team's ways.
+
+    lengths (B,) are the targets of the windows' documents.
+    """
+    starts = torch.tensor([window.start for window in windows])
     ids, targets, counted = padded(windows)
     outputs = [model(ids) for model in models]
     log_p = torch.stack([output.logits.log_softmax(-1) for output in outputs])  # (A,B,T,V)
@@ -97,16 +101,18 @@ def window_nats(
             product_nats(members, order[chosen], targets),
             product_nats(members, torch.ones(len(team), 1, 1), targets),
             mean_nats(chosen_log_p[chosen]),
+            relay_nats(-chosen_log_p[chosen], starts, lengths),
         ))  # fmt: skip
     return {team: (nats.double() * counted).sum(-1) for team, nats in nats_of.items()}
 
 
 def document_nats(models: Sequence[ResoLLMModel], split: Split) -> dict[tuple[int, ...], Tensor]:
-    """Nats of each document (N,): of each agent, (1,N), and of each team's WAYS, (4,N)."""
+    """Nats of each document (N,): of each agent, (1,N), and of each team's WAYS, (5,N)."""
     context = min(model.config.max_seq_len for model in models)
+    lengths = torch.tensor([len(ids) - 1 for ids in document_ids(split)])
     sums: dict[tuple[int, ...], Tensor] = {}
     for indices, windows in window_batches(split, context, BATCH_SIZE):
-        for team, nats in window_nats(models, windows).items():
+        for team, nats in window_nats(models, windows, lengths[indices]).items():
             empty = nats.new_zeros(len(nats), split.num_documents)
             sums.setdefault(team, empty).index_add_(1, indices, nats)
     for team in teams(len(models)):
@@ -122,9 +128,7 @@ def compare(
     bits = {team: nats / math.log(2) for team, nats in sums.items()}
     rows = []
     for team, by_way in bits.items():
-        row: dict[str, Any] = {
-            "measure": "bits per byte", "agents": [names[a] for a in team], "documents": len(sizes)
-        }  # fmt: skip
+        row: dict[str, Any] = {"agents": [names[a] for a in team], "documents": len(sizes)}
         if len(team) == 1:
             rows.append(row | {"way": "single", "bits_per_byte": ratio_interval(by_way[0], sizes)})
             continue
@@ -138,68 +142,14 @@ def compare(
     return rows
 
 
-# --- shared memory
-
-
-def heard_state(teller: ResoLLMModel, listener: ResoLLMModel, fidelity: float) -> ResoState:
-    """The state from which an empty listener starts in a network with the teller."""
-    network = EntanglementNetwork(("teller", "listener"))
-    network.link("teller", "listener", fidelity)
-    told, own = teller.recollected_state(), listener.init_state()
-    fields = {
-        name: state.stages["temporal_smf"].field[0]
-        for name, state in (("teller", told), ("listener", own))
-    }
-    return with_field(own, network.share("listener", fields))
-
-
-def hearsay(
-    teller: ResoLLMModel, listener: ResoLLMModel, facts: Sequence[str], controls: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Change of the listener's nats per token, by fidelity; and of the teller's own."""
-    changes: dict[tuple[str, str], list[float]] = {}
-    for fact, control in zip(facts, controls, strict=True):
-        tell(teller, fact, 1.0)
-        states = {f"F {f:g}": (listener, heard_state(teller, listener, f)) for f in FIDELITIES}
-        full = teller.recollected_state()
-        states |= {
-            "told, field alone": (teller, without_texts(teller, full)),
-            "told": (teller, full),
-        }
-        for name, (model, state) in states.items():
-            for kind, text in (("fact", fact), ("control", control)):
-                before = log_probability(model, text, model.init_state())
-                change = before - log_probability(model, text, state)
-                changes.setdefault((name, kind), []).append(change)
-    forget(teller)
-    return [
-        {
-            "measure": "memory", "state": name, "facts": len(facts),
-            **{kind: mean_of(changes[name, kind]) for kind in ("fact", "control")},
-        }
-        for name in dict.fromkeys(name for name, _ in changes)
-    ]  # fmt: skip
-
-
-# --- all of it
-
-
 def text(rows: Sequence[dict[str, Any]]) -> str:
-    """Bits per byte, then nats of facts, in markdown."""
-    bits = [
-        [", ".join(row["agents"]), row["way"], *(shown(row.get(name)) for name in (
-            "bits_per_byte", "minus_best_single", "minus_one_text"))]
-        for row in rows if row["measure"] == "bits per byte"
-    ]  # fmt: skip
-    facts = [
-        [row["listener"], row["state"], shown(row["fact"], 3), shown(row["control"], 3)]
+    """Bits per byte in markdown."""
+    names = "bits_per_byte", "minus_best_single", "minus_one_text"
+    lines = [
+        [", ".join(row["agents"]), row["way"], *(shown(row.get(name)) for name in names)]
         for row in rows
-        if row["measure"] == "memory"
     ]
-    return "\n\n".join((
-        table(("agents", "way", "bits/byte", "- best single", "- one text"), bits),
-        table(("listener", "state", "change of nats/token, fact", "control"), facts),
-    ))  # fmt: skip
+    return table(("agents", "way", "bits/byte", "- best single", "- one text"), lines)
 
 
 def check(engines: Sequence[ResoLLMInference]) -> None:
@@ -213,7 +163,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoints", nargs="+", required=True, help="run directories")
     parser.add_argument("--data", required=True, help="held-out rows")
-    parser.add_argument("--facts", type=int, default=40)
     options = parser.parse_args()
     keep_freed_memory()
     engines = [ResoLLMInference.from_pretrained(path) for path in options.checkpoints]
@@ -224,15 +173,6 @@ def main() -> None:
     models, names = [e.model for e in engines], [Path(path).name for path in options.checkpoints]
     split, sizes = held_out(options.data, engines[0].tokenizer)
     rows = compare(document_nats(models, split), sizes, names)
-    if all(model.config.temporal_smf.enabled for model in models[:2]):
-        rng = random.Random(0)
-        texts = draw_facts(2 * options.facts, rng)
-        halves = texts[: options.facts], texts[options.facts :]
-        for listener, model in (("the same weights", models[0]), (names[1], models[1])):
-            rows += [
-                {"teller": names[0], "listener": listener, **row}
-                for row in hearsay(models[0], model, *halves)
-            ]
     print(text(rows), flush=True)
     for row in rows:
         write_row("consensus", row)

@@ -12,6 +12,7 @@ TASKS = {
     "ablation": "benchmarks.tasks.ablation",
     "memory": "benchmarks.tasks.memory",
     "goals": "benchmarks.tasks.goals",
+    "talk": "benchmarks.tasks.talk",
     "gating": "benchmarks.tasks.gating",
     "stability": "benchmarks.tasks.stability",
     "mirror": "benchmarks.tasks.mirror",

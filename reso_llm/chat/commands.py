@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from entropy_core.checks import nearest
-from reso_llm.chat.panel import panel
-from reso_llm.chat.session import ChatSession, Reply
-from reso_llm.generation.engine import describe
+from reso_llm.chat.panel import meanings, panel
+from reso_llm.chat.session import ChatSession, OnEvent, OnText, Reply
+from reso_llm.decoding.row import Event
 from run_core import terminal
 from run_core.terminal import Screen
 
@@ -80,9 +80,13 @@ class Chat:
             self._show(self.session.reply(text.removeprefix("\\"), *self._listener))
 
     @property
-    def _listener(self) -> tuple[Callable[[str], None], bool]:
-        """Options of a reply: the function that receives its text, and whether it is measured."""
-        return self.screen.write, self.show_metrics
+    def _listener(self) -> tuple[OnText, bool, OnEvent | None]:
+        """Who receives a reply's text, whether it is measured, who receives its events."""
+        return self.screen.write, self.show_metrics, self._mark if self.show_metrics else None
+
+    def _mark(self, event: Event) -> None:
+        """Show in the reply what a controller did, where it did it."""
+        self.screen.mark(f"[{event.controller}: {event.cause}]")
 
     def _show(self, reply: Reply) -> None:
         """End the line of a streamed reply; show its notes and its panel."""
@@ -92,9 +96,8 @@ class Chat:
         if reply.result.goals_achieved:
             self._note(f"goal achieved: {', '.join(reply.result.goals_achieved)}")
         if self.show_metrics:
-            config = self.session.engine.config
-            columns = self.screen.columns
-            for row in panel(reply.result, config.vocab_size, config.num_layers, columns):
+            num_layers = self.session.engine.num_layers
+            for row in panel(reply.result, num_layers, self.screen.columns):
                 self.screen.note(row)
 
     def _run_command(self, name: str, argument: str) -> None:
@@ -146,7 +149,7 @@ class Chat:
         if not text:
             self._note("remember what? remember <text>")
             return
-        self.session.engine.model.update_memory(terminal.encodable(text))
+        self.session.engine.update_memory(terminal.encodable(text))
         self._note(f"remembered; {_num_memories(self.session)}")
 
     def recall(self, query: str) -> None:
@@ -154,10 +157,11 @@ class Chat:
         if not query:
             self._note("recall what? recall <text>")
             return
-        recollections = self.session.engine.model.recall(terminal.encodable(query))
+        recollections = self.session.engine.recall(terminal.encodable(query))
         for r in recollections:
             age = _num_texts(r.age)
-            self._note(f"{age} ago, resonance {r.resonance:.2f}: {_quoted(r.moment.text)}")
+            told = f", told by {r.moment.source}" if r.moment.source else ""
+            self._note(f"{age} ago{told}, resonance {r.resonance:.2f}: {_quoted(r.moment.text)}")
         if not recollections:
             self._note("nothing in memory resonates with that")
 
@@ -166,23 +170,36 @@ class Chat:
         for line in status(self.session):
             self.screen.note(line)
 
-    def show_help(self, _: str) -> None:
-        """List the commands."""
+    def show_help(self, topic: str) -> None:
+        """List the commands, or what the panel shows."""
+        if topic.lower() == "metrics":
+            self._table(meanings())
+            return
         rows = [(f"{name} {c.argument}", c.description) for name, c in COMMANDS.items()]
         rows += [
             ("\\...", "say a line to the model that would be a command"),
             ("Ctrl-C", "stops a reply; twice at the prompt, leaves"),
         ]
+        self._table(rows)
+
+    def _table(self, rows: Iterable[tuple[str, str]]) -> None:
         for left, right in rows:
             self.screen.note(left.ljust(ARGUMENT_COLUMN) + right)
 
 
 class Command(NamedTuple):
-    """A command: its argument ("" without one), its line in `help`, the method of `Chat`."""
+    """A command: its argument ("" without one), its line in `help`, the method of `Chat`.
+
+    An argument in brackets may be left out, and is that word.
+    """
 
     argument: str
     description: str
     method: Callable[[Chat, str], None]
+
+    def takes(self, argument: str) -> bool:
+        """Whether a line with this argument is the command, and not said to the model."""
+        return not argument or self.argument in ("<text>", f"[{argument.lower()}]")
 
 
 COMMANDS = {
@@ -196,7 +213,7 @@ COMMANDS = {
     "recall": Command("<text>", "the memories that resonate with a text", Chat.recall),
     "status": Command("", "model, context, goal, memory, clock", Chat.show_status),
     "metrics": Command("", "show or hide the panel under replies", Chat.toggle_metrics),
-    "help": Command("", "list the commands", Chat.show_help),
+    "help": Command("[metrics]", "list the commands, or what the panel shows", Chat.show_help),
 }
 
 
@@ -205,18 +222,19 @@ def parse_line(line: str) -> tuple[str | None, str]:
     first, _, rest = line.partition(" ")
     name, argument = first.removeprefix("/").lower(), rest.strip()
     has_slash = first.startswith("/")
-    is_command = name in COMMANDS and bool(COMMANDS[name].argument or not argument)
+    known = COMMANDS.get(name)
+    is_command = known is not None and known.takes(argument)
     return (name, argument) if has_slash or is_command else (None, line)
 
 
 def status(session: ChatSession) -> list[str]:
     """The lines of `status`."""
     engine, turns = session.engine, session.turns
-    kept = engine.model.session
+    kept = engine.session
     foci = ", ".join(focus.target for focus in kept.agency.foci) if kept.agency else ""
     return [
-        f"model    {describe(engine)}",
-        f"context  {session.context_used} of {engine.config.max_seq_len} tokens, "
+        f"model    {engine.description}",
+        f"context  {session.context_used} of {engine.context_length} tokens, "
         f"{len(turns)} turns, {len(turns) - len(session.turns_read)} left out",
         f"system   {_quoted(session.system[0].content) if session.system else '-'}",
         f"goal     {session.goal.description if session.goal else '-'}",
@@ -227,7 +245,7 @@ def status(session: ChatSession) -> list[str]:
 
 
 def _num_memories(session: ChatSession) -> str:
-    episodes = session.engine.model.session.episodes
+    episodes = session.engine.session.episodes
     if episodes is None:
         return "-"
     return f"{len(episodes)} of at most {_num_texts(episodes.config.max_moments)}"
@@ -256,7 +274,7 @@ def run_in_terminal(
     screen = Screen.of(sys.stdout)
     with terminal.undecodable_replaced():
         if terminal.is_interactive():
-            screen.note(describe(session.engine))
+            screen.note(session.engine.description)
             screen.note("help lists the commands, exit leaves")
             if session.exchanges:
                 screen.note(f"going on after {len(session.exchanges)} exchanges")

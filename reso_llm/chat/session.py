@@ -6,15 +6,17 @@ question that is too long by itself is cut at its end. Every reply comes with no
 left out.
 """
 
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from reso_llm.data.conversation import Message
+from reso_llm.decoding.row import Event
 from reso_llm.generation.context import opening_limit
-from reso_llm.generation.engine import Engine
 from reso_llm.generation.options import GenerationOptions
 from reso_llm.generation.results import GenerationResult
+from reso_llm.generation.text_engine import TextEngine
 from reso_llm.session import saving
 from reso_llm.session.agency import Goal
 from reso_llm.session.session import Session
@@ -22,6 +24,9 @@ from run_core import terminal
 
 SAMPLING = {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.1}
 """Default sampling options of a chat."""
+
+OnText = Callable[[str], None]
+OnEvent = Callable[[Event], None]
 
 
 class Exchange(NamedTuple):
@@ -53,7 +58,7 @@ class ChatSession:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: TextEngine,
         max_length: int = 128,
         seed: int | None = None,
         system: str | None = None,
@@ -62,7 +67,7 @@ class ChatSession:
         self.engine, self.max_length, self.seed = engine, max_length, seed
         self.options = SAMPLING | options
         GenerationOptions(max_length=max_length, **self.options)
-        context = engine.config.max_seq_len
+        context = engine.context_length
         self.room = context - min(max_length, context // 2)
         """Tokens of a prompt, at most."""
         self.system = [] if system is None else [self._system_message(system)]
@@ -72,31 +77,38 @@ class ChatSession:
 
     # --- replies
 
-    def reply(self, text: str, on_text: Callable[[str], None], metrics: bool = True) -> Reply:
+    def reply(
+        self, text: str, on_text: OnText, metrics: bool = True, on_event: OnEvent | None = None
+    ) -> Reply:
         """Answer one question; `on_text` receives the reply piece by piece.
 
         A reply that Ctrl-C stops is kept as far as it went. It is not kept when it has no word
         yet. The goal is dropped afterwards. metrics: measure the text as it is written.
+        on_event receives what a controller does, as it does it.
         """
-        return self._answer(terminal.encodable(text), on_text, metrics, self.exchanges)
+        return self._answer(terminal.encodable(text), on_text, metrics, on_event, self.exchanges)
 
-    def retry(self, on_text: Callable[[str], None], metrics: bool = True) -> Reply:
+    def retry(
+        self, on_text: OnText, metrics: bool = True, on_event: OnEvent | None = None
+    ) -> Reply:
         """Replace the last reply by another one to the same question and towards the same goal.
 
         Raises ValueError before the first reply.
         """
         *earlier, last = self._exchanges_so_far()
         self._set_goal_again(last)
-        return self._answer(last.question, on_text, metrics, earlier)
+        return self._answer(last.question, on_text, metrics, on_event, earlier)
 
-    def extend(self, on_text: Callable[[str], None], metrics: bool = True) -> Reply:
+    def extend(
+        self, on_text: OnText, metrics: bool = True, on_event: OnEvent | None = None
+    ) -> Reply:
         """Write on where the last reply ends, towards its goal; `on_text` receives what is new.
 
         Raises ValueError before the first reply, and for a reply that fills the context.
         """
         *earlier, last = self._exchanges_so_far()
         self._set_goal_again(last)
-        return self._answer(last.question, on_text, metrics, earlier, last.reply)
+        return self._answer(last.question, on_text, metrics, on_event, earlier, last.reply)
 
     def undo(self) -> Exchange:
         """Take the last exchange back and return it; the model's session keeps its notes.
@@ -109,8 +121,9 @@ class ChatSession:
     def _answer(
         self,
         question: str,
-        on_text: Callable[[str], None],
+        on_text: OnText,
         metrics: bool,
+        on_event: OnEvent | None,
         earlier: list[Exchange],
         begun: str = "",
     ) -> Reply:
@@ -124,6 +137,7 @@ class ChatSession:
             self.max_length,
             seed=None if self.seed is None else self.seed + self.num_replies,
             on_text=on_text,
+            on_event=on_event,
             **({"metrics": metrics} | self.options),
         )
         self.num_replies += 1
@@ -154,7 +168,7 @@ class ChatSession:
             "goal": self.goal.description if self.goal else None,
             "tokenizer": self.engine.tokenizer.fingerprint,
         }
-        saving.save(self.engine.model.session, path, extra)
+        saving.save(self.engine.session, path, extra)
 
     def load(self, path: str | Path) -> None:
         """Go on with the conversation of a file, and its goals, episodes and clock.
@@ -162,8 +176,7 @@ class ChatSession:
         The file's system message is taken where none was given. Raises as `saving.load`, and
         ValueError for a file that holds no conversation or belongs to another tokenizer.
         """
-        model = self.engine.model
-        session = Session(model.config)
+        session = Session(self.engine.session.config)
         extra = saving.load(session, path)
         if "exchanges" not in extra:
             raise ValueError(f"{path}: a session without a conversation; expected a chat's")
@@ -171,18 +184,18 @@ class ChatSession:
             raise ValueError(
                 f"{path}: saved with another tokenizer; use the model it was saved with"
             )
-        if session.agency is not None:  # the calibration is the checkpoint's
-            session.agency.calibration = model.session.agency.calibration
+        if session.agency is not None:  # the calibration is the model's
+            session.agency.calibration = self.engine.session.agency.calibration
         if not self.system and extra["system"] is not None:
             self.system = [self._system_message(extra["system"])]
-        model.session = session
+        self.engine.session = session
         self.exchanges = [Exchange(*values) for values in extra["exchanges"]]
         self.num_replies = extra["num_replies"]
         pending = [goal for goal in self._active_goals() if goal.description == extra["goal"]]
         self.goal = pending[-1] if pending else None
 
     def _active_goals(self) -> tuple[Goal, ...]:
-        agency = self.engine.model.session.agency
+        agency = self.engine.session.agency
         return () if agency is None else agency.active_goals
 
     # --- the goal of the next reply
@@ -190,7 +203,7 @@ class ChatSession:
     def set_goal(self, description: str) -> None:
         """Pursue a goal with the next reply, in place of one set before; see `create_goal`."""
         self.drop_goal()
-        self.goal = self.engine.model.create_goal(terminal.encodable(description))
+        self.goal = self.engine.create_goal(terminal.encodable(description))
 
     def _set_goal_again(self, exchange: Exchange) -> None:
         """Pursue the goal of an exchange again, unless another one is set."""
@@ -200,8 +213,8 @@ class ChatSession:
     def drop_goal(self) -> None:
         """Pursue no goal with the next reply."""
         goal, self.goal = self.goal, None
-        if goal is not None and goal in self.engine.model.get_active_goals():
-            self.engine.model.session.agency.drop_goal(goal)
+        if goal is not None and goal in self._active_goals():
+            self.engine.session.agency.drop_goal(goal)
 
     # --- what the model reads
 
@@ -213,25 +226,23 @@ class ChatSession:
     @property
     def turns_read(self) -> list[Message]:
         """The newest questions and replies that the context holds."""
-        room = self.engine.config.max_seq_len - 1 - self._size(self.system)
-        return _turns(self._newest(self.exchanges, room) or self.exchanges[-1:])
+        fitting = self._newest(self.exchanges, self.engine.context_length)
+        return _turns(fitting or self.exchanges[-1:])
 
     @property
     def context_used(self) -> int:
         """Tokens of the conversation that the context holds."""
-        size = 1 + self._size([*self.system, *self.turns_read])
-        return min(size, self.engine.config.max_seq_len)
+        return min(self._size(self.turns_read), self.engine.context_length)
 
     def _fit(
         self, earlier: list[Exchange], question: str, begun: str
     ) -> tuple[list[Exchange], str, list[str]]:
         """The exchanges to read, the question as far as it is read, and notes on the rest."""
-        notes = []
-        room = self.room - self._size([*self.system, Message("assistant", begun)])
-        if room < self._size([Message("user", "")]):
+        notes, begins = [], [Message("assistant", begun)] if begun else []
+        if self._size([Message("user", ""), *begins]) > self.room:
             raise ValueError("the reply fills the context: it cannot go on")
-        short = self._shortened(question, room)
-        newest = self._newest(earlier, room - self._size([Message("user", short)]))
+        short = self._shortened(question, begins)
+        newest = self._newest(earlier, self.room, [Message("user", short), *begins])
         if len(newest) < len(earlier):
             left_out = 2 * (len(earlier) - len(newest))
             notes.append(f"the context is full: the {left_out} oldest turns are left out")
@@ -240,30 +251,34 @@ class ChatSession:
             notes.append(f"too long: the first {characters} are read")
         return newest, short, notes
 
-    def _shortened(self, question: str, room: int) -> str:
-        """The longest beginning of a question that fits into `room` tokens."""
-        while question and (size := self._size([Message("user", question)])) > room:
-            question = question[: min(len(question) - 1, len(question) * room // size)]
+    def _shortened(self, question: str, begins: list[Message]) -> str:
+        """The longest beginning of a question that fits with the beginning of its reply."""
+        while question and (size := self._size([Message("user", question), *begins])) > self.room:
+            question = question[: min(len(question) - 1, len(question) * self.room // size)]
         return question
 
-    def _newest(self, exchanges: list[Exchange], room: int) -> list[Exchange]:
-        """The newest exchanges that fit into `room` tokens together."""
-        count = 0
-        for exchange in reversed(exchanges):
-            room -= self._size(exchange.turns)
-            if room < 0:
-                break
-            count += 1
+    def _newest(
+        self, exchanges: list[Exchange], room: int, after: Sequence[Message] = ()
+    ) -> list[Exchange]:
+        """The newest exchanges that fit into `room` tokens together with the messages after."""
+
+        def size(count: int) -> int:
+            return self._size([*_turns(exchanges[len(exchanges) - count :]), *after])
+
+        count = bisect_right(range(1, len(exchanges) + 1), room, key=size)
         return exchanges[len(exchanges) - count :]
 
     def _size(self, messages: list[Message]) -> int:
-        """Tokens of messages, <|bos|> aside."""
-        return len(self.engine.tokenizer.encode_conversation(messages)[0]) - 1
+        """Tokens of a prompt: the system message and these after it; 0 for no message."""
+        prompt = [*self.system, *messages]
+        return len(self.engine.prompt_ids(prompt)) if prompt else 0
 
     def _system_message(self, text: str) -> Message:
         message = Message("system", terminal.encodable(text))
-        context = self.engine.config.max_seq_len
-        size, limit = self._size([message]), opening_limit(context) - 1
+        context, question = self.engine.context_length, Message("user", "")
+        size = len(self.engine.prompt_ids([message, question]))
+        size -= len(self.engine.prompt_ids([question]))
+        limit = opening_limit(context) - 1
         if not text.strip():
             raise ValueError("system is blank: give a text, or leave it out")
         if size > limit:

@@ -23,10 +23,10 @@ from torch import Tensor
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.generation.attention_received import received_attention
 from reso_llm.generation.nudge import FORK_EVERY, Nudged, text_exponents
-from reso_llm.generation.row import Prediction, TextRow, ends_of
-from reso_llm.generation.states import heated, padded, repeated, stacked
+from reso_llm.generation.row import Prediction, TextRow
+from reso_llm.generation.states import heated, padded, selected, stacked
 from reso_llm.generation.stepper import Stepper
-from reso_llm.model import ResoLLMModel, with_field
+from reso_llm.model import ResoLLMModel
 from reso_llm.network import ResoOutput, ResoState
 from reso_llm.tokenizer import ResoTokenizer
 
@@ -45,16 +45,14 @@ class Context:
         *,
         goal: Tensor | None = None,
         noise: torch.Generator | None = None,
-        field: Tensor | None = None,
         attending: bool = False,
     ) -> None:
         """rows hold at least one id each; goal is (D,); noise is stochastic resonance's source.
 
-        field (H,C,S) takes the place of the session's own at the start. attending: sum up the
-        attention received, which `received` returns. Rows with a monitor get the exponents of
-        their states, where the traces are kept.
+        attending: sum up the attention received, which `received` returns. Rows with a monitor get
+        the exponents of their states, where the traces are kept.
         """
-        self.model, self.noise, self.field, self.attending = model, noise, field, attending
+        self.model, self.noise, self.attending = model, noise, attending
         self.tokenizer, self.table = tokenizer, model.embedding.weight
         self.device = self.table.device
         self.rows = rows
@@ -62,8 +60,8 @@ class Context:
         limit = opening_limit(model.config.max_seq_len)
         self._opening = [_opening_size(row.ids, tokenizer, limit) for row in rows]
         self.goal = None if goal is None else goal.to(self.table).view(1, -1)
-        self.forbidden = _unusable(tokenizer, model.config.vocab_size).to(self.device)
-        self.ends = torch.tensor(ends_of(tokenizer), device=self.device)
+        self.forbidden = unwritable(tokenizer, model.config.vocab_size).to(self.device)
+        self.ends = torch.tensor(tokenizer.end_ids, device=self.device)
         self.stepper: Stepper | None = None
         self.state: ResoState | None = None
         self._length = 0  # columns of the state
@@ -96,9 +94,9 @@ class Context:
             step = self.stepper.step(newest[0])
             logits = self._allowed(torch.from_numpy(step.logits)[None])
             embedding = self.stepper.embedding.table[newest]
-            return Prediction(
-                logits, [step.coherence], [step.layers_used], step.hidden[None], embedding
-            )
+            coherence = [step.coherence] if self.stepper.kuramoto else None
+            layers = [step.layers_used] if self.stepper.gate else None
+            return Prediction(logits, embedding, coherence, layers, step.hidden[None])
         inputs = torch.tensor(newest, device=self.device).unsqueeze(1)
         output = self.model(inputs, self.state, self._goals(len(self.rows)), self.noise)
         self.state = output.state
@@ -147,7 +145,7 @@ class Context:
         """
         total = torch.zeros(len(candidates), device=self.device)
         going = ~torch.isin(candidates, self.ends)
-        state, tokens = repeated(self._current(), row, len(candidates)), candidates
+        state, tokens = selected(self._current(), [row] * len(candidates)), candidates
         for _ in range(self._room(horizon)):
             output = self.model(tokens.unsqueeze(1), state, self._goals(len(candidates)))
             best = self._allowed(output.logits[:, -1].float()).log_softmax(-1).max(-1)
@@ -209,10 +207,7 @@ class Context:
 
     def _read_alone(self, kept: "_Kept", padding: int) -> ResoOutput:
         """Read a row from its start, behind `padding` columns."""
-        state = self.model.recollected_state()
-        if self.field is not None:
-            state = with_field(state, self.field)
-        state = self._after_dropped(padded(state, padding), kept)
+        state = self._after_dropped(padded(self.model.recollected_state(), padding), kept)
         # The prompt first, then the model's own words; those that come next are its own, too.
         for ids in (kept.prompt, kept.own):
             if ids:
@@ -294,21 +289,19 @@ class Context:
     def _host(self, logits: Tensor, diagnostics: dict[str, Tensor]) -> Prediction:
         """Bring logits and the monitors' inputs to the host in one transfer."""
         hidden = diagnostics["hidden"][:, -1]
-        nothing = hidden.new_full((len(hidden),), torch.nan)
+        nothing = hidden.new_zeros(len(hidden))
         coherence = diagnostics["coherence"][:, -1] if "coherence" in diagnostics else nothing
-        layers = torch.full_like(nothing, self.model.config.num_layers)
-        if "deep" in diagnostics:
-            layers = layers.where(diagnostics["deep"][:, -1], 1)
+        deep = diagnostics["deep"][:, -1] if "deep" in diagnostics else nothing
         newest = torch.tensor([row.ids[-1] for row in self.rows], device=self.device)
-        parts = coherence[:, None], layers[:, None], hidden, self.table[newest]
+        parts = coherence[:, None], deep[:, None], hidden, self.table[newest]
         numbers = torch.cat(parts, dim=1).float().cpu().numpy()
-        middle = 2 + hidden.shape[1]
+        middle, L = 2 + hidden.shape[1], self.model.config.num_layers
         return Prediction(
             self._allowed(logits.float()),
-            numbers[:, 0].tolist(),
-            numbers[:, 1].astype(int).tolist(),
-            numbers[:, 2:middle],
             numbers[:, middle:],
+            numbers[:, 0].tolist() if "coherence" in diagnostics else None,
+            [L if x else 1 for x in numbers[:, 1]] if "deep" in diagnostics else None,
+            numbers[:, 2:middle],
         )
 
     def _room(self, horizon: int) -> int:
@@ -347,7 +340,7 @@ def _opening_size(ids: Sequence[int], tokenizer: ResoTokenizer, limit: int) -> i
     return 1
 
 
-def _unusable(tokenizer: ResoTokenizer, vocab_size: int) -> Tensor:
+def unwritable(tokenizer: ResoTokenizer, vocab_size: int) -> Tensor:
     """Turn openers, which only the chat template may write, and ids without a token."""
     t = tokenizer
     return torch.tensor([t.system_id, t.user_id, t.assistant_id, *range(t.vocab_size, vocab_size)])

@@ -5,17 +5,66 @@
 Shapes: B rows, V vocabulary.
 """
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import partial
+from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from reso_llm.decoding.row import Measure, measure, measure_row
-from reso_llm.generation.context import Context
+from reso_llm.decoding.cache_noise import CacheNoise
+from reso_llm.decoding.row import Event, Measure, measure, measure_row
 from reso_llm.generation.row import Prediction, TextRow
+from reso_llm.generation.tokens import Tokens
+from reso_llm.session.agency import Goal
 
 
-def write(context: Context) -> Generator[None, None, None]:
+class ModelContext(Protocol):
+    """A model after the ids of some rows: `context.Context`, or `reso_llm.hf.context.HFContext`."""
+
+    rows: Sequence[TextRow]
+    tokenizer: Tokens
+    table: Tensor  # (V,D), token embeddings
+    attending: bool  # whether `received` is known
+
+    def predict(self) -> Prediction:
+        """Read the newest token of each row, and predict the next."""
+        ...
+
+    def heat(self, row: int, noise: CacheNoise, generator: torch.Generator) -> None:
+        """Put noise into a row's cache; it acts from the next token on."""
+        ...
+
+    def lookahead(self, row: int, candidates: Tensor, horizon: int) -> Tensor:
+        """ln p (m,) of the most probable `horizon` tokens after each of the candidates (m,)."""
+        ...
+
+    def received(self, row: int) -> np.ndarray:
+        """Share of attention (n,) that a row's n ids got."""
+        ...
+
+    def warnings(self, row: int) -> tuple[str, ...]:
+        """Sentences about what a row's context has lost."""
+        ...
+
+
+class Job(NamedTuple):
+    """A generation in progress: its rows, the steps that write them, and its state at the start."""
+
+    started: float  # by time.perf_counter()
+    context: ModelContext
+    steps: Generator[None, None, None]
+    goals: Mapping[Goal, bool]
+    """The goals that steer the texts, and whether each was achieved before the generation."""
+
+    @property
+    def rows(self) -> Sequence[TextRow]:
+        """The rows, one for each prompt."""
+        return self.context.rows
+
+
+def write(context: ModelContext) -> Generator[None, None, None]:
     """Write all rows of a context to their end, in step, and yield after each token.
 
     Run it in inference mode. Raises FloatingPointError when the model's logits are not finite.
@@ -31,7 +80,7 @@ def write(context: Context) -> Generator[None, None, None]:
 
 
 def _write_token(
-    context: Context, row: TextRow, b: int, prediction: Prediction, measured: Measure | None
+    context: ModelContext, row: TextRow, b: int, prediction: Prediction, measured: Measure | None
 ) -> None:
     """Decide about, draw and take the next token of row b."""
     logits = prediction.logits[b : b + 1]
@@ -62,3 +111,22 @@ def finish(steps: Iterable[None], rows: Sequence[TextRow]) -> None:
     except KeyboardInterrupt:
         for row in rows:
             row.end("interrupted")
+
+
+def telling(
+    steps: Iterable[None], row: TextRow, on_event: Callable[[Event], None]
+) -> Generator[None, None, None]:
+    """Steps of a row, its events told after each.
+
+    A decision that is taken again at the next token is told once.
+    """
+    told, last = 0, {}
+    for _ in steps:
+        events = row.decoding.events
+        for event in events[told:]:
+            step, cause = last.get(event.controller, (-2, ""))
+            if event.step > step + 1 or event.cause != cause:
+                on_event(event)
+            last[event.controller] = event.step, event.cause
+        told = len(events)
+        yield

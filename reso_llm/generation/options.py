@@ -24,8 +24,9 @@ class GenerationOptions:
     controllers: what decides before each token, in this order (`reso_llm.decoding.controllers`).
     signals: how the signals they read are averaged.
     auto_temperature: let the stability monitor move the temperature, after the controllers, where
-    the model has one with stability.auto_temperature_adjust.
+    the model has a calibrated one with stability.auto_temperature_adjust.
     metrics: measure the text as it is written; without, no traces and no attention summary.
+    alternatives: most probable tokens that each row keeps beside every token; 0 without metrics.
     sampling: the sampler's part of these options; derived.
     """
 
@@ -40,6 +41,7 @@ class GenerationOptions:
     signals: SignalOptions = field(default_factory=SignalOptions)
     auto_temperature: bool = True
     metrics: bool = True
+    alternatives: int = 0
     sampling: SamplingOptions = field(init=False)
 
     def __post_init__(self) -> None:
@@ -53,6 +55,9 @@ class GenerationOptions:
         for name in ("auto_temperature", "metrics"):
             value = getattr(self, name)
             require(isinstance(value, bool), name, value, "True or False")
+        count = self.alternatives
+        counted = is_whole(count) and 0 <= count <= (LARGEST if self.metrics else 0)
+        require(counted, "alternatives", count, "a count of at least 0, and 0 without metrics")
         names = [item.name for item in fields(SamplingOptions)]
         sampling = SamplingOptions(**{name: getattr(self, name) for name in names})
         derived = {name: getattr(sampling, name) for name in names}  # Python's numbers

@@ -15,15 +15,13 @@ from torch import Tensor
 
 from entropy_core.signals import Signals
 from reso_llm.decoding.row import Event
-from reso_llm.generation.context import Context
+from reso_llm.generation.loop import ModelContext
 from reso_llm.generation.row import TextRow
-from reso_llm.model import ResoLLMModel
+from reso_llm.generation.tokens import Tokens
 from reso_llm.session.agency import Appraisal, Focus, Goal, Target
 from reso_llm.session.session import Session, WrittenText
 from reso_llm.stages.goal import text_vector
-from reso_llm.tokenizer import SPECIAL_TOKENS, ResoTokenizer
 
-FIRST_WORD = len(SPECIAL_TOKENS)
 EDGES = re.compile(r"^\W+|\W+$")  # punctuation around a word
 
 
@@ -57,11 +55,11 @@ class GenerationResult:
     temperature_trace: tuple[float, ...] = ()
     """Temperature each token was drawn at; 0 is greedy."""
     coherence_trace: tuple[float, ...] = ()
-    """Kuramoto order parameter of the token before, 0 to 1."""
+    """Kuramoto order parameter of the token before, 0 to 1; none without kuramoto."""
     signals_trace: tuple[Signals, ...] = ()
     """All signals behind each decision: H, dH, d2H, E, dE and C+."""
     layers_trace: tuple[int, ...] = ()
-    """Layers that the coherence gate let run."""
+    """Layers that the coherence gate let run; none without the gate."""
 
     events: tuple[Event, ...] = ()
     """Decisions of the controllers, each with its step and cause."""
@@ -98,12 +96,10 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def written_text(
-    model: ResoLLMModel, context: Context, b: int, goals: Collection[Goal]
-) -> WrittenText:
+def written_text(context: ModelContext, b: int, goals: Collection[Goal]) -> WrittenText:
     """Row b of a context, steered by these goals, as the model's session notes it."""
-    row, table = context.rows[b], model.embedding.weight
-    vector = text_vector(table, [i for i in row.new_ids if i >= FIRST_WORD])
+    row, table = context.rows[b], context.table
+    vector = text_vector(table, [i for i in row.new_ids if i not in row.special])
     if not (context.attending and row.surprises):
         return WrittenText(vector, ())
     surprises = [0.0] * (len(row.ids) - len(row.surprises)) + row.surprises  # 0 in the prompt
@@ -152,13 +148,13 @@ def result_of(
         ),
         goal_progress=_progress(session, goals, appraisals),
         attention_summary=agency.foci_of(text.targets, tuple(goals)) if agency else (),
-        memories_touched=_touched(session, row.ids, len(new_ids)),
+        memories_touched=_touched(session, row.ids, len(new_ids), row.special),
         warnings=(*context_warnings, *_goal_warnings(session, goals), *_alarms(row)),
     )
 
 
 def words(
-    tokenizer: ResoTokenizer,
+    tokenizer: Tokens,
     ids: Sequence[int],
     surprises: Sequence[float],
     received: Sequence[float],
@@ -180,7 +176,7 @@ def words(
     ]
 
 
-def word_places(tokenizer: ResoTokenizer, ids: Sequence[int]) -> dict[str, list[int]]:
+def word_places(tokenizer: Tokens, ids: Sequence[int]) -> dict[str, list[int]]:
     """The words of a text and the places of their tokens.
 
     A word ends before a token that begins with neither a letter nor a digit.
@@ -188,24 +184,26 @@ def word_places(tokenizer: ResoTokenizer, ids: Sequence[int]) -> dict[str, list[
     decoder = tokenizer.stream_decoder()
     places: dict[str, list[int]] = {}
     name, members = "", []
-    for at, token in enumerate([*ids, tokenizer.bos_id]):
+    for at, token in enumerate([*ids, tokenizer.end_ids[0]]):
         piece = decoder.feed(token)  # "" where a character is not complete yet
-        if token < FIRST_WORD or (piece and not piece[0].isalnum()):
+        if token in tokenizer.special_ids or (piece and not piece[0].isalnum()):
             word = EDGES.sub("", name)
             if word:
                 places.setdefault(word, []).extend(members)
             name, members = "", []
-        if token >= FIRST_WORD:
+        if token not in tokenizer.special_ids:
             name, members = name + piece, [*members, at]
     return places
 
 
-def _touched(session: Session, ids: list[int], num_new: int) -> tuple[str, ...]:
+def _touched(
+    session: Session, ids: list[int], num_new: int, special: Collection[int]
+) -> tuple[str, ...]:
     """Texts in memory of which three tokens in a row end in this text's `num_new` newest."""
     if session.episodes is None or not session.episodes.moments:
         return ()
     recent = ids[max(0, len(ids) - num_new - 2) :]
-    said = {t for t in zip(recent, recent[1:], recent[2:], strict=False) if t[2] >= FIRST_WORD}
+    said = {t for t in zip(recent, recent[1:], recent[2:], strict=False) if t[2] not in special}
     return tuple(
         m.text
         for m in session.episodes.moments

@@ -5,7 +5,7 @@ Shapes: B rows, V vocabulary, D width.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from reso_llm.decoding.row import Draw, Measure, Row
 from reso_llm.decoding.stability import StabilityMonitor
 from reso_llm.generation.options import GenerationOptions
 from reso_llm.generation.text_stream import TextStream
-from reso_llm.tokenizer import SPECIAL_TOKENS, ResoTokenizer
+from reso_llm.generation.tokens import Tokens
 
 PROMPT_WINDOW = 64  # last tokens of a prompt that count for the class of a text
 
@@ -25,10 +25,14 @@ class Prediction(NamedTuple):
     """The model's prediction of the next token of every row, and the measurements of that pass."""
 
     logits: Tensor  # (B,V), float32; -inf where a token may not be written
-    coherence: Sequence[float]  # (B,) order parameter of the newest token; NaN without kuramoto
-    layers_used: Sequence[int]  # (B,)
-    hidden: np.ndarray  # (B,D), the final, normalised x
     embedding: np.ndarray  # (B,D), of the newest token
+    coherence: Sequence[float] | None = None  # (B,) order parameter of it; None without kuramoto
+    layers_used: Sequence[int] | None = None  # (B,), None without the coherence gate
+    hidden: np.ndarray | None = None  # (B,D), the final, normalised x; None without the monitor's
+
+
+Alternative = tuple[int, float]
+"""A token that could have been drawn, and ln p of it."""
 
 
 class TextRow:
@@ -38,7 +42,7 @@ class TextRow:
         self,
         prompt: Sequence[int],
         options: GenerationOptions,
-        tokenizer: ResoTokenizer,
+        tokenizer: Tokens,
         *,
         seed: int,
         device: torch.device,
@@ -57,10 +61,12 @@ class TextRow:
         )
         self.measured = options.metrics or bool(options.controllers)
         self.stream = TextStream(tokenizer, options.stop_strings, on_text)
-        self.ends = ends_of(tokenizer)
+        self.ends, self.special = tokenizer.end_ids, tokenizer.special_ids
         self.surprises: list[float] = []  # nats
         self.coherence: list[float] = []
         self.layers: list[int] = []
+        self.alternatives: list[list[Alternative]] = []
+        """The most probable tokens beside each of the row's own, the best first."""
         self.stop_reason = "" if options.max_length else "length"
 
     @property
@@ -104,12 +110,16 @@ class TextRow:
         """
         if measured is not None:
             surprise = measured.log_total - prediction.logits[row, token].item()
-            coherence = prediction.coherence[row]
-            known = None if math.isnan(coherence) else coherence
-            self.decoding.observe(token, surprise, known)
+            coherence = _of(prediction.coherence, row)
+            self.decoding.observe(token, surprise, coherence)
             self.surprises.append(surprise)
-            self.coherence.append(coherence)
-            self.layers.append(prediction.layers_used[row])
+            if coherence is not None:
+                self.coherence.append(coherence)
+            if prediction.layers_used is not None:
+                self.layers.append(prediction.layers_used[row])
+            if self.options.alternatives:
+                best = most_probable(prediction.logits[row], self.options.alternatives)
+                self.alternatives.append([(i, z - measured.log_total) for i, z in best])
         self.ids.append(token)
         if token in self.ends:
             self.end("end")
@@ -130,10 +140,17 @@ class TextRow:
         """Ids (1,n) that the repetition penalty counts: a turn must stay free to end."""
         if self.decoding.sampling.repetition_penalty == 1:
             return torch.empty((1, 0), dtype=torch.long, device=device)
-        words = [i for i in self.ids if i >= len(SPECIAL_TOKENS)]
+        words = [i for i in self.ids if i not in self.special]
         return torch.tensor([words], dtype=torch.long, device=device)
 
 
-def ends_of(tokenizer: ResoTokenizer) -> tuple[int, int]:
-    """Tokens that end a text: its own end, and the beginning of another."""
-    return tokenizer.end_id, tokenizer.bos_id
+def most_probable(logits: Tensor, count: int) -> list[tuple[int, float]]:
+    """Ids and logits of the `count` largest of logits (V,), the best first; an excluded is none."""
+    best = logits.topk(min(count, len(logits)))
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [(token, z) for token, z in pairs if z > -math.inf]
+
+
+def _of(values: Any, row: int) -> Any:
+    """The value of a row, where the model has such values."""
+    return None if values is None else values[row]

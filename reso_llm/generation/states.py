@@ -51,13 +51,13 @@ def _with_padding(state: ResoState) -> ResoState:
     return state._replace(padding=state.tail.new_zeros(len(state.tail)))
 
 
-def repeated(state: ResoState, row: int, times: int) -> ResoState:
-    """`times` copies of one row, each to be continued on its own."""
+def selected(state: ResoState, rows: Sequence[int]) -> ResoState:
+    """The rows of a state by their numbers, in that order; a number may come again."""
     return _zip_rows(
         [state],
         _Rows(
-            lambda parts: parts[0][row : row + 1].expand(times, *parts[0].shape[1:]),
-            lambda parts: (parts[0][row],) * times,
+            lambda parts: parts[0][torch.as_tensor(rows, device=parts[0].device)],
+            lambda parts: tuple(parts[0][row] for row in rows),
         ),
     )
 

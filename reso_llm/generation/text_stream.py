@@ -7,14 +7,14 @@ The stream holds back half a character, and an end that may be the start of a st
 from collections.abc import Callable
 
 from reso_llm.generation.stop_strings import first_stop, overlap
-from reso_llm.tokenizer import ResoTokenizer
+from reso_llm.generation.tokens import Tokens
 
 
 class TextStream:
     """The text of one row. It passes every piece of the text to on_text once."""
 
     def __init__(
-        self, tokenizer: ResoTokenizer, stop: tuple[str, ...], on_text: Callable[[str], None] | None
+        self, tokenizer: Tokens, stop: tuple[str, ...], on_text: Callable[[str], None] | None
     ) -> None:
         self.decoder = tokenizer.stream_decoder()
         self.stop = stop

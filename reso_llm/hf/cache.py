@@ -3,7 +3,9 @@
     slot s of a layer holds token s + (total - held),   held = min(total, slots)
 
 A static layer has more slots than tokens, a sliding window fewer. Padding on the left gets no noise
-and does not enter the deviation. The noise itself is `reso_llm.decoding.cache_noise`.
+and does not enter the deviation. The noise itself is `reso_llm.decoding.cache_noise`. A ResoLLM's
+cache holds a state (`reso_llm.hf.state_cache`), whose keys and values get the noise that they get
+in the engine.
 
 Shapes: B rows of a batch, T tokens, H heads, K head width.
 """
@@ -14,19 +16,25 @@ import torch
 from torch import Tensor
 
 from reso_llm.decoding.cache_noise import CacheNoise, noisy_cache
+from reso_llm.generation.states import heated
 
 
-def left_padding(mask: Tensor | None, num_rows: int) -> list[int]:
+def left_padding(mask: Tensor | None, num_rows: int, *, with_end: bool = False) -> list[int]:
     """Number of masked tokens before each row of a mask (B,T).
 
-    Raises ValueError where a token is masked after an unmasked one.
+    Raises ValueError where a token is masked after an unmasked one; `with_end` allows it at the
+    end of a row.
     """
     if mask is None:
         return [0] * num_rows
+    if mask.ndim != 2:
+        raise ValueError(f"attention mask of shape {tuple(mask.shape)}: expected (rows, tokens)")
     seen = mask != 0
-    if (seen[:, :-1] & ~seen[:, 1:]).any():
+    ends, before = seen[:, :-1] & ~seen[:, 1:], seen.cumsum(1) == 0
+    holes = (ends.cumsum(1) > 0) & seen[:, 1:] if with_end else ends
+    if holes.any():
         raise ValueError("the attention mask ends with padding or has holes: pad on the left")
-    return (~seen).sum(1).tolist()
+    return before.sum(1).tolist()
 
 
 def kv_layers(cache: Any) -> list[Any]:
@@ -45,6 +53,14 @@ def kv_layers(cache: Any) -> list[Any]:
         got = ", ".join(others) or ("an offloaded one" if layers else type(cache).__name__)
         raise ValueError(f"noise needs a key-value cache, plain or static; got {got}")
     return layers
+
+
+def takes_noise(cache: Any) -> None:
+    """Raise ValueError for a cache without keys and values that noise can be added to."""
+    from reso_llm.hf.state_cache import ResoCache
+
+    if not isinstance(cache, ResoCache):
+        kv_layers(cache)
 
 
 def is_recurrent(cache: Any, use_cache: bool) -> bool:
@@ -67,6 +83,12 @@ def add_noise(
 
     num_pads: padding before the row. num_new: tokens at the end that are not part of the prompt.
     """
+    from reso_llm.hf.state_cache import ResoCache
+
+    if isinstance(cache, ResoCache):
+        num_prompt = cache.get_seq_length() - num_pads - num_new
+        cache.state = heated(cache.state, i, noise, num_prompt, generator)
+        return
     for layer in kv_layers(cache):
         total = int(layer.get_seq_length())
         held = min(total, layer.keys.shape[-2])  # a sliding window drops the first tokens

@@ -39,9 +39,10 @@ from reso_llm.hf.rows import RowResult, Rows
 SIGNALS = SignalOptions()
 REDUNDANT_INPUTS = {
     "attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep",
-    "output_attentions", "output_hidden_states",
+    "output_attentions", "output_hidden_states", "num_read",
 }  # fmt: skip
-"""Arguments of the model that change no logits for a reader who has all ids of a row."""
+"""Arguments of the model that change no logits for a reader who has all ids of a row, and the
+number of those that a ResoLLM was given to read, which such a reader passes on."""
 
 
 class Control:
@@ -218,7 +219,7 @@ def _check_model(model: nn.Module) -> None:
         raise ValueError("this model is controlled already: leave that block first")
     if model.config.is_encoder_decoder:
         raise ValueError("an encoder-decoder model: expected a causal language model")
-    if getattr(model, "_is_stateful", False):
+    if getattr(model, "_is_stateful", False) and model.config.model_type != "reso":
         _refuse_recurrent(model)
 
 

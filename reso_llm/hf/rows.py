@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from entropy_core.signals import Signals
 from reso_llm.decoding.row import Draw, Event, Row, measure
 from reso_llm.decoding.stability import StabilityReading
-from reso_llm.hf.cache import add_noise, kv_layers, left_padding
+from reso_llm.hf.cache import add_noise, left_padding, takes_noise
 from reso_llm.hf.processors import only, process
 
 
@@ -74,7 +74,7 @@ class Rows:
         """Decide about each row; logits (B,V) -> scores (B,V) for `generate` to draw from."""
         cache = self.kwargs.get("past_key_values")
         if self.adds_noise and self.num_fed == 0:
-            kv_layers(cache)
+            takes_noise(cache)
         self.logits, self.measures = logits, measure(logits, self.min_prob)
         drawn = [self._decide(i) for i in range(len(self.rows))]
         scores = process(self.processors, input_ids, logits, drawn)
@@ -151,7 +151,8 @@ class Rows:
 
     def _embed(self, ids: Tensor) -> Tensor:
         """Embeddings (B,D) of ids (B,), in float32; their scale does not matter."""
-        return self.model.get_input_embeddings()(ids.to(self.model.device)).float()
+        vectors = getattr(self.model, "token_vectors", self.model.get_input_embeddings())
+        return vectors(ids.to(self.model.device)).float()
 
     def _lookahead(self, input_ids: Tensor, i: int, candidates: Tensor, horizon: int) -> Tensor:
         """`reso_llm.decoding.row.Lookahead` of row i, without the padding on its left."""
@@ -159,8 +160,10 @@ class Rows:
         if cache is not None and int(cache.get_seq_length()) != input_ids.shape[1]:
             raise ValueError("deepening reads a row again: expected all its ids, got the last ones")
         context = input_ids[i, self.num_pads[i] :]
-        last_only = {"logits_to_keep": 1} if "logits_to_keep" in self.kwargs else {}
-        return continuation_log_probs(self.model, context, candidates, horizon, **last_only)
+        given = {"logits_to_keep": 1} if "logits_to_keep" in self.kwargs else {}
+        if "num_read" in self.kwargs:  # a ResoLLM weighs the words that it wrote itself
+            given["num_read"] = self.kwargs["num_read"] - self.num_pads[i]
+        return continuation_log_probs(self.model, context, candidates, horizon, **given)
 
 
 def continuation_log_probs(

@@ -33,13 +33,17 @@ LENGTH_SHARE = 0.75  # b
 
 @dataclass(frozen=True, eq=False)
 class Moment:
-    """One stored text. `field` is the text's contribution to the sedenion field, if kept."""
+    """One stored text. `field` is the text's contribution to the sedenion field, if kept.
+
+    `source` is the node of a network that told it; "" for a text that the session was told itself.
+    """
 
     text: str
     token_ids: tuple[int, ...]
     time: float
     importance: float
     field: Tensor | None
+    source: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +101,9 @@ class EpisodicMemory:
         importance: float,
         time: float,
         field: Tensor | None = None,
+        source: str = "",
     ) -> Moment:
-        """Store a text; `field` is its contribution to the sedenion field.
+        """Store a text; `field` is its contribution to the sedenion field, `source` who told it.
 
         Raises ValueError for an importance below 0 or not finite, a time before the latest one, a
         field of another shape, and a missing field where nothing else would be kept.
@@ -108,7 +113,7 @@ class EpisodicMemory:
         if field is not None:
             field = self._checked(field).detach().clone()
         ids = tuple(int(i) for i in token_ids)
-        moment = Moment(text, ids, float(time), float(importance), field)
+        moment = Moment(text, ids, float(time), float(importance), field, source)
         if self.config.episodic_tagging:
             self.latest = moment.time
             self._add(moment)
@@ -119,6 +124,14 @@ class EpisodicMemory:
             self._sum = importance * field if kept is None else kept + importance * field.to(kept)
             self.latest = moment.time
         return moment
+
+    def forget_source(self, source: str) -> None:
+        """Forget all that a node told. ValueError without episodic tagging."""
+        self._require_moments("hear other agents")
+        for number in [n for n, m in self._moments.items() if m.source == source]:
+            self._forget(number)
+        self._lightest = [(self._lightness(m), n) for n, m in self._moments.items()]
+        heapq.heapify(self._lightest)
 
     def weight(self, moment: Moment, now: float) -> float:
         """importance * exp(-memory_decay_rate * age)."""
@@ -143,11 +156,7 @@ class EpisodicMemory:
         forgotten. Weight, then recency, decide between equals. ValueError without episodic
         tagging, for a count below 1, and for a time before the latest moment.
         """
-        if not self.config.episodic_tagging:
-            raise ValueError(
-                "episodic_tagging = False keeps no record of single moments, only their summed "
-                "field: set temporal_smf.episodic_tagging = True to recall"
-            )
+        self._require_moments("recall")
         require(count >= 1, "count", count, "at least 1")
         self._check_time(now)
         scores = self._resonances(query_ids)
@@ -161,6 +170,13 @@ class EpisodicMemory:
         """The time of the moment that `recall` puts first for a query; None without one."""
         recalled = self.recall(query_ids, now=now, count=1)
         return recalled[0].moment.time if recalled else None
+
+    def _require_moments(self, purpose: str) -> None:
+        if not self.config.episodic_tagging:
+            raise ValueError(
+                "episodic_tagging = False keeps no record of single moments, only their summed "
+                f"field: set temporal_smf.episodic_tagging = True to {purpose}"
+            )
 
     def _kept(self, age: float) -> float:
         return math.exp(-self.config.memory_decay_rate * age)

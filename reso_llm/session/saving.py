@@ -80,7 +80,7 @@ def _described(session: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
         for i, m in enumerate(session.episodes.moments):
             if m.field is not None:
                 tensors[f"moment.{i}"] = m.field
-            document["moments"].append([m.text, list(m.token_ids), m.time, m.importance])
+            document["moments"].append([m.text, list(m.token_ids), m.time, m.importance, m.source])
         summed = session.episodes.summed_field
         if summed is not None:
             tensors["field"], document["latest"] = summed, session.episodes.latest
@@ -99,9 +99,11 @@ def _restore(session: Any, document: dict[str, Any], tensors: dict[str, Tensor])
     for name, token_ids in document.get("concepts", ()):
         for token_id in token_ids:
             session.bind_concept(name, token_id)
-    for i, (text, ids, time, importance) in enumerate(document.get("moments", ())):
-        field = tensors.get(f"moment.{i}")
-        session.episodes.store(text, ids, importance=importance, time=time, field=field)
+    for i, (text, ids, time, importance, *source) in enumerate(document.get("moments", ())):
+        session.episodes.store(
+            text, ids, importance=importance, time=time, field=tensors.get(f"moment.{i}"),
+            source=source[0] if source else "",  # files of before had none
+        )  # fmt: skip
     if "field" in tensors:
         session.episodes.store(
             "", (), importance=1.0, time=document["latest"], field=tensors["field"]

@@ -17,13 +17,20 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from entropy_core.checks import require
-from reso_llm.config import ResoLLMConfig
+from reso_llm.config import (
+    AgencyConfig,
+    EchoConfig,
+    EntanglementConfig,
+    PRSCConfig,
+    StabilityConfig,
+    TemporalSMFConfig,
+)
 from reso_llm.decoding.stability import StabilityMonitor
 from reso_llm.session import saving
 from reso_llm.session.agency import Agency, Focus, Goal, Target
@@ -47,6 +54,19 @@ class WrittenText(NamedTuple):
     targets: tuple[Target, ...]
 
 
+class SessionConfig(Protocol):
+    """The components of a session; `ResoLLMConfig` is one. Vectors are (dim,)."""
+
+    vocab_size: int
+    dim: int
+    agency: AgencyConfig
+    prsc: PRSCConfig
+    temporal_smf: TemporalSMFConfig
+    echo: EchoConfig
+    stability: StabilityConfig
+    entanglement: EntanglementConfig
+
+
 @dataclass
 class Session:
     """One session of a model with this configuration; a disabled component is None.
@@ -55,7 +75,7 @@ class Session:
     newest text that was generated alone, and not in a batch.
     """
 
-    config: ResoLLMConfig
+    config: SessionConfig
     clock: float = 0.0
     agency: Agency | None = field(init=False)
     concepts: ConceptSpace | None = field(init=False)
@@ -86,7 +106,7 @@ class Session:
             saving.save(self, path)
 
     @classmethod
-    def load(cls, path: str | Path, config: ResoLLMConfig) -> "Session":
+    def load(cls, path: str | Path, config: SessionConfig) -> "Session":
         """The session of a file, for a model of this configuration. Raises as `saving.load`."""
         session = cls(config)
         saving.load(session, path)
@@ -172,15 +192,19 @@ class Session:
         importance: float,
         time: float | None,
         field: Tensor | None,
+        source: str = "",
     ) -> Moment:
         """Store a text with its ids and its field (H,C,S), learned at `time` or now.
 
-        The clock moves on to that time. Raises as `EpisodicMemory.store` does.
+        source is the node of a network that told it, "" where nobody else did. The clock moves on
+        to that time. Raises as `EpisodicMemory.store` does.
         """
         memory = self.require_memory("remember")
         with self._lock:
             time = self.clock if time is None else time
-            moment = memory.store(text, ids, importance=importance, time=time, field=field)
+            moment = memory.store(
+                text, ids, importance=importance, time=time, field=field, source=source
+            )
             self.clock = max(self.clock, moment.time)
         return moment
 
@@ -210,14 +234,30 @@ class Session:
 
     # --- entanglement
 
-    def join(self, network: EntanglementNetwork) -> str:
-        """Become a node of a network of agents, and return its name.
+    def join(self, network: EntanglementNetwork, node_id: str | None = None) -> str:
+        """Become a node of a network of agents, by default that of the configuration; its name.
 
-        ValueError without entanglement, or where the network has a node of that name.
+        ValueError without a name from either, or where the network has a node of that name.
         """
-        node_id = _needed(self.node_id, "join", "entanglement")
+        if node_id is None:
+            node_id = _needed(self.node_id, "join(network) without a name", "entanglement")
         network.add_node(node_id)
+        self.node_id = node_id
         return node_id
+
+    def own_texts(self) -> list[tuple[str, float]]:
+        """The texts that this session was told itself, oldest first, each with its weight now."""
+        if self.episodes is None:
+            return []
+        with self._lock:
+            own = [m for m in self.episodes.moments if not m.source]
+            return [(m.text, self.episodes.weight(m, self.clock)) for m in own]
+
+    def forget_source(self, source: str) -> None:
+        """Forget all that a node of a network told. ValueError as `require_memory`."""
+        memory = self.require_memory("forget_source")
+        with self._lock:
+            memory.forget_source(source)
 
 
 def _needed(component: Component | None, method: str, key: str) -> Component:

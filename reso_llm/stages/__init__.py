@@ -4,13 +4,22 @@ A stage file reads in one order: the equation and its source, the state, pure fu
 module (the parallel form: all tokens of a batch) and the numpy step (the one-token form: one more
 token of one row on a CPU). The two forms are tested to be equal.
 
+A buffer that is no part of a checkpoint is made by `constants` of its module, from the module's
+shape alone: who builds a network without memory for its tensors calls it again afterwards.
+
 `ResoNetwork.stages()` names the stages of a network by their switch in the configuration. The rest
 of the package takes its lists from there or from `reso_llm.config.STAGES`.
 """
 
 from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
+
+
+def register_constants(module: nn.Module) -> None:
+    """Make the tensors of `module.constants()` buffers of the module that no checkpoint holds."""
+    for name, tensor in module.constants().items():
+        module.register_buffer(name, tensor, persistent=False)
 
 
 class Stage(Protocol):

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from entropy_core import sedenion
 from reso_llm.config import TemporalSMFConfig
-from reso_llm.stages import arrays
+from reso_llm.stages import arrays, register_constants
 from reso_llm.stages.arrays import EPS, logistic, matrix, row_squares, scalar, view
 from reso_llm.stages.fused import linear, rms_norm
 
@@ -122,10 +122,12 @@ class SedenionField(nn.Module):
         self.gate_bias = nn.Parameter(torch.empty(4, heads))  # write, erase, read, retention
         self.order = nn.Parameter(torch.empty(heads, 1))
         self.out = linear(width, dim)
-        # y @ product (S S,) is the matrix of the map x -> x y of rows x.
-        table = rearrange(sedenion.TABLE, "i j k -> j (i k)").to(self.out.weight)
-        self.register_buffer("product", table, persistent=False)
+        register_constants(self)
         self.reset_parameters()
+
+    def constants(self) -> dict[str, Tensor]:
+        """y @ product (S,SS) is the matrix of the map x -> x y of rows x."""
+        return {"product": rearrange(sedenion.TABLE, "i j k -> j (i k)").to(self.out.weight)}
 
     def reset_parameters(self) -> None:
         """Reader equal to address, gates and decay by their bias only, zero output.
@@ -164,7 +166,7 @@ class SedenionField(nn.Module):
         """x (B,T,D) and the state before it, None for an empty one -> x' (B,T,D), next state."""
         state = self.init_state(len(x), x) if state is None else state
         # Project: an address, a reader, the content to write, four gates.
-        z = F.linear(rms_norm(x), self.inputs.weight)
+        z = self.inputs(rms_norm(x))
         with torch.autocast(x.device.type, enabled=False):  # erasures add up over a text
             y, state = self._remember(z.to(state.field.dtype), state)
         return x + self.out(y.to(x.dtype)), state

@@ -39,7 +39,7 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from reso_llm.config import KuramotoConfig
-from reso_llm.stages import arrays
+from reso_llm.stages import arrays, register_constants
 from reso_llm.stages.arrays import matrix, scalar, view
 from reso_llm.stages.fused import linear, rms_norm
 
@@ -138,9 +138,13 @@ class Synchronisation(nn.Module):
         self.project = linear(dim, 2 * num)
         self.turn = linear(dim, 2 * num)  # Re z, then Im z
         self.read = linear(2 * num, dim)
-        self.register_buffer("spokes", torch.arange(2.0, num + 2), persistent=False)
+        register_constants(self)
         self.silent = False
         self.reset_parameters()
+
+    def constants(self) -> dict[str, Tensor]:
+        """The moduli (N,) of the clocks."""
+        return {"spokes": torch.arange(2.0, self.config.num_oscillators + 2)}
 
     def reset_parameters(self) -> None:
         """Uniform maps of deviation 1/sqrt(D): phases and z of deviation 1. The read is zero."""

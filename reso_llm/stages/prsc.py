@@ -29,6 +29,7 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from reso_llm.config import PRSCConfig
+from reso_llm.stages import register_constants
 from reso_llm.stages.arrays import view
 from reso_llm.stages.ngrams import (
     FOLDS,
@@ -57,6 +58,7 @@ class Evidence(NamedTuple):
 
 
 TABLES = ("keys", "bounds", "entry_ids", "evidence", "log_counts", "doubts")
+FOLD_TABLES = ("fold_evidence", "fold_counts", "fold_doubts")
 
 
 class BindingMemory(nn.Module):
@@ -70,18 +72,23 @@ class BindingMemory(nn.Module):
         self.gate = nn.Parameter(torch.empty(self.num_orders, dim))
         self.trust = nn.Parameter(torch.empty(self.num_orders))
         self.count_scale = nn.Parameter(torch.empty(self.num_orders))
-        for name, tensor in self._constants().items():
-            self.register_buffer(name, tensor, persistent=False)
+        register_constants(self)
         for name, tensor in _empty_tables().items():
-            self.register_buffer(name, tensor, persistent=name in TABLES)
+            self.register_buffer(name, tensor)
         self.reset_parameters()
 
-    def _constants(self) -> dict[str, Tensor]:
-        orders = torch.arange(self.num_orders).repeat_interleave(torch.tensor(self.slots))
-        ranks = torch.cat([torch.arange(n) for n in self.slots])
-        powers = torch.from_numpy(prime_powers(self.vocab_size, self.num_orders))
-        spread = F.one_hot(orders).T.float()  # (M,J): a product with it has a fast gradient
-        return {"slot_orders": orders, "slot_ranks": ranks, "spread": spread, "powers": powers}
+    def constants(self) -> dict[str, Tensor]:
+        """Slots (J,) by order and rank, primes' powers, and the counts of folds, none yet."""
+        orders = np.repeat(np.arange(self.num_orders), self.slots)
+        arrays = {
+            "slot_orders": orders,
+            "slot_ranks": np.concatenate([np.arange(n) for n in self.slots]),
+            # (M,J): a product with it has a fast gradient
+            "spread": np.eye(self.num_orders, dtype=np.float32)[orders].T,
+            "powers": prime_powers(self.vocab_size, self.num_orders),
+        }
+        folds = {name: torch.zeros(FOLDS, 1) for name in FOLD_TABLES}
+        return {name: torch.from_numpy(array) for name, array in arrays.items()} | folds
 
     def reset_parameters(self) -> None:
         """Set alpha to 1/2 for every order, token and count."""
@@ -117,7 +124,7 @@ class BindingMemory(nn.Module):
         """Values (B,T,J) to add to the logits: the gate reads the final, normalised x (B,T,D)."""
         alpha = F.linear(x, self.gate * x.shape[-1] ** -0.5, self.trust)  # (B,T,M)
         alpha = torch.addcmul(alpha, self.count_scale, evidence.counts.to(x.dtype))
-        return (alpha @ self.spread) * evidence.values.to(x.dtype)
+        return (alpha @ self.spread.to(alpha.dtype)) * evidence.values.to(x.dtype)
 
     def _find(self, history: Tensor) -> Tensor:
         """Row of the table for the context of each order; the last row where it is not listed."""
@@ -208,9 +215,6 @@ def _empty_tables() -> dict[str, Tensor]:
         "evidence": torch.zeros(1),
         "log_counts": torch.zeros(1),
         "doubts": torch.zeros(1),
-        "fold_evidence": torch.zeros(FOLDS, 1),
-        "fold_counts": torch.zeros(FOLDS, 1),
-        "fold_doubts": torch.zeros(FOLDS, 1),
     }
 
 

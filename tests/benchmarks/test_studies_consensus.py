@@ -1,4 +1,4 @@
-"""The consensus study: mixtures of agents and shared memory against slow twins."""
+"""The consensus study: mixtures of agents against slow twins."""
 
 import math
 
@@ -31,7 +31,8 @@ def test_product_is_that_of_consensus_logits():
     for b in range(2):
         for t in range(4):
             for nats, w in ((found, weights[:, b, t]), (equal, torch.ones(3))):
-                expected = -consensus_logits(log_p[:, b, t], w)[targets[b, t]]
+                mixed = consensus_logits(log_p[:, b, t], w).log_softmax(-1)
+                expected = -mixed[targets[b, t]]
                 assert nats[b, t].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
@@ -64,21 +65,25 @@ def test_document_nats_of_three_agents(tiny_model, byte_tokenizer, tmp_path):
                 expected = -product[at].log().sum().item()
                 assert nats[consensus.WAYS.index(way)] == pytest.approx(expected, rel=1e-5)
             assert nats[2] == pytest.approx(-members.mean(0)[at].log().sum().item(), rel=1e-5)
+            size, surprise = len(p[0]), [-m[at].log() for m in members]
+            taken = [surprise[t * len(team) // size][t].item() for t in range(size)]
+            assert nats[3] == pytest.approx(sum(taken), rel=1e-5)
             alone = torch.stack([m[at].log().sum() for m in members]).exp()
-            assert nats[3] == pytest.approx(-alone.mean().log().item(), rel=1e-5)
+            assert nats[4] == pytest.approx(-alone.mean().log().item(), rel=1e-5)
         assert abs(sums[(0, 1)][0, n] - sums[(0, 1)][1, n]) > 1e-4  # weights do matter
 
 
 def test_one_agent_twice_is_one_agent(tiny_model):
     model = tiny_model(stages=("kuramoto",))
     windows = [consensus.EvalWindow(np.arange(5, 14), np.arange(6, 15), np.arange(9) >= 4, 0)]
-    nats = consensus.window_nats([model, model], windows)
-    assert nats[(0, 1)].flatten().tolist() == pytest.approx([nats[(0,)].item()] * 3, rel=1e-5)
+    nats = consensus.window_nats([model, model], windows, torch.tensor([9]))
+    assert nats[(0, 1)].flatten().tolist() == pytest.approx([nats[(0,)].item()] * 4, rel=1e-5)
 
 
 def test_compare_takes_the_best_agent_of_the_team():
-    sums = {(0,): torch.tensor([[4.0, 4.0]]), (1,): torch.tensor([[1.0, 3.0]]),
-            (0, 1): torch.tensor([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0], [4.0, 5.0]])}  # fmt: skip
+    ways = [[1.0, 1.0], [2.0, 2.0], [3.0, 3.0], [3.5, 3.0], [4.0, 5.0]]
+    alone = [[4.0, 4.0]], [[1.0, 3.0]]
+    sums = {(0,): torch.tensor(alone[0]), (1,): torch.tensor(alone[1]), (0, 1): torch.tensor(ways)}
     scaled = {team: nats.double() * math.log(2) for team, nats in sums.items()}
     rows = consensus.compare(scaled, torch.tensor([2.0, 2.0]), ["a", "b"])
     assert [row["way"] for row in rows] == ["single", "single", *consensus.WAYS]
@@ -86,30 +91,6 @@ def test_compare_takes_the_best_agent_of_the_team():
     assert rows[2]["minus_best_single"] == pytest.approx((-0.5, -1.0, 0.0))
     assert rows[2]["minus_one_text"][0] == pytest.approx(-1.75)
     assert "| a, b | consensus | 0.5000" in consensus.text(rows)
-
-
-def test_a_network_shares_the_field_by_its_fidelity(engine):
-    """Nothing up to F = 1/2, a third of the teller's field at 3/4, a half at 1; never the echo."""
-    model = engine.model
-    consensus.tell(model, "Mara keeps the blue map.", 1.0)
-    told = model.recollected_state().stages["temporal_smf"].field
-    assert told.abs().sum() > 0
-    for fidelity, share in ((0.25, 0), (0.5, 0), (0.75, 1 / 3), (1.0, 1 / 2)):
-        state = consensus.heard_state(model, model, fidelity)
-        torch.testing.assert_close(state.stages["temporal_smf"].field, share * told)
-        assert [row.length for row in state.stages["echo"].rows] == [0]
-    rows = consensus.hearsay(model, model, ["Mara keeps the map."], ["Tor sold a bell."])
-    by_state = {row["state"]: row for row in rows}
-    assert by_state["F 0.5"]["fact"] == (0, 0, 0)
-    told_alone = by_state["told, field alone"]
-    for kind, text in (("fact", "Mara keeps the map."), ("control", "Tor sold a bell.")):
-        consensus.tell(model, "Mara keeps the map.", 1.0)
-        empty = model.init_state().stages["echo"]
-        state = model.recollected_state().with_stage("echo", empty)
-        change = consensus.log_probability(model, text, model.init_state())
-        change -= consensus.log_probability(model, text, state)
-        assert change != 0
-        assert told_alone[kind][0] == pytest.approx(change, abs=1e-6)
 
 
 def test_agents_must_share_a_vocabulary(engine, tiny_model, byte_tokenizer):

@@ -47,6 +47,7 @@ from benchmarks.tasks.stability.scores import (
 from benchmarks.tasks.stability.tables import figure, text
 from reso_llm.config import StabilityConfig
 from reso_llm.decoding.damage import looped, replaced
+from reso_llm.decoding.text_class import DEFAULT
 from reso_llm.inference import ResoLLMInference
 from reso_llm.model import ResoLLMModel
 
@@ -78,6 +79,7 @@ def run(options: Any) -> list[Row]:
         rows += warning_rows(options, spec, seeds, records)
     writer = ResoWriter(options.checkpoint) if options.model is None else _pretrained(options.model)
     most, tokens = (QUICK_TEXTS, QUICK_CLASS_TOKENS) if quick else (options.texts, TOKENS)
+    tokens = min(tokens, writer.context // 2)
     key = {"kind": "classes", "checkpoint": writer.name, "data": heldout.data_name(spec)}
     key |= {"weights": writer.weights, "max_texts": most, "tokens": tokens}
     for seed in tqdm(seeds, desc="classes", leave=False, disable=None):
@@ -101,7 +103,7 @@ def warning_rows(options: Any, spec: str, seeds: list[int], records: Records) ->
     context = engine.config.max_seq_len
     ids, docs = windows(split, min(context, QUICK_TOKENS) if quick else context, most)
     config = StabilityConfig(enabled=True, predictive_horizon=options.horizon)
-    read = functools.partial(trace, engine.model, config, engine.stability_calibration)
+    read = functools.partial(trace, engine.model, config, engine.stability_calibration or DEFAULT)
     clean = functools.cache(lambda: read(ids))  # the same for every seed
     resamples = QUICK_RESAMPLES if quick else RESAMPLES
     key = heldout.names_of(options.checkpoint, spec) | {"max_windows": most}

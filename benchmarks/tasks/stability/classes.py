@@ -39,7 +39,7 @@ from reso_llm.decoding.text_class import (
 )
 from reso_llm.generation.nudge import text_exponents
 
-TOKENS, PROMPT, LOOPING = 128, 16, 64  # of a text; of a prompt; looping tokens of a looping text
+TOKENS = 128  # of a text; of its prompt an eighth, and half of a looping text is in the loop
 RESAMPLES = 300
 LOOP_TEMPERATURE, HOT_TEMPERATURE = 0.15, 3.0
 
@@ -113,13 +113,14 @@ def test_texts(
     writer: Writer, ids: np.ndarray, rng: np.random.Generator, seed: int
 ) -> list[np.ndarray]:
     """Texts of each class, made of clean ones (N,T); of the looping ones those that do loop."""
-    tokens, prompts = ids.shape[1], [writer.spell(row[:PROMPT].tolist()) for row in ids]
+    tokens, prompt, looping = ids.shape[1], ids.shape[1] // 8, ids.shape[1] // 2
+    prompts = [writer.spell(row[:prompt].tolist()) for row in ids]
     seeds = list(range(seed, seed + len(ids)))
-    room = min(tokens + LOOPING, writer.context - 2 * PROMPT)
+    room = min(tokens + looping, writer.context - 2 * prompt)
     own = _written(writer, prompts, seeds, LOOP_TEMPERATURE, room)
     onsets = [loop_onset(row, 0) for row in own]
     loops = [row[-tokens:] for row, at in zip(own, onsets, strict=True)
-             if at is not None and at <= len(row) - LOOPING]  # fmt: skip
+             if at is not None and at <= len(row) - looping]  # fmt: skip
     lost = shuffled(ids, rng)
     lost[::2] = _written(writer, prompts[::2], seeds[::2], HOT_TEMPERATURE, tokens)
     return [ids, np.array(loops).reshape(-1, tokens), replaced(ids, 0, 0.5, rng), lost]

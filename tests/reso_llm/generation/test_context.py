@@ -13,7 +13,7 @@ from reso_llm.decoding.controllers import SRB, PhaseSlip
 from reso_llm.generation.attention_received import received_attention
 from reso_llm.generation.context import Context
 from reso_llm.generation.options import GenerationOptions
-from reso_llm.generation.row import TextRow, ends_of
+from reso_llm.generation.row import TextRow
 from reso_llm.generation.stepper import Stepper
 from reso_llm.inference import ResoLLMInference
 from reso_llm.stages.echo import EchoState, TextCounts
@@ -305,7 +305,7 @@ def new_context(engine, prompts, **options):
 
 
 def test_what_ends_a_text(byte_tokenizer):
-    assert set(ends_of(byte_tokenizer)) == {byte_tokenizer.end_id, byte_tokenizer.bos_id}
+    assert set(byte_tokenizer.end_ids) == {byte_tokenizer.end_id, byte_tokenizer.bos_id}
 
 
 # --- attention received -------------------------------------------------------------------------

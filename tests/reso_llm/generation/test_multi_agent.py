@@ -9,6 +9,7 @@ from conftest import FULL
 from reso_llm.config import EntanglementConfig
 from reso_llm.data.conversation import Message
 from reso_llm.decoding.controllers import SRB
+from reso_llm.generation import multi_agent
 from reso_llm.inference import ResoLLMInference
 from reso_llm.session.entanglement import EntanglementNetwork
 from reso_llm.tokenizer import ResoTokenizer
@@ -68,10 +69,13 @@ def test_in_sequence_each_goes_on_from_the_one_before(pair):
     assert second.token_ids == pair[1].generate(told, 12, temperature=5.0, seed=4).token_ids
 
 
-def test_agents_of_one_mind_agree_on_what_one_would_say(make_agent):
+@pytest.mark.parametrize("penalty", [1.0, 3.0])
+def test_agents_of_one_mind_agree_on_what_one_would_say(make_agent, penalty):
+    """With a penalty too, which is no function of the distribution alone."""
     agents = [make_agent(0, node, vocab_size=261) for node in NODES]
-    results = agents[0].generate_multi_agent("Once upon", agents[1:], "consensus", 14, **HOT)
-    alone = agents[0].generate("Once upon", 14, **HOT)
+    options = HOT | {"repetition_penalty": penalty}
+    results = agents[0].generate_multi_agent("Once upon", agents[1:], "consensus", 14, **options)
+    alone = agents[0].generate("Once upon", 14, **options)
     for result in results:
         assert result.token_ids == alone.token_ids
         assert result.entropy_trace == pytest.approx(alone.entropy_trace, abs=1e-4)
@@ -117,7 +121,6 @@ def test_a_consensus_is_the_product_weighted_by_coherence(pair, prompt, fidelity
 
 def test_the_coherence_of_an_agent_counts(pair, monkeypatch):
     """One whose past is out of phase is not heard."""
-    from reso_llm.generation import multi_agent
 
     def said(weights):
         monkeypatch.setattr(multi_agent, "_trust", lambda *args: torch.tensor(weights))
@@ -131,7 +134,7 @@ def test_the_coherence_of_an_agent_counts(pair, monkeypatch):
 def test_an_agent_without_oscillators_counts_in_full(make_agent):
     agents = [make_agent(0, stages=()), make_agent(1, "beta", stages=())]
     results = agents[0].generate_multi_agent("x", agents[1:], "consensus", 6, **HOT)
-    assert all(math.isnan(r) for r in results[0].coherence_trace)
+    assert results[0].coherence_trace == ()
     assert results[0].token_ids == results[1].token_ids
 
 
@@ -143,37 +146,78 @@ def test_agents_of_several_sizes_share_their_tokens(make_agent):
     assert max(results[0].token_ids) < 261
 
 
-def test_a_network_shares_what_is_in_memory(make_agent):
-    """Half of a perfect pair's field is the other's; with no link an agent keeps its own."""
-    agents = [make_agent(0, node) for node in NODES]
-    agents[1].model.update_memory("the other has read this", importance=5.0)
-    field = agents[1].model.recollected_state().stages["temporal_smf"].field[0]
+def heard(agent):
+    return [(m.text, m.source, m.importance) for m in agent.model.session.episodes.moments]
 
-    def traces(network):
-        for agent in agents:  # or what is in memory fades
-            agent.model.session.clock = 0.0
+
+def test_an_agent_hears_what_another_was_told(pair):
+    """By concurrence of the link, as it weighs now, with its source; not what that one heard."""
+    network, (alpha, beta) = network_of(pair, 0.75), pair
+    alpha.model.update_memory("red sky", importance=4.0)
+    alpha.model.update_memory("told by a third", source="gamma")
+    beta.model.update_memory("own")
+    alpha.model.session.advance(100)
+    decay = math.exp(-100 * alpha.config.temporal_smf.memory_decay_rate)
+    moments = beta.hear(alpha, network)
+    expected = ("red sky", "alpha", pytest.approx(0.5 * 4 * decay))
+    assert heard(beta) == [("own", "", 1.0), expected]
+    assert list(moments) == [m for m in beta.model.session.episodes.moments if m.source]
+    alone = beta.model._field_after(beta.tokenizer.encode("red sky"))
+    assert torch.equal(moments[0].field, alone)  # read by its own network
+    assert beta.model.recall("red sky")[0].moment.source == "alpha"
+
+
+@pytest.mark.parametrize("fidelity", [0.25, 0.5])
+def test_a_separable_pair_tells_nothing(pair, fidelity):
+    pair[0].model.update_memory("red sky")
+    assert pair[1].hear(pair[0], network_of(pair, fidelity)) == ()
+    assert heard(pair[1]) == []
+
+
+def test_hearing_again_replaces_what_was_heard(pair):
+    network, (alpha, beta) = network_of(pair, 0.75), pair
+    alpha.model.update_memory("red sky")
+    for fidelity, importance in ((0.75, 0.5), (1.0, 1.0)):
+        network.link(*NODES, fidelity)
+        beta.hear(alpha, network)
+        beta.hear(alpha, network)
+        assert heard(beta) == [("red sky", "alpha", pytest.approx(importance))]
+    network.link(*NODES, 0.5)
+    beta.hear(alpha, network)
+    assert heard(beta) == []
+
+
+def test_agents_in_a_network_hear_each_other_first(make_agent):
+    """As if each had heard the other by hand; without a link each writes as alone."""
+
+    def traces(fidelity, by_hand=False):
+        agents = [make_agent(0, node) for node in NODES]
+        for agent, fact in zip(agents, ("one thing", "the other has read this"), strict=True):
+            agent.model.update_memory(fact, importance=5.0)
+        network = None if fidelity is None else network_of(agents, fidelity)
+        if by_hand:
+            agents[1].hear(agents[0], network)
+            agents[0].hear(agents[1], network)
+            network = None
         results = agents[0].generate_multi_agent(
             "x", agents[1:], "parallel", 6, network=network, **HOT
         )
         return [result.entropy_trace for result in results]
 
-    def near(one, other):
-        return one == pytest.approx(other, abs=1e-5)
-
-    alone = traces(None)
-    apart, close = (traces(network_of(agents, fidelity)) for fidelity in (0.5, 1.0))
-    assert all(map(near, alone, apart))
-    assert not near(alone[0], close[0])
-    assert not near(alone[1], close[1])
-    agents[0].model.session.clock = 0.0
-    job = agents[0].start(["x"], options(), [3], field=field / 2)
-    assert near(agents[0].finish(job)[0].entropy_trace, close[0])
+    assert traces(0.5) == traces(None)
+    assert traces(1.0) == traces(1.0, by_hand=True)
+    assert all(map(lambda a, b: a != b, traces(1.0), traces(None)))
 
 
-def options():
-    from reso_llm.generation.options import GenerationOptions
-
-    return GenerationOptions(max_length=6, temperature=5.0)
+def test_a_consensus_of_equals_says_so(make_agent):
+    equal = [make_agent(0, node) for node in NODES]
+    for result in equal[0].generate_multi_agent("x", equal[1:], "consensus", 6, **HOT):
+        assert result.warnings[-1] == multi_agent.ALIKE
+    equal[1].model.update_memory("x red sky x", importance=5.0)
+    unlike = [make_agent(0), make_agent(1, "beta")]
+    for agents in (equal, unlike):
+        for result in agents[0].generate_multi_agent("x", agents[1:], "consensus", 6, **HOT):
+            assert multi_agent.ALIKE not in result.warnings
 
 
 def test_ctrl_c_stops_all_of_them(pair, monkeypatch):
@@ -204,14 +248,15 @@ def test_what_does_not_fit_is_refused(pair, make_agent):
         ask(pair[1:], "consensu")
     other = ResoTokenizer.train(["aabb " * 20], 263)
     with pytest.raises(ValueError, match="different tokenizers"):
-        ask([make_agent(1, "beta", tokenizer=other)])
+        ask([make_agent(1, "beta", tokenizer=other)], "consensus")
     with pytest.raises(ValueError, match="controllers act on one agent"):
         ask(pair[1:], "consensus", controllers=[SRB()])
     with pytest.raises(ValueError, match=r"'beta'.* not in the network"):
         ask(pair[1:], network=EntanglementNetwork(["alpha"]))
     with pytest.raises(ValueError, match="temperature"):
         ask(pair[1:], temperature=-1.0)
-    stages = [stage for stage in FULL if stage != "temporal_smf"]
-    bare = make_agent(1, "beta", stages=stages)
-    with pytest.raises(ValueError, match="needs temporal_smf"):
+    with pytest.raises(ValueError, match="expected another agent to hear"):
+        ask(pair[:1], network=EntanglementNetwork(NODES))
+    bare = make_agent(1, "beta", stages=())
+    with pytest.raises(ValueError, match="hear needs temporal_smf"):
         ask([bare], network=EntanglementNetwork(NODES))

@@ -11,7 +11,7 @@ from reso_llm.config import EchoConfig
 from reso_llm.generation.context import Context
 from reso_llm.generation.options import GenerationOptions
 from reso_llm.generation.row import TextRow
-from reso_llm.generation.states import padded, repeated, stacked
+from reso_llm.generation.states import padded, selected, stacked
 from reso_llm.generation.stepper import Stepper
 from reso_llm.inference import ResoLLMInference
 from reso_llm.stages.echo import EchoState, TextCounts
@@ -177,7 +177,7 @@ def test_a_saved_state_goes_on_as_the_state_does(make_engine, copied):
 
 
 @torch.inference_mode()
-def test_stacked_and_repeated_rows_count_apart(make_engine):
+def test_stacked_and_selected_rows_count_apart(make_engine):
     """Copies of one row share its counts until each goes on with its own words."""
     model = make_engine().model
     rows = [PROMPT, PROMPT[:3]]
@@ -185,7 +185,7 @@ def test_stacked_and_repeated_rows_count_apart(make_engine):
         model(torch.tensor([ids]), padded(model.init_state(), 6 - len(ids))).state for ids in rows
     ]
     both = stacked(states)
-    copies = repeated(both, 1, 3)
+    copies = selected(both, [1] * 3)
     assert [counts.length for counts in both.stages["echo"].rows] == [6, 3]
     words = torch.tensor([[70, 71, 72], [71, 71, 72], [72, 70, 71]])
     output = model(words, copies)

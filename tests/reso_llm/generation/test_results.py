@@ -66,9 +66,7 @@ def finished_job(engine, prompts=("Once upon",)):
 def results_of(engine, job):
     session = engine.model.session
     with torch.inference_mode():
-        texts = [
-            written_text(engine.model, job.context, b, job.goals) for b in range(len(job.rows))
-        ]
+        texts = [written_text(job.context, b, job.goals) for b in range(len(job.rows))]
         return [
             result_of(row, text, session, job.goals, job.context.warnings(b), 1.0).to_dict()
             for b, (row, text) in enumerate(zip(job.rows, texts, strict=True))
@@ -343,12 +341,13 @@ def test_memories_touched_share_three_tokens_in_a_row(engine):
     engine.model.update_memory("abc def")
     engine.model.update_memory("xyz")
     session, ids = engine.model.session, engine.tokenizer.encode
+    special = engine.tokenizer.special_ids
     from reso_llm.generation.results import _touched
 
-    assert _touched(session, ids("__abc"), 1) == ("abc def",)
-    assert _touched(session, ids("abc__"), 2) == ()  # it was the prompt that said it
-    assert _touched(session, ids("ab_c"), 4) == ()
-    assert _touched(session, ids("xyz abc"), 7) == ("abc def", "xyz")
+    assert _touched(session, ids("__abc"), 1, special) == ("abc def",)
+    assert _touched(session, ids("abc__"), 2, special) == ()  # it was the prompt that said it
+    assert _touched(session, ids("ab_c"), 4, special) == ()
+    assert _touched(session, ids("xyz abc"), 7, special) == ("abc def", "xyz")
     engine.model.update_memory("loud", importance=1e9)
     assert "loud" in engine.generate("lou", 5, temperature=0.0).memories_touched
 

@@ -5,7 +5,7 @@ import torch
 from conftest import FULL
 
 from reso_llm.decoding.cache_noise import CacheNoise, noisy_cache
-from reso_llm.generation.states import heated, padded, repeated, stacked
+from reso_llm.generation.states import heated, padded, selected, stacked
 from reso_llm.stages.echo import TextCounts
 
 IDS = [0, 40, 41, 50, 45, 40, 41, 33]
@@ -125,7 +125,7 @@ def test_copies_of_a_row_go_on_apart(model):
     ]
     state = stacked(rows)
     before = copied(state)
-    copies = repeated(state, 1, 3)
+    copies = selected(state, [1] * 3)
     expected = [read(model, [token], rows[1]) for token in (44, 50, 45)]
     got = read(model, [[44], [50], [45]], copies)
     for i, one in enumerate(expected):

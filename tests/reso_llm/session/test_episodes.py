@@ -281,6 +281,24 @@ def test_moments_stored_again_give_the_same_memory():
     assert (a.moment.text, a.resonance, a.weight) == (b.moment.text, b.resonance, b.weight)
 
 
+def test_a_source_is_forgotten_by_itself():
+    """What stays is recalled, and forgotten by its weight, as if the source had never told."""
+    memory, other = make_memory(max_moments=3), make_memory(max_moments=3)
+    texts = [("heavy", "", 3.0), ("told", "node", 9.0), ("light", "", 1.0)]
+    for time, (text, source, importance) in enumerate(texts):
+        for kept in (memory, other) if not source else (memory,):
+            kept.store(text, [time, 7], importance=importance, time=time, source=source)
+    memory.forget_source("node")
+    assert [m.text for m in memory.moments] == ["heavy", "light"]
+    found, expected = (m.recall([1, 7], now=3) for m in (memory, other))
+    assert [r.resonance for r in found] == [r.resonance for r in expected]
+    for time in (5, 6):
+        memory.store("new", [8], importance=2.0, time=time)
+    assert [m.text for m in memory.moments] == ["heavy", "new", "new"]
+    with pytest.raises(ValueError, match="to hear other agents"):
+        make_memory(episodic_tagging=False).forget_source("node")
+
+
 def test_storing_in_a_full_memory_does_not_look_at_every_moment(monkeypatch):
     """Guards O(n) a text: the lightest moment is found from the top of a heap."""
     asked = []

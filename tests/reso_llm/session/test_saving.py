@@ -27,7 +27,7 @@ def used(engine):
     model.bind_concept("letter", 100)
     model.update_memory("Mara keeps the blue map.", importance=2.0)
     engine.generate("Once upon", 8, temperature=5.0, seed=1)
-    model.update_memory("Tor sold a bell.")
+    model.update_memory("Tor sold a bell.", source="beta")
     return engine
 
 
@@ -51,7 +51,9 @@ def test_a_loaded_session_goes_on_as_the_saved_one(engine, tmp_path):
         "maintenance",
         other.progress,
     )
-    assert [m.text for m in loaded.episodes.moments] == [m.text for m in session.episodes.moments]
+    moments = ([(m.text, m.source) for m in s.episodes.moments] for s in (loaded, session))
+    stored = [("Mara keeps the blue map.", ""), ("Tor sold a bell.", "beta")]
+    assert next(moments) == next(moments) == stored
     assert loaded.compose(["letter"]).product == session.compose(["letter"]).product
     assert torch.equal(loaded.recollected_field(), session.recollected_field())
     before = said(engine)

@@ -5,6 +5,8 @@ model is downloaded in a child process that is ended when nothing has moved for 
 Needs transformers (the extra `hf`).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +27,29 @@ def load_causal_lm(directory: str) -> tuple[Any, Any]:
     except ImportError:
         raise ValueError(f'{directory}: models need transformers: pip install -e ".[hf]"') from None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            directory, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
+        with no_progress_bars():
+            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+            model = AutoModelForCausalLM.from_pretrained(
+                directory, local_files_only=True, use_safetensors=True, dtype=torch.float32
+            )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{directory} has no causal language model to load: {reason}") from None
     return tokenizer, model.eval()
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Meanwhile transformers draws no bars for what it loads and saves."""
+    from transformers.utils import logging
+
+    were_drawn = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if were_drawn:
+            logging.enable_progress_bar()
 
 
 def model_directory(name: str, deadline: float = DEADLINE_SECONDS) -> str:
@@ -55,7 +72,7 @@ def model_directory(name: str, deadline: float = DEADLINE_SECONDS) -> str:
     except LocalEntryNotFoundError:
         problem = "HF_HUB_OFFLINE is set" if is_offline() else ""
         folder = cache_folder("models", name)
-        problem = problem or fetch("cer.pretrained:download", [name], folder, deadline)
+        problem = problem or fetch("run_core.pretrained:download", [name], folder, deadline)
     if problem:
         raise ValueError(
             f"{name}: no directory, not in the local cache, and {problem}: give a local directory"

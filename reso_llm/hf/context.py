@@ -1,0 +1,193 @@
+"""Context of a generation by a model of transformers: its key-value cache after some rows.
+
+    p'(v) = the echo of stored texts mixed into the model's p(v); p itself without stored texts
+
+The model reads every row once and then one token a step. Rows of a batch are padded on the left.
+Policy: when a row holds as many tokens as the model has positions, or a prompt does, all rows are
+read again, that one cut to half: its opening (a system message of at most a quarter) and its newest
+tokens stay. Noise in the cache ends there too. Source: the cache classes of transformers 5.
+
+Shapes: B rows, T tokens, V vocabulary, D width, m candidates.
+"""
+
+import copy
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reso_llm.config import EchoConfig
+from reso_llm.decoding.cache_noise import CacheNoise
+from reso_llm.generation.context import opening_limit
+from reso_llm.generation.row import Prediction, TextRow
+from reso_llm.hf.cache import add_noise, is_recurrent
+from reso_llm.hf.tokenizer import HFTokenizer
+from reso_llm.stages.echo import Echo, EchoState, EchoStep, TextCounts
+
+
+class HFContext:
+    """A model of transformers after the ids of some rows. Call its methods in inference mode."""
+
+    attending = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: HFTokenizer,
+        rows: Sequence[TextRow],
+        *,
+        prompts: Sequence[Sequence[int]],
+        limit: int,
+        openings: Sequence[int],
+        texts: Sequence[tuple[Sequence[int], float]],
+        echo: EchoConfig,
+    ) -> None:
+        """prompts: ids that the model reads before the new ones, in place of the rows' own prompts.
+
+        limit: the model's positions. openings: first ids of each prompt that stay in a cut. texts:
+        stored ones, as ids and weight, which the echo speaks of.
+        """
+        self.model, self.tokenizer, self.rows, self.limit = model, tokenizer, rows, limit
+        self.table = model.get_input_embeddings().weight
+        self.prompts = [list(prompt) for prompt in prompts]
+        self.openings = [n if n <= opening_limit(limit) else 0 for n in openings]
+        self.dropped = [0] * len(rows)  # tokens between the opening and the newest
+        self._cache: Any = None
+        self._mask = torch.zeros(0)  # (B,T), 1 where a column of the cache is a token
+        parameters = inspect.signature(model.forward).parameters
+        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+        self._echoes = _echoes(texts, echo, len(rows))
+        self._heard = [0] * len(rows)  # ids that the echo has read
+
+    def predict(self) -> Prediction:
+        """Read the newest token of each row, and predict the next.
+
+        The logits of a row that has ended mean nothing. Raises ValueError for a model that keeps
+        another state than keys and values.
+        """
+        newest = torch.tensor([row.ids[-1] for row in self.rows], device=self.table.device)
+        going = [self._length(b) for b, row in enumerate(self.rows) if not row.stop_reason]
+        if self._cache is None or max(going, default=0) > self.limit:
+            logits = self._read_anew()
+        else:
+            self._mask = torch.cat((self._mask, self._mask.new_ones(len(self.rows), 1)), 1)
+            logits = self._read(newest[:, None], self._cache, self._mask)
+        embedding = self.table[newest].float().cpu().numpy()
+        return Prediction(self._echoed(logits.float()), embedding)
+
+    def heat(self, row: int, noise: CacheNoise, generator: torch.Generator) -> None:
+        """Put noise into a row's cache; it acts from the next token on."""
+        num_pads = int((self._mask[row] == 0).sum())
+        num_new = min(len(self.rows[row].new_ids), self._length(row) - self.openings[row])
+        add_noise(self._cache, row, noise, num_pads, num_new, generator)
+
+    def lookahead(self, row: int, candidates: Tensor, horizon: int) -> Tensor:
+        """ln p (m,) of the most probable `horizon` tokens after each of the candidates (m,).
+
+        There are fewer at the model's last position and where the text ends. Without the echo.
+        """
+        places = torch.full_like(candidates, row)
+        cache, mask, tokens = copy.deepcopy(self._cache), self._mask[places], candidates
+        cache.batch_select_indices(places)
+        ends = torch.tensor(self.tokenizer.end_ids, device=candidates.device)
+        total = torch.zeros(len(candidates), device=candidates.device)
+        going = ~torch.isin(candidates, ends)
+        room = self.limit - int(self._mask[row].sum())
+        for _ in range(max(0, min(horizon, room))):
+            mask = torch.cat((mask, mask.new_ones(len(tokens), 1)), 1)
+            best = self._read(tokens[:, None], cache, mask).float().log_softmax(-1).max(-1)
+            total = torch.where(going, total + best.values, total)
+            tokens = best.indices
+            going = going & ~torch.isin(tokens, ends)
+        return total
+
+    def received(self, row: int) -> np.ndarray:
+        """ValueError: these models do not tell the attention that a token received."""
+        raise ValueError("attention received is not known of a model of transformers")
+
+    def warnings(self, row: int) -> tuple[str, ...]:
+        """Sentences about what a row's context has lost."""
+        dropped = self.dropped[row]
+        return (f"context full: the oldest {dropped} tokens were dropped",) if dropped else ()
+
+    # --- the model
+
+    def _read_anew(self) -> Tensor:
+        """Read every row from its start, or its opening and newest tokens where it is too long."""
+        parts = [self._kept(row) for row in range(len(self.rows))]
+        longest = max(map(len, parts))
+        pads = [longest - len(part) for part in parts]
+        device = self.table.device
+        self._mask = torch.tensor(
+            [[0] * n + [1] * (longest - n) for n in pads], dtype=torch.long, device=device
+        )
+        ids = [[part[0]] * n + part for n, part in zip(pads, parts, strict=True)]
+        self._cache = None
+        return self._read(torch.tensor(ids, device=device), None, self._mask)
+
+    def _read(self, ids: Tensor, cache: Any, mask: Tensor) -> Tensor:
+        """Logits (B,V) after ids (B,n), the newest columns of the mask (B,T).
+
+        The model extends the cache in place; without one it makes that of this context.
+        """
+        places = (mask.cumsum(-1) - 1).clamp(0, self.limit - 1)[:, -ids.shape[1] :]
+        padded = bool((mask == 0).any())
+        output = self.model(
+            input_ids=ids,
+            attention_mask=mask if padded else None,
+            position_ids=places,
+            past_key_values=cache,
+            use_cache=True,
+            **self._last_only,
+        )
+        if cache is None:
+            self._cache = output.past_key_values
+            if is_recurrent(self._cache, True):
+                raise ValueError(
+                    f"{type(self.model).__name__} is recurrent: expected a model that keeps keys "
+                    "and values"
+                )
+        return output.logits[:, -1]
+
+    def _kept(self, row: int) -> list[int]:
+        """Ids of a row that are read; the first one alone for a row that has ended."""
+        ids, opening = [*self.prompts[row], *self.rows[row].new_ids], self.openings[row]
+        if self.rows[row].stop_reason:
+            return ids[:1]
+        if len(ids) - self.dropped[row] > self.limit:
+            self.dropped[row] = len(ids) - max(1, self.limit // 2 - opening) - opening
+        return [*ids[:opening], *ids[opening + self.dropped[row] :]]
+
+    def _length(self, row: int) -> int:
+        """Tokens that are read of a row."""
+        new = len(self.rows[row].ids) - self.rows[row].num_prompt
+        return len(self.prompts[row]) + new - self.dropped[row]
+
+    def _echoed(self, logits: Tensor) -> Tensor:
+        """Logits (B,V) with the stored texts mixed in; what was ruled out stays so."""
+        for b, (row, echo) in enumerate(zip(self.rows, self._echoes, strict=False)):
+            found = []
+            for token in row.ids[self._heard[b] :]:
+                found = echo.read(token)
+            self._heard[b] = len(row.ids)
+            mixed = logits[b].cpu().numpy().copy()
+            echo.add(found, np.zeros(1, np.float32), mixed)
+            ruled_out = logits[b].isneginf()
+            logits[b] = torch.from_numpy(mixed).to(logits).masked_fill(ruled_out, -torch.inf)
+        return logits
+
+
+def _echoes(
+    texts: Sequence[tuple[Sequence[int], float]], config: EchoConfig, rows: int
+) -> list[EchoStep]:
+    """An echo for each row that has read the stored texts alone; none without texts.
+
+    What is read besides counts nothing: these models copy from their context by themselves.
+    """
+    if not texts or not config.enabled:
+        return []
+    echo, stored = Echo(1, config), TextCounts.of_texts(texts, config.max_order)
+    return [EchoStep(echo, EchoState((stored,), weight=0.0)) for _ in range(rows)]

@@ -1,0 +1,76 @@
+"""Export of a checkpoint to a directory that Hugging Face tools load.
+
+    python -m reso_llm.hf.export RUN OUT
+
+OUT holds weights, configuration, tokenizer with chat template, generation defaults, and the one
+line `modeling_reso.py`, through which `trust_remote_code=True` finds the installed `reso_llm`.
+"""
+
+import sys
+from pathlib import Path
+
+from reso_llm.config import ResoLLMConfig
+from reso_llm.generation.context import unwritable
+from reso_llm.hf.exported_tokenizer import hf_tokenizer
+from reso_llm.model import ResoLLMModel
+from reso_llm.tokenizer import ResoTokenizer, check_tokenizer
+from run_core.checkpoint import get_document, load_checkpoint
+from run_core.cli import run
+from run_core.run import resolve
+
+
+def export(directory: str | Path, out: str | Path) -> Path:
+    """Write the checkpoint, or the best one of a run, to the new directory `out`; its path.
+
+    Raises CheckpointError for a checkpoint that is missing or damaged, ValueError for one of
+    another kind, and for an `out` that holds something already.
+    """
+    out, path = Path(out), resolve(directory)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists and is not empty: name a new directory")
+    tensors, documents = load_checkpoint(path)
+    for name in ("config.json", "tokenizer.json", "training.json"):
+        if name not in documents:
+            raise ValueError(f"{path} has no {name}: not the checkpoint of a language model")
+    config = ResoLLMConfig.from_dict(get_document(documents, path, "config.json"))
+    tokenizer = ResoTokenizer.from_json(documents["tokenizer.json"], f"{path}/tokenizer.json")
+    training = get_document(documents, path, "training.json", "tokenizer_fingerprint")
+    check_tokenizer(tokenizer, training["tokenizer_fingerprint"], path)
+    save_exported(ResoLLMModel.from_weights(config, tensors["model"], path), tokenizer, out)
+    return out
+
+
+def save_exported(model: ResoLLMModel, tokenizer: ResoTokenizer, out: Path) -> None:
+    """Write a model and its tokenizer as transformers would save them."""
+    from transformers import GenerationConfig
+
+    from reso_llm.hf.model import ResoConfig, ResoForCausalLM, table_shapes
+
+    config = ResoConfig(
+        reso=model.config.to_dict(),
+        table_shapes=table_shapes(model),
+        bos_token_id=tokenizer.bos_id,
+        eos_token_id=list(tokenizer.end_ids),
+        pad_token_id=tokenizer.bos_id,
+    )
+    exported = ResoForCausalLM(config)
+    exported.network.load_state_dict(model.state_dict())
+    exported.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_id,
+        eos_token_id=list(tokenizer.end_ids),
+        pad_token_id=tokenizer.bos_id,
+        suppress_tokens=unwritable(tokenizer, model.config.vocab_size).tolist(),
+    )
+    exported.save_pretrained(out)
+    hf_tokenizer(tokenizer, model.config.max_seq_len).save_pretrained(out)
+
+
+def main() -> None:
+    """Export RUN to OUT, both from the command line."""
+    if len(sys.argv) != 3:
+        raise ValueError("expected two arguments: python -m reso_llm.hf.export RUN OUT")
+    print(export(*sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    run(main)
