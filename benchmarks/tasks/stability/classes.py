@@ -68,14 +68,8 @@ def class_study(writer: Writer, spec: str, most: int, seed: int, tokens: int = T
     result["no spread"] = accuracy(*discriminant([f[:, without] for f in fit]),
                                    [f[:, without] for f in test])  # fmt: skip
     if isinstance(writer, ResoWriter):
-        more = [
-            np.column_stack((f, reader.exponents(rows))) for f, rows in zip(fit, made, strict=True)
-        ]
-        others = unseen(texts, ~fitted, len(ids))
-        wider = [
-            np.column_stack((f, reader.exponents(rows)))
-            for f, rows in zip(test, others, strict=True)
-        ]
+        more = reader.widened(fit, made)
+        wider = reader.widened(test, unseen(texts, ~fitted, len(ids)))
         result["with exponent"] = accuracy(*discriminant(more), wider)
         result["exponent alone"] = accuracy(*discriminant([f[:, 3:] for f in more]),
                                             [f[:, 3:] for f in wider])  # fmt: skip
