@@ -25,6 +25,9 @@ EXTRAS = {
     ],
 }
 
+# Beside "all", as it brings much along: what `python -m reso_llm.lm_eval` needs.
+HARNESS = {"lm_eval": ["lm_eval>=0.4.13"]}
+
 setup(
     name="reso-llm",
     version="0.1.0",
@@ -46,5 +49,7 @@ setup(
         "jsonargparse[signatures]>=4.49",
         "PyYAML>=6",
     ],
-    extras_require=EXTRAS | {"all": sorted({name for names in EXTRAS.values() for name in names})},
+    extras_require=EXTRAS
+    | HARNESS
+    | {"all": sorted({name for names in EXTRAS.values() for name in names})},
 )

@@ -43,9 +43,11 @@ class ResoLLMInference(Engine):
         check_tokenizer(tokenizer, training["tokenizer_fingerprint"], path)
         model = ResoLLMModel.from_weights(config, tensors["model"], path)
         calibration = training.get("goal_calibration")
-        if calibration is not None and model.session.agency is not None:
+        older = calibration is not None and "centre" not in calibration  # of other text vectors
+        if calibration is not None and not older and model.session.agency is not None:
             place = f"{path}/training.json: goal_calibration"
-            model.session.agency.calibration = build_from(GoalCalibration, calibration, place)
+            found = build_from(GoalCalibration, calibration, place)
+            model.session.agency.calibration = found._replace(centre=tuple(found.centre))
         engine = cls(model.to(target), tokenizer, config)
         engine.srb = build_from(SRB, training.get("srb", {}), f"{path}/training.json: srb")
         stability = training.get("stability_calibration")

@@ -14,6 +14,7 @@ from entropy_core.checks import nearest
 from reso_llm.chat.panel import meanings, panel
 from reso_llm.chat.session import ChatSession, OnEvent, OnText, Reply
 from reso_llm.decoding.row import Event
+from reso_llm.session.foci import summary
 from run_core import terminal
 from run_core.terminal import Screen
 
@@ -231,7 +232,7 @@ def status(session: ChatSession) -> list[str]:
     """The lines of `status`."""
     engine, turns = session.engine, session.turns
     kept = engine.session
-    foci = ", ".join(focus.target for focus in kept.agency.foci) if kept.agency else ""
+    foci = summary(kept.agency.foci) if kept.agency else ""
     return [
         f"model    {engine.description}",
         f"context  {session.context_used} of {engine.context_length} tokens, "

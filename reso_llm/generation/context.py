@@ -4,9 +4,10 @@ Policy. The model sees at most max_seq_len tokens. When they are full, or a prom
 row is cut to half of them and read again: generation never stops for lack of room. Its opening
 stays, which is <|bos|> and a system message of at most a quarter of max_seq_len, and the newest
 tokens do. Noise in the cache ends there too. A model with an attention window has no such limit.
-The echo keeps what it counted of the tokens dropped; the row's own words count `own_weight`.
-Rows of a batch share their columns, so a short row is read again when the longest is full, and
-loses nothing. The rows own their ids; the context owns the model's state after them.
+The echo keeps what it counted of the tokens dropped; the row's own words count `own_weight`, and so
+does the beginning of a reply in a prompt. Rows of a batch share their columns, so a short row is
+read again when the longest is full, and loses nothing. The rows own their ids; the context owns the
+model's state after them.
 
 One row on a CPU is read by the `Stepper`, everything else by the model itself.
 
@@ -59,6 +60,7 @@ class Context:
         self.dropped = [0] * len(rows)  # tokens between the opening and the newest
         limit = opening_limit(model.config.max_seq_len)
         self._opening = [_opening_size(row.ids, tokenizer, limit) for row in rows]
+        self._num_given = [num_given(row.ids, tokenizer) for row in rows]
         self.goal = None if goal is None else goal.to(self.table).view(1, -1)
         self.forbidden = unwritable(tokenizer, model.config.vocab_size).to(self.device)
         self.ends = torch.tensor(tokenizer.end_ids, device=self.device)
@@ -68,7 +70,7 @@ class Context:
         self._bounded = model.config.attention_window == 0
         self._num_first = [0] * len(rows)  # tokens of the last reading in one pass
         self._received = [np.zeros(0)] * len(rows)  # attention received before, by index in ids
-        self._monitors = [row.decoding.monitor for row in rows if row.options.metrics]
+        self.monitored = any(row.decoding.monitor is not None for row in rows)
         self._nudged: Nudged | None = None  # while the rows read the tokens after a fork
         self._num_read = 0  # tokens since the prompt, of every row
 
@@ -106,7 +108,8 @@ class Context:
 
     def _fork(self) -> None:
         """Begin to follow a nudged copy of the state, FORK_EVERY tokens after the last one."""
-        if any(self._monitors) and self._nudged is None and self._num_read % FORK_EVERY == 0:
+        asked = self.monitored and self.rows[0].options.metrics
+        if asked and self._nudged is None and self._num_read % FORK_EVERY == 0:
             self._nudged = Nudged(self.model, self._current(), self._goals(len(self.rows)))
 
     def _follow(self, prediction: Prediction) -> None:
@@ -195,7 +198,7 @@ class Context:
             part: self._read_alone(part, longest - part.length) for part in dict.fromkeys(kept)
         }
         rows = [outputs[part] for part in kept]
-        if self._length == 0:
+        if self._length == 0 and self.monitored:
             for row, output in zip(self.rows, rows, strict=True):
                 row.read_prompt(output.logits[0])
         self._take(stacked([row.state for row in rows]))
@@ -208,8 +211,8 @@ class Context:
     def _read_alone(self, kept: "_Kept", padding: int) -> ResoOutput:
         """Read a row from its start, behind `padding` columns."""
         state = self._after_dropped(padded(self.model.recollected_state(), padding), kept)
-        # The prompt first, then the model's own words; those that come next are its own, too.
-        for ids in (kept.prompt, kept.own):
+        # What is given first, then the model's own words; those that come next are its own, too.
+        for ids in (kept.given, kept.own):
             if ids:
                 inputs = torch.tensor([ids], device=self.device)
                 output = self.model(inputs, state, self._goals(1), self.noise)
@@ -229,7 +232,7 @@ class Context:
             return state
         (counts,), own_weight = state.stages["echo"].rows, self.model.echo.own_weight
         for place, token in enumerate(kept.dropped):
-            counts = counts.read(token, 1.0 if place < kept.dropped_of_prompt else own_weight)
+            counts = counts.read(token, 1.0 if place < kept.dropped_given else own_weight)
         return state.with_stage("echo", state.stages["echo"]._replace(rows=(counts.read(-1),)))
 
     def _cut_to_fit(self, row: int, num_unread: int) -> "_Kept":
@@ -240,7 +243,7 @@ class Context:
         if self.attending and self._length:
             self._received[row] = self._received_by_id(row)
             self.stepper = None  # Ctrl-C while the row is read again must not count it twice
-        opening, num_prompt = self._opening[row], self.rows[row].num_prompt
+        opening, num_given = self._opening[row], self._num_given[row]
         if self._bounded and len(ids) - self.dropped[row] > limit:
             self.dropped[row] = len(ids) - max(1, limit // 2 - opening) - opening
         columns = self._columns(row)
@@ -249,9 +252,9 @@ class Context:
         dropped = range(opening, opening + self.dropped[row])
         return _Kept(
             tuple(ids[i] for i in dropped),
-            sum(i < num_prompt for i in dropped),
-            tuple(ids[i] for i in read if i < num_prompt),
-            tuple(ids[i] for i in read if i >= num_prompt),
+            sum(i < num_given for i in dropped),
+            tuple(ids[i] for i in read if i < num_given),
+            tuple(ids[i] for i in read if i >= num_given),
         )
 
     def _columns(self, row: int) -> list[int]:
@@ -312,22 +315,32 @@ class Context:
 
 
 class _Kept(NamedTuple):
-    """What is read again of a row: ids of its prompt and its own, and those that it dropped."""
+    """What is read again of a row: ids given to it and its own, and those that it dropped."""
 
     dropped: tuple[int, ...]
-    dropped_of_prompt: int
-    prompt: tuple[int, ...]
+    dropped_given: int
+    given: tuple[int, ...]
     own: tuple[int, ...]
 
     @property
     def length(self) -> int:
         """Tokens that the model reads."""
-        return len(self.prompt) + len(self.own)
+        return len(self.given) + len(self.own)
 
 
 def opening_limit(max_seq_len: int) -> int:
     """Tokens of <|bos|> and a system message that stay when a row is cut, at most."""
     return max_seq_len // 4
+
+
+def num_given(prompt: Sequence[int], tokenizer: ResoTokenizer) -> int:
+    """Number of a prompt's first ids that are given: all, but for the beginning of a reply.
+
+    What follows the last <|assistant|> is the model's own, as if it had just written it.
+    """
+    if tokenizer.assistant_id not in prompt:
+        return len(prompt)
+    return len(prompt) - list(reversed(prompt)).index(tokenizer.assistant_id)
 
 
 def _opening_size(ids: Sequence[int], tokenizer: ResoTokenizer, limit: int) -> int:

@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from entropy_core.checks import is_whole, nearest, require
+from entropy_core.checks import is_number, is_whole, nearest, require
 from reso_llm.config import StabilityConfig
 from reso_llm.decoding.controllers import Controller, StabilityTemperature
 from reso_llm.decoding.row import SignalOptions
 from reso_llm.decoding.sampling import SamplingOptions
 
 LARGEST = 2**63 - 1  # torch's largest integer
+LARGEST_GUIDANCE = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,8 @@ class GenerationOptions:
     max_length: number of new tokens, at most.
     temperature, top_k, top_p, min_p, repetition_penalty: see `SamplingOptions`.
     stop: strings (or one) that end the text and are not part of it.
+    guidance: how far goals move the text: 0 not at all, 1 as the model was trained to, above 1
+        further (`guidance.py`). Without a goal it does nothing.
     controllers: what decides before each token, in this order (`reso_llm.decoding.controllers`).
     signals: how the signals they read are averaged.
     auto_temperature: let the stability monitor move the temperature, after the controllers, where
@@ -37,6 +40,7 @@ class GenerationOptions:
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     stop: str | Sequence[str] = ()
+    guidance: float = 1.5
     controllers: Sequence[Controller] = ()
     signals: SignalOptions = field(default_factory=SignalOptions)
     auto_temperature: bool = True
@@ -50,7 +54,9 @@ class GenerationOptions:
         require(fits, "max_length", length, "a whole number from 0 to 2^63 - 1")
         _check_stop(self.stop)
         _check_controllers(self.controllers)
-        signals = self.signals
+        signals, guidance = self.signals, self.guidance
+        fits = is_number(guidance) and 0 <= guidance <= LARGEST_GUIDANCE
+        require(fits, "guidance", guidance, f"a number from 0 to {LARGEST_GUIDANCE}")
         require(isinstance(signals, SignalOptions), "signals", signals, "SignalOptions")
         for name in ("auto_temperature", "metrics"):
             value = getattr(self, name)

@@ -142,12 +142,36 @@ def test_a_goal_is_said_in_the_system_message_and_nowhere_else():
     expected = greedy(engine, torch.tensor([engine.prompt_ids(told)]), 8)
     plain = engine.generate(ASKED, 8, temperature=0.0)
     goal = engine.create_goal("kites")
-    result = engine.generate(ASKED, 8, temperature=0.0)
+    result = engine.generate(ASKED, 8, temperature=0.0, guidance=1)
     assert list(result.goal_progress) == ["kites"]
     assert result.token_ids == expected != plain.token_ids
     assert result.prompt_tokens == plain.prompt_tokens
     engine.session.agency.drop_goal(goal)
     assert engine.generate(ASKED, 8, temperature=0.0).token_ids == plain.token_ids
+
+
+def test_a_goal_guides_from_the_system_message():
+    """Greedy tokens are those of full passes with the message and without it, mixed."""
+    engine = tiny_engine.engine(positions=256)
+    result = engine.generate(ASKED, 5, temperature=0.0)
+    engine.create_goal("kites", "maintenance")
+    assert engine.generate(ASKED, 5, temperature=0.0, guidance=0).token_ids == result.token_ids
+    told = engine.prompt_ids([("system", "Talk about this: kites"), *ASKED])
+    for strength in (1, 4.0):
+        ids = [told, engine.prompt_ids(ASKED)]
+        result = engine.generate(ASKED, 5, temperature=0.0, guidance=strength)
+        for token in result.token_ids:
+            with torch.no_grad():
+                aimed, none = (engine.model(torch.tensor([i])).logits[0, -1] for i in ids)
+            assert token == (none + strength * (aimed - none)).argmax()
+            ids = [[*row, token] for row in ids]
+
+
+def test_foci_of_these_models_are_what_is_novel_and_relevant(engine):
+    engine.create_goal("kites")
+    result = engine.generate([("user", "Tell me of kites again")], 8, **HOT)
+    assert {focus.intensity for focus in result.attention_summary} == {0.0}
+    assert "kites" in {f.target for f in result.attention_summary if f.type == "relevance"}
 
 
 def test_what_is_remembered_is_recalled_and_echoes():
