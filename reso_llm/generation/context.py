@@ -2,12 +2,12 @@
 
 Policy. The model sees at most max_seq_len tokens. When they are full, or a prompt is longer, the
 row is cut to half of them and read again: generation never stops for lack of room. Its opening
-stays, which is <|bos|> and a system message of at most a quarter of max_seq_len, and the newest
-tokens do. Noise in the cache ends there too. A model with an attention window has no such limit.
-The echo keeps what it counted of the tokens dropped; the row's own words count `own_weight`, and so
-does the beginning of a reply in a prompt. Rows of a batch share their columns, so a short row is
-read again when the longest is full, and loses nothing. The rows own their ids; the context owns the
-model's state after them.
+stays, which is <|bos|> and a system message of at most a quarter of max_seq_len, and an eighth more
+for stored texts, and the newest tokens do. Noise in the cache ends there too. A model with an
+attention window has no such limit. The echo keeps what it counted of the tokens dropped; the row's
+own words count `own_weight`, and so does the beginning of a reply in a prompt. Rows of a batch
+share their columns, so a short row is read again when the longest is full, and loses nothing. The
+rows own their ids; the context owns the model's state after them.
 
 One row on a CPU is read by the `Stepper`, everything else by the model itself.
 
@@ -24,6 +24,7 @@ from torch import Tensor
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.generation.attention_received import received_attention
 from reso_llm.generation.nudge import FORK_EVERY, Nudged, text_exponents
+from reso_llm.generation.remembered import memory_limit
 from reso_llm.generation.row import Prediction, TextRow
 from reso_llm.generation.states import heated, padded, selected, stacked
 from reso_llm.generation.stepper import Stepper
@@ -58,7 +59,8 @@ class Context:
         self.device = self.table.device
         self.rows = rows
         self.dropped = [0] * len(rows)  # tokens between the opening and the newest
-        limit = opening_limit(model.config.max_seq_len)
+        context = model.config.max_seq_len
+        limit = opening_limit(context) + memory_limit(context)
         self._opening = [_opening_size(row.ids, tokenizer, limit) for row in rows]
         self._num_given = [num_given(row.ids, tokenizer) for row in rows]
         self.goal = None if goal is None else goal.to(self.table).view(1, -1)
@@ -210,7 +212,8 @@ class Context:
 
     def _read_alone(self, kept: "_Kept", padding: int) -> ResoOutput:
         """Read a row from its start, behind `padding` columns."""
-        state = self._after_dropped(padded(self.model.recollected_state(), padding), kept)
+        state = self.model.recollected_state(kept.memories)
+        state = self._after_dropped(padded(state, padding), kept)
         # What is given first, then the model's own words; those that come next are its own, too.
         for ids in (kept.given, kept.own):
             if ids:
@@ -239,7 +242,7 @@ class Context:
         """Ids of a row to be read again; the first one alone for a row that has ended."""
         ids, limit = self.rows[row].ids, self.model.config.max_seq_len
         if self.rows[row].stop_reason:
-            return _Kept((), 0, (ids[0],), ())
+            return _Kept((), (), 0, (ids[0],), ())
         if self.attending and self._length:
             self._received[row] = self._received_by_id(row)
             self.stepper = None  # Ctrl-C while the row is read again must not count it twice
@@ -251,6 +254,7 @@ class Context:
         read = columns[: self._num_first[row]]
         dropped = range(opening, opening + self.dropped[row])
         return _Kept(
+            self.rows[row].memories.echo,
             tuple(ids[i] for i in dropped),
             sum(i < num_given for i in dropped),
             tuple(ids[i] for i in read if i < num_given),
@@ -315,8 +319,9 @@ class Context:
 
 
 class _Kept(NamedTuple):
-    """What is read again of a row: ids given to it and its own, and those that it dropped."""
+    """What is read again of a row: stored texts, ids given to it and its own, and those dropped."""
 
+    memories: tuple[tuple[tuple[int, ...], float], ...]
     dropped: tuple[int, ...]
     dropped_given: int
     given: tuple[int, ...]
