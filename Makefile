@@ -1,5 +1,6 @@
 # make quickstart   install, train a small model on real dialogue, then the demo (a few minutes)
 # make test         install everything, lint, and run the tests
+# make ecosystem    the tests against PEFT, TRL and lm-evaluation-harness, in .venv-ecosystem
 .POSIX:
 PYTHON = python3
 BIN = .venv/bin
@@ -14,6 +15,14 @@ test: .venv/all
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
+ecosystem: .venv-ecosystem/done
+	OMP_NUM_THREADS=1 .venv-ecosystem/bin/python -m pytest -m ecosystem tests/ecosystem
+
+.venv-ecosystem/done: setup.py requirements.txt requirements-ecosystem.txt
+	$(PYTHON) -m venv .venv-ecosystem
+	.venv-ecosystem/bin/pip install -q -c requirements.txt -r requirements-ecosystem.txt -e .
+	touch $@
+
 .venv/quickstart: setup.py requirements.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c requirements.txt -e ".[sample,plots]"
@@ -24,4 +33,4 @@ test: .venv/all
 	$(BIN)/pip install -q -c requirements.txt -e ".[all]"
 	touch $@ .venv/quickstart
 
-.PHONY: quickstart test
+.PHONY: quickstart test ecosystem

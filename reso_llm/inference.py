@@ -1,21 +1,14 @@
 """The entry point of the package: loads a checkpoint, and has the methods of the v2 README."""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from reso_llm.config import ResoLLMConfig
 from reso_llm.decoding.controllers import SRB
 from reso_llm.generation.engine import Engine
-from reso_llm.generation.multi_agent import coordinate, hear
-from reso_llm.generation.options import options_of
-from reso_llm.generation.prompt import Prompt
-from reso_llm.generation.results import GenerationResult
 from reso_llm.model import ResoLLMModel
 from reso_llm.session.agency import GoalCalibration
-from reso_llm.session.entanglement import EntanglementNetwork
-from reso_llm.session.episodes import Moment
 from reso_llm.tokenizer import ResoTokenizer, check_tokenizer
 from run_core.checkpoint import build_from, get_document, load_checkpoint, save_directory
 from run_core.hardware import pick_device
@@ -49,9 +42,11 @@ class ResoLLMInference(Engine):
         check_tokenizer(tokenizer, training["tokenizer_fingerprint"], path)
         model = ResoLLMModel.from_weights(config, tensors["model"], path)
         calibration = training.get("goal_calibration")
-        if calibration is not None and model.session.agency is not None:
+        older = calibration is not None and "centre" not in calibration  # of other text vectors
+        if calibration is not None and not older and model.session.agency is not None:
             place = f"{path}/training.json: goal_calibration"
-            model.session.agency.calibration = build_from(GoalCalibration, calibration, place)
+            found = build_from(GoalCalibration, calibration, place)
+            model.session.agency.calibration = found._replace(centre=tuple(found.centre))
         engine = cls(model.to(target), tokenizer, config)
         engine.srb = build_from(SRB, training.get("srb", {}), f"{path}/training.json: srb")
         return engine
@@ -80,33 +75,6 @@ class ResoLLMInference(Engine):
                 "training.json": training,
             },
         )
-
-    def hear(self, teller: "ResoLLMInference", network: EntanglementNetwork) -> tuple[Moment, ...]:
-        """Remember what another agent was told, by the fidelity of the link.
-
-        See `multi_agent.hear`.
-        """
-        return hear(self, teller, network)
-
-    def generate_multi_agent(
-        self,
-        prompt: Prompt,
-        other_agents: Sequence["ResoLLMInference"],
-        coordination_strategy: str = "parallel",
-        max_length: int = 100,
-        *,
-        network: EntanglementNetwork | None = None,
-        seed: int | None = None,
-        **options: Any,
-    ) -> list[GenerationResult]:
-        """One result for each agent, this one first; see `multi_agent.py` for the strategies.
-
-        Raises ValueError for an unknown strategy, agents whose tokenizers differ, and as
-        `generate` does.
-        """
-        checked = options_of(max_length, options)
-        agents = [self, *other_agents]
-        return coordinate(agents, prompt, coordination_strategy, checked, network, seed)
 
     def interactive_session(self, show_metrics: bool = True) -> None:
         """A conversation in the terminal; its commands are those of `chat.py`."""

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from reso_llm.config import ResoLLMConfig
 from reso_llm.network import ResoNetwork, ResoState
-from reso_llm.session.agency import Focus, Goal
+from reso_llm.session.agency import Goal
 from reso_llm.session.concepts import Binding, Interference, Unbinding
 from reso_llm.session.episodes import Moment, Recollection
+from reso_llm.session.foci import Focus
 from reso_llm.session.session import Session
 from reso_llm.stages.echo import EchoState, TextCounts
 from reso_llm.stages.goal import text_vector

@@ -105,6 +105,11 @@ class Screen:
         self.stream.write(printable(text))
         self.stream.flush()
 
+    def mark(self, text: str) -> None:
+        """Show a remark within a line, dimmed where that is possible."""
+        self.stream.write(f"{DIM}{printable(text)}{NORMAL}" if self.dims else printable(text))
+        self.stream.flush()
+
     def note(self, text: str) -> None:
         """Show one line about the conversation, dimmed where that is possible.
 

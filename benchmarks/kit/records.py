@@ -23,7 +23,7 @@ STACK = 2
 
 OF_THE_STACK = (
     "ablation", "consensus", "gating", "goals", "hearsay", "lm", "long_context", "memory",
-    "own_words", "quality", "recall", "speed", "stability", "talk",
+    "own_words", "quality", "recall", "speed", "stability", "strategies", "talk",
 )  # fmt: skip
 """Studies whose rows are all of our language model, and so of one stack."""
 

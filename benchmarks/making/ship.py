@@ -17,13 +17,18 @@ The model card is made here too, so that its numbers are those of this very file
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmarks.kit.records import num_parameters
 from benchmarks.tasks.srb.analysis import SETTLED
+from reso_llm.config import ResoLLMConfig
 from reso_llm.data.prepare import tokenise_all
 from reso_llm.inference import SHIPPED, ResoLLMInference
+from reso_llm.model import ResoLLMModel
+from reso_llm.tokenizer import ResoTokenizer
+from reso_llm.training.calibration import goal_calibration
 from reso_llm.training.evaluation import LanguageModelScore, score_split
 from run_core.checkpoint import load_checkpoint, save_directory
 from run_core.run import resolve
@@ -47,7 +52,7 @@ def main() -> None:
         "tokenizer.json": documents["tokenizer.json"],
         "training.json": {
             "tokenizer_fingerprint": training["tokenizer_fingerprint"],
-            "goal_calibration": training["goal_calibration"],
+            "goal_calibration": goals_of(training["config"]["data"], tensors, documents),
             "srb": rule_of(args.srb, args.out.name) if args.srb else {},
         },
     }
@@ -82,6 +87,15 @@ def rule_of(path: Path, model: str) -> dict[str, float]:
     if not rules:
         raise ValueError(f"{path}: expected a row of the study of {model}: run evaluate.py srb")
     return {name: rules[-1][name] for name in SETTLED}
+
+
+def goals_of(data: str, tensors: dict[str, Any], documents: dict[str, Any]) -> dict[str, Any]:
+    """When a goal counts as achieved, from the text that the run was trained on."""
+    tokenizer = ResoTokenizer.from_json(documents["tokenizer.json"], "tokenizer.json")
+    table = ResoLLMModel.from_weights(
+        ResoLLMConfig.from_dict(documents["config.json"]), tensors["model"], "model"
+    ).embedding.weight.detach()
+    return goal_calibration(tokenise_all(data, tokenizer), table)._asdict()
 
 
 def score(engine: ResoLLMInference, path: str) -> LanguageModelScore:

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from entropy_core.checks import nearest
-from reso_llm.chat.panel import panel
-from reso_llm.chat.session import ChatSession, Reply
+from reso_llm.chat.panel import meanings, panel
+from reso_llm.chat.session import ChatSession, OnEvent, OnText, Reply
+from reso_llm.decoding.row import Event
+from reso_llm.session.foci import summary
 from run_core import terminal
 from run_core.terminal import Screen
 
@@ -79,9 +81,13 @@ class Chat:
             self._show(self.session.reply(text.removeprefix("\\"), *self._listener))
 
     @property
-    def _listener(self) -> tuple[Callable[[str], None], bool]:
-        """Options of a reply: the function that receives its text, and whether it is measured."""
-        return self.screen.write, self.show_metrics
+    def _listener(self) -> tuple[OnText, bool, OnEvent | None]:
+        """Who receives a reply's text, whether it is measured, who receives its events."""
+        return self.screen.write, self.show_metrics, self._mark if self.show_metrics else None
+
+    def _mark(self, event: Event) -> None:
+        """Show in the reply what a controller did, where it did it."""
+        self.screen.mark(f"[{event.controller}: {event.cause}]")
 
     def _show(self, reply: Reply) -> None:
         """End the line of a streamed reply; show its notes and its panel."""
@@ -91,8 +97,8 @@ class Chat:
         if reply.result.goals_achieved:
             self._note(f"goal achieved: {', '.join(reply.result.goals_achieved)}")
         if self.show_metrics:
-            engine, columns = self.session.engine, self.screen.columns
-            for row in panel(reply.result, engine.vocab_size, engine.num_layers, columns):
+            num_layers = self.session.engine.num_layers
+            for row in panel(reply.result, num_layers, self.screen.columns):
                 self.screen.note(row)
 
     def _run_command(self, name: str, argument: str) -> None:
@@ -165,23 +171,36 @@ class Chat:
         for line in status(self.session):
             self.screen.note(line)
 
-    def show_help(self, _: str) -> None:
-        """List the commands."""
+    def show_help(self, topic: str) -> None:
+        """List the commands, or what the panel shows."""
+        if topic.lower() == "metrics":
+            self._table(meanings())
+            return
         rows = [(f"{name} {c.argument}", c.description) for name, c in COMMANDS.items()]
         rows += [
             ("\\...", "say a line to the model that would be a command"),
             ("Ctrl-C", "stops a reply; twice at the prompt, leaves"),
         ]
+        self._table(rows)
+
+    def _table(self, rows: Iterable[tuple[str, str]]) -> None:
         for left, right in rows:
             self.screen.note(left.ljust(ARGUMENT_COLUMN) + right)
 
 
 class Command(NamedTuple):
-    """A command: its argument ("" without one), its line in `help`, the method of `Chat`."""
+    """A command: its argument ("" without one), its line in `help`, the method of `Chat`.
+
+    An argument in brackets may be left out, and is that word.
+    """
 
     argument: str
     description: str
     method: Callable[[Chat, str], None]
+
+    def takes(self, argument: str) -> bool:
+        """Whether a line with this argument is the command, and not said to the model."""
+        return not argument or self.argument in ("<text>", f"[{argument.lower()}]")
 
 
 COMMANDS = {
@@ -195,7 +214,7 @@ COMMANDS = {
     "recall": Command("<text>", "the memories that resonate with a text", Chat.recall),
     "status": Command("", "model, context, goal, memory, clock", Chat.show_status),
     "metrics": Command("", "show or hide the panel under replies", Chat.toggle_metrics),
-    "help": Command("", "list the commands", Chat.show_help),
+    "help": Command("[metrics]", "list the commands, or what the panel shows", Chat.show_help),
 }
 
 
@@ -204,7 +223,8 @@ def parse_line(line: str) -> tuple[str | None, str]:
     first, _, rest = line.partition(" ")
     name, argument = first.removeprefix("/").lower(), rest.strip()
     has_slash = first.startswith("/")
-    is_command = name in COMMANDS and bool(COMMANDS[name].argument or not argument)
+    known = COMMANDS.get(name)
+    is_command = known is not None and known.takes(argument)
     return (name, argument) if has_slash or is_command else (None, line)
 
 
@@ -212,7 +232,7 @@ def status(session: ChatSession) -> list[str]:
     """The lines of `status`."""
     engine, turns = session.engine, session.turns
     kept = engine.session
-    foci = ", ".join(focus.target for focus in kept.agency.foci) if kept.agency else ""
+    foci = summary(kept.agency.foci) if kept.agency else ""
     return [
         f"model    {engine.description}",
         f"context  {session.context_used} of {engine.context_length} tokens, "

@@ -1,37 +1,124 @@
 """The panel under a reply: what was measured while it was written, in at most four lines.
 
-    entropy ▃▅▂▇▄  mean 4.12 of 8.3 nats
-    order 0.62  Lyapunov -  unknown  T 0.70  layers 2.4/4  goal 43%  memories 1
-    48 tokens  61/s  ended by end
+    entropy ▃▅▂▇▄ 0 to 5.2 nats, mean 4.12
+    stable  order 0.62  Lyapunov +0.02  layers 2.4 of 4  goal 43%  memories 1
+    48 tokens  61/s  ended by end  phase_slip 2
     ! token 12: 83% of the last 12 tokens are repeated (+1 more)
 
-A dash stands for a value that is not defined. In a narrow terminal the last facts are left out;
-the first line and the warning stay.
+DIALS holds every value with its meaning. One that is not defined, or did not move, is left out. In
+a narrow terminal the last ones are; the first line and the warning stay.
 """
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from reso_llm.generation.results import GenerationResult
 from run_core.terminal import finite_mean, formatted, sparkline
 
 MAX_LINES = 4
+ENTROPY = "doubt before each token, 0 is sure; a bar may be several tokens"
+WARNING = "the first warning of this reply, and how many more"
 
 
-def panel(result: GenerationResult, vocab_size: int, num_layers: int, columns: int) -> list[str]:
-    """The lines for a reply of a model of that size, at most `columns` characters each."""
-    first = [_entropy_line(result, vocab_size, columns)]
+class Dial(NamedTuple):
+    """A value of the panel: its line in `help metrics`, and its text for a result of a model.
+
+    text takes the result and the model's number of layers; "" where there is nothing to show.
+    """
+
+    meaning: str
+    text: Callable[[GenerationResult, int], str]
+
+
+def _with(name: str, value: str) -> str:
+    return f"{name} {value}" if value else ""
+
+
+def _mean(values: Sequence[float], spec: str) -> str:
+    """The mean of the finite values; "" without any."""
+    mean = finite_mean(values)
+    return format(mean, spec) if math.isfinite(mean) else ""
+
+
+def _range(trace: Sequence[float]) -> str:
+    """The lowest and the highest value; "" where they are printed alike."""
+    low, high = (formatted(f(trace)) for f in (min, max)) if trace else ("", "")
+    return f"{low}..{high}" if low != high else ""
+
+
+def _speed(result: GenerationResult, _: int) -> str:
+    milliseconds = result.generation_time_ms
+    return f"{result.tokens_generated / milliseconds * 1000:.0f}/s" if milliseconds > 0 else ""
+
+
+def _events(result: GenerationResult, _: int) -> str:
+    counts = Counter(event.controller for event in result.events)
+    return "  ".join(f"{name} {count}" for name, count in counts.items())
+
+
+def _goal(result: GenerationResult, _: int) -> str:
+    known = (p for p in result.goal_progress.values() if math.isfinite(p))
+    return _with("goal", "/".join(f"{p:.0%}" for p in known))
+
+
+def _layers(result: GenerationResult, num_layers: int) -> str:
+    mean = _mean(result.layers_trace, ".1f")
+    return f"layers {mean} of {num_layers}" if mean else ""
+
+
+DIALS = {
+    "stability": Dial(
+        "class: stable, periodic (a loop), chaotic or divergent",
+        lambda r, _: "" if r.stability == "unknown" else r.stability,
+    ),
+    "order": Dial(
+        "how far the oscillators' phases agree, 0 to 1 (Kuramoto)",
+        lambda r, _: _with("order", _mean(r.coherence_trace, ".2f")),
+    ),
+    "Lyapunov": Dial(
+        "growth of a small disturbance at the end, nats a token",
+        lambda r, _: _with("Lyapunov", f"{r.lyapunov:+.2f}" if math.isfinite(r.lyapunov) else ""),
+    ),
+    "T": Dial(
+        "lowest and highest temperature, where a controller moved it",
+        lambda r, _: _with("T", _range(r.temperature_trace)),
+    ),
+    "layers": Dial("layers that a token went through, on average (coherence gate)", _layers),
+    "goal": Dial("progress of the reply towards its goal", _goal),
+    "memories": Dial(
+        "texts in memory that share three tokens in a row with the reply",
+        lambda r, _: f"memories {len(r.memories_touched)}" if r.memories_touched else "",
+    ),
+    "tokens": Dial("tokens written", lambda r, _: f"{r.tokens_generated} tokens"),
+    "/s": Dial("tokens a second, the reading of the prompt included", _speed),
+    "ended by": Dial("why the reply ended", lambda r, _: f"ended by {r.stop_reason}"),
+    "events": Dial("decisions of each controller, by its name; [...] in the reply", _events),
+}
+
+
+def panel(result: GenerationResult, num_layers: int, columns: int) -> list[str]:
+    """The lines for a reply of a model of that many layers, at most `columns` characters each."""
+    first = [_entropy_line(result.entropy_trace, columns)] if result.entropy_trace else []
     last = [_warning_line(result.warnings, columns)] if result.warnings else []
-    facts = _wrapped(_facts(result, num_layers), columns)
-    return [*first, *facts[: MAX_LINES - len(first) - len(last)], *last]
+    facts = (dial.text(result, num_layers) for dial in DIALS.values())
+    middle = _wrapped((fact for fact in facts if fact), columns)
+    return [*first, *middle[: MAX_LINES - len(first) - len(last)], *last]
 
 
-def _entropy_line(result: GenerationResult, vocab_size: int, columns: int) -> str:
-    """Entropy along the reply, from 0 to the ln V of a uniform distribution."""
-    highest = math.log(vocab_size)
-    words = f"  mean {formatted(finite_mean(result.entropy_trace))} of {highest:.1f} nats"
+def meanings() -> list[tuple[str, str]]:
+    """Name and meaning of everything that a panel may show, in its order."""
+    dials = [(name, dial.meaning) for name, dial in DIALS.items()]
+    return [("entropy", ENTROPY), *dials, ("!", WARNING)]
+
+
+def _entropy_line(trace: Sequence[float], columns: int) -> str:
+    """Entropy along the reply, from 0 to its highest value, which is named."""
+    highest = max((h for h in trace if math.isfinite(h)), default=0.0)
+    words = f" 0 to {highest:.1f} nats, mean {formatted(finite_mean(trace))}"
     room = columns - len("entropy ") - len(words)
-    return _shortened(f"entropy {sparkline(result.entropy_trace, highest, room)}{words}", columns)
+    return _shortened(f"entropy {sparkline(trace, highest or 1.0, room)}{words}", columns)
 
 
 def _warning_line(warnings: Sequence[str], columns: int) -> str:
@@ -40,37 +127,7 @@ def _warning_line(warnings: Sequence[str], columns: int) -> str:
     return _shortened(f"! {warnings[0]}", columns - len(rest)) + rest
 
 
-def _facts(result: GenerationResult, num_layers: int) -> list[str]:
-    """Facts about a reply, the most important first."""
-    milliseconds = result.generation_time_ms
-    speed = result.tokens_generated / milliseconds * 1000 if milliseconds > 0 else math.nan
-    progress = "/".join(formatted(p, ".0%") for p in result.goal_progress.values())
-    facts = [
-        f"order {formatted(finite_mean(result.coherence_trace))}",
-        f"Lyapunov {formatted(result.lyapunov, '+.2f')}",
-        result.stability,
-        f"T {_temperature(result.temperature_trace)}",
-        f"layers {formatted(finite_mean(result.layers_trace), '.1f')}/{num_layers}",
-        f"goal {progress or '-'}",
-        f"memories {len(result.memories_touched)}",
-        f"{result.tokens_generated} tokens",
-        f"{formatted(speed, '.0f')}/s",
-        f"ended by {result.stop_reason}",
-    ]
-    if result.events:
-        facts.append(f"events {len(result.events)}")
-    return facts
-
-
-def _temperature(trace: Sequence[float]) -> str:
-    """The one temperature of a reply, or the lowest and the highest."""
-    if not trace:
-        return "-"
-    low, high = formatted(min(trace)), formatted(max(trace))
-    return low if low == high else f"{low}..{high}"
-
-
-def _wrapped(facts: list[str], columns: int) -> list[str]:
+def _wrapped(facts: Iterable[str], columns: int) -> list[str]:
     """Lines of whole facts, two spaces between them; a fact wider than a line is shortened."""
     lines: list[str] = []
     for fact in facts:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from reso_llm.data.conversation import Message
+from reso_llm.decoding.row import Event
 from reso_llm.generation.context import opening_limit
 from reso_llm.generation.options import GenerationOptions
 from reso_llm.generation.results import GenerationResult
@@ -23,6 +24,9 @@ from run_core import terminal
 
 SAMPLING = {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.1}
 """Default sampling options of a chat."""
+
+OnText = Callable[[str], None]
+OnEvent = Callable[[Event], None]
 
 
 class Exchange(NamedTuple):
@@ -73,31 +77,38 @@ class ChatSession:
 
     # --- replies
 
-    def reply(self, text: str, on_text: Callable[[str], None], metrics: bool = True) -> Reply:
+    def reply(
+        self, text: str, on_text: OnText, metrics: bool = True, on_event: OnEvent | None = None
+    ) -> Reply:
         """Answer one question; `on_text` receives the reply piece by piece.
 
         A reply that Ctrl-C stops is kept as far as it went. It is not kept when it has no word
         yet. The goal is dropped afterwards. metrics: measure the text as it is written.
+        on_event receives what a controller does, as it does it.
         """
-        return self._answer(terminal.encodable(text), on_text, metrics, self.exchanges)
+        return self._answer(terminal.encodable(text), on_text, metrics, on_event, self.exchanges)
 
-    def retry(self, on_text: Callable[[str], None], metrics: bool = True) -> Reply:
+    def retry(
+        self, on_text: OnText, metrics: bool = True, on_event: OnEvent | None = None
+    ) -> Reply:
         """Replace the last reply by another one to the same question and towards the same goal.
 
         Raises ValueError before the first reply.
         """
         *earlier, last = self._exchanges_so_far()
         self._set_goal_again(last)
-        return self._answer(last.question, on_text, metrics, earlier)
+        return self._answer(last.question, on_text, metrics, on_event, earlier)
 
-    def extend(self, on_text: Callable[[str], None], metrics: bool = True) -> Reply:
+    def extend(
+        self, on_text: OnText, metrics: bool = True, on_event: OnEvent | None = None
+    ) -> Reply:
         """Write on where the last reply ends, towards its goal; `on_text` receives what is new.
 
         Raises ValueError before the first reply, and for a reply that fills the context.
         """
         *earlier, last = self._exchanges_so_far()
         self._set_goal_again(last)
-        return self._answer(last.question, on_text, metrics, earlier, last.reply)
+        return self._answer(last.question, on_text, metrics, on_event, earlier, last.reply)
 
     def undo(self) -> Exchange:
         """Take the last exchange back and return it; the model's session keeps its notes.
@@ -110,8 +121,9 @@ class ChatSession:
     def _answer(
         self,
         question: str,
-        on_text: Callable[[str], None],
+        on_text: OnText,
         metrics: bool,
+        on_event: OnEvent | None,
         earlier: list[Exchange],
         begun: str = "",
     ) -> Reply:
@@ -125,6 +137,7 @@ class ChatSession:
             self.max_length,
             seed=None if self.seed is None else self.seed + self.num_replies,
             on_text=on_text,
+            on_event=on_event,
             **({"metrics": metrics} | self.options),
         )
         self.num_replies += 1

@@ -206,3 +206,12 @@ class StabilityTemperature:
         if suggested == view.temperature:
             return None
         return Decision(view.monitor.steering_cause, temperature=suggested)
+
+
+def controllers_by_name(srb: SRB) -> dict[str, Controller]:
+    """The controllers that a person switches on by name; `srb` has the checkpoint's thresholds.
+
+    Phase-Slip has the trigger on loops too, which a small model meets often.
+    """
+    known = (srb, PhaseSlip(loop_patience=4), StochasticResonance(), StabilityTemperature())
+    return {controller.name: controller for controller in known}

@@ -12,10 +12,11 @@ from torch import Tensor
 from reso_llm.config import ResoLLMConfig
 from reso_llm.decoding.controllers import SRB
 from reso_llm.generation.context import Context
-from reso_llm.generation.loop import write
+from reso_llm.generation.guidance import context_towards
+from reso_llm.generation.loop import Job, write
+from reso_llm.generation.multi_agent import Agent
 from reso_llm.generation.options import GenerationOptions, seed_or_drawn
 from reso_llm.generation.prompt import Prompt, messages_of
-from reso_llm.generation.text_engine import Job, TextEngine
 from reso_llm.model import ResoLLMModel
 from reso_llm.session.agency import Goal
 from reso_llm.session.episodes import Moment, Recollection
@@ -25,7 +26,7 @@ from reso_llm.tokenizer import ResoTokenizer
 RESONANCE_STREAM = 0x2E50_0015  # the model's noise has a stream of its own
 
 
-class Engine(TextEngine):
+class Engine(Agent):
     """Generates text with a model, its tokenizer and its configuration.
 
     Raises ValueError when the three do not belong together.
@@ -60,15 +61,20 @@ class Engine(TextEngine):
         if self.config.stochastic_resonance.enabled:
             noise = torch.Generator(self.device).manual_seed(seeds[0] ^ RESONANCE_STREAM)
         rows, steering = self.rows(prompts, options, seeds, on_text), self.steering(goals)
-        context = Context(
-            self.model,
-            self.tokenizer,
-            rows,
-            goal=self.session.steered_by(tuple(steering)),
-            noise=noise,
-            attending=options.metrics and self.config.agency.enabled,
-        )
-        return Job(started, context, write(context), steering)
+        goal = self.session.steered_by(tuple(steering))
+
+        def context(towards: bool) -> Context:
+            return Context(
+                self.model,
+                self.tokenizer,
+                rows,
+                goal=goal if towards else None,
+                noise=None if noise is None else noise.clone_state(),
+                attending=options.metrics and self.config.agency.enabled,
+            )
+
+        reading = context_towards(options.guidance if steering else 0, context)
+        return Job(started, reading, write(reading), steering)
 
     @property
     def session(self) -> Session:

@@ -5,18 +5,19 @@
 Shapes: B rows, V vocabulary.
 """
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from reso_llm.decoding.cache_noise import CacheNoise
-from reso_llm.decoding.row import Measure, measure, measure_row
+from reso_llm.decoding.row import Event, Measure, measure, measure_row
 from reso_llm.generation.row import Prediction, TextRow
 from reso_llm.generation.tokens import Tokens
+from reso_llm.session.agency import Goal
 
 
 class ModelContext(Protocol):
@@ -46,6 +47,21 @@ class ModelContext(Protocol):
     def warnings(self, row: int) -> tuple[str, ...]:
         """Sentences about what a row's context has lost."""
         ...
+
+
+class Job(NamedTuple):
+    """A generation in progress: its rows, the steps that write them, and its state at the start."""
+
+    started: float  # by time.perf_counter()
+    context: ModelContext
+    steps: Generator[None, None, None]
+    goals: Mapping[Goal, bool]
+    """The goals that steer the texts, and whether each was achieved before the generation."""
+
+    @property
+    def rows(self) -> Sequence[TextRow]:
+        """The rows, one for each prompt."""
+        return self.context.rows
 
 
 def write(context: ModelContext) -> Generator[None, None, None]:
@@ -95,3 +111,22 @@ def finish(steps: Iterable[None], rows: Sequence[TextRow]) -> None:
     except KeyboardInterrupt:
         for row in rows:
             row.end("interrupted")
+
+
+def telling(
+    steps: Iterable[None], row: TextRow, on_event: Callable[[Event], None]
+) -> Generator[None, None, None]:
+    """Steps of a row, its events told after each.
+
+    A decision that is taken again at the next token is told once.
+    """
+    told, last = 0, {}
+    for _ in steps:
+        events = row.decoding.events
+        for event in events[told:]:
+            step, cause = last.get(event.controller, (-2, ""))
+            if event.step > step + 1 or event.cause != cause:
+                on_event(event)
+            last[event.controller] = event.step, event.cause
+        told = len(events)
+        yield

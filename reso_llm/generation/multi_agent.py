@@ -1,4 +1,4 @@
-"""Several agents answer one prompt: the strategies of `ResoLLMInference.generate_multi_agent`.
+"""Several agents answer one prompt, and tell each other what they were told.
 
     parallel     each agent writes its own text; agent i uses seed + i
     sequential   each agent goes on from what its predecessor wrote
@@ -16,6 +16,7 @@ Shapes: A agents, V vocabulary.
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import permutations
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,13 +24,12 @@ from torch import Tensor
 from entropy_core.checks import nearest
 from reso_llm.data.conversation import Message
 from reso_llm.decoding.sampling import sample
-from reso_llm.generation.engine import Engine
-from reso_llm.generation.loop import finish, measured_rows
-from reso_llm.generation.options import GenerationOptions, seed_or_drawn
+from reso_llm.generation.loop import Job, finish, measured_rows
+from reso_llm.generation.options import GenerationOptions, options_of, seed_or_drawn
 from reso_llm.generation.prompt import Prompt
 from reso_llm.generation.results import GenerationResult
 from reso_llm.generation.row import Prediction
-from reso_llm.generation.text_engine import Job
+from reso_llm.generation.text_engine import TextEngine
 from reso_llm.session.entanglement import EntanglementNetwork, concurrence, consensus_logits
 from reso_llm.session.episodes import Moment
 
@@ -41,40 +41,74 @@ SAME = 1e-4
 ALIKE = "the agents gave every token equal probabilities: this consensus is the text of one of them"
 
 
-def coordinate(
-    agents: Sequence[Engine],
-    prompt: Prompt,
-    strategy: str,
-    options: GenerationOptions,
-    network: EntanglementNetwork | None,
-    seed: int | None,
-) -> list[GenerationResult]:
-    """One result for each agent, after Ctrl-C of those that began; see the module's docstring.
+class Agent(TextEngine):
+    """An engine among others."""
 
-    Raises ValueError for an unknown strategy, agents whose tokenizers differ, controllers in a
-    consensus, and as `hear` does.
-    """
-    if strategy not in STRATEGIES:
-        hint = nearest(strategy, list(STRATEGIES))
-        raise ValueError(
-            f"coordination_strategy = {strategy!r}: expected one of {STRATEGIES}{hint}"
+    def hear(self, teller: TextEngine, network: EntanglementNetwork) -> tuple[Moment, ...]:
+        """Remember what another agent was told; returns that, oldest first.
+
+        Each text weighs in the teller's memory now times C of the link (`entanglement.py`), so
+        nothing passes at a fidelity up to 1/2, and is read by this agent's own network. It replaces
+        what this agent heard from that node before; what the teller itself heard is not told on.
+        Raises ValueError for the agent itself, for an agent outside the network, and for one
+        without episodic memory.
+        """
+        told, heard = teller.session, self.session
+        if told is heard:
+            raise ValueError(f"agent {told.node_id!r} twice: expected another agent to hear")
+        for session in (told, heard):
+            if session.node_id not in network.nodes:
+                raise ValueError(
+                    f"agent {session.node_id!r} is not in the network: expected "
+                    "agent.session.join(network)"
+                )
+            session.require_memory("hear")
+        share = concurrence(network.fidelity(heard.node_id, told.node_id))
+        heard.forget_source(told.node_id)
+        if not share:
+            return ()
+        return tuple(
+            self.update_memory(text, share * weight, source=told.node_id)
+            for text, weight in told.own_texts()
         )
-    if len({agent.tokenizer.fingerprint for agent in agents}) > 1:
-        raise ValueError("the agents have different tokenizers: they cannot share tokens")
-    seed = seed_or_drawn(seed, len(agents))
-    if network is not None:
-        for listener, teller in permutations(agents, 2):
-            hear(listener, teller, network)
-    if strategy == "consensus":
-        return _consensus(agents, prompt, options, network, seed)
-    results = []
-    for i, agent in enumerate(agents):
-        results += agent.finish(agent.start([prompt], options, [seed + i]))
-        if results[-1].stop_reason == "interrupted":
-            break
-        if strategy == "sequential":
-            prompt = _continued(prompt, results[-1].text)
-    return results
+
+    def generate_multi_agent(
+        self,
+        prompt: Prompt,
+        other_agents: Sequence["Agent"],
+        coordination_strategy: str = "parallel",
+        max_length: int = 100,
+        *,
+        network: EntanglementNetwork | None = None,
+        seed: int | None = None,
+        **options: Any,
+    ) -> list[GenerationResult]:
+        """One result for each agent, this one first; after Ctrl-C of those that began.
+
+        Raises ValueError for an unknown strategy, in a consensus for agents whose tokenizers differ
+        and for controllers, and as `hear` and `generate` do.
+        """
+        checked, agents = options_of(max_length, options), [self, *other_agents]
+        strategy = coordination_strategy
+        if strategy not in STRATEGIES:
+            hint = nearest(strategy, list(STRATEGIES))
+            raise ValueError(
+                f"coordination_strategy = {strategy!r}: expected one of {STRATEGIES}{hint}"
+            )
+        seed = seed_or_drawn(seed, len(agents))
+        if network is not None:
+            for listener, teller in permutations(agents, 2):
+                listener.hear(teller, network)
+        if strategy == "consensus":
+            return _consensus(agents, prompt, checked, network, seed)
+        results = []
+        for i, agent in enumerate(agents):
+            results += agent.finish(agent.start([prompt], checked, [seed + i]))
+            if results[-1].stop_reason == "interrupted":
+                break
+            if strategy == "sequential":
+                prompt = _continued(prompt, results[-1].text)
+        return results
 
 
 def _continued(prompt: Prompt, text: str) -> Prompt:
@@ -87,7 +121,7 @@ def _continued(prompt: Prompt, text: str) -> Prompt:
 
 
 def _consensus(
-    agents: Sequence[Engine],
+    agents: Sequence[TextEngine],
     prompt: Prompt,
     options: GenerationOptions,
     network: EntanglementNetwork | None,
@@ -97,6 +131,8 @@ def _consensus(
 
     A warning says where all distributions were the same.
     """
+    if len({agent.tokenizer.fingerprint for agent in agents}) > 1:
+        raise ValueError("the agents have different tokenizers: they cannot share tokens")
     if options.controllers:
         raise ValueError("controllers act on one agent's text: use them with another strategy")
     jobs = [agent.start([prompt], options, [seed]) for agent in agents]
@@ -110,7 +146,7 @@ def _consensus(
 
 
 def _agree(
-    agents: Sequence[Engine],
+    agents: Sequence[TextEngine],
     jobs: Sequence[Job],
     options: GenerationOptions,
     network: EntanglementNetwork | None,
@@ -121,7 +157,7 @@ def _agree(
 
     apart receives for each token the largest difference of two agents' probabilities of a word.
     """
-    device, shared = agents[0].device, agents[0].tokenizer.vocab_size
+    device, shared = agents[0].device, min(agent.vocab_size for agent in agents)
     generator = torch.Generator(device).manual_seed(seed)
     rows = [job.rows[0] for job in jobs]
     while not rows[0].stop_reason:
@@ -141,45 +177,14 @@ def _agree(
 
 
 def _trust(
-    agents: Sequence[Engine],
+    agents: Sequence[TextEngine],
     predictions: Sequence[Prediction],
     network: EntanglementNetwork | None,
 ) -> Tensor:
     """Order parameters (A,), as each agent sees them in the network."""
     own = [1.0 if p.coherence is None else p.coherence[0] for p in predictions]
     if network is not None:
-        names = [agent.model.session.node_id for agent in agents]
+        names = [agent.session.node_id for agent in agents]
         states = dict(zip(names, own, strict=True))
         own = [network.share(name, states) for name in names]
     return torch.tensor(own)
-
-
-# --- entanglement
-
-
-def hear(listener: Engine, teller: Engine, network: EntanglementNetwork) -> tuple[Moment, ...]:
-    """What the listener now remembers of the texts that the teller was told, oldest first.
-
-    Each weighs in the teller's memory now times C of the link (`entanglement.py`), so nothing
-    passes at a fidelity up to 1/2, and is read by the listener's own network. It replaces what the
-    listener heard from that node before; what the teller itself heard is not told on. Raises
-    ValueError for an agent and itself, outside the network or without episodic memory.
-    """
-    told, heard = teller.model.session, listener.model.session
-    if told is heard:
-        raise ValueError(f"agent {told.node_id!r} twice: expected another agent to hear")
-    for session in (told, heard):
-        if session.node_id not in network.nodes:
-            raise ValueError(
-                f"agent {session.node_id!r} is not in the network: expected "
-                "agent.model.session.join(network)"
-            )
-        session.require_memory("hear")
-    share = concurrence(network.fidelity(heard.node_id, told.node_id))
-    heard.forget_source(told.node_id)
-    if not share:
-        return ()
-    return tuple(
-        listener.model.update_memory(text, share * weight, source=told.node_id)
-        for text, weight in told.own_texts()
-    )

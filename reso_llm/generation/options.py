@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from entropy_core.checks import is_whole, nearest, require
+from entropy_core.checks import is_number, is_whole, nearest, require
 from reso_llm.decoding.controllers import Controller
 from reso_llm.decoding.row import SignalOptions
 from reso_llm.decoding.sampling import SamplingOptions
 
 LARGEST = 2**63 - 1  # torch's largest integer
+LARGEST_GUIDANCE = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +21,12 @@ class GenerationOptions:
     max_length: number of new tokens, at most.
     temperature, top_k, top_p, min_p, repetition_penalty: see `SamplingOptions`.
     stop: strings (or one) that end the text and are not part of it.
+    guidance: how far goals move the text: 0 not at all, 1 as the model was trained to, above 1
+        further (`guidance.py`). Without a goal it does nothing.
     controllers: what decides before each token, in this order (`reso_llm.decoding.controllers`).
     signals: how the signals they read are averaged.
     metrics: measure the text as it is written; without, no traces and no attention summary.
+    alternatives: most probable tokens that each row keeps beside every token; 0 without metrics.
     sampling: the sampler's part of these options; derived.
     """
 
@@ -33,9 +37,11 @@ class GenerationOptions:
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     stop: str | Sequence[str] = ()
+    guidance: float = 1.5
     controllers: Sequence[Controller] = ()
     signals: SignalOptions = field(default_factory=SignalOptions)
     metrics: bool = True
+    alternatives: int = 0
     sampling: SamplingOptions = field(init=False)
 
     def __post_init__(self) -> None:
@@ -44,9 +50,14 @@ class GenerationOptions:
         require(fits, "max_length", length, "a whole number from 0 to 2^63 - 1")
         _check_stop(self.stop)
         _check_controllers(self.controllers)
-        signals, metrics = self.signals, self.metrics
+        signals, metrics, guidance = self.signals, self.metrics, self.guidance
+        fits = is_number(guidance) and 0 <= guidance <= LARGEST_GUIDANCE
+        require(fits, "guidance", guidance, f"a number from 0 to {LARGEST_GUIDANCE}")
         require(isinstance(signals, SignalOptions), "signals", signals, "SignalOptions")
         require(isinstance(metrics, bool), "metrics", metrics, "True or False")
+        count = self.alternatives
+        counted = is_whole(count) and 0 <= count <= (LARGEST if metrics else 0)
+        require(counted, "alternatives", count, "a count of at least 0, and 0 without metrics")
         names = [item.name for item in fields(SamplingOptions)]
         sampling = SamplingOptions(**{name: getattr(self, name) for name in names})
         derived = {name: getattr(sampling, name) for name in names}  # Python's numbers

@@ -6,23 +6,19 @@ Shapes: T tokens, D width.
 import dataclasses
 import json
 import math
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from torch import Tensor
 
 from entropy_core.signals import Signals
 from reso_llm.decoding.row import Event
 from reso_llm.generation.loop import ModelContext
 from reso_llm.generation.row import TextRow
-from reso_llm.generation.tokens import Tokens
-from reso_llm.session.agency import Appraisal, Focus, Goal, Target
+from reso_llm.generation.targets import targets_of
+from reso_llm.session.agency import Appraisal, Goal
+from reso_llm.session.foci import Focus, summary
 from reso_llm.session.session import Session, WrittenText
 from reso_llm.stages.goal import text_vector
-
-EDGES = re.compile(r"^\W+|\W+$")  # punctuation around a word
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +44,7 @@ class GenerationResult:
     lyapunov: float = math.nan
     """Exponent at the end, nats per token."""
     entropy_trace: tuple[float, ...] = ()
-    """Nats, of the distribution behind each token, before temperature and filters."""
+    """Nats, of the distribution behind each token, guided to goals, before temperature, filters."""
     lyapunov_trace: tuple[float, ...] = ()
     """Nats per token."""
     temperature_trace: tuple[float, ...] = ()
@@ -67,7 +63,9 @@ class GenerationResult:
     goal_progress: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Progress, 0 to 1, of every goal that steered this text; NaN without calibration."""
     attention_summary: tuple[Focus, ...] = ()
-    """Words of this text, prompt included, that its tokens attended to, the most salient first."""
+    """Content words of this text, prompt included, the most salient first, each with why."""
+    attention_sentence: str = ""
+    """The same as a sentence."""
     memories_touched: tuple[str, ...] = ()
     """Texts in memory that share three tokens in a row with this one."""
     warnings: tuple[str, ...] = ()
@@ -96,15 +94,18 @@ def _plain(value: Any) -> Any:
 
 
 def written_text(context: ModelContext, b: int, goals: Collection[Goal]) -> WrittenText:
-    """Row b of a context, steered by these goals, as the model's session notes it."""
+    """Row b of a context, steered by these goals, as the model's session notes it.
+
+    Where the context does not know attention, that received is 0.
+    """
     row, table = context.rows[b], context.table
     vector = text_vector(table, [i for i in row.new_ids if i not in row.special])
-    if not (context.attending and row.surprises):
+    if not (row.options.metrics and row.surprises):
         return WrittenText(vector, ())
     surprises = [0.0] * (len(row.ids) - len(row.surprises)) + row.surprises  # 0 in the prompt
-    received = context.received(b)[: len(row.ids)]
+    received = context.received(b)[: len(row.ids)] if context.attending else [0.0] * len(row.ids)
     vectors = table if goals else None
-    targets = words(context.tokenizer, row.ids, surprises, received, vectors)
+    targets = targets_of(context.tokenizer, row.ids, surprises, received, vectors)
     return WrittenText(vector, tuple(targets))
 
 
@@ -123,6 +124,7 @@ def result_of(
     new_ids, decoded = row.new_ids, row.decoding
     n = len(new_ids) if row.options.metrics else 0  # Ctrl-C may fall between a reading and its id
     readings, agency = decoded.readings[:n], session.agency
+    foci = agency.foci_of(text.targets, tuple(goals)) if agency else ()
     appraisals = agency.appraise(text.vector, tuple(goals)) if agency else []
     return GenerationResult(
         text=row.text,
@@ -145,53 +147,11 @@ def result_of(
             a.goal.description for a in appraisals if a.achieved and not goals[a.goal]
         ),
         goal_progress=_progress(session, goals, appraisals),
-        attention_summary=agency.foci_of(text.targets, tuple(goals)) if agency else (),
+        attention_summary=foci,
+        attention_sentence=summary(foci),
         memories_touched=_touched(session, row.ids, len(new_ids), row.special),
         warnings=(*context_warnings, *_goal_warnings(session, goals), *_alarms(row)),
     )
-
-
-def words(
-    tokenizer: Tokens,
-    ids: Sequence[int],
-    surprises: Sequence[float],
-    received: Sequence[float],
-    table: Tensor | None,
-) -> list[Target]:
-    """The words of a text (T,) as targets: attention received is summed, surprise is the largest.
-
-    A word that comes again is one target. Its vector is the sum of its tokens' rows in the table
-    (V,D); without a table it has none, and no goal is relevant to it.
-    """
-    return [
-        Target(
-            word,
-            max(0.0, max(surprises[i] for i in at)),
-            None if table is None else table[[ids[i] for i in at]].sum(0),
-            min(1.0, float(sum(received[i] for i in at))),
-        )
-        for word, at in word_places(tokenizer, ids).items()
-    ]
-
-
-def word_places(tokenizer: Tokens, ids: Sequence[int]) -> dict[str, list[int]]:
-    """The words of a text and the places of their tokens.
-
-    A word ends before a token that begins with neither a letter nor a digit.
-    """
-    decoder = tokenizer.stream_decoder()
-    places: dict[str, list[int]] = {}
-    name, members = "", []
-    for at, token in enumerate([*ids, tokenizer.end_ids[0]]):
-        piece = decoder.feed(token)  # "" where a character is not complete yet
-        if token in tokenizer.special_ids or (piece and not piece[0].isalnum()):
-            word = EDGES.sub("", name)
-            if word:
-                places.setdefault(word, []).extend(members)
-            name, members = "", []
-        if token not in tokenizer.special_ids:
-            name, members = name + piece, [*members, at]
-    return places
 
 
 def _touched(

@@ -28,6 +28,10 @@ class Prediction(NamedTuple):
     hidden: np.ndarray | None = None  # (B,D), the final, normalised x; None without the monitor's
 
 
+Alternative = tuple[int, float]
+"""A token that could have been drawn, and ln p of it."""
+
+
 class TextRow:
     """One row that is being written; `stop_reason` is "" until it has ended."""
 
@@ -58,6 +62,8 @@ class TextRow:
         self.surprises: list[float] = []  # nats
         self.coherence: list[float] = []
         self.layers: list[int] = []
+        self.alternatives: list[list[Alternative]] = []
+        """The most probable tokens beside each of the row's own, the best first."""
         self.stop_reason = "" if options.max_length else "length"
 
     @property
@@ -97,6 +103,9 @@ class TextRow:
                 self.coherence.append(coherence)
             if prediction.layers_used is not None:
                 self.layers.append(prediction.layers_used[row])
+            if self.options.alternatives:
+                best = most_probable(prediction.logits[row], self.options.alternatives)
+                self.alternatives.append([(i, z - measured.log_total) for i, z in best])
         self.ids.append(token)
         if token in self.ends:
             self.end("end")
@@ -119,6 +128,13 @@ class TextRow:
             return torch.empty((1, 0), dtype=torch.long, device=device)
         words = [i for i in self.ids if i not in self.special]
         return torch.tensor([words], dtype=torch.long, device=device)
+
+
+def most_probable(logits: Tensor, count: int) -> list[tuple[int, float]]:
+    """Ids and logits of the `count` largest of logits (V,), the best first; an excluded is none."""
+    best = logits.topk(min(count, len(logits)))
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [(token, z) for token, z in pairs if z > -math.inf]
 
 
 def _of(values: Any, row: int) -> Any:

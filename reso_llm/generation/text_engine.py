@@ -10,16 +10,17 @@ Shapes: V vocabulary, D width.
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from entropy_core.checks import require
 from reso_llm.decoding.controllers import SRB, StabilityTemperature
+from reso_llm.decoding.row import Event
 from reso_llm.decoding.stability import StabilityMonitor
-from reso_llm.generation.loop import ModelContext, finish
+from reso_llm.generation.loop import Job, finish, telling
 from reso_llm.generation.options import GenerationOptions, options_of, seed_or_drawn
 from reso_llm.generation.prompt import Prompt
 from reso_llm.generation.results import GenerationResult, result_of, written_text
@@ -28,21 +29,6 @@ from reso_llm.generation.tokens import Tokens
 from reso_llm.session.agency import Goal
 from reso_llm.session.episodes import Moment, Recollection
 from reso_llm.session.session import Session
-
-
-class Job(NamedTuple):
-    """A generation in progress: its rows, the steps that write them, and its state at the start."""
-
-    started: float  # by time.perf_counter()
-    context: ModelContext
-    steps: Generator[None, None, None]
-    goals: Mapping[Goal, bool]
-    """The goals that steer the texts, and whether each was achieved before the generation."""
-
-    @property
-    def rows(self) -> Sequence[TextRow]:
-        """The rows, one for each prompt."""
-        return self.context.rows
 
 
 class TextEngine(ABC):
@@ -126,22 +112,27 @@ class TextEngine(ABC):
         *,
         seed: int | None = None,
         on_text: Callable[[str], None] | None = None,
+        on_event: Callable[[Event], None] | None = None,
         **options: Any,
     ) -> GenerationResult:
         """Continue a text, or reply to a conversation.
 
         A conversation is a list of {"role": ..., "content": ...} or (role, content). max_length is
         the number of new tokens; the options are the fields of `GenerationOptions`; on_text
-        receives the text as it becomes certain; without a seed one is drawn and reported. Active
-        goals steer the text, and stored texts change it. Ctrl-C ends the text early, and
-        the result is that of the part written.
+        receives the text as it becomes certain, on_event what a controller decides, once for the
+        same decision token after token; without a seed one is drawn and reported. Active goals
+        steer the text, and stored texts change it. Ctrl-C ends the text early, and the result is
+        that of the part written.
 
         Raises, before the first token, ValueError for a value of a wrong type or out of range, and
         TypeError for an unknown option; later FloatingPointError when the model's logits are not
         finite.
         """
         checked = options_of(max_length, options)
-        return self.finish(self.start([prompt], checked, [seed], on_text))[0]
+        job = self.start([prompt], checked, [seed], on_text)
+        if on_event is not None:
+            job = job._replace(steps=telling(job.steps, job.rows[0], on_event))
+        return self.finish(job)[0]
 
     def generate_batch(
         self,

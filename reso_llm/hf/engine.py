@@ -5,7 +5,8 @@
 
 Controllers, signals, stability monitor, goals and memory are those of a ResoLLM, and so are the
 loop and the results. Traces of what such a model lacks (order parameter, layers, attention
-received) are empty. A goal is said in the system message. Without a goal, stored texts and
+received) are empty. A goal is said in the system message, and guides the text from there
+(`guidance.py`); a text without messages has no place for it. Without a goal, stored texts and
 controllers a text is that of `model.generate`.
 
 Shapes: D width.
@@ -31,11 +32,12 @@ from reso_llm.config import (
 )
 from reso_llm.data.conversation import Message
 from reso_llm.decoding.controllers import SRB
-from reso_llm.generation.loop import write
+from reso_llm.generation.guidance import context_towards
+from reso_llm.generation.loop import Job, write
+from reso_llm.generation.multi_agent import Agent
 from reso_llm.generation.options import GenerationOptions, seed_or_drawn
 from reso_llm.generation.prompt import Prompt, messages_of
 from reso_llm.generation.row import TextRow
-from reso_llm.generation.text_engine import Job, TextEngine
 from reso_llm.hf import smollm2
 from reso_llm.hf.context import HFContext
 from reso_llm.hf.tokenizer import PLAIN_STOP, HFTokenizer
@@ -66,7 +68,7 @@ class HFSessionConfig:
     entanglement: EntanglementConfig = field(default_factory=EntanglementConfig)
 
 
-class HFEngine(TextEngine):
+class HFEngine(Agent):
     """Generates text with a model of transformers and its tokenizer.
 
     Raises ValueError for an encoder-decoder and for a recurrent model.
@@ -109,12 +111,17 @@ class HFEngine(TextEngine):
         goals: Sequence[Goal] = (),
     ) -> Job:
         started = time.perf_counter()
-        if not self.tokenizer.has_template and any(not isinstance(p, str) for p in prompts):
+        talks = any(not isinstance(prompt, str) for prompt in prompts)
+        if not self.tokenizer.has_template and talks:
             options = replace(options, stop=(*options.stop_strings, PLAIN_STOP))
         rows = self.rows(prompts, options, [seed_or_drawn(seed) for seed in seeds], on_text)
         steering = self.steering(goals)
-        context = self._context(rows, [_told(prompt, steering) for prompt in prompts])
-        return Job(started, context, write(context), steering)
+
+        def context(towards: bool) -> HFContext:
+            return self._context(rows, [_told(p, steering if towards else ()) for p in prompts])
+
+        reading = context_towards(options.guidance if steering and talks else 0, context)
+        return Job(started, reading, write(reading), steering)
 
     def _context(self, rows: Sequence[TextRow], prompts: Sequence[Prompt]) -> HFContext:
         """The context of rows that the model reads after these prompts."""

@@ -1,13 +1,11 @@
-"""Agency: the foci of a session (what it attends to) and its goals.
+"""Agency: the goals of a session, and its foci (what it attends to; `foci.py`).
 
-    salience  = w novelty + (1 - w) (2 relevance + intensity) / 3,    w = novelty_weight
-    novelty   = 1 - exp(-surprise / 3.5 nats)             relevance = max(0, cos(target, goal))
-    progress  = clip((cos(text, goal) - mean) / (threshold - mean), 0, 1)
+    progress  = clip((cos(text - c, goal - c) - mean) / (threshold - mean), 0, 1)
 
-Every term lies in [0, 1]; at w = 0.4 the weights are 0.4, 0.4, 0.2. mean and threshold come from
-texts written without the goal: a goal is achieved where the text resonates with it more than all
-but 5 % of unrelated texts do (split conformal prediction, Vovk 2005). Without that calibration
-progress stays 0.
+text and goal are vectors in which rare tokens count for more (`stages.goal.text_vector`), c is that
+of the mean text. c, mean and threshold come from texts written without the goal: a goal is achieved
+where the text resonates with it more than all but 5 % of unrelated texts do (split conformal
+prediction, Vovk 2005). Without that calibration progress stays 0.
 
 Training makes goals mean something (hindsight goals, `reso_llm.stages.goal`).
 
@@ -19,47 +17,37 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from entropy_core.checks import nearest
 from reso_llm.config import AgencyConfig
-
-NOVELTY_SCALE_NATS = 3.5
-"""Surprise at which novelty is 1 - 1/e: the entropy where the zone LANTERN begins."""
-
-FOCUS_RETENTION = 0.9
-"""Share of every term of a focus that is left after the next observation."""
+from reso_llm.session.foci import FOCUS_RETENTION, Focus, Target, focus_of, focus_on
 
 GOAL_TYPES = ("exploratory", "maintenance")
 """An exploratory goal ends when it is achieved; a maintenance goal stays and may be lost again."""
 
 
 class GoalCalibration(NamedTuple):
-    """Cosines of unrelated texts and goals: mean, standard deviation, threshold of achievement."""
+    """Cosines of unrelated texts and goals: mean, standard deviation, threshold of achievement.
+
+    centre (D,) is the mean text, taken from texts and goals before they are compared; () for 0.
+    """
 
     mean: float
     deviation: float
     threshold: float
+    centre: tuple[float, ...] = ()
+
+    def cosine(self, text: Tensor, goal: Tensor) -> float:
+        """Cosine of a text's vector with a goal's, both (D,), each without the centre."""
+        centre = torch.tensor(self.centre or 0.0).to(text)
+        return _cosine(text - centre, goal.to(text) - centre)
 
     def progress(self, cosine: float) -> float:
         """0 at the mean of unrelated texts or below it, 1 at the threshold or above it."""
         return min(1.0, max(0.0, (cosine - self.mean) / (self.threshold - self.mean)))
-
-
-@dataclass(frozen=True)
-class Focus:
-    """A focus of attention. `type` is the term that adds most to salience.
-
-    type is "novelty", "relevance" or "intensity"; the four numbers lie in [0, 1].
-    """
-
-    type: str
-    target: str
-    intensity: float  # attention received
-    novelty: float
-    relevance: float
-    salience: float
 
 
 @dataclass(eq=False)
@@ -73,13 +61,16 @@ class Goal:
     achieved: bool = False
 
 
-def calibrate(cosines: Tensor, quantile: float = 0.95) -> GoalCalibration:
+def calibrate(
+    cosines: Tensor, quantile: float = 0.95, centre: Sequence[float] = ()
+) -> GoalCalibration:
     """Threshold that a share 1 - quantile of unrelated texts passes: cosines (N,) -> calibration.
 
-    cosines are those of pooled texts with goals they were written without. The threshold is their
-    ceil((N + 1) quantile)-th smallest, which a further unrelated text passes with probability at
-    most 1 - quantile, whatever the distribution. Raises ValueError for a quantile outside (0, 1),
-    too few cosines for it, cosines that are not finite, or a threshold not above the mean.
+    cosines are those of texts with goals they were written without, without the centre. The
+    threshold is their ceil((N + 1) quantile)-th smallest, which a further unrelated text passes
+    with probability at most 1 - quantile, whatever the distribution. Raises ValueError for a
+    quantile outside (0, 1), too few cosines for it, cosines that are not finite, or a threshold not
+    above the mean.
     """
     if not 0 < quantile < 1:
         raise ValueError(f"quantile = {quantile!r}: expected a number between 0 and 1")
@@ -93,16 +84,7 @@ def calibrate(cosines: Tensor, quantile: float = 0.95) -> GoalCalibration:
     threshold, mean = values.sort().values[rank - 1].item(), values.mean().item()
     if not threshold > mean:
         raise ValueError(f"threshold {threshold:g} is not above the mean {mean:g} of the cosines")
-    return GoalCalibration(mean, values.std().item(), threshold)
-
-
-class Target(NamedTuple):
-    """A candidate for a focus, as `Agency.observe` takes it."""
-
-    name: str
-    surprise_nats: float
-    vector: Tensor | None
-    attention: float
+    return GoalCalibration(mean, values.std().item(), threshold, tuple(centre))
 
 
 class Appraisal(NamedTuple):
@@ -161,9 +143,9 @@ class Agency:
             terms = [FOCUS_RETENTION * t for t in (old.novelty, old.relevance, old.intensity)]
             if old.target == target:
                 fresh = (new.novelty, new.relevance, new.intensity)
-                foci[0] = self._focus(target, *map(max, terms, fresh))
+                foci[0] = focus_of(target, *map(max, terms, fresh), self.config.novelty_weight)
             else:
-                foci.append(self._focus(old.target, *terms))
+                foci.append(focus_of(old.target, *terms, self.config.novelty_weight))
         foci.sort(key=lambda focus: -focus.salience)  # stable: of equals, the newest stays
         self._foci = tuple(foci[: self.config.max_foci])
 
@@ -238,7 +220,7 @@ class Agency:
         """
         if self.calibration is None or not text_vector.any():
             return []
-        cosines = [_cosine(text_vector, goal.vector) for goal in goals]
+        cosines = [self.calibration.cosine(text_vector, goal.vector) for goal in goals]
         return [
             Appraisal(goal, self.calibration.progress(c), c >= self.calibration.threshold)
             for goal, c in zip(goals, cosines, strict=True)
@@ -260,26 +242,7 @@ class Agency:
         return tuple(reached)
 
     def _seen(self, target: Target, goals: Sequence[Goal]) -> Focus:
-        novelty = -math.expm1(-target.surprise_nats / NOVELTY_SCALE_NATS)
-        relevance = _relevance(target.vector, goals)
-        return self._focus(target.name, novelty, relevance, target.attention)
-
-    def _focus(self, target: str, novelty: float, relevance: float, intensity: float) -> Focus:
-        rest = (1 - self.config.novelty_weight) / 3
-        parts = {
-            "novelty": self.config.novelty_weight * novelty,
-            "relevance": 2 * rest * relevance,
-            "intensity": rest * intensity,
-        }
-        kind = max(parts, key=parts.__getitem__)
-        return Focus(kind, target, intensity, novelty, relevance, sum(parts.values()))
-
-
-def _relevance(vector: Tensor | None, goals: Sequence[Goal]) -> float:
-    """Cosine with the nearest goal, at least 0; 0 without a vector or a goal."""
-    if vector is None:
-        return 0.0
-    return min(1.0, max((0.0, *(_cosine(vector, goal.vector) for goal in goals))))
+        return focus_on(target, [goal.vector for goal in goals], self.config.novelty_weight)
 
 
 def _cosine(a: Tensor, b: Tensor) -> float:

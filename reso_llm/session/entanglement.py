@@ -61,10 +61,11 @@ def concurrence(fidelity: float) -> float:
 
 
 def consensus_logits(logits: Tensor, coherence: Tensor) -> Tensor:
-    """Log of the normalised product of the agents' distributions: (A,...,V), (A,) -> (...,V).
+    """Logits of the product of the agents' distributions: (A,...,V), (A,) -> (...,V).
 
-    log p = sum_a w_a log p_a - log Z with w = coherence / sum(coherence). An agent of coherence 0
-    has no say; a token any other agent rules out (logit -inf) is out. Raises ValueError for
+    sum_a w_a z_a with w = coherence / sum(coherence), whose softmax is the product of p_a^w_a,
+    normalised; of equal logits it is those logits. An agent of coherence 0 has no say; a token any
+    other agent rules out (logit -inf) is out. Raises ValueError for
     coherences that do not match the agents, are negative or not finite, or are all 0.
     """
     if coherence.shape != logits.shape[:1]:
@@ -78,8 +79,7 @@ def consensus_logits(logits: Tensor, coherence: Tensor) -> Tensor:
         )
     heard = coherence > 0  # 0 * -inf would be NaN
     weights = coherence[heard] / coherence[heard].sum()
-    mixed = torch.tensordot(weights.to(logits.dtype), logits[heard], dims=1)
-    return mixed.log_softmax(-1)  # which also takes out the log Z_a
+    return torch.tensordot(weights.to(logits.dtype), logits[heard], dims=1)
 
 
 class EntanglementNetwork:

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from entropy_core import sedenion
 from reso_llm.config import TemporalSMFConfig
-from reso_llm.session.agency import Focus, Goal
+from reso_llm.session.agency import Goal
+from reso_llm.session.foci import Focus
 from run_core.files import write_file
 
 FORMAT = 1

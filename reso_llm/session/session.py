@@ -33,10 +33,11 @@ from reso_llm.config import (
 )
 from reso_llm.decoding.stability import StabilityMonitor
 from reso_llm.session import saving
-from reso_llm.session.agency import Agency, Focus, Goal, Target
+from reso_llm.session.agency import Agency, Goal
 from reso_llm.session.concepts import Binding, ConceptSpace, Interference, Unbinding
 from reso_llm.session.entanglement import EntanglementNetwork
 from reso_llm.session.episodes import EpisodicMemory, Moment, Recollection
+from reso_llm.session.foci import Focus, Target
 from reso_llm.stages.fused import rms_norm
 from reso_llm.stages.goal import TRUST
 

@@ -5,11 +5,13 @@
 Training makes goals mean something: the goal of a row is the pooled vector of a random part of
 its own reply (hindsight goals, Andrychowicz 2017, arXiv 1707.01495). A goal that somebody states
 says less about the reply than the reply's own words, so it is trusted less: g is TRUST times its
-pooled vector. Foci and the goals of a session are kept by `reso_llm.session.agency`.
+pooled vector, in which rare tokens count for more. Foci and the goals of a session are kept by
+`reso_llm.session.agency`.
 
 Shapes: B batch, T time, D width, V vocabulary.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,6 +24,11 @@ from reso_llm.stages.fused import linear, rms_norm
 
 TRUST = 1 / GOLDEN_RATIO
 """Length of a stated goal's vector, in those of the goals of training."""
+
+SMOOTH = 1e-3
+"""Frequency of a token that counts half as much as a rare one in the vector of a text."""
+
+ZIPF_OFFSET = 2.7
 
 
 class GoalMap(nn.Module):
@@ -64,9 +71,21 @@ def pooled(embeddings: Tensor, mask: Tensor, weights: Tensor | None = None) -> T
 
 
 def text_vector(table: Tensor, ids: Sequence[int]) -> Tensor:
-    """The vector of a text: `pooled` rows of a table (V,D) -> (D,); 0 for no token."""
-    vectors = table[torch.as_tensor(ids, dtype=torch.long, device=table.device)].unsqueeze(0)
-    return pooled(vectors, torch.ones_like(vectors[..., 0]))[0]
+    """The vector of a text: `pooled` rows of a table (V,D) by `rarity` -> (D,); 0 for no token."""
+    ids = torch.as_tensor(ids, dtype=torch.long, device=table.device)
+    vectors, weights = table[ids].unsqueeze(0), rarity(ids, len(table)).unsqueeze(0)
+    return pooled(vectors, torch.ones_like(weights), weights)[0]
+
+
+def rarity(ids: Tensor, vocab_size: int) -> Tensor:
+    """What each token counts for in the vector of a text, a / (a + u), in (0, 1): ids -> weights.
+
+    u is the frequency of a token, here Zipf's law over its id: BPE numbers its tokens in the order
+    of their merges, frequent ones first. Sources: Arora 2017, "A simple but tough-to-beat
+    baseline"; Mandelbrot 1953 for the offset 2.7.
+    """
+    frequency = 1 / ((ids + ZIPF_OFFSET) * math.log1p(vocab_size / ZIPF_OFFSET))
+    return SMOOTH / (SMOOTH + frequency)
 
 
 class GoalDraws(NamedTuple):

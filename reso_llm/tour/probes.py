@@ -107,13 +107,14 @@ def next_tokens(model: ResoLLMModel, ids: Sequence[int], count: int) -> list[tup
     return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
 
 
-def without(model: ResoLLMModel, stage: str) -> ResoLLMModel:
-    """A copy in which `stage` is silent; ValueError for a stage that the model does not have."""
+def without(model: ResoLLMModel, *names: str) -> ResoLLMModel:
+    """A copy in which these stages are silent; ValueError for one that the model does not have."""
     model = copy.deepcopy(model)
     stages = model.stages()
-    if stage not in stages:
-        raise ValueError(f"stage = {stage!r}: expected one of {', '.join(stages)}")
-    stages[stage].silence()
+    for name in names:
+        if name not in stages:
+            raise ValueError(f"stage = {name!r}: expected one of {', '.join(stages)}")
+        stages[name].silence()
     return model
 
 

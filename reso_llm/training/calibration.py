@@ -1,7 +1,8 @@
 """Calibration of goals on the training conversations: when a goal counts as achieved.
 
 A reply was not written for the question of another conversation. The cosines of such pairs are
-the resonance that comes by chance, from which `agency.calibrate` sets the threshold of a goal.
+the resonance that comes by chance, from which `agency.calibrate` sets the threshold of a goal. All
+texts share a direction, that of the mean reply; it is taken off first.
 
 Shapes: N conversations, V vocabulary, D width.
 """
@@ -32,8 +33,10 @@ def goal_calibration(split: Split, table: Tensor) -> GoalCalibration | None:
     questions, replies = (
         torch.stack([text_vector(table, ids) for ids in side]) for side in zip(*pairs, strict=True)
     )
+    centre = replies.mean(0)
+    replies, questions = replies - centre, questions - centre
     cosines = [F.cosine_similarity(replies, questions.roll(k, 0)) for k in range(1, PARTNERS + 1)]
-    return calibrate(torch.cat(cosines))
+    return calibrate(torch.cat(cosines), centre=centre.tolist())
 
 
 def _questions_and_replies(split: Split) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -27,12 +27,14 @@ from reso_llm.training.meter import Meter
 from reso_llm.training.optim import learning_rate_factor
 from reso_llm.training.saving import Counters
 from reso_llm.training.validation import final_score, quick_score, sample
+from run_core.hardware import release_freed_memory
 from run_core.run import Report, TrainingError
 from run_core.runlog import RunLog, read_metrics
 from run_core.signals import Abandoned, StopRequests, catch_signals
 from run_core.terminal import progress_bar
 
 LN2 = math.log(2)
+RELEASE_EVERY = 100  # steps
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,8 @@ class Trainer:
             c.seconds = self._seconds()
         if save or c.best_step == c.step:
             self._save()
+        if c.step % RELEASE_EVERY == 0:
+            release_freed_memory()
 
     def _catch_up(self) -> None:
         """Do the validation that was due at this step, where a signal came before it."""

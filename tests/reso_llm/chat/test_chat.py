@@ -15,9 +15,10 @@ import pytest
 from conftest import FULL
 
 from reso_llm.chat.commands import COMMANDS, MAX_LINE, Chat, parse_line, run_in_terminal
-from reso_llm.chat.panel import panel
+from reso_llm.chat.panel import DIALS, panel
 from reso_llm.chat.session import ChatSession, Exchange
-from reso_llm.decoding.controllers import StabilityTemperature
+from reso_llm.decoding.controllers import Decision, PhaseSlip, StabilityTemperature
+from reso_llm.decoding.row import Event
 from reso_llm.generation.context import Context
 from reso_llm.generation.results import GenerationResult
 from reso_llm.inference import ResoLLMInference
@@ -274,7 +275,7 @@ def test_help_lists_every_command(session):
 def test_metrics_toggle(session, monkeypatch):
     given = says(session, monkeypatch, "a", "b", "c")
     text = chat(session, "1", "metrics", "2", "METRICS", "3", metrics=True)
-    assert text.count("entropy") == 2
+    assert text.count("ended by") == 2
     assert [options["metrics"] for _, options in given] == [True, False, True]
 
 
@@ -480,9 +481,9 @@ def test_a_panel_fits(columns, size):
         temperature_trace=(0.3, 1.5) * size, coherence_trace=(math.nan,) * size,
         layers_trace=(12,) * size, goal_progress={"kites": 0.431}, memories_touched=("x",) * 100,
         warnings=("token 12: 83% of the last 12 tokens are repeated, and more of that kind",) * 3,
-        stop_reason="srb_settled", events=((1, "a", "b", "c"),) * size,
+        stop_reason="srb_settled", events=(Event(1, "a", "b", "c"),) * size,
     )  # fmt: skip
-    lines = panel(full, 4096, 24, columns)
+    lines = panel(full, 24, columns)
     assert len(lines) <= 4
     assert max(map(len, lines)) <= columns
     assert "nan" not in "".join(lines)
@@ -495,20 +496,54 @@ def test_a_panel_says_what_was_measured():
         entropy_trace=(1.0, math.nan, 3.0), temperature_trace=(0.7, 1.5, 0.7),
         coherence_trace=(0.5, 0.7),
         layers_trace=(2, 3), goal_progress={"kites": 0.43}, memories_touched=("x",),
-        stop_reason="length", events=((1, "a", "b", "c"),), warnings=("careful",),
+        stop_reason="length", events=(Event(1, "slip", "b", "c"),), warnings=("careful",),
     )  # fmt: skip
-    text = "  ".join(panel(result, 4096, 4, 80))
-    for fact in ("mean 2.00 of 8.3 nats", "order 0.60", "Lyapunov +0.25", "periodic",
-                 "T 0.70..1.50", "layers 2.5/4", "goal 43%", "memories 1", "30 tokens", "60/s",
-                 "ended by length", "events 1", "! careful"):  # fmt: skip
+    text = "  ".join(panel(result, 4, 80))
+    for fact in ("entropy ▃-█ 0 to 3.0 nats, mean 2.00", "order 0.60", "Lyapunov +0.25", "periodic",
+                 "T 0.70..1.50", "layers 2.5 of 4", "goal 43%", "memories 1", "30 tokens", "60/s",
+                 "ended by length", "slip 1", "! careful"):  # fmt: skip
         assert fact in text
 
 
-def test_what_is_not_defined_is_a_dash():
-    text = "  ".join(panel(result_of(), 261, 4, 80))
-    for fact in ("entropy -  mean - of", "order -", "Lyapunov -", "T -", "layers -/4", "goal -",
-                 "-/s"):  # fmt: skip
-        assert fact in text
+def test_what_is_not_defined_or_does_not_move_is_not_shown():
+    calm = result_of(temperature_trace=(0.7, 0.7), goal_progress={"kites": math.nan})
+    assert panel(calm, 4, 80) == ["0 tokens  ended by end"]
+
+
+def test_help_metrics_explains_every_value_of_the_panel_in_a_line(session):
+    text = chat(session, "help metrics")
+    assert [line.split("  ")[0] for line in text.splitlines()] == ["entropy", *DIALS, "!"]
+    assert max(map(len, text.splitlines())) <= 80
+    assert session.turns == []
+
+
+def test_events_are_shown_where_they_happen(make_session):
+    """Behind the token they are about, a run of the same decision once; not without the panel."""
+    slip = PhaseSlip(spike_nats=0.0, cooldown_steps=3, slip_temperature=None)
+    session = make_session(controllers=(slip, Script()), temperature=5.0, max_length=7)
+    text = chat(session, "hi", metrics=True)
+    reply = text.split("entropy ")[0]
+    assert 0 < reply.index("[phase_slip: spike][script: hot]") < 3
+    assert reply.count("[script: hot]") == 2
+    assert reply.count("[phase_slip: spike]") == 2
+    assert "[" not in chat(make_session(controllers=(Script(),)), "hi")
+
+
+class Script:
+    """A controller that decides at every token but the third."""
+
+    name = "script"
+
+    def start(self):
+        return Follow()
+
+
+class Follow:
+    step = -1
+
+    def decide(self, view):
+        self.step += 1
+        return None if self.step == 2 else Decision("hot", temperature=5.0)
 
 
 def test_sparkline_is_bounded_and_ordered():

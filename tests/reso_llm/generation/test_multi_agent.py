@@ -69,10 +69,13 @@ def test_in_sequence_each_goes_on_from_the_one_before(pair):
     assert second.token_ids == pair[1].generate(told, 12, temperature=5.0, seed=4).token_ids
 
 
-def test_agents_of_one_mind_agree_on_what_one_would_say(make_agent):
+@pytest.mark.parametrize("penalty", [1.0, 3.0])
+def test_agents_of_one_mind_agree_on_what_one_would_say(make_agent, penalty):
+    """With a penalty too, which is no function of the distribution alone."""
     agents = [make_agent(0, node, vocab_size=261) for node in NODES]
-    results = agents[0].generate_multi_agent("Once upon", agents[1:], "consensus", 14, **HOT)
-    alone = agents[0].generate("Once upon", 14, **HOT)
+    options = HOT | {"repetition_penalty": penalty}
+    results = agents[0].generate_multi_agent("Once upon", agents[1:], "consensus", 14, **options)
+    alone = agents[0].generate("Once upon", 14, **options)
     for result in results:
         assert result.token_ids == alone.token_ids
         assert result.entropy_trace == pytest.approx(alone.entropy_trace, abs=1e-4)
@@ -245,7 +248,7 @@ def test_what_does_not_fit_is_refused(pair, make_agent):
         ask(pair[1:], "consensu")
     other = ResoTokenizer.train(["aabb " * 20], 263)
     with pytest.raises(ValueError, match="different tokenizers"):
-        ask([make_agent(1, "beta", tokenizer=other)])
+        ask([make_agent(1, "beta", tokenizer=other)], "consensus")
     with pytest.raises(ValueError, match="controllers act on one agent"):
         ask(pair[1:], "consensus", controllers=[SRB()])
     with pytest.raises(ValueError, match=r"'beta'.* not in the network"):

@@ -12,12 +12,14 @@ import torch
 
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.decoding.controllers import SRB, PhaseSlip, StabilityTemperature
+from reso_llm.generation.multi_agent import ALIKE
 from reso_llm.generation.options import GenerationOptions
 from reso_llm.generation.results import GenerationResult
 from reso_llm.hf import smollm2
 from reso_llm.hf.engine import HFEngine
 from reso_llm.hf.rows import continuation_log_probs
 from reso_llm.hf.tokenizer import HFTokenizer
+from reso_llm.session.entanglement import EntanglementNetwork
 
 ASKED = [("user", "Where is it?")]
 HOT = dict(temperature=3.0, seed=1)
@@ -140,12 +142,36 @@ def test_a_goal_is_said_in_the_system_message_and_nowhere_else():
     expected = greedy(engine, torch.tensor([engine.prompt_ids(told)]), 8)
     plain = engine.generate(ASKED, 8, temperature=0.0)
     goal = engine.create_goal("kites")
-    result = engine.generate(ASKED, 8, temperature=0.0)
+    result = engine.generate(ASKED, 8, temperature=0.0, guidance=1)
     assert list(result.goal_progress) == ["kites"]
     assert result.token_ids == expected != plain.token_ids
     assert result.prompt_tokens == plain.prompt_tokens
     engine.session.agency.drop_goal(goal)
     assert engine.generate(ASKED, 8, temperature=0.0).token_ids == plain.token_ids
+
+
+def test_a_goal_guides_from_the_system_message():
+    """Greedy tokens are those of full passes with the message and without it, mixed."""
+    engine = tiny_engine.engine(positions=256)
+    result = engine.generate(ASKED, 5, temperature=0.0)
+    engine.create_goal("kites", "maintenance")
+    assert engine.generate(ASKED, 5, temperature=0.0, guidance=0).token_ids == result.token_ids
+    told = engine.prompt_ids([("system", "Talk about this: kites"), *ASKED])
+    for strength in (1, 4.0):
+        ids = [told, engine.prompt_ids(ASKED)]
+        result = engine.generate(ASKED, 5, temperature=0.0, guidance=strength)
+        for token in result.token_ids:
+            with torch.no_grad():
+                aimed, none = (engine.model(torch.tensor([i])).logits[0, -1] for i in ids)
+            assert token == (none + strength * (aimed - none)).argmax()
+            ids = [[*row, token] for row in ids]
+
+
+def test_foci_of_these_models_are_what_is_novel_and_relevant(engine):
+    engine.create_goal("kites")
+    result = engine.generate([("user", "Tell me of kites again")], 8, **HOT)
+    assert {focus.intensity for focus in result.attention_summary} == {0.0}
+    assert "kites" in {f.target for f in result.attention_summary if f.type == "relevance"}
 
 
 def test_what_is_remembered_is_recalled_and_echoes():
@@ -241,3 +267,23 @@ def test_a_conversion_that_fails_leaves_nothing(monkeypatch, tmp_path):
     assert list((tmp_path / "reso").iterdir()) == []
     monkeypatch.setattr(smollm2, "convert", lambda file, target: Path(target, "done").touch())
     assert (smollm2.directory() / "done").exists()
+
+
+def test_it_hears_what_another_agent_was_told_and_agrees_with_its_copy():
+    """An agent of any kind: the fact is read by the listener's tokenizer."""
+    alpha, beta = tiny_engine.engine(), tiny_engine.engine()
+    network = EntanglementNetwork()
+    alpha.session.join(network, "alpha")
+    beta.session.join(network, "beta")
+    network.link("alpha", "beta", 0.75)
+    alpha.update_memory("red sky")
+    (moment,) = beta.hear(alpha, network)
+    assert (moment.text, moment.source, moment.importance) == ("red sky", "alpha", 0.5)
+    assert beta.recall("red sky")[0].moment is moment
+    copies = [tiny_engine.engine() for _ in range(2)]
+    alone = tiny_engine.engine().generate("Hi", 8, seed=3, temperature=2.0)
+    results = copies[0].generate_multi_agent(
+        "Hi", copies[1:], "consensus", 8, seed=3, temperature=2.0
+    )
+    assert [r.token_ids for r in results] == [alone.token_ids] * 2
+    assert all(r.warnings[-1] == ALIKE for r in results)

@@ -7,13 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from reso_llm.config import AgencyConfig
-from reso_llm.session.agency import (
-    FOCUS_RETENTION,
-    NOVELTY_SCALE_NATS,
-    Agency,
-    GoalCalibration,
-    calibrate,
-)
+from reso_llm.session.agency import Agency, GoalCalibration, calibrate
+from reso_llm.session.foci import FOCUS_RETENTION, NOVELTY_SCALE_NATS
 from reso_llm.stages.goal import hindsight_goals, pooled
 
 F64 = torch.float64

@@ -101,11 +101,14 @@ def test_the_readme_of_the_enhanced_features():
     assert model.update_memory("More of it").time == 30
 
 
-def test_a_goal_is_the_mean_of_its_tokens(make_model):
+def test_a_goal_is_the_mean_of_its_tokens_rare_ones_counting_more(make_model):
     model = make_model()
     goal = model.create_goal("Be brief", "maintenance")
-    rows = [model.embedding.weight[i].detach() for i in model.tokenizer.encode("Be brief")]
-    total = sum(row / row.square().mean().sqrt() for row in rows)
+    V, total = model.config.vocab_size, 0.0
+    for i in model.tokenizer.encode("Be brief"):
+        row = model.embedding.weight[i].detach()
+        frequency = 1 / ((i + 2.7) * math.log(1 + V / 2.7))  # Zipf's law
+        total += row / row.square().mean().sqrt() * 1e-3 / (1e-3 + frequency)
     torch.testing.assert_close(goal.vector, total / total.square().mean().sqrt())
     assert goal.goal_type == "maintenance"
     assert not goal.vector.requires_grad
