@@ -88,8 +88,8 @@ DIALS = {
     "layers": Dial("layers that a token went through, on average (coherence gate)", _layers),
     "goal": Dial("progress of the reply towards its goal", _goal),
     "memories": Dial(
-        "texts in memory that share three tokens in a row with the reply",
-        lambda r, _: f"memories {len(r.memories_touched)}" if r.memories_touched else "",
+        "stored texts that the question asked for, named under 'used'",
+        lambda r, _: f"memories {len(r.memories_used)}" if r.memories_used else "",
     ),
     "tokens": Dial("tokens written", lambda r, _: f"{r.tokens_generated} tokens"),
     "/s": Dial("tokens a second, the reading of the prompt included", _speed),

@@ -66,8 +66,8 @@ class GenerationResult:
     """Content words of this text, prompt included, the most salient first, each with why."""
     attention_sentence: str = ""
     """The same as a sentence."""
-    memories_touched: tuple[str, ...] = ()
-    """Texts in memory that share three tokens in a row with this one."""
+    memories_used: tuple[str, ...] = ()
+    """Stored texts that the prompt asked for, and that the model was therefore told again."""
     warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -149,23 +149,8 @@ def result_of(
         goal_progress=_progress(session, goals, appraisals),
         attention_summary=foci,
         attention_sentence=summary(foci),
-        memories_touched=_touched(session, row.ids, len(new_ids), row.special),
+        memories_used=row.memories.texts,
         warnings=(*context_warnings, *_goal_warnings(session, goals), *_alarms(row)),
-    )
-
-
-def _touched(
-    session: Session, ids: list[int], num_new: int, special: Collection[int]
-) -> tuple[str, ...]:
-    """Texts in memory of which three tokens in a row end in this text's `num_new` newest."""
-    if session.episodes is None or not session.episodes.moments:
-        return ()
-    recent = ids[max(0, len(ids) - num_new - 2) :]
-    said = {t for t in zip(recent, recent[1:], recent[2:], strict=False) if t[2] not in special}
-    return tuple(
-        m.text
-        for m in session.episodes.moments
-        if not said.isdisjoint(zip(m.token_ids, m.token_ids[1:], m.token_ids[2:], strict=False))
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from reso_llm.decoding.row import Draw, Measure, Row
 from reso_llm.decoding.stability import StabilityMonitor
 from reso_llm.generation.options import GenerationOptions
+from reso_llm.generation.remembered import NOTHING, Memories
 from reso_llm.generation.text_stream import TextStream
 from reso_llm.generation.tokens import Tokens
 
@@ -45,8 +46,10 @@ class TextRow:
         device: torch.device,
         monitor: StabilityMonitor | None = None,
         on_text: Callable[[str], None] | None = None,
+        memories: Memories = NOTHING,
     ) -> None:
         self.ids, self.num_prompt = list(prompt), len(prompt)
+        self.memories = memories  # that the prompt asks for
         self.options, self.seed = options, seed
         self.decoding = Row(
             options.sampling,
@@ -123,10 +126,13 @@ class TextRow:
             self.stream.close()
 
     def penalised(self, device: torch.device) -> Tensor:
-        """Ids (1,n) that the repetition penalty counts: a turn must stay free to end."""
+        """Ids (1,n) that the repetition penalty counts: words of the row's own.
+
+        What it read it may say, as an answer that repeats a name must; and a turn may always end.
+        """
         if self.decoding.sampling.repetition_penalty == 1:
             return torch.empty((1, 0), dtype=torch.long, device=device)
-        words = [i for i in self.ids if i not in self.special]
+        words = [i for i in self.new_ids if i not in self.special]
         return torch.tensor([words], dtype=torch.long, device=device)
 
 

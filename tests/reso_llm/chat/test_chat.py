@@ -479,7 +479,7 @@ def test_a_panel_fits(columns, size):
         tokens_generated=size, generation_time_ms=12.5 * size, stability="divergent",
         lyapunov=-12.34, entropy_trace=(3.2, math.nan, 9.9)[:size] * 400,
         temperature_trace=(0.3, 1.5) * size, coherence_trace=(math.nan,) * size,
-        layers_trace=(12,) * size, goal_progress={"kites": 0.431}, memories_touched=("x",) * 100,
+        layers_trace=(12,) * size, goal_progress={"kites": 0.431}, memories_used=("x",) * 100,
         warnings=("token 12: 83% of the last 12 tokens are repeated, and more of that kind",) * 3,
         stop_reason="srb_settled", events=(Event(1, "a", "b", "c"),) * size,
     )  # fmt: skip
@@ -495,7 +495,7 @@ def test_a_panel_says_what_was_measured():
         tokens_generated=30, generation_time_ms=500.0, stability="periodic", lyapunov=0.25,
         entropy_trace=(1.0, math.nan, 3.0), temperature_trace=(0.7, 1.5, 0.7),
         coherence_trace=(0.5, 0.7),
-        layers_trace=(2, 3), goal_progress={"kites": 0.43}, memories_touched=("x",),
+        layers_trace=(2, 3), goal_progress={"kites": 0.43}, memories_used=("x",),
         stop_reason="length", events=(Event(1, "slip", "b", "c"),), warnings=("careful",),
     )  # fmt: skip
     text = "  ".join(panel(result, 4, 80))

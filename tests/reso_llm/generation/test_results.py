@@ -345,21 +345,6 @@ def test_the_summary_is_of_this_text_alone(make_engine):
     assert all(f.target in later.attention_sentence for f in foci)
 
 
-def test_memories_touched_share_three_tokens_in_a_row(engine):
-    engine.model.update_memory("abc def")
-    engine.model.update_memory("xyz")
-    session, ids = engine.model.session, engine.tokenizer.encode
-    special = engine.tokenizer.special_ids
-    from reso_llm.generation.results import _touched
-
-    assert _touched(session, ids("__abc"), 1, special) == ("abc def",)
-    assert _touched(session, ids("abc__"), 2, special) == ()  # it was the prompt that said it
-    assert _touched(session, ids("ab_c"), 4, special) == ()
-    assert _touched(session, ids("xyz abc"), 7, special) == ("abc def", "xyz")
-    engine.model.update_memory("loud", importance=1e9)
-    assert "loud" in engine.generate("lou", 5, temperature=0.0).memories_touched
-
-
 def test_the_clock_runs_on_by_one_a_text(engine):
     clock = lambda: engine.model.session.clock  # noqa: E731
     engine.generate("x", 2)
