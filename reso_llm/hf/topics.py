@@ -1,8 +1,8 @@
 """When a goal counts as achieved by a model of transformers, which comes without its training text.
 
 Replies and what each is about, written for this file; a reply with what another one is about are
-the unrelated pairs of `agency.calibrate`. Token embeddings of such models tell texts apart by shared
-words more than by meaning: a goal is achieved where its words are said.
+the unrelated pairs of `agency.calibrate`. Token embeddings of such models tell texts apart by
+shared words more than by meaning: a goal is achieved where its words are said.
 
 Shapes: N = 24 replies, D width.
 """

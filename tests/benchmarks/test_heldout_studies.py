@@ -301,7 +301,7 @@ def test_generated_compares_texts_with_their_own_goals():
             for given, sign in ((goal, 1), (None, -1)):
                 given = given if given is None else measures.TRUST * given
                 ids = measures.continuation(model, row.inputs[:5], given, 3 + i, 6)
-                text = F.rms_norm(model.embedding.weight[ids], (32,)).mean(0)
+                text = F.rms_norm(model.embedding.weight.detach()[ids], (32,)).mean(0)
                 rises.append(sign * F.cosine_similarity(text, goal[0], dim=0).item())
         assert found["rise"][0] == pytest.approx(sum(rises) / 3, abs=1e-5)
         assert found["rows"] == 3
