@@ -5,9 +5,9 @@ row is cut to half of them and read again: generation never stops for lack of ro
 stays, which is <|bos|> and a system message of at most a quarter of max_seq_len, and an eighth more
 for stored texts, and the newest tokens do. Noise in the cache ends there too. A model with an
 attention window has no such limit. The echo keeps what it counted of the tokens dropped; the row's
-own words count `own_weight`, and so does the beginning of a reply in a prompt. Rows of a batch share their columns, so a short row is
-read again when the longest is full, and loses nothing. The rows own their ids; the context owns the
-model's state after them.
+own words count `own_weight`, and so does the beginning of a reply in a prompt. Rows of a batch
+share their columns, so a short row is read again when the longest is full, and loses nothing. The
+rows own their ids; the context owns the model's state after them.
 
 One row on a CPU is read by the `Stepper`, everything else by the model itself.
 
