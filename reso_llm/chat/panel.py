@@ -80,7 +80,7 @@ def _layers(result: GenerationResult, num_layers: int) -> str:
 DIALS = {
     "stability": Dial(
         "class: stable, periodic (a loop), chaotic or divergent",
-        lambda r, _: "" if r.stability == "unknown" else r.stability,
+        lambda r, _: r.stability,
     ),
     "order": Dial(
         "how far the oscillators' phases agree, 0 to 1 (Kuramoto)",
