@@ -2,6 +2,7 @@
 
 python demo.py
 python demo.py --checkpoint runs/quickstart --save-figure tour.png
+python demo.py --model smollm2
 python demo.py --train runs/demo
 """
 
@@ -21,6 +22,7 @@ def make_parser() -> cli.Parser:
     parser = cli.Parser(prog="demo.py", description="Show each stage of a trained model at work.")
     add = parser.add_argument
     add("--checkpoint", type=str | None, help="run or checkpoint directory; default: the shipped")
+    add("--model", type=str | None, help="smollm2, or a model of transformers: DIR, owner/name")
     add("--train", type=str | None, help="train with configs/quickstart.yaml into this run first")
     add("--save_figure", type=str | None, help="draw the tour into this file (png, svg or pdf)")
     add("--seed", type=int, default=0, help="of the damage and of what is sampled")
@@ -49,11 +51,16 @@ def show(text: str, columns: int, indent: str = "") -> None:
 def main() -> None:
     parser = make_parser()
     options = parser.read(sys.argv[1:])
-    if options.train and options.checkpoint:
-        parser.error("train and checkpoint are two models: give one of them")
+    given = [name for name in ("train", "checkpoint", "model") if options[name]]
+    if len(given) > 1:
+        parser.error(f"{' and '.join(given)} are {len(given)} models: give one of them")
+    if options.model and options.save_figure:
+        parser.error("save_figure draws the stages of a ResoLLM: leave it out, or leave out model")
+    from reso_llm.hf.engine import HFEngine
     from reso_llm.inference import ResoLLMInference
     from reso_llm.tour.figures import check_figure, save_figure
-    from reso_llm.tour.stations import stations_of, visit
+    from reso_llm.tour.stations import STATIONS, stations_of, visit
+    from reso_llm.tour.verdict import verdict
     from run_core.streams import reader_is_gone
     from run_core.terminal import Screen, printable
 
@@ -62,10 +69,14 @@ def main() -> None:
     if options.train:
         train_first(options.train)
     checkpoint = options.train or options.checkpoint
-    engine = ResoLLMInference.from_pretrained(checkpoint, options.device)
+    loads, source = (HFEngine, options.model) if options.model else (ResoLLMInference, checkpoint)
+    engine = loads.from_pretrained(source, options.device)
     columns = min(80, Screen.of(sys.stdout).columns)
     show(engine.description, columns)
-    tour, findings = stations_of(engine.model), {}
+    tour, findings = stations_of(engine), {}
+    absent = [station.title for name, station in STATIONS.items() if name not in tour]
+    if absent:
+        show(f"Without the stations that need a ResoLLM: {', '.join(absent)}.", columns)
     for number, (name, station) in enumerate(tour.items(), start=1):
         if reader_is_gone(sys.stdout) and not options.save_figure:
             return
@@ -75,10 +86,13 @@ def main() -> None:
         findings[name] = visit(engine, station, options.seed)
         for line in findings[name].lines:
             show(printable(line), columns, "   ")
+    print()
+    show(verdict(engine, options.seed), columns)
     if options.save_figure:
         save_figure(findings, options.save_figure)
         print(f"\nfigure: {options.save_figure}")
-    print("\nTalk to it: python chat.py" + (f" --checkpoint {checkpoint}" if checkpoint else ""))
+    option = f" --{given[0].replace('train', 'checkpoint')} {source}" if given else ""
+    print(f"\nTalk to it: python chat.py{option}")
 
 
 if __name__ == "__main__":

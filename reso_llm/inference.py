@@ -4,15 +4,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from reso_llm.config import ResoLLMConfig
 from reso_llm.decoding.controllers import SRB
+from reso_llm.decoding.text_class import StabilityCalibration
 from reso_llm.generation.engine import Engine
-from reso_llm.model import ResoLLMModel
+from reso_llm.generation.trained import load_trained
 from reso_llm.session.agency import GoalCalibration
-from reso_llm.tokenizer import ResoTokenizer, check_tokenizer
-from run_core.checkpoint import build_from, get_document, load_checkpoint, save_directory
+from run_core.checkpoint import build_from, save_directory
 from run_core.hardware import pick_device
-from run_core.run import resolve
 
 SHIPPED = Path(__file__).parent / "shipped"
 """The checkpoint that comes with the package; its README.md is the model card."""
@@ -27,32 +25,26 @@ class ResoLLMInference(Engine):
     ) -> "ResoLLMInference":
         """The engine of a checkpoint, or of a run directory (its best one); by default the shipped.
 
-        Raises CheckpointError, or ValueError where the tokenizer beside it is not the one the
-        model was trained with.
+        Raises as `load_trained` does, and ValueError for a device that there is not.
         """
-        path = resolve(SHIPPED if directory is None else directory)
         target = pick_device(device)
-        tensors, documents = load_checkpoint(path)
-        for name in ("config.json", "tokenizer.json", "training.json"):
-            if name not in documents:
-                raise ValueError(f"{path} has no {name}: not the checkpoint of a language model")
-        training = get_document(documents, path, "training.json", "tokenizer_fingerprint")
-        config = ResoLLMConfig.from_dict(get_document(documents, path, "config.json"))
-        tokenizer = ResoTokenizer.from_json(documents["tokenizer.json"], f"{path}/tokenizer.json")
-        check_tokenizer(tokenizer, training["tokenizer_fingerprint"], path)
-        model = ResoLLMModel.from_weights(config, tensors["model"], path)
+        path, model, tokenizer, training = load_trained(SHIPPED if directory is None else directory)
         calibration = training.get("goal_calibration")
         older = calibration is not None and "centre" not in calibration  # of other text vectors
         if calibration is not None and not older and model.session.agency is not None:
             place = f"{path}/training.json: goal_calibration"
             found = build_from(GoalCalibration, calibration, place)
             model.session.agency.calibration = found._replace(centre=tuple(found.centre))
-        engine = cls(model.to(target), tokenizer, config)
+        engine = cls(model.to(target), tokenizer, model.config)
         engine.srb = build_from(SRB, training.get("srb", {}), f"{path}/training.json: srb")
+        stability = training.get("stability_calibration")
+        if stability is not None:
+            place = f"{path}/training.json: stability_calibration"
+            engine.stability_calibration = build_from(StabilityCalibration, stability, place)
         return engine
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write model, tokenizer, goal calibration and SRB thresholds; see `from_pretrained`.
+        """Write model, tokenizer, calibrations and SRB thresholds; see `from_pretrained`.
 
         The session is saved apart (`reso_llm.session.saving`). Raises CheckpointError when the disk
         refuses or the directory is not a checkpoint, ValueError for weights that are not finite.
@@ -61,9 +53,11 @@ class ResoLLMInference(Engine):
         directory.parent.mkdir(parents=True, exist_ok=True)
         agency = self.model.session.agency
         calibration = agency.calibration if agency is not None else None
+        stability = self.stability_calibration
         training = {
             "tokenizer_fingerprint": self.tokenizer.fingerprint,
             "goal_calibration": None if calibration is None else calibration._asdict(),
+            "stability_calibration": None if stability is None else stability._asdict(),
             "srb": _changed_options(self.srb),
         }
         save_directory(

@@ -14,16 +14,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from lm_eval.__main__ import cli_evaluate
-from lm_eval.api.model import TemplateLM
-from lm_eval.api.registry import register_model
-from lm_eval.models.utils import normalize_gen_kwargs
 from tqdm import tqdm
 
 from reso_llm.data.windows import eval_windows
 from reso_llm.inference import ResoLLMInference
 from reso_llm.network import ResoState
 from reso_llm.stages.echo import EchoState, TextCounts
+from run_core.cli import run
+
+try:
+    from lm_eval.__main__ import cli_evaluate
+    from lm_eval.api.model import TemplateLM
+    from lm_eval.api.registry import register_model
+    from lm_eval.models.utils import normalize_gen_kwargs
+except ImportError as error:
+    reason = 'this needs lm-evaluation-harness: pip install -e ".[lm_eval]"'
+    if __name__ == "__main__":
+        raise SystemExit(f"error: {reason}") from None
+    raise ImportError(reason) from error
 
 
 class Score:
@@ -58,7 +66,9 @@ class ResoLM(TemplateLM):
     ) -> None:
         """The harness gives both batch sizes to every model; here texts are read one by one."""
         super().__init__()
-        self.engine = ResoLLMInference.from_pretrained(pretrained, device or "cpu")
+        if not device or not torch.cuda.is_available():  # unasked, the harness says cuda:0
+            device = "cpu"
+        self.engine = ResoLLMInference.from_pretrained(pretrained, device)
         self.max_gen_toks, self.next_seed = max_gen_toks, seed
 
     @property
@@ -158,4 +168,4 @@ class ResoLM(TemplateLM):
 
 
 if __name__ == "__main__":
-    cli_evaluate()
+    run(cli_evaluate)

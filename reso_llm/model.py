@@ -37,10 +37,19 @@ class ResoLLMModel(ResoNetwork):
         self.tokenizer: ResoTokenizer | None = None
         self.session = Session(config)
 
-    def recollected_state(self, batch: int = 1, capacity: int | None = None) -> ResoState:
-        """The state that a generation starts from: `init_state` with the session's episodes."""
+    def recollected_state(
+        self,
+        texts: Sequence[tuple[Sequence[int], float]] = (),
+        batch: int = 1,
+        capacity: int | None = None,
+    ) -> ResoState:
+        """The state that a generation starts from: `init_state` with the field of all episodes.
+
+        texts: stored texts, as ids and weight, that the echo reads first
+        (`reso_llm.generation.remembered`).
+        """
         state = self.init_state(batch, capacity)
-        field, texts = self.session.recollected_field(), self.session.recollected_texts()
+        field = self.session.recollected_field()
         if field is not None and self.field is not None:
             own = state.stages["temporal_smf"]
             recollected = own._replace(field=field.to(own.field).expand_as(own.field))
@@ -182,14 +191,10 @@ class ResoLLMModel(ResoNetwork):
     def recall(self, query: str, count: int = 5, now: float | None = None) -> list[Recollection]:
         """The stored texts that resonate with the query, the best first, each with its time.
 
-        Raises ValueError where temporal_smf and echo are both off, without a tokenizer, and as
-        `EpisodicMemory.recall` does.
+        Raises ValueError where temporal_smf and echo are both off, and as `EpisodicMemory.recall`
+        does.
         """
-        self.session.require_memory("recall")
-        ids = self._encode(query)
-        if ids:  # the query's first word has other tokens inside a text: they include the space
-            ids += self._encode(f" {query.lstrip()}")
-        return self.session.recall(ids, count=count, now=now)
+        return self.session.recall(query, count, now)
 
     # --- texts as values
 

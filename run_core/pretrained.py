@@ -28,9 +28,15 @@ def load_causal_lm(directory: str) -> tuple[Any, Any]:
         raise ValueError(f'{directory}: models need transformers: pip install -e ".[hf]"') from None
     try:
         with no_progress_bars():
-            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(
+                directory, local_files_only=True, trust_remote_code=False
+            )
             model = AutoModelForCausalLM.from_pretrained(
-                directory, local_files_only=True, use_safetensors=True, dtype=torch.float32
+                directory,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=torch.float32,
+                trust_remote_code=False,  # never asks, and runs no code of a stranger
             )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]

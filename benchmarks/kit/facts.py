@@ -56,11 +56,6 @@ def log_probability(model: ResoLLMModel, text: str, state: ResoState) -> float:
     return logits.gather(-1, ids[:, 1:, None]).mean().item()
 
 
-def without_texts(model: ResoLLMModel, state: ResoState) -> ResoState:
-    """The state with nothing in its echo; the field stays."""
-    return state.with_stage("echo", model.init_state().stages.get("echo"))
-
-
 def tell(model: ResoLLMModel, fact: str, importance: float) -> None:
     """A new session that knows nothing but the fact, learned at time 0."""
     forget(model)

@@ -1,11 +1,12 @@
 """Episodic memory: what a stored fact does to what a trained model says, and is it found again?
 
-    gain    mean log-probability of a fact (nats per token) from an empty context after
-            `update_memory(fact)`, minus that before; facts are invented, so no model knows them
+    gain    mean log-probability of a fact (nats per token) as a plain text that asks for itself,
+            after `update_memory(fact)`, minus that before; facts are invented, so no model knows
+            them
     control the gain of another fact of the same templates, which is not stored; beside both the
-            gain by either path alone (the sedenion field; the echo, which counted the tokens)
+            gain by either path alone (the sedenion field; the echo of what is asked for)
     recall  share of partial queries whose own fact comes first among 1,000, beside BM25 (Robertson
-            and Zaragoza 2009) over the same tokens and over words
+            and Zaragoza 2009) over tokens and over words
 
 Gains by age at importance 1, and by importance at age 0; and what 1,000 facts cost ten ordinary
 sentences, were they all learned just now. A seed draws the facts and the queries. Intervals are
@@ -30,7 +31,6 @@ from benchmarks.kit.facts import (
     log_probability,
     sentence,
     tell,
-    without_texts,
 )
 from benchmarks.kit.figures import BLUE, GREEN, GREY, ORANGE, error_bars, new_figure
 from benchmarks.kit.records import Records, Row, grouped
@@ -38,7 +38,7 @@ from benchmarks.kit.statistics import mean_interval, mean_of
 from benchmarks.kit.tables import shown, table
 from reso_llm.model import ResoLLMModel
 from reso_llm.network import ResoState
-from reso_llm.stages.echo import EchoState, TextCounts
+from reso_llm.tour.probes import recollected
 
 ORDINARY = (
     "I would like to learn more about the history of the city.",
@@ -71,10 +71,16 @@ def gains(
     """Mean gains of stored facts and controls under every condition, with intervals."""
     values: dict[str, list[float]] = {}
 
-    def note(name: str, fact: str, control: str, state: Callable[[], ResoState]) -> None:
+    def note(name: str, fact: str, control: str, state: Callable[[str], ResoState]) -> None:
         for kind, text in (("stored", fact), ("control", control)):
-            gain = log_probability(model, text, state()) - before[text]
+            gain = log_probability(model, text, state(text)) - before[text]
             values.setdefault(f"{name}, {kind}", []).append(gain)
+
+    def full(text: str) -> ResoState:
+        return recollected(model, text)
+
+    def echo_alone(text: str) -> ResoState:
+        return model.init_state().with_stage("echo", full(text).stages.get("echo"))
 
     pairs = list(zip(facts, controls, strict=True))
     for fact, control in tqdm(pairs, desc="facts", leave=False, disable=None):
@@ -82,15 +88,13 @@ def gains(
         values.setdefault("before", []).append(before[fact])
         for importance in IMPORTANCES:
             tell(model, fact, importance)
-            note(f"importance {importance}", fact, control, model.recollected_state)
+            note(f"importance {importance}", fact, control, full)
         tell(model, fact, 1.0)
-        full = model.recollected_state()
-        note("field alone", fact, control, lambda full=full: without_texts(model, full))
-        echo = model.init_state().with_stage("echo", full.stages.get("echo"))
-        note("echo alone", fact, control, lambda echo=echo: echo)
+        note("field alone", fact, control, lambda _: model.recollected_state())
+        note("echo alone", fact, control, echo_alone)
         for age in AGES:
             model.session.clock = float(age)
-            note(f"age {age}", fact, control, model.recollected_state)
+            note(f"age {age}", fact, control, full)
     return {name: mean_of(v) for name, v in values.items()}
 
 
@@ -151,16 +155,15 @@ def recall_rates(
 
 
 def price(model: ResoLLMModel) -> list[float]:
-    """Gain on ordinary sentences while everything in memory is of importance 1 and age 0."""
-    session = model.session
-    session.clock = session.episodes.latest
-    full, empty = model.recollected_state(), model.init_state()
-    if model.echo is not None:
-        texts = [(ids, 1.0) for ids, _ in session.recollected_texts()]
-        counts = TextCounts.of_texts(texts, model.echo.max_order)
-        full = full.with_stage("echo", EchoState((counts,)))
-    full_of, empty_of = ([log_probability(model, t, s) for t in ORDINARY] for s in (full, empty))
-    return mean_of(np.subtract(full_of, empty_of))
+    """Gain on ordinary sentences while all facts in memory have just been learned."""
+    texts = [moment.text for moment in model.session.episodes.moments]
+    forget(model)
+    for fact in texts:
+        ids = model.tokenizer.encode(fact)
+        model.session.remember(fact, ids, importance=1.0, time=0.0, field=None)
+    full = [log_probability(model, t, recollected(model, t)) for t in ORDINARY]
+    empty = [log_probability(model, t, model.init_state()) for t in ORDINARY]
+    return mean_of(np.subtract(full, empty))
 
 
 # --- the task

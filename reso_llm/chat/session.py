@@ -15,6 +15,7 @@ from reso_llm.data.conversation import Message
 from reso_llm.decoding.row import Event
 from reso_llm.generation.context import opening_limit
 from reso_llm.generation.options import GenerationOptions
+from reso_llm.generation.remembered import with_memories
 from reso_llm.generation.results import GenerationResult
 from reso_llm.generation.text_engine import TextEngine
 from reso_llm.session import saving
@@ -269,9 +270,13 @@ class ChatSession:
         return exchanges[len(exchanges) - count :]
 
     def _size(self, messages: list[Message]) -> int:
-        """Tokens of a prompt: the system message and these after it; 0 for no message."""
+        """Tokens of a prompt: the system message and these after it; 0 for no message.
+
+        Stored texts that the last question asks for are within it.
+        """
         prompt = [*self.system, *messages]
-        return len(self.engine.prompt_ids(prompt)) if prompt else 0
+        told = self.engine.memories_of(prompt).told
+        return len(self.engine.prompt_ids(with_memories(prompt, told))) if prompt else 0
 
     def _system_message(self, text: str) -> Message:
         message = Message("system", terminal.encodable(text))

@@ -2,11 +2,12 @@
 
 Policy. The model sees at most max_seq_len tokens. When they are full, or a prompt is longer, the
 row is cut to half of them and read again: generation never stops for lack of room. Its opening
-stays, which is <|bos|> and a system message of at most a quarter of max_seq_len, and the newest
-tokens do. Noise in the cache ends there too. A model with an attention window has no such limit.
-The echo keeps what it counted of the tokens dropped; the row's own words count `own_weight`.
-Rows of a batch share their columns, so a short row is read again when the longest is full, and
-loses nothing. The rows own their ids; the context owns the model's state after them.
+stays, which is <|bos|> and a system message of at most a quarter of max_seq_len, and an eighth more
+for stored texts, and the newest tokens do. Noise in the cache ends there too. A model with an
+attention window has no such limit. The echo keeps what it counted of the tokens dropped; the row's
+own words count `own_weight`, and so does the beginning of a reply in a prompt. Rows of a batch
+share their columns, so a short row is read again when the longest is full, and loses nothing. The
+rows own their ids; the context owns the model's state after them.
 
 One row on a CPU is read by the `Stepper`, everything else by the model itself.
 
@@ -22,6 +23,8 @@ from torch import Tensor
 
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.generation.attention_received import received_attention
+from reso_llm.generation.nudge import FORK_EVERY, Nudged, text_exponents
+from reso_llm.generation.remembered import memory_limit
 from reso_llm.generation.row import Prediction, TextRow
 from reso_llm.generation.states import heated, padded, selected, stacked
 from reso_llm.generation.stepper import Stepper
@@ -48,15 +51,18 @@ class Context:
     ) -> None:
         """rows hold at least one id each; goal is (D,); noise is stochastic resonance's source.
 
-        attending: sum up the attention received, which `received` returns.
+        attending: sum up the attention received, which `received` returns. Rows with a monitor get
+        the exponents of their states, where the traces are kept.
         """
         self.model, self.noise, self.attending = model, noise, attending
         self.tokenizer, self.table = tokenizer, model.embedding.weight
         self.device = self.table.device
         self.rows = rows
         self.dropped = [0] * len(rows)  # tokens between the opening and the newest
-        limit = opening_limit(model.config.max_seq_len)
+        context = model.config.max_seq_len
+        limit = opening_limit(context) + memory_limit(context)
         self._opening = [_opening_size(row.ids, tokenizer, limit) for row in rows]
+        self._num_given = [num_given(row.ids, tokenizer) for row in rows]
         self.goal = None if goal is None else goal.to(self.table).view(1, -1)
         self.forbidden = unwritable(tokenizer, model.config.vocab_size).to(self.device)
         self.ends = torch.tensor(tokenizer.end_ids, device=self.device)
@@ -66,6 +72,9 @@ class Context:
         self._bounded = model.config.attention_window == 0
         self._num_first = [0] * len(rows)  # tokens of the last reading in one pass
         self._received = [np.zeros(0)] * len(rows)  # attention received before, by index in ids
+        self.monitored = any(row.decoding.monitor is not None for row in rows)
+        self._nudged: Nudged | None = None  # while the rows read the tokens after a fork
+        self._num_read = 0  # tokens since the prompt, of every row
 
     def predict(self) -> Prediction:
         """Read the newest token of each row, and predict the next.
@@ -73,7 +82,14 @@ class Context:
         The logits of a row that has ended mean nothing.
         """
         if self._length == 0:
-            return self._host(*self._read_anew(num_unread=0))
+            prediction = self._host(*self._read_anew(num_unread=0))
+        else:
+            prediction = self._read_newest()
+            self._follow(prediction)
+        self._fork()
+        return prediction
+
+    def _read_newest(self) -> Prediction:
         if self._bounded and self._length == self.model.config.max_seq_len:
             self._read_anew(num_unread=1)
         self._length += 1
@@ -89,6 +105,35 @@ class Context:
         output = self.model(inputs, self.state, self._goals(len(self.rows)), self.noise)
         self.state = output.state
         return self._host(output.logits[:, -1], output.diagnostics)
+
+    # --- the exponent of the states
+
+    def _fork(self) -> None:
+        """Begin to follow a nudged copy of the state, FORK_EVERY tokens after the last one."""
+        asked = self.monitored and self.rows[0].options.metrics
+        if asked and self._nudged is None and self._num_read % FORK_EVERY == 0:
+            self._nudged = Nudged(self.model, self._current(), self._goals(len(self.rows)))
+
+    def _follow(self, prediction: Prediction) -> None:
+        """Show the nudged copy what the rows have read; the monitors take its exponents."""
+        self._num_read += 1
+        if self._nudged is None:
+            return
+        newest = torch.tensor([row.ids[-1] for row in self.rows], device=self.device)
+        self._nudged.follow(newest, prediction.hidden)
+        if self._nudged.complete:
+            exponents, self._nudged = self._nudged.exponents(), None
+            for row, exponent in zip(self.rows, exponents, strict=True):
+                if row.decoding.monitor is not None and not row.stop_reason:
+                    row.decoding.monitor.take_exponent(exponent)
+
+    def settle(self) -> None:
+        """Measure the exponent of the rows that have ended before a first one: of all their ids."""
+        for row in self.rows:
+            monitor, limit = row.decoding.monitor, self.model.config.max_seq_len
+            if row.options.metrics and monitor is not None and not monitor.measured:
+                ids = torch.tensor([row.ids[-limit:]], device=self.device)
+                monitor.take_exponent(*text_exponents(self.model, ids))
 
     def heat(self, row: int, noise: CacheNoise, generator: torch.Generator) -> None:
         """Put noise into a row's cache; it acts from the next token on."""
@@ -137,6 +182,7 @@ class Context:
 
     def _take(self, state: ResoState) -> None:
         self._length = state.length
+        self._nudged = None  # it follows another state
         one = len(self.rows) == 1 and Stepper.supports(self.model)
         attending = self.attending
         self.stepper = Stepper(self.model, state, self.goal, attending=attending) if one else None
@@ -154,6 +200,9 @@ class Context:
             part: self._read_alone(part, longest - part.length) for part in dict.fromkeys(kept)
         }
         rows = [outputs[part] for part in kept]
+        if self._length == 0 and self.monitored:
+            for row, output in zip(self.rows, rows, strict=True):
+                row.read_prompt(output.logits[0])
         self._take(stacked([row.state for row in rows]))
         logits = torch.cat([row.logits[:, -1] for row in rows])
         return logits, {
@@ -163,9 +212,10 @@ class Context:
 
     def _read_alone(self, kept: "_Kept", padding: int) -> ResoOutput:
         """Read a row from its start, behind `padding` columns."""
-        state = self._after_dropped(padded(self.model.recollected_state(), padding), kept)
-        # The prompt first, then the model's own words; those that come next are its own, too.
-        for ids in (kept.prompt, kept.own):
+        state = self.model.recollected_state(kept.memories)
+        state = self._after_dropped(padded(state, padding), kept)
+        # What is given first, then the model's own words; those that come next are its own, too.
+        for ids in (kept.given, kept.own):
             if ids:
                 inputs = torch.tensor([ids], device=self.device)
                 output = self.model(inputs, state, self._goals(1), self.noise)
@@ -185,18 +235,18 @@ class Context:
             return state
         (counts,), own_weight = state.stages["echo"].rows, self.model.echo.own_weight
         for place, token in enumerate(kept.dropped):
-            counts = counts.read(token, 1.0 if place < kept.dropped_of_prompt else own_weight)
+            counts = counts.read(token, 1.0 if place < kept.dropped_given else own_weight)
         return state.with_stage("echo", state.stages["echo"]._replace(rows=(counts.read(-1),)))
 
     def _cut_to_fit(self, row: int, num_unread: int) -> "_Kept":
         """Ids of a row to be read again; the first one alone for a row that has ended."""
         ids, limit = self.rows[row].ids, self.model.config.max_seq_len
         if self.rows[row].stop_reason:
-            return _Kept((), 0, (ids[0],), ())
+            return _Kept((), (), 0, (ids[0],), ())
         if self.attending and self._length:
             self._received[row] = self._received_by_id(row)
             self.stepper = None  # Ctrl-C while the row is read again must not count it twice
-        opening, num_prompt = self._opening[row], self.rows[row].num_prompt
+        opening, num_given = self._opening[row], self._num_given[row]
         if self._bounded and len(ids) - self.dropped[row] > limit:
             self.dropped[row] = len(ids) - max(1, limit // 2 - opening) - opening
         columns = self._columns(row)
@@ -204,10 +254,11 @@ class Context:
         read = columns[: self._num_first[row]]
         dropped = range(opening, opening + self.dropped[row])
         return _Kept(
+            self.rows[row].memories.echo,
             tuple(ids[i] for i in dropped),
-            sum(i < num_prompt for i in dropped),
-            tuple(ids[i] for i in read if i < num_prompt),
-            tuple(ids[i] for i in read if i >= num_prompt),
+            sum(i < num_given for i in dropped),
+            tuple(ids[i] for i in read if i < num_given),
+            tuple(ids[i] for i in read if i >= num_given),
         )
 
     def _columns(self, row: int) -> list[int]:
@@ -268,22 +319,33 @@ class Context:
 
 
 class _Kept(NamedTuple):
-    """What is read again of a row: ids of its prompt and its own, and those that it dropped."""
+    """What is read again of a row: stored texts, ids given to it and its own, and those dropped."""
 
+    memories: tuple[tuple[tuple[int, ...], float], ...]
     dropped: tuple[int, ...]
-    dropped_of_prompt: int
-    prompt: tuple[int, ...]
+    dropped_given: int
+    given: tuple[int, ...]
     own: tuple[int, ...]
 
     @property
     def length(self) -> int:
         """Tokens that the model reads."""
-        return len(self.prompt) + len(self.own)
+        return len(self.given) + len(self.own)
 
 
 def opening_limit(max_seq_len: int) -> int:
     """Tokens of <|bos|> and a system message that stay when a row is cut, at most."""
     return max_seq_len // 4
+
+
+def num_given(prompt: Sequence[int], tokenizer: ResoTokenizer) -> int:
+    """Number of a prompt's first ids that are given: all, but for the beginning of a reply.
+
+    What follows the last <|assistant|> is the model's own, as if it had just written it.
+    """
+    if tokenizer.assistant_id not in prompt:
+        return len(prompt)
+    return len(prompt) - list(reversed(prompt)).index(tokenizer.assistant_id)
 
 
 def _opening_size(ids: Sequence[int], tokenizer: ResoTokenizer, limit: int) -> int:

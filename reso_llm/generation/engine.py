@@ -17,9 +17,10 @@ from reso_llm.generation.loop import Job, write
 from reso_llm.generation.multi_agent import Agent
 from reso_llm.generation.options import GenerationOptions, seed_or_drawn
 from reso_llm.generation.prompt import Prompt, messages_of
+from reso_llm.generation.remembered import said_back
 from reso_llm.model import ResoLLMModel
 from reso_llm.session.agency import Goal
-from reso_llm.session.episodes import Moment, Recollection
+from reso_llm.session.episodes import Moment
 from reso_llm.session.session import Session
 from reso_llm.tokenizer import ResoTokenizer
 
@@ -31,6 +32,8 @@ class Engine(Agent):
 
     Raises ValueError when the three do not belong together.
     """
+
+    echo_times = 8.0
 
     def __init__(
         self, model: ResoLLMModel, tokenizer: ResoTokenizer, config: ResoLLMConfig
@@ -114,6 +117,10 @@ class Engine(Agent):
             return [self.tokenizer.bos_id, *self.tokenizer.encode(prompt)]
         return self.tokenizer.encode_prompt(messages_of(prompt))
 
+    def reply_ids(self, text: str) -> list[int]:
+        t = self.tokenizer
+        return [t.assistant_id, *t.encode(said_back(text)), t.end_id]
+
     def text_vector(self, text: str) -> Tensor:
         return self.model.text_vector(text)
 
@@ -121,6 +128,3 @@ class Engine(Agent):
         self, text: str, importance: float = 1.0, time: float | None = None, source: str = ""
     ) -> Moment:
         return self.model.update_memory(text, importance, time, source)
-
-    def recall(self, query: str, count: int = 5, now: float | None = None) -> list[Recollection]:
-        return self.model.recall(query, count, now)

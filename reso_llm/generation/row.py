@@ -11,11 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from entropy_core.information import entropy_nats
 from reso_llm.decoding.row import Draw, Measure, Row
 from reso_llm.decoding.stability import StabilityMonitor
 from reso_llm.generation.options import GenerationOptions
+from reso_llm.generation.remembered import NOTHING, Memories
 from reso_llm.generation.text_stream import TextStream
 from reso_llm.generation.tokens import Tokens
+
+PROMPT_WINDOW = 64  # last tokens of a prompt that count for the class of a text
 
 
 class Prediction(NamedTuple):
@@ -45,8 +49,10 @@ class TextRow:
         device: torch.device,
         monitor: StabilityMonitor | None = None,
         on_text: Callable[[str], None] | None = None,
+        memories: Memories = NOTHING,
     ) -> None:
         self.ids, self.num_prompt = list(prompt), len(prompt)
+        self.memories = memories  # that the prompt asks for
         self.options, self.seed = options, seed
         self.decoding = Row(
             options.sampling,
@@ -76,6 +82,17 @@ class TextRow:
         """The text after the prompt as far as it is certain; all of it once the row has ended."""
         return self.stream.text
 
+    def read_prompt(self, logits: Tensor) -> None:
+        """Show the monitor the end of the prompt: logits (T,V) after each of its last T ids."""
+        monitor = self.decoding.monitor
+        ids = self.ids[1:][-min(PROMPT_WINDOW, len(logits) - 1) :]
+        if monitor is None or len(logits) < 2:
+            return
+        log_p = logits[-len(ids) - 1 : -1].float().log_softmax(-1)
+        chosen = torch.tensor(ids, device=log_p.device)[:, None]
+        surprises = -log_p.gather(-1, chosen)[:, 0]
+        monitor.read_prompt(ids, surprises.tolist(), entropy_nats(log_p).tolist())
+
     def decide(self, measured: Measure | None, prediction: Prediction, row: int) -> Draw:
         """Decide how to draw the next token.
 
@@ -96,8 +113,8 @@ class TextRow:
         """
         if measured is not None:
             surprise = measured.log_total - prediction.logits[row, token].item()
-            coherence, hidden = _of(prediction.coherence, row), _of(prediction.hidden, row)
-            self.decoding.observe(token, surprise, coherence, hidden)
+            coherence = _of(prediction.coherence, row)
+            self.decoding.observe(token, surprise, coherence)
             self.surprises.append(surprise)
             if coherence is not None:
                 self.coherence.append(coherence)
@@ -123,10 +140,13 @@ class TextRow:
             self.stream.close()
 
     def penalised(self, device: torch.device) -> Tensor:
-        """Ids (1,n) that the repetition penalty counts: a turn must stay free to end."""
+        """Ids (1,n) that the repetition penalty counts: words of the row's own.
+
+        What it read it may say, as an answer that repeats a name must; and a turn may always end.
+        """
         if self.decoding.sampling.repetition_penalty == 1:
             return torch.empty((1, 0), dtype=torch.long, device=device)
-        words = [i for i in self.ids if i not in self.special]
+        words = [i for i in self.new_ids if i not in self.special]
         return torch.tensor([words], dtype=torch.long, device=device)
 
 

@@ -20,9 +20,17 @@ from entropy_core.checks import require
 from reso_llm.decoding.controllers import SRB, StabilityTemperature
 from reso_llm.decoding.row import Event
 from reso_llm.decoding.stability import StabilityMonitor
+from reso_llm.decoding.text_class import DEFAULT, StabilityCalibration
 from reso_llm.generation.loop import Job, finish, telling
 from reso_llm.generation.options import GenerationOptions, options_of, seed_or_drawn
 from reso_llm.generation.prompt import Prompt
+from reso_llm.generation.remembered import (
+    Memories,
+    memories_of,
+    memory_limit,
+    query_of,
+    with_memories,
+)
 from reso_llm.generation.results import GenerationResult, result_of, written_text
 from reso_llm.generation.row import TextRow
 from reso_llm.generation.tokens import Tokens
@@ -34,12 +42,17 @@ from reso_llm.session.session import Session
 class TextEngine(ABC):
     """Generates text with a model and its tokenizer; the session keeps goals, foci and episodes.
 
-    `srb` is the SRB controller with the thresholds calibrated for this model, where there are some.
+    `srb` is the SRB controller with the thresholds calibrated for this model, where there are some,
+    and `stability_calibration` what the stability monitor knows of its texts. Without one the
+    monitor uses defaults, and moves no temperature by itself.
     """
 
     tokenizer: Tokens
     session: Session
     srb: SRB
+    stability_calibration: StabilityCalibration | None = None
+    echo_times: float
+    """How many times the echo reads a stored text of importance 1 that was learned just now."""
 
     # --- what every engine answers for itself
 
@@ -73,6 +86,10 @@ class TextEngine(ABC):
         """Ids of a prompt, special tokens included. Raises ValueError as `messages_of`."""
 
     @abstractmethod
+    def reply_ids(self, text: str) -> list[int]:
+        """Ids of a stored text as a reply that says it back, for the echo."""
+
+    @abstractmethod
     def text_vector(self, text: str) -> Tensor:
         """The pooled token embedding of a text (D,)."""
 
@@ -85,9 +102,12 @@ class TextEngine(ABC):
         Raises ValueError for a text without a token.
         """
 
-    @abstractmethod
     def recall(self, query: str, count: int = 5, now: float | None = None) -> list[Recollection]:
-        """The stored texts that resonate with the query, the best first."""
+        """The stored texts that resonate with the query, the best first.
+
+        Raises ValueError as `EpisodicMemory.recall` does.
+        """
+        return self.session.recall(query, count, now)
 
     @abstractmethod
     def start(
@@ -121,8 +141,8 @@ class TextEngine(ABC):
         the number of new tokens; the options are the fields of `GenerationOptions`; on_text
         receives the text as it becomes certain, on_event what a controller decides, once for the
         same decision token after token; without a seed one is drawn and reported. Active goals
-        steer the text, and stored texts change it. Ctrl-C ends the text early, and the result is
-        that of the part written.
+        steer the text; stored texts that the prompt asks for are told to the model again. Ctrl-C
+        ends the text early, and the result is that of the part written.
 
         Raises, before the first token, ValueError for a value of a wrong type or out of range, and
         TypeError for an unknown option; later FloatingPointError when the model's logits are not
@@ -213,6 +233,7 @@ class TextEngine(ABC):
         """Return the results of a job whose rows have ended; the session notes their texts."""
         milliseconds = (time.perf_counter() - job.started) * 1000
         context = job.context
+        context.settle()
         texts = [written_text(context, b, job.goals) for b in range(len(job.rows))]
         results = [
             result_of(row, text, self.session, job.goals, context.warnings(b), milliseconds)
@@ -237,6 +258,8 @@ class TextEngine(ABC):
         """One row for each prompt; the session follows the monitor of a row that is alone."""
         if on_text is not None and not callable(on_text):
             raise ValueError(f"on_text = {on_text!r}: expected a function of a text, or None")
+        if self.stability_calibration is not None:
+            options = options.followed_by(self.session.config.stability)
         rows = [
             self._row(prompt, options, seed, on_text)
             for prompt, seed in zip(prompts, seeds, strict=True)
@@ -252,17 +275,29 @@ class TextEngine(ABC):
         seed: int,
         on_text: Callable[[str], None] | None,
     ) -> TextRow:
-        """Make one row, with a stability monitor where metrics or a controller read it."""
+        """Make one row, with the stored texts that its prompt asks for.
+
+        It has a stability monitor where metrics or a controller read it.
+        """
         followed = any(isinstance(c, StabilityTemperature) for c in options.controllers)
         stability, monitor = self.session.config.stability, None
         if stability.enabled and (options.metrics or followed):
-            monitor = StabilityMonitor(stability)
+            monitor = StabilityMonitor(stability, self.stability_calibration or DEFAULT)
+        memories = self.memories_of(prompt)
         return TextRow(
-            self.prompt_ids(prompt),
+            self.prompt_ids(with_memories(prompt, memories.told)),
             options,
             self.tokenizer,
             seed=seed,
             device=self.device,
             monitor=monitor,
             on_text=on_text,
+            memories=memories,
         )
+
+    def memories_of(self, prompt: Prompt) -> Memories:
+        """The stored texts that a prompt asks for, as its reply uses them."""
+        encode, room = self.reply_ids, memory_limit(self.context_length)
+        if isinstance(prompt, str):
+            encode = self.tokenizer.encode
+        return memories_of(self.session, query_of(prompt), encode, self.echo_times, room)

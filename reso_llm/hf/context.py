@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from reso_llm.config import EchoConfig
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.generation.context import opening_limit
+from reso_llm.generation.remembered import memory_limit
 from reso_llm.generation.row import Prediction, TextRow
 from reso_llm.hf.cache import add_noise, is_recurrent
 from reso_llm.hf.tokenizer import HFTokenizer
@@ -31,7 +32,7 @@ from reso_llm.stages.echo import Echo, EchoState, EchoStep, TextCounts
 class HFContext:
     """A model of transformers after the ids of some rows. Call its methods in inference mode."""
 
-    attending = False
+    attending = monitored = False
 
     def __init__(
         self,
@@ -42,24 +43,24 @@ class HFContext:
         prompts: Sequence[Sequence[int]],
         limit: int,
         openings: Sequence[int],
-        texts: Sequence[tuple[Sequence[int], float]],
         echo: EchoConfig,
     ) -> None:
         """prompts: ids that the model reads before the new ones, in place of the rows' own prompts.
 
-        limit: the model's positions. openings: first ids of each prompt that stay in a cut. texts:
-        stored ones, as ids and weight, which the echo speaks of.
+        limit: the model's positions. openings: first ids of each prompt that stay in a cut. echo:
+        options of what speaks of the stored texts that a row's prompt asks for.
         """
         self.model, self.tokenizer, self.rows, self.limit = model, tokenizer, rows, limit
         self.table = model.get_input_embeddings().weight
         self.prompts = [list(prompt) for prompt in prompts]
-        self.openings = [n if n <= opening_limit(limit) else 0 for n in openings]
+        longest = opening_limit(limit) + memory_limit(limit)
+        self.openings = [n if n <= longest else 0 for n in openings]
         self.dropped = [0] * len(rows)  # tokens between the opening and the newest
         self._cache: Any = None
         self._mask = torch.zeros(0)  # (B,T), 1 where a column of the cache is a token
         parameters = inspect.signature(model.forward).parameters
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
-        self._echoes = _echoes(texts, echo, len(rows))
+        self._echoes = [_echo_of(row, echo) for row in rows]
         self._heard = [0] * len(rows)  # ids that the echo has read
 
     def predict(self) -> Prediction:
@@ -107,6 +108,9 @@ class HFContext:
     def received(self, row: int) -> np.ndarray:
         """ValueError: these models do not tell the attention that a token received."""
         raise ValueError("attention received is not known of a model of transformers")
+
+    def settle(self) -> None:
+        """Nothing: the states of these models are not nudged."""
 
     def warnings(self, row: int) -> tuple[str, ...]:
         """Sentences about what a row's context has lost."""
@@ -168,7 +172,9 @@ class HFContext:
 
     def _echoed(self, logits: Tensor) -> Tensor:
         """Logits (B,V) with the stored texts mixed in; what was ruled out stays so."""
-        for b, (row, echo) in enumerate(zip(self.rows, self._echoes, strict=False)):
+        for b, (row, echo) in enumerate(zip(self.rows, self._echoes, strict=True)):
+            if echo is None:
+                continue
             found = []
             for token in row.ids[self._heard[b] :]:
                 found = echo.read(token)
@@ -180,14 +186,12 @@ class HFContext:
         return logits
 
 
-def _echoes(
-    texts: Sequence[tuple[Sequence[int], float]], config: EchoConfig, rows: int
-) -> list[EchoStep]:
-    """An echo for each row that has read the stored texts alone; none without texts.
+def _echo_of(row: TextRow, config: EchoConfig) -> EchoStep | None:
+    """An echo that has read the stored texts a row's prompt asks for; None without any.
 
     What is read besides counts nothing: these models copy from their context by themselves.
     """
-    if not texts or not config.enabled:
-        return []
-    echo, stored = Echo(1, config), TextCounts.of_texts(texts, config.max_order)
-    return [EchoStep(echo, EchoState((stored,), weight=0.0)) for _ in range(rows)]
+    if not row.memories.echo or not config.enabled:
+        return None
+    stored = TextCounts.of_texts(row.memories.echo, config.max_order)
+    return EchoStep(Echo(1, config), EchoState((stored,), weight=0.0))

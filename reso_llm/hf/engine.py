@@ -37,12 +37,14 @@ from reso_llm.generation.loop import Job, write
 from reso_llm.generation.multi_agent import Agent
 from reso_llm.generation.options import GenerationOptions, seed_or_drawn
 from reso_llm.generation.prompt import Prompt, messages_of
+from reso_llm.generation.remembered import said_back, with_memories
 from reso_llm.generation.row import TextRow
 from reso_llm.hf import smollm2
 from reso_llm.hf.context import HFContext
 from reso_llm.hf.tokenizer import PLAIN_STOP, HFTokenizer
+from reso_llm.hf.topics import topic_calibration
 from reso_llm.session.agency import Goal
-from reso_llm.session.episodes import Moment, Recollection
+from reso_llm.session.episodes import Moment
 from reso_llm.session.session import Session
 from reso_llm.stages.goal import text_vector
 from run_core.hardware import pick_device
@@ -74,6 +76,8 @@ class HFEngine(Agent):
     Raises ValueError for an encoder-decoder and for a recurrent model.
     """
 
+    echo_times = 1.0
+
     def __init__(self, model: nn.Module, tokenizer: Any, name: str = "") -> None:
         if model.config.is_encoder_decoder or getattr(model, "_is_stateful", False):
             raise ValueError(
@@ -86,6 +90,7 @@ class HFEngine(Agent):
         self.tokenizer = HFTokenizer(tokenizer, _flat(ends))
         self.table = model.get_input_embeddings().weight
         self.session = Session(HFSessionConfig(*self.table.shape))
+        self.session.agency.calibration = topic_calibration(self.text_vector)
 
     @classmethod
     def from_pretrained(cls, name: str, device: str = "cpu") -> "HFEngine":
@@ -97,6 +102,8 @@ class HFEngine(Agent):
         target = pick_device(device)
         if Path(name, "MANIFEST.json").is_file():
             raise ValueError(f"{name} is a checkpoint of this project: give it as checkpoint")
+        if Path(name, "modeling_reso.py").is_file():
+            raise ValueError(f"{name} is an export of this project: give its run as checkpoint")
         directory = smollm2.directory() if name == smollm2.SHORT else model_directory(name)
         tokenizer, model = load_causal_lm(str(directory))
         return cls(model.to(target), tokenizer, Path(directory).resolve().name)
@@ -116,9 +123,13 @@ class HFEngine(Agent):
             options = replace(options, stop=(*options.stop_strings, PLAIN_STOP))
         rows = self.rows(prompts, options, [seed_or_drawn(seed) for seed in seeds], on_text)
         steering = self.steering(goals)
+        told = [
+            with_memories(prompt, row.memories.told)
+            for prompt, row in zip(prompts, rows, strict=True)
+        ]
 
         def context(towards: bool) -> HFContext:
-            return self._context(rows, [_told(p, steering if towards else ()) for p in prompts])
+            return self._context(rows, [_told(p, steering if towards else ()) for p in told])
 
         reading = context_towards(options.guidance if steering and talks else 0, context)
         return Job(started, reading, write(reading), steering)
@@ -132,7 +143,6 @@ class HFEngine(Agent):
             prompts=[self.prompt_ids(prompt) for prompt in prompts],
             limit=self.context_length,
             openings=[self._opening(prompt) for prompt in prompts],
-            texts=self.session.recollected_texts(),
             echo=self.session.config.echo,
         )
 
@@ -180,11 +190,8 @@ class HFEngine(Agent):
             text, ids, importance=importance, time=time, field=None, source=source
         )
 
-    def recall(self, query: str, count: int = 5, now: float | None = None) -> list[Recollection]:
-        ids = self.tokenizer.encode(query)
-        if ids:  # the query's first word has other tokens inside a text: they include the space
-            ids += self.tokenizer.encode(f" {query.lstrip()}")
-        return self.session.recall(ids, count=count, now=now)
+    def reply_ids(self, text: str) -> list[int]:
+        return self.tokenizer.encode(f" {said_back(text)}")
 
     def _opening(self, prompt: Prompt) -> int:
         """First ids of a prompt that stay when it is cut: a system message."""

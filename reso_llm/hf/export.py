@@ -9,41 +9,34 @@ line `modeling_reso.py`, through which `trust_remote_code=True` finds the instal
 import sys
 from pathlib import Path
 
-from reso_llm.config import ResoLLMConfig
 from reso_llm.generation.context import unwritable
+from reso_llm.generation.trained import load_trained
 from reso_llm.hf.exported_tokenizer import hf_tokenizer
 from reso_llm.model import ResoLLMModel
-from reso_llm.tokenizer import ResoTokenizer, check_tokenizer
-from run_core.checkpoint import get_document, load_checkpoint
+from reso_llm.tokenizer import ResoTokenizer
 from run_core.cli import run
-from run_core.run import resolve
+from run_core.pretrained import no_progress_bars
 
 
 def export(directory: str | Path, out: str | Path) -> Path:
     """Write the checkpoint, or the best one of a run, to the new directory `out`; its path.
 
-    Raises CheckpointError for a checkpoint that is missing or damaged, ValueError for one of
-    another kind, and for an `out` that holds something already.
+    Raises as `load_trained` does, and ValueError for an `out` that holds something already.
     """
-    out, path = Path(out), resolve(directory)
+    out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not empty: name a new directory")
-    tensors, documents = load_checkpoint(path)
-    for name in ("config.json", "tokenizer.json", "training.json"):
-        if name not in documents:
-            raise ValueError(f"{path} has no {name}: not the checkpoint of a language model")
-    config = ResoLLMConfig.from_dict(get_document(documents, path, "config.json"))
-    tokenizer = ResoTokenizer.from_json(documents["tokenizer.json"], f"{path}/tokenizer.json")
-    training = get_document(documents, path, "training.json", "tokenizer_fingerprint")
-    check_tokenizer(tokenizer, training["tokenizer_fingerprint"], path)
-    save_exported(ResoLLMModel.from_weights(config, tensors["model"], path), tokenizer, out)
+    trained = load_trained(directory)
+    save_exported(trained.model, trained.tokenizer, out)
     return out
 
 
 def save_exported(model: ResoLLMModel, tokenizer: ResoTokenizer, out: Path) -> None:
-    """Write a model and its tokenizer as transformers would save them."""
-    from transformers import GenerationConfig
-
+    """Write a model and its tokenizer as transformers would save them; ValueError without those."""
+    try:
+        from transformers import GenerationConfig
+    except ImportError:
+        raise ValueError('an export needs transformers: pip install -e ".[hf]"') from None
     from reso_llm.hf.model import ResoConfig, ResoForCausalLM, table_shapes
 
     config = ResoConfig(
@@ -61,7 +54,8 @@ def save_exported(model: ResoLLMModel, tokenizer: ResoTokenizer, out: Path) -> N
         pad_token_id=tokenizer.bos_id,
         suppress_tokens=unwritable(tokenizer, model.config.vocab_size).tolist(),
     )
-    exported.save_pretrained(out)
+    with no_progress_bars():
+        exported.save_pretrained(out)
     hf_tokenizer(tokenizer, model.config.max_seq_len).save_pretrained(out)
 
 

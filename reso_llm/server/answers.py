@@ -179,7 +179,7 @@ def summary(ended: Ended) -> dict[str, Any]:
     """What was measured of a whole text."""
     known = ended.result.to_dict()
     return {name: known[name] for name in SUMMED_UP} | {
-        "memories_used": known["memories_touched"],
+        "memories_used": known["memories_used"],
         "notes": list(ended.notes),
     }
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from importlib.resources import files
+from pathlib import PurePath
 from typing import Any
 
 from reso_llm.decoding.controllers import controllers_by_name
@@ -16,12 +17,13 @@ from reso_llm.server.errors import ApiError
 from reso_llm.server.guard import Guard, limited_body
 from reso_llm.server.mind import Mind
 
-PAGE = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/style.css": ("style.css", "text/css; charset=utf-8"),
-    "/app.js": ("app.js", "text/javascript; charset=utf-8"),
+MEDIA_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
 }
-"""Where the page's files are served: name in the folder `page`, and media type."""
+"""The media type of a file of the page."""
 
 
 class Gone(Exception):
@@ -166,9 +168,10 @@ def create_app(engine: TextEngine, name: str, token: str | None = None, **limits
     async def recall(request: Request) -> Response:
         return JSONResponse(await mind.recall(read_body(await limited_body(request))))
 
-    for path, (file, media_type) in PAGE.items():
-        content = files("reso_llm.server").joinpath("page", file).read_bytes()
-        app.get(path)(page_file(Response, content, media_type))
+    for file in files("reso_llm.server").joinpath("page").iterdir():
+        path = "/" if file.name == "index.html" else f"/{file.name}"
+        media_type = MEDIA_TYPES[PurePath(file.name).suffix]
+        app.get(path)(page_file(Response, file.read_bytes(), media_type))
     return app
 
 

@@ -33,9 +33,9 @@ SHARED = {
 }  # fmt: skip
 CHAT = SHARED | {"messages", "max_completion_tokens", "top_logprobs"}
 COMPLETION = SHARED | {"prompt"}
-RESO = {
-    "goal", "controllers", "without", "top_k", "min_p", "repetition_penalty", "alternatives",
-}  # fmt: skip
+EXTENSIONS = {"guidance", "top_k", "min_p", "repetition_penalty"}
+"""Options of a generation that OpenAI has no parameter for."""
+RESO = EXTENSIONS | {"goal", "controllers", "without", "alternatives"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +139,7 @@ def _options(
         hint = nearest(name, list(controllers))
         refuse(name in controllers, "reso.controllers", f"some of {', '.join(controllers)}{hint}")
     sampling = {name: given[name] for name in ("temperature", "top_p") if name in given}
-    sampling |= {n: reso[n] for n in ("top_k", "min_p", "repetition_penalty") if n in reso}
+    sampling |= {n: reso[n] for n in EXTENSIONS if n in reso}
     try:
         return GenerationOptions(
             max_length=given.whole(length, DEFAULT_TOKENS, 1, MAX_TOKENS),

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 MIN_RUN = 3
-"""Tokens in a row that make a source; as `GenerationResult.memories_touched` counts them."""
+"""Tokens in a row that make a source."""
 NUM_BEFORE = 16
 """Last tokens of a prompt that a run may begin in."""
 

@@ -1,34 +1,27 @@
 """Episodic memory: stored texts with time and importance, recalled by resonance.
 
-    resonance(q, m) = sum_{f in q, m} w_f n_f / (n_f + k l_m)  /  sum_{f in q} w_f       in [0, 1)
-    l_m = 1 - b + b |m| / mean |m|,      w_f = ln(1 + (N - N_f + 1/2) / (N_f + 1/2))
+    weight = importance * exp(-memory_decay_rate * age)
+    rank   = resonance * weight, first among the texts of at least 0.8 of the highest resonance
 
-A text is a bag of features f: its tokens, token i being the i-th prime p_i, and its adjacent pairs
-of tokens, as Goedel numbers p_i p_j^2. Factorisation is unique, so the shared features are the
-common factors of two products; the store keeps the exponents n_f, not the products (see
-`tokenizer.bag`). w_f is the information in nats of finding f, which N_f of N moments hold; n_f
-saturates at the scale k; l_m corrects for the length |m| of the moment.
-
-Source: Okapi BM25 (Robertson & Zaragoza, "The Probabilistic Relevance Framework", 2009), divided
-by its bound. The pairs find words that span tokens: with them real sentences come first more often
-than by BM25 on tokens. A moment weighs importance * exp(-memory_decay_rate * age).
+Resonance is the share of a query that a text answers to, by words (`resonance.py`). So a text that
+matches better is found at any age; among those that match about as well, the important and the new
+come first.
 """
 
 import heapq
 import math
-from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from entropy_core.checks import require
 from reso_llm.config import TemporalSMFConfig
+from reso_llm.session.resonance import WordIndex
 
-SATURATION = 1.2  # k
-LENGTH_SHARE = 0.75  # b
+CLOSE = 0.8
+"""Share of the highest resonance from which weight decides."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,18 +41,16 @@ class Moment:
 
 @dataclass(frozen=True, eq=False)
 class Recollection:
-    """A moment that a query reached: its resonance in [0, 1), its age and its weight now."""
+    """A moment that a query reached: its resonance in [0, 1], its age and its weight now.
+
+    asked_for: whether the query asks for it, and not only shares a word with it.
+    """
 
     moment: Moment
     resonance: float
     age: float
     weight: float
-
-
-def features(token_ids: Iterable[int]) -> Counter[Hashable]:
-    """Exponents n_f of the tokens and of the adjacent pairs of tokens."""
-    ids = list(token_ids)
-    return Counter([*ids, *pairwise(ids)])
+    asked_for: bool
 
 
 class EpisodicMemory:
@@ -76,8 +67,8 @@ class EpisodicMemory:
         self._moments: dict[int, Moment] = {}
         self._lightest: list[tuple[float, int]] = []  # heap of (lightness, number)
         self._shape: torch.Size | None = None  # of the stored fields
-        self._index: defaultdict[Hashable, dict[int, int]] = defaultdict(dict)
-        self._next, self._num_tokens = 0, 0
+        self._words = WordIndex()
+        self._next = 0
         self._sum: Tensor | None = None  # without tagging: the field at time `latest`
 
     def __len__(self) -> int:
@@ -149,27 +140,30 @@ class EpisodicMemory:
         fields = torch.stack([m.field.to(weights) for m in held])  # a model may have moved
         return torch.tensordot(weights, fields, dims=1)
 
-    def recall(self, query_ids: Iterable[int], *, now: float, count: int = 5) -> list[Recollection]:
-        """The moments that resonate most with a query, at most `count`, without those at 0.
+    def recall(self, query: str, *, now: float, count: int = 5) -> list[Recollection]:
+        """The moments that resonate with a query, at most `count`, the best first; see `rank`.
 
-        Ranked by resonance alone: a matching moment is found at any age, until it is
-        forgotten. Weight, then recency, decide between equals. ValueError without episodic
-        tagging, for a count below 1, and for a time before the latest moment.
+        A matching moment is found at any age, until it is forgotten; of equals the newer comes
+        first. ValueError without episodic tagging, for a count below 1, and for a time before the
+        latest moment.
         """
         self._require_moments("recall")
         require(count >= 1, "count", count, "at least 1")
         self._check_time(now)
-        scores = self._resonances(query_ids)
-        candidates = [(scores[i], self.weight(self._moments[i], now), i) for i in scores]
-        return [
-            Recollection(self._moments[i], resonance, now - self._moments[i].time, weight)
-            for resonance, weight, i in heapq.nlargest(count, candidates)
-        ]
+        matches = self._words.matches(query)
+        close = CLOSE * max((m.resonance for m in matches.values()), default=0.0)
 
-    def when(self, query_ids: Iterable[int], *, now: float) -> float | None:
-        """The time of the moment that `recall` puts first for a query; None without one."""
-        recalled = self.recall(query_ids, now=now, count=1)
-        return recalled[0].moment.time if recalled else None
+        def rank(number: int) -> tuple[bool, float, int]:
+            resonance = matches[number].resonance
+            weight = self.weight(self._moments[number], now)
+            return resonance >= close, resonance * weight, number
+
+        found = []
+        for number in heapq.nlargest(count, matches, rank):
+            moment, match = self._moments[number], matches[number]
+            age, weight = now - moment.time, self.weight(moment, now)
+            found.append(Recollection(moment, match.resonance, age, weight, match.asked_for))
+        return found
 
     def _require_moments(self, purpose: str) -> None:
         if not self.config.episodic_tagging:
@@ -194,38 +188,17 @@ class EpisodicMemory:
 
     def _add(self, moment: Moment) -> None:
         self._moments[self._next] = moment
-        for feature, exponent in features(moment.token_ids).items():
-            self._index[feature][self._next] = exponent
+        self._words.add(self._next, moment.text)
         heapq.heappush(self._lightest, (self._lightness(moment), self._next))
         self._next += 1
-        self._num_tokens += len(moment.token_ids)
         if len(self._moments) > self.config.max_moments:
             self._forget(heapq.heappop(self._lightest)[1])
+
+    def _forget(self, number: int) -> None:
+        del self._moments[number]
+        self._words.remove(number)
 
     def _lightness(self, moment: Moment) -> float:
         """Order of the weights at any time: by logarithm, which old age cannot underflow."""
         importance = math.log(moment.importance) if moment.importance else -math.inf
         return importance + self.config.memory_decay_rate * moment.time
-
-    def _forget(self, number: int) -> None:
-        moment = self._moments.pop(number)
-        self._num_tokens -= len(moment.token_ids)
-        for feature in features(moment.token_ids):
-            del self._index[feature][number]
-            if not self._index[feature]:
-                del self._index[feature]
-
-    def _resonances(self, query_ids: Iterable[int]) -> dict[int, float]:
-        """Resonance of every moment that shares a feature with the query, by its number."""
-        scores: defaultdict[int, float] = defaultdict(float)
-        total, num_moments = 0.0, len(self._moments)
-        flat = SATURATION * (1 - LENGTH_SHARE)
-        slope = SATURATION * LENGTH_SHARE * num_moments / max(1, self._num_tokens)
-        for feature in features(query_ids):
-            holders = self._index.get(feature, {})
-            information = math.log1p((num_moments - len(holders) + 0.5) / (len(holders) + 0.5))
-            total += information
-            for number, exponent in holders.items():
-                length = len(self._moments[number].token_ids)
-                scores[number] += information * exponent / (exponent + flat + slope * length)
-        return {number: score / total for number, score in scores.items()}

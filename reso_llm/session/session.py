@@ -209,14 +209,14 @@ class Session:
             self.clock = max(self.clock, moment.time)
         return moment
 
-    def recall(self, ids: list[int], count: int, now: float | None = None) -> list[Recollection]:
-        """The stored texts that resonate with the ids of a query, the best first.
+    def recall(self, query: str, count: int = 5, now: float | None = None) -> list[Recollection]:
+        """The stored texts that resonate with a query, the best first.
 
         Raises ValueError as `require_memory` and `EpisodicMemory.recall` do.
         """
         memory = self.require_memory("recall")
         with self._lock:
-            return memory.recall(ids, now=self.clock if now is None else now, count=count)
+            return memory.recall(query, now=self.clock if now is None else now, count=count)
 
     def recollected_field(self, now: float | None = None) -> Tensor | None:
         """Sum of all moments' fields (H,C,S), each times its weight at `now`; None without any."""
@@ -224,14 +224,6 @@ class Session:
             return None
         with self._lock:
             return self.episodes.field(self.clock if now is None else now)
-
-    def recollected_texts(self, now: float | None = None) -> list[tuple[tuple[int, ...], float]]:
-        """Token ids of all moments, oldest first, each with its weight at `now`."""
-        if self.episodes is None:
-            return []
-        with self._lock:
-            now = self.clock if now is None else now
-            return [(m.token_ids, self.episodes.weight(m, now)) for m in self.episodes.moments]
 
     # --- entanglement
 

@@ -1,13 +1,14 @@
 """The words of a text that say what it is about, in the form in which they are compared.
 
-A word is a run of letters and digits, in lower case, without "'s". Words that every text holds
-(`STOP_WORDS`, English) are left out. `stem` takes endings off, so that "lives" and "living" are
-one; what it leaves need not be a word.
+A word is a run of letters and digits, in lower case; a kana or a Chinese character is a word by
+itself. Words that every text holds (`STOP_WORDS`, English) are left out. `stem` takes endings off,
+so that "lives" and "living" are one; what it leaves need not be a word.
 """
 
 import re
 
-WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+IDEOGRAPHS = "\u3040-\u30ff\u3400-\u9fff"
+WORD = re.compile(rf"[{IDEOGRAPHS}]|[^\W_]+(?:['’][^\W_]+)*")
 ENDINGS = ("ings", "ing", "ies", "ed", "es", "ly", "s", "e")
 VOWELS = frozenset("aeiouy")
 LEAST_STEM = 3
@@ -44,7 +45,7 @@ def content_words(text: str) -> list[str]:
 
 def is_content(word: str) -> bool:
     """Whether a word in lower case is no stop word; a contraction is one with its first part."""
-    return len(word) > 1 and word not in STOP_WORDS and word.partition("'")[0] not in STOP_WORDS
+    return (len(word) > 1 or word > "\u3000") and word.partition("'")[0] not in STOP_WORDS
 
 
 def stem(word: str) -> str:

@@ -4,8 +4,8 @@ from collections import Counter
 
 from reso_llm.data.conversation import Message
 from reso_llm.decoding.controllers import SRB, PhaseSlip
-from reso_llm.generation.engine import Engine
 from reso_llm.generation.results import GenerationResult
+from reso_llm.generation.text_engine import TextEngine
 from reso_llm.tour.measurements import Finding
 from reso_llm.tour.probes import DIALOGUES, repeated_share
 from run_core.terminal import finite_mean
@@ -23,7 +23,7 @@ SLIPPING = PhaseSlip(loop_patience=4)
 """The published triggers, which a small model meets often, and the one for loops."""
 
 
-def measure_control(engine: Engine, seed: int) -> Finding:
+def measure_control(engine: TextEngine, seed: int) -> Finding:
     """Greedy texts, the same with Phase-Slip, and the same with SRB."""
     plain = _greedy(engine, seed)
     slipped = _greedy(engine, seed, SLIPPING)
@@ -49,7 +49,7 @@ def measure_control(engine: Engine, seed: int) -> Finding:
     return Finding(lines, numbers={"greedy": before, "with slips": after}, traces=traces)
 
 
-def _greedy(engine: Engine, seed: int, *controllers: SRB | PhaseSlip) -> list[GenerationResult]:
+def _greedy(engine: TextEngine, seed: int, *controllers: SRB | PhaseSlip) -> list[GenerationResult]:
     """Greedy replies to the dialogues' questions and continuations of OPENINGS."""
     questions = [[Message("user", dialogue.question)] for dialogue in DIALOGUES]
     return engine.generate_batch(

@@ -20,7 +20,10 @@ from torch import Tensor
 
 from entropy_core.information import entropy_nats
 from reso_llm.decoding.stability import readings
+from reso_llm.generation.engine import Engine
+from reso_llm.generation.remembered import memories_of
 from reso_llm.model import ResoLLMModel
+from reso_llm.network import ResoState
 from reso_llm.stages.goal import TRUST, text_vector
 from reso_llm.tokenizer import SPECIAL_TOKENS, ResoTokenizer
 
@@ -75,15 +78,15 @@ class TokenValues(NamedTuple):
 
 @torch.inference_mode()
 def read(
-    model: ResoLLMModel, ids: Sequence[int], goal: Tensor | None = None, *, recollect: bool = False
+    model: ResoLLMModel, ids: Sequence[int], goal: Tensor | None = None, query: str | None = None
 ) -> TokenValues:
     """One pass over ids (at most max_seq_len of them) towards a goal (D,).
 
-    recollect: start from the episodes of the model's session.
+    query: start from what the model's session remembers of it.
     """
     device = model.head_weight.device
     inputs = torch.tensor([list(ids)], device=device)
-    state = model.recollected_state() if recollect else None
+    state = None if query is None else recollected(model, query)
     output = model(inputs, state, None if goal is None else goal.view(1, -1))
     logits, known = output.logits[0, :-1].float(), output.diagnostics
     surprise = -logits.log_softmax(-1).gather(1, inputs[0, 1:, None])[:, 0]
@@ -97,6 +100,12 @@ def read(
         layers,
         known["hidden"][0, :-1].float().cpu().numpy(),
     )
+
+
+def recollected(model: ResoLLMModel, query: str) -> ResoState:
+    """The state that a plain text starts from which asks for `query`; without a system message."""
+    encode, times = model.tokenizer.encode, Engine.echo_times
+    return model.recollected_state(memories_of(model.session, query, encode, times).echo)
 
 
 @torch.inference_mode()
@@ -137,7 +146,8 @@ def bits_per_byte(
     nats = num_bytes = 0.0
     for i, dialogue in enumerate(DIALOGUES):
         ids, reply = (x[: model.config.max_seq_len] for x in dialogue_ids(tokenizer, dialogue))
-        surprises = read(model, ids, goals[i] if goals else None, recollect=recollect).surprise_nats
+        goal, query = goals[i] if goals else None, dialogue.question if recollect else None
+        surprises = read(model, ids, goal, query).surprise_nats
         for token, is_reply, surprise in zip(ids[1:], reply[1:], surprises, strict=True):
             if token >= len(SPECIAL_TOKENS) and (is_reply or not replies_only):
                 nats += surprise
@@ -158,7 +168,7 @@ def probability(
     before = [tokenizer.bos_id, *tokenizer.encode(cue)]
     answer_ids = tokenizer.encode(answer)
     ids = [*before, *answer_ids][-model.config.max_seq_len :]
-    surprises = read(model, ids, recollect=recollect).surprise_nats
+    surprises = read(model, ids, query=cue if recollect else None).surprise_nats
     return math.exp(-sum(surprises[-len(answer_ids) :]))
 
 
@@ -171,7 +181,6 @@ def warning_trace(model: ResoLLMModel, ids: Sequence[int]) -> tuple[list[float],
         list(ids[1:]),
         surprise_nats=values.surprise_nats,
         coherence=values.coherence,
-        hidden=values.hidden,
     )
     return [reading.warning for reading in monitored], monitored[-1].stability_class
 

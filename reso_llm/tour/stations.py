@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from reso_llm.config import STAGES
 from reso_llm.generation.engine import Engine
-from reso_llm.model import ResoLLMModel
-from reso_llm.tour import greedy, measurements
+from reso_llm.generation.text_engine import TextEngine
+from reso_llm.tour import any_model, greedy, measurements
 from reso_llm.tour.measurements import Finding
 
 
@@ -20,7 +20,7 @@ class Station(NamedTuple):
     title: str
     purpose: str
     stage: str = ""
-    measure: Callable[[Engine, int], Finding] | None = None
+    measure: Callable[[TextEngine, int], Finding] | None = None
 
 
 STATIONS = {
@@ -50,9 +50,9 @@ STATIONS = {
     ),
     "goals": Station(
         "Agency: goals",
-        "A goal shifts what is said; the right one should make the reply more probable.",
+        "A goal guides what is said; the right one should make the reply more probable.",
         "agency",
-        measurements.measure_goals,
+        any_model.measure_and_say_goals,
     ),
     "field": Station(
         "Sedenion field",
@@ -79,24 +79,37 @@ STATIONS = {
 }
 
 
-def stations_of(model: ResoLLMModel) -> dict[str, Station]:
-    """The stations of a tour of this model: its stages in the order of STAGES, then the others.
+ANY_MODEL = {
+    "goals": STATIONS["goals"]._replace(measure=any_model.say_towards_goals),
+    "memory": STATIONS["memory"]._replace(measure=any_model.say_what_was_told),
+    "stability": STATIONS["stability"]._replace(measure=any_model.read_own_texts),
+    "control": STATIONS["control"],
+}
+"""The stations of a model that is not a ResoLLM."""
 
-    A stage of the network that none of STATIONS shows gets a station that measures what it saves.
+
+def stations_of(engine: TextEngine) -> dict[str, Station]:
+    """The stations of a tour of this engine's model.
+
+    Those of a ResoLLM are its stages in the order of STAGES, then the others. A stage of the
+    network that none of STATIONS shows gets a station that measures what it saves.
     """
+    if not isinstance(engine, Engine):
+        return ANY_MODEL
     ordered = {}
     for stage in STAGES:
         own = {name: station for name, station in STATIONS.items() if station.stage == stage}
-        if not own and stage in model.stages():
+        if not own and stage in engine.model.stages():
             title = stage.replace("_", " ").capitalize()
             own = {stage: Station(title, "What the stage saves on unseen talk.", stage)}
         ordered |= own
     return ordered | {name: station for name, station in STATIONS.items() if not station.stage}
 
 
-def visit(engine: Engine, station: Station, seed: int) -> Finding:
+def visit(engine: TextEngine, station: Station, seed: int) -> Finding:
     """Measure a station; for a stage that the model lacks, the finding says so."""
-    if station.stage and not getattr(engine.config, station.stage).enabled:
+    is_ours = isinstance(engine, Engine)
+    if is_ours and station.stage and not getattr(engine.config, station.stage).enabled:
         return Finding([f"this model was trained without it ({station.stage}.enabled=false)"])
     if station.measure is None:
         return measurements.measure_saving(engine, station.stage)

@@ -1,1 +1,192 @@
+// The page: a conversation at the left, instruments at the side.
 
+import { ask, stream } from "./api.js";
+import { byId, make, shown } from "./dom.js";
+import { inspect, inspectNothing } from "./inspect.js";
+import { Reply } from "./reply.js";
+import { arrange, refreshMemories } from "./side.js";
+import { load, save } from "./store.js";
+
+const STARTERS = ["Hi! How was your weekend?", "What kind of music do you like?", "Do you have any pets?"];
+const ALTERNATIVES = 5;
+
+const state = { exchanges: [], settings: {}, ...load() };
+let mind;
+let writing; // the AbortController of the reply that is being written
+let shownExchanges = [];
+
+const inspectHere = (token, text, t) => inspect(mind, token, text, t);
+const keep = () => save(state);
+const trouble = (words) => (byId("trouble").textContent = words);
+
+/** The part of a request that the settings decide; a stored reply keeps its own. */
+function choices() {
+  const { temperature, top_p, max_tokens, goal, without, controllers } = state.settings;
+  return {
+    temperature, top_p, max_tokens,
+    reso: { goal: (goal ?? "").trim(), without: [...without].sort(), controllers: [...controllers].sort(), alternatives: ALTERNATIVES },
+  };
+}
+
+/** What is off or on, in words. */
+function described({ reso }) {
+  const names = [
+    ...reso.without.map((name) => `without ${name}`),
+    ...reso.controllers.map((name) => `with ${name}`),
+  ];
+  return names.map((name) => name.replaceAll("_", " ")).join(", ") || "with every stage, no controller";
+}
+
+/** Write a text into a reply; resolves when it has ended, however it ends. */
+async function write(reply, asked) {
+  writing = new AbortController();
+  byId("stop").hidden = false;
+  byId("send").hidden = true;
+  reply.element.setAttribute("aria-busy", "true");
+  try {
+    for await (const chunk of stream("/v1/chat/completions", asked, writing.signal)) {
+      const near = isNearEnd();
+      reply.add(chunk);
+      if (near) window.scrollTo({ top: document.body.scrollHeight });
+    }
+  } catch (error) {
+    reply.cut(error.name === "AbortError" ? "stopped; the reply is kept as far as it went" : error.message);
+  }
+  reply.element.removeAttribute("aria-busy");
+  byId("stop").hidden = true;
+  byId("send").hidden = false;
+  writing = undefined;
+  keep();
+  if (mind.has_memory) refreshMemories();
+}
+
+const isNearEnd = () => window.innerHeight + window.scrollY > document.body.scrollHeight - 160;
+const newText = (asked) => ({ tokens: [], seed: asked.seed, temperature: asked.temperature });
+
+/** The messages before an exchange, and its question. */
+function messagesUpTo(index) {
+  const before = state.exchanges.slice(0, index).flatMap(({ question, reply }) => [
+    { role: "user", content: question },
+    { role: "assistant", content: reply.tokens.map((token) => token.text).join("") },
+  ]);
+  return [...before, { role: "user", content: state.exchanges[index].question }];
+}
+
+async function send(question) {
+  const seed = crypto.getRandomValues(new Uint32Array(1))[0] >>> 1;
+  const asked = { seed, ...choices() };
+  state.exchanges.push({ question, asked, reply: newText(asked) });
+  const reply = showExchange(state.exchanges.length - 1);
+  byId("welcome").hidden = true;
+  window.scrollTo({ top: document.body.scrollHeight });
+  await write(reply, { ...asked, messages: messagesUpTo(state.exchanges.length - 1) });
+}
+
+/** Write the last reply again from the same prompt and seed, as the switches are now. */
+async function again() {
+  const index = state.exchanges.length - 1;
+  if (index < 0 || writing) return;
+  const exchange = state.exchanges[index];
+  const now = choices();
+  const asked = { ...exchange.asked, reso: { ...exchange.asked.reso, without: now.reso.without, controllers: now.reso.controllers } };
+  const { pair, first } = shownExchanges[index];
+  pair.querySelector(".other")?.remove();
+  delete exchange.other;
+  if (described(asked) === described(exchange.asked)) {
+    pair.classList.remove("double");
+    keep();
+    return;
+  }
+  exchange.other = { asked, ...newText(asked) };
+  const other = showOther(pair, exchange);
+  await write(other, { ...asked, messages: messagesUpTo(index) });
+  other.compare(first.text);
+  first.element.scrollIntoView({ block: "nearest" });
+}
+
+function showOther(pair, exchange) {
+  const other = new Reply(exchange.other, mind, inspectHere, described(exchange.other.asked));
+  other.element.classList.add("other");
+  pair.classList.add("double");
+  pair.append(other.element);
+  return other;
+}
+
+function showExchange(index) {
+  const exchange = state.exchanges[index];
+  const first = new Reply(exchange.reply, mind, inspectHere);
+  if (exchange.reply.problem) first.cut(exchange.reply.problem);
+  const pair = make("div", { class: "pair" }, first.element);
+  shownExchanges[index] = { pair, first };
+  const goal = exchange.asked.reso.goal;
+  byId("exchanges").append(
+    make(
+      "section",
+      { class: "exchange" },
+      make("div", { class: "question" }, make("p", {}, exchange.question), ...(goal ? [make("small", {}, `goal: ${goal}`)] : [])),
+      pair,
+    ),
+  );
+  if (exchange.other) {
+    const other = showOther(pair, exchange);
+    if (exchange.other.end) other.compare(exchange.reply);
+  }
+  return first;
+}
+
+function arrangeComposer() {
+  const question = byId("question");
+  const submit = () => {
+    const text = question.value.trim();
+    if (!text || writing) return;
+    trouble("");
+    question.value = "";
+    send(text);
+  };
+  byId("composer").addEventListener("submit", (event) => {
+    event.preventDefault();
+    submit();
+  });
+  question.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+      event.preventDefault();
+      submit();
+    }
+  });
+  byId("stop").addEventListener("click", () => writing?.abort());
+  byId("new").addEventListener("click", () => {
+    writing?.abort();
+    state.exchanges = [];
+    shownExchanges = [];
+    byId("exchanges").replaceChildren();
+    byId("welcome").hidden = false;
+    inspectNothing();
+    keep();
+    question.focus();
+  });
+  byId("close").addEventListener("click", inspectNothing);
+  document.addEventListener("keydown", (event) => event.key === "Escape" && inspectNothing());
+  const starters = STARTERS.map((text) => make("button", { type: "button", onclick: () => send(text) }, text));
+  byId("starters").replaceChildren(...starters);
+}
+
+async function start() {
+  try {
+    mind = await ask("/reso/mind");
+  } catch (error) {
+    byId("about").textContent = "not connected";
+    trouble(`${error.message}. Is the server running, and does the address have its token?`);
+    return;
+  }
+  byId("about").textContent = `${mind.model}: ${mind.description}`;
+  byId("most").textContent = `${shown(mind.max_entropy_nats, 1)} nats: every token is as likely`;
+  arrange(mind, state.settings, keep, again);
+  arrangeComposer();
+  inspectNothing();
+  byId("welcome").hidden = state.exchanges.length > 0;
+  state.exchanges.forEach((_, index) => showExchange(index));
+  document.body.dataset.ready = "yes";
+  byId("question").focus();
+}
+
+start();

@@ -257,6 +257,24 @@ def logits_after(model, ids, num_prompt, goal=None, before=()):
     return output.logits[0, -1]
 
 
+@pytest.mark.parametrize("others", [[], ["a longer"]])
+def test_the_beginning_of_a_reply_counts_as_own_words(make_engine, others):
+    """An agent that goes on from another, and `continue` in the chat, do not echo the reply."""
+    engine = make_engine(max_seq_len=64)
+    asked = [("user", "ab"), ("assistant", "ba"), ("user", "abc")]
+    begun = engine.prompt_ids([*asked, ("assistant", "abab")])
+    num_given = len(engine.prompt_ids(asked))
+    context = new_context(engine, [begun, *map(engine.prompt_ids, others)])
+    with torch.inference_mode():
+        found = context.predict().logits[0].softmax(-1)
+        expected, as_read = (
+            context._allowed(logits_after(engine.model, begun, n)[None])[0].softmax(-1)
+            for n in (num_given, len(begun))
+        )
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert (found - as_read).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("max_seq_len", [10, 12, 64])
 @pytest.mark.parametrize("others", [[], ["a longer"]])
 def test_lookahead_is_a_greedy_continuation(make_engine, max_seq_len, others):

@@ -10,6 +10,7 @@ from conftest import FULL
 from reso_llm.config import EchoConfig
 from reso_llm.generation.context import Context
 from reso_llm.generation.options import GenerationOptions
+from reso_llm.generation.remembered import NOTHING, Memories
 from reso_llm.generation.row import TextRow
 from reso_llm.generation.states import padded, selected, stacked
 from reso_llm.generation.stepper import Stepper
@@ -42,13 +43,10 @@ def make_engine(tiny_model, byte_tokenizer):
 
 
 @torch.inference_mode()
-def written(engine, prompts, words):
+def written(engine, prompts, words, memories=NOTHING):
     """A context whose rows were all told the same words, and its last prediction."""
-    device = torch.device("cpu")
-    rows = [
-        TextRow(ids, GenerationOptions(), engine.tokenizer, seed=0, device=device)
-        for ids in prompts
-    ]
+    given = dict(seed=0, device=torch.device("cpu"), memories=memories)
+    rows = [TextRow(ids, GenerationOptions(), engine.tokenizer, **given) for ids in prompts]
     context = Context(engine.model, engine.tokenizer, rows)
     for token in words:
         context.predict()
@@ -154,9 +152,8 @@ def test_rows_of_a_batch_have_read_what_each_would_alone(make_engine, number):
 
 def test_stored_texts_are_read_before_all_else(make_engine, reader):
     engine = make_engine(max_seq_len=12)
-    engine.model.update_memory("stored", importance=2.0)
     ids = engine.tokenizer.encode("stored")
-    context, _ = written(engine, [PROMPT], OWN)
+    context, _ = written(engine, [PROMPT], OWN, Memories(echo=((tuple(ids), 2.0),)))
     assert logs(context)[0][: len(ids) + 1] == [*((t, 2.0) for t in ids), (-1, 2.0)]
     assert logs(context)[0][len(ids) + 1] == (PROMPT[1], 1.0), "the first that was dropped"
 

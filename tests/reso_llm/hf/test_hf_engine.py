@@ -181,7 +181,7 @@ def test_what_is_remembered_is_recalled_and_echoes():
     assert engine.recall("sister?")[0].moment.text == "My sister lives in Oslo."
     result = engine.generate(cue, 6, temperature=0.0)
     assert result.text == " Oslo."
-    assert result.memories_touched == ("My sister lives in Oslo.",)
+    assert result.memories_used == ("My sister lives in Oslo.",)
     assert tiny_engine.engine(positions=256).generate(cue, 6, temperature=0.0).text != " Oslo."
 
 
@@ -201,8 +201,8 @@ def test_a_model_without_a_template_reads_lines_and_stops_at_the_next_question(m
     assert text == "Be kind.\n\nUser: Where is it?\nAssistant:"
     begun = engine.prompt_ids([*ASKED, ("assistant", "In")])
     assert engine.tokenizer.tokenizer.decode(begun) == "User: Where is it?\nAssistant: In"
-    engine.update_memory("Assistant: Yes.\nUser: no", importance=1000.0)
-    result = engine.generate(ASKED, 30, temperature=0.0)
+    engine.update_memory("Oslo? Assistant: Yes.\nUser: no", importance=1000.0)
+    result = engine.generate([("user", "Is it in Oslo?")], 30, temperature=0.0)
     assert (result.text, result.stop_reason) == (" Yes.", "stop")
 
 

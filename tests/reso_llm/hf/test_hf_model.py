@@ -1,5 +1,7 @@
 """An exported model under transformers' own tools gives what the engine gives."""
 
+import json
+import os
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ from conftest import FULL, make_tiny_model, save_tiny_checkpoint
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.decoding.controllers import SRB, PhaseSlip
 from reso_llm.hf.control import controlled
+from reso_llm.hf.engine import HFEngine
 from reso_llm.hf.export import export
 from reso_llm.inference import ResoLLMInference
 from reso_llm.tokenizer import ResoTokenizer
@@ -107,18 +110,12 @@ print(type(model).__module__, out[0].tolist())
 
 def test_a_stranger_loads_it_by_trusting_the_one_line(exported, model, tok, tmp_path):
     code = [sys.executable, "-c", REMOTE, str(exported), str(tmp_path)]
-    done = subprocess.run(code, capture_output=True, text=True, timeout=120, env=HOME(tmp_path))
+    home = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(code, capture_output=True, text=True, timeout=120, env=home)
     assert done.returncode == 0, done.stderr
     out = model.generate(**ids_of(tok, "I went to"), max_new_tokens=3, do_sample=False)
     assert done.stdout.split(maxsplit=1) == ["reso_llm.hf.model", f"{out[0].tolist()}\n"]
     assert sorted(path.name for path in tmp_path.glob("*.py")) == ["modeling_reso.py"]
-
-
-def HOME(path):
-    """An environment whose module cache is the test's own."""
-    import os
-
-    return os.environ | {"HF_HOME": str(path / "home"), "HF_HUB_OFFLINE": "1"}
 
 
 def test_missing_weights_are_refused(exported, tmp_path):
@@ -149,6 +146,17 @@ def test_a_damaged_or_occupied_directory_is_refused(run, exported, tmp_path):
         export(run, exported)
     with pytest.raises(CheckpointError):
         export(tmp_path / "nothing", tmp_path / "out")
+
+
+def test_the_chat_names_what_an_export_is_and_runs_no_strange_code(exported, tmp_path):
+    with pytest.raises(ValueError, match="an export of this project"):
+        HFEngine.from_pretrained(str(exported))
+    auto_map = {"AutoConfig": "strange.C", "AutoModelForCausalLM": "strange.M"}
+    config = {"model_type": "strange", "architectures": ["M"], "auto_map": auto_map}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "strange.py").write_text("raise SystemExit('it ran')")
+    with pytest.raises(ValueError, match="no causal language model to load"):
+        HFEngine.from_pretrained(str(tmp_path))
 
 
 # --- text -----------------------------------------------------------------------------------------

@@ -44,3 +44,14 @@ def until(condition, seconds=20):
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.005)
+
+
+def endless(engine):
+    """Let no text of this engine end of itself."""
+    tokenizer = engine.tokenizer
+
+    class Endless(type(tokenizer)):
+        end_ids = (tokenizer.system_id,)  # which is never written
+
+    tokenizer = Endless.from_json(tokenizer.to_json())
+    engine.tokenizer = engine.model.tokenizer = tokenizer

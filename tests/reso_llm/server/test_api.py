@@ -14,7 +14,7 @@ openai = pytest.importorskip("openai", reason="the API is tested with OpenAI's c
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("uvicorn", reason="the server needs the extra web")
 
-from serving import running, tiny_engine, until  # noqa: E402
+from serving import endless, running, tiny_engine, until  # noqa: E402
 
 from reso_llm.server import asked  # noqa: E402
 from reso_llm.server.asked import MAX_TOKENS  # noqa: E402
@@ -265,6 +265,7 @@ REFUSED = [
     ({"temprature": 1}, "temprature"),
     ({"reso": {"controllers": ["phase_slop"]}}, "reso.controllers"),
     ({"reso": {"goals": "x"}}, "reso.goals"),
+    ({"reso": {"guidance": -1}}, "guidance"),
     ({"reso": []}, "reso"),
 ]
 
@@ -415,17 +416,6 @@ def test_a_reader_that_does_not_read_holds_nobody_up(byte_tokenizer):
             assert answer.status_code == 200
             assert time.monotonic() - began < 2
         until(lambda: desk.load == (0, 0), seconds=2)
-
-
-def endless(engine):
-    """Let no text of this engine end of itself."""
-    tokenizer = engine.tokenizer
-
-    class Endless(type(tokenizer)):
-        end_ids = (tokenizer.system_id,)  # which is never written
-
-    tokenizer = Endless.from_json(tokenizer.to_json())
-    engine.tokenizer = engine.model.tokenizer = tokenizer
 
 
 def test_it_survives_a_thousand_odd_bodies(served, client, monkeypatch):

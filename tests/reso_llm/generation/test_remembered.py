@@ -1,0 +1,164 @@
+"""What a reply may use of the stored texts, and how it is told."""
+
+import math
+
+import pytest
+
+from reso_llm.data.conversation import Message
+from reso_llm.generation.options import GenerationOptions
+from reso_llm.generation.remembered import (
+    MOST,
+    NOTHING,
+    memories_of,
+    memory_limit,
+    query_of,
+    said_back,
+    with_memories,
+)
+from reso_llm.inference import ResoLLMInference
+
+TIMES = 4.0
+SISTER, PETER, KEY = (
+    "My sister Olga lives in Oslo",
+    "Peter lives in Rome!",
+    "The key is in the pot.",
+)
+
+
+@pytest.fixture
+def engine(tiny_model, byte_tokenizer):
+    """It has room for a system message; its field is one of the stages that memory acts by."""
+    model = tiny_model(stages=("echo", "temporal_smf"), vocab_size=261, max_seq_len=256)
+    return ResoLLMInference(model, byte_tokenizer, model.config)
+
+
+def told(engine, query, room=1000):
+    return memories_of(engine.model.session, query, list, TIMES, room)
+
+
+def remember(engine, *texts):
+    for text in texts:
+        engine.model.update_memory(text)
+
+
+# --- which ---------------------------------------------------------------------------------------
+
+
+def test_only_what_is_asked_for_is_used(engine):
+    assert told(engine, "Where is Olga?") is NOTHING
+    remember(engine, SISTER, PETER, KEY)
+    assert told(engine, "Where is Olga?").texts == (SISTER,)
+    assert told(engine, "Olga and Peter").texts == (SISTER, PETER), "in the order they were stored"
+    assert told(engine, "How are you?") == NOTHING
+
+
+def test_weights_are_importance_and_age(engine):
+    engine.model.update_memory(SISTER, importance=3.0)
+    engine.model.session.advance(7)
+    rate = engine.config.temporal_smf.memory_decay_rate
+    ((ids, weight),) = told(engine, "Olga").echo
+    assert ids == tuple(SISTER)
+    assert weight == pytest.approx(TIMES * 3 * math.exp(-7 * rate))
+
+
+def test_at_most_a_few_and_those_that_fit_are_told(engine):
+    remember(engine, *(f"Olga has tulip {i}." for i in range(MOST + 2)))
+    assert len(told(engine, "Olga").texts) == MOST
+    some = told(engine, "Olga", room=2 * len("Olga has tulip 0.") + 2)
+    assert some.told == some.texts[:2]
+    assert len(some.echo) == MOST
+
+
+def test_what_asks():
+    chat = [Message("user", "a"), Message("assistant", "b"), Message("user", "c")]
+    assert query_of(chat) == "c"
+    assert query_of([*chat, Message("assistant", "begun")]) == "c"
+    assert query_of([Message("system", "s")]) == ""
+    assert query_of("Once. Twice?\nOlga lives in") == "Olga lives in"
+    assert query_of("All said. ") == "All said."
+
+
+# --- how -----------------------------------------------------------------------------------------
+
+
+def test_the_wording():
+    question = Message("user", "Where?")
+    line = "The user told you: My sister Olga lives in Oslo. Peter lives in Rome!"
+    assert with_memories([question], [SISTER, PETER]) == [Message("system", line), question]
+    system = Message("system", "Be kind.")
+    assert with_memories([system, question], [SISTER, PETER]) == [
+        Message("system", f"Be kind.\n{line}"), question,
+    ]  # fmt: skip
+    assert with_memories([system, question], []) == [system, question]
+    assert with_memories([], ["two\n lines"])[0].content == "The user told you: two lines."
+    assert with_memories("A text", [SISTER]) == "A text"
+
+
+@pytest.mark.parametrize(
+    ("text", "back"),
+    [("My sister likes me. I am glad", "Your sister likes you. You are glad"),
+     ("I’m Otto and this is mine", "You're Otto and this is yours"),
+     ("Mia is in India", "Mia is in India"), ("ah! i was", "ah! You were")],
+)  # fmt: skip
+def test_a_text_is_said_back_to_who_told_it(text, back):
+    assert said_back(text) == back
+
+
+# --- in the engine -------------------------------------------------------------------------------
+
+
+def test_a_conversation_is_told_and_its_echo_reads_replies(engine):
+    remember(engine, SISTER, PETER)
+    t = engine.tokenizer
+    job = engine.start([[("user", "Where is Olga?")]], *_greedy())
+    asked = [Message("system", f"The user told you: {SISTER}."), Message("user", "Where is Olga?")]
+    assert job.rows[0].ids == t.encode_prompt(asked)
+    reply = t.encode("Your sister Olga lives in Oslo")
+    ((ids, weight),) = job.rows[0].memories.echo
+    assert ids == (t.assistant_id, *reply, t.end_id)
+    assert weight == engine.echo_times
+    assert engine.finish(job)[0].memories_used == (SISTER,)
+
+
+def test_a_plain_text_has_an_echo_alone(engine):
+    remember(engine, PETER)
+    job = engine.start(["Once. Peter l"], *_greedy())
+    assert job.rows[0].ids == engine.prompt_ids("Once. Peter l")
+    assert job.rows[0].memories.echo == (
+        (tuple(engine.tokenizer.encode(PETER)), engine.echo_times),
+    )
+
+
+def test_rows_of_a_batch_use_their_own(engine):
+    """And a row writes what it would alone."""
+    remember(engine, SISTER, PETER)
+    prompts = [[("user", q)] for q in ("Where is Olga?", "And Peter?", "Hello", "Where is Olga?")]
+    together = engine.generate_batch(prompts, 12, seed=0, temperature=0)
+    assert [r.memories_used for r in together] == [(SISTER,), (PETER,), (), (SISTER,)]
+    for prompt, result in zip(prompts, together, strict=True):
+        engine.model.session.clock = 0.0
+        assert engine.generate(prompt, 12, seed=0, temperature=0).text == result.text
+
+
+def test_an_unrelated_question_is_left_alone(tiny_model, byte_tokenizer):
+    """Token for token: of a model without a field, which all stored texts would reach."""
+    model = tiny_model(stages=("echo",), vocab_size=261, max_seq_len=256)
+    engine = ResoLLMInference(model, byte_tokenizer, model.config)
+    before = engine.generate([("user", "How are you?")], 12, seed=3)
+    remember(engine, SISTER, PETER)
+    after = engine.generate([("user", "How are you?")], 12, seed=3)
+    assert (after.token_ids, after.memories_used) == (before.token_ids, ())
+    asked = engine.generate([("user", "How is Olga?")], 12, seed=3)
+    assert asked.memories_used == (SISTER,)
+
+
+def test_texts_longer_than_their_room_are_heard_and_not_told(engine):
+    long = "Olga " + "x" * memory_limit(engine.config.max_seq_len)
+    remember(engine, long)
+    job = engine.start([[("user", "Olga?")]], *_greedy())
+    assert job.rows[0].memories.texts == (long,)
+    assert job.rows[0].ids == engine.prompt_ids([("user", "Olga?")])
+
+
+def _greedy():
+    return GenerationOptions(max_length=2, temperature=0.0), [0]
