@@ -1,10 +1,10 @@
 """Makes the checkpoint that comes with the package, reso_llm/shipped/, from a training run.
 
-    head -n 810 guanaco_900.jsonl > train.jsonl; tail -n 90 guanaco_900.jsonl > heldout.jsonl
+    python -m benchmarks.making.data
     python train.py --config configs/shipped.yaml --minutes 30 --out runs/shipped
-    python -m benchmarks.making.ship --run runs/shipped --heldout heldout.jsonl
+    python -m benchmarks.making.ship --run runs/shipped --heldout data/heldout.jsonl
     python evaluate.py srb --record
-    python -m benchmarks.making.ship --run runs/shipped --heldout heldout.jsonl \\
+    python -m benchmarks.making.ship --run runs/shipped --heldout data/heldout.jsonl \\
         --srb benchmarks/results/srb.jsonl
 
 A study of an earlier model with the same name is in the way of a new one: first move its directory
