@@ -1,7 +1,6 @@
 """Makes the checkpoint that comes with the package, reso_llm/shipped/, from a training run.
 
-    head -n 810 guanaco_900.jsonl > runs/train.jsonl
-    tail -n 90 guanaco_900.jsonl > runs/heldout.jsonl
+    python -m benchmarks.making.data --out runs
     python -m benchmarks.making.dialogues --count 30000 --passages 3000 \\
         --out runs/dialogues.jsonl
     python -m benchmarks.making.default_tokenizer --guanaco runs/train.jsonl \\
