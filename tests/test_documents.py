@@ -9,7 +9,7 @@ import pytest
 from benchmarks.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("entropy_core", "run_core", "cer", "reso_llm", "benchmarks")
+PACKAGES = ("entropy_core", "run_core", "cer", "reso_llm", "phase_slip", "reso", "benchmarks")
 SOURCES = sorted(
     [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     + list(ROOT.glob("*.py"))

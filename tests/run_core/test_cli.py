@@ -22,9 +22,9 @@ import pytest
 import yaml
 from train_server import ROOT, TrainServer
 
-import train
 from benchmarks.studies.crash import final_hash, kill_until_done
 from cer.training import CERTrainConfig
+from reso import train
 from reso_llm.data import errors, hub
 from reso_llm.training.config import TrainConfig
 from run_core import cli
