@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from run_core import cli
 from run_core.files import expanded
+from run_core.terminal import Screen
 
 
 def make_parser(prog: str) -> cli.Parser:
@@ -32,8 +33,9 @@ def main(args: Sequence[str] | None = None, prog: str = "reso inspect") -> None:
     options = make_parser(prog).read(sys.argv[1:] if args is None else args)
     directory = Path(expanded(options.what))
     if any((directory / name).exists() for name in ("MANIFEST.json", "checkpoints", "config.yaml")):
+        screen = Screen(sys.stdout)
         for name, value in described(directory):
-            print(f"{name:<12} {value}")
+            screen.note(f"{name:<12} {value}")
         return
     from reso_llm.data.inspection import inspect_data
 

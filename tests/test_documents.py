@@ -25,7 +25,9 @@ FILES = {
 FILES |= {"/config.yaml", "/loss.png", "/demo.png", "/modeling_reso.py"}  # written when used
 # A file in backticks or in a link, and a dotted name that begins with one of our packages.
 FILE = re.compile(r"(?:`|\]\(|python )(?:\.\./)*([\w./-]+\.(?:py|md|yaml|png))\b")
-NAME = re.compile(rf"(?:`|-m )((?:{'|'.join(PACKAGES)})(?:\.\w+)+)")
+# `reso.goal` and its like are members of the server's `reso` object.
+NAMED = [package for package in PACKAGES if package != "reso"]
+NAME = re.compile(rf"(?:`|-m )((?:{'|'.join(NAMED)})(?:\.\w+)+)")
 TASK = re.compile(r"python evaluate\.py ([a-z][\w-]*)")
 
 
