@@ -55,7 +55,7 @@ class TrainSummary:
             f"{out}: {self.step:,} steps in {self.seconds / 60:.1f} minutes",
             f"validation: {score:.4f} bits/byte on all of its text, lower is better",
             f"picture: {picture}" if picture.is_file() else "",
-            f"next: python chat.py --checkpoint {out}",
+            f"next: reso chat --checkpoint {out}",
         ]
         return "\n".join(filter(None, lines))
 
