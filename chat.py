@@ -35,6 +35,7 @@ def make_parser() -> cli.Parser:
     add("--phase_slip", type=bool, default=False, help="heat at spikes of entropy and in loops")
     add("--stochastic_resonance", type=bool, default=False, help="noise on the logits in loops")
     add("--stability_temperature", type=bool, default=False, help="as the monitor suggests")
+    add("--auto_temperature", type=bool, default=True, help="that, if the monitor is calibrated")
     return parser
 
 

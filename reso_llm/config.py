@@ -227,8 +227,9 @@ class StabilityConfig(StageConfig):
     """Stability monitor: finite-time Lyapunov exponents, warnings, temperatures.
 
     lyapunov_threshold: exponent, in nats per token, above which a text is unstable.
-    auto_temperature_adjust: let the monitor suggest temperatures. predictive_horizon: h, tokens
-    that a warning looks ahead and over which an exponent is taken.
+    auto_temperature_adjust: let a calibrated monitor move the temperature; the option
+    auto_temperature=False of a generation leaves it. predictive_horizon: h, tokens that a warning
+    looks ahead and over which surprise is averaged.
     """
 
     trained: ClassVar[bool] = False

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from reso_llm.decoding.controllers import SRB
+from reso_llm.decoding.text_class import StabilityCalibration
 from reso_llm.generation.engine import Engine
 from reso_llm.generation.trained import load_trained
 from reso_llm.session.agency import GoalCalibration
@@ -36,10 +37,14 @@ class ResoLLMInference(Engine):
             model.session.agency.calibration = found._replace(centre=tuple(found.centre))
         engine = cls(model.to(target), tokenizer, model.config)
         engine.srb = build_from(SRB, training.get("srb", {}), f"{path}/training.json: srb")
+        stability = training.get("stability_calibration")
+        if stability is not None:
+            place = f"{path}/training.json: stability_calibration"
+            engine.stability_calibration = build_from(StabilityCalibration, stability, place)
         return engine
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write model, tokenizer, goal calibration and SRB thresholds; see `from_pretrained`.
+        """Write model, tokenizer, calibrations and SRB thresholds; see `from_pretrained`.
 
         The session is saved apart (`reso_llm.session.saving`). Raises CheckpointError when the disk
         refuses or the directory is not a checkpoint, ValueError for weights that are not finite.
@@ -48,9 +53,11 @@ class ResoLLMInference(Engine):
         directory.parent.mkdir(parents=True, exist_ok=True)
         agency = self.model.session.agency
         calibration = agency.calibration if agency is not None else None
+        stability = self.stability_calibration
         training = {
             "tokenizer_fingerprint": self.tokenizer.fingerprint,
             "goal_calibration": None if calibration is None else calibration._asdict(),
+            "stability_calibration": None if stability is None else stability._asdict(),
             "srb": _changed_options(self.srb),
         }
         save_directory(

@@ -66,7 +66,9 @@ class ResoLM(TemplateLM):
     ) -> None:
         """The harness gives both batch sizes to every model; here texts are read one by one."""
         super().__init__()
-        self.engine = ResoLLMInference.from_pretrained(pretrained, device or "cpu")
+        if not device or not torch.cuda.is_available():  # unasked, the harness says cuda:0
+            device = "cpu"
+        self.engine = ResoLLMInference.from_pretrained(pretrained, device)
         self.max_gen_toks, self.next_seed = max_gen_toks, seed
 
     @property

@@ -19,7 +19,7 @@ from reso_llm.session.agency import GoalCalibration
 from run_core.checkpoint import save_directory
 
 SEED = Path(__file__).resolve().parents[2] / "shared" / "seeds" / "reso_llm_v2_readme.md"
-CLASSES = {"stable", "periodic", "chaotic", "divergent", "unknown"}
+CLASSES = {"stable", "periodic", "chaotic", "divergent"}
 FIELDS = (
     "text", "tokens_generated", "stability", "lyapunov", "entropy_trace", "lyapunov_trace",
     "temperature_trace", "coherence_trace", "goals_achieved", "attention_summary", "warnings",

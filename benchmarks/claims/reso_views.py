@@ -115,7 +115,7 @@ def emptied(rows: Sequence[Row]) -> list[Row]:
 
 def warnings(evidence: Evidence) -> Cases:
     """By damage, of every seed: the warning's AUROC and that of the best baseline."""
-    rows = newest(evidence.rows("stability"), "checkpoint", "data", "seed")
+    rows = newest(evidence.rows("stability", kind="warning"), "checkpoint", "data", "seed")
     return {title: [_warning(row, *place) for row in rows] for title, place in DAMAGE.items()}
 
 
@@ -127,16 +127,20 @@ def _warning(row: Row, damage: str, read: int) -> Row:
             "alarms": row["false_alarms"]["share_of_windows"]}  # fmt: skip
 
 
-def class_shares(row: Row) -> Row:
-    """Shares of tokens by class, of damaged and of clean text."""
-
-    def share(text: str, *classes: str) -> float:
-        counts = row["classes"][text]
-        return sum(counts.get(name, 0) for name in classes) / sum(counts.values())
-
-    return {"damaged": share("corrupt", "chaotic", "divergent"),
-            "unknown": share("clean", "unknown"),
-            "clean": share("clean", "chaotic", "divergent")}  # fmt: skip
+def classes(evidence: Evidence) -> Cases:
+    """Balanced accuracy of the class, with and without the exponent, by model."""
+    rows = newest(evidence.rows("stability", kind="classes"), "checkpoint", "data", "seed")
+    if not rows:
+        raise Missing("no row of the classes in benchmarks/results/stability.jsonl")
+    cases: Cases = {}
+    for row in rows:
+        accuracy = {form: row[form]["balanced_accuracy"] for form in ("refitted", "with exponent")
+                    if form in row}  # fmt: skip
+        gain = accuracy.get("with exponent", accuracy["refitted"])[0] - accuracy["refitted"][0]
+        cases.setdefault(row["checkpoint"], []).append(
+            {"accuracy": accuracy["refitted"], "gain": gain}
+        )
+    return cases
 
 
 def escapes(evidence: Evidence) -> Cases:

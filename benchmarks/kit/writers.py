@@ -118,9 +118,8 @@ class ResoWriter:
             )
         # A slip in one row copies the caches of all: alone is faster.
         size = 1 if "controllers" in arm else BATCH_ROWS
-        options = GenerationOptions(
-            max_length=length, metrics=False, **{"controllers": (WATCH,), **arm}
-        )
+        plain = {"metrics": False, "auto_temperature": False, "controllers": (WATCH,)}
+        options = GenerationOptions(max_length=length, **(plain | arm))
         texts = []
         for first in range(0, len(seeds), size):
             rows = slice(first, first + size)
@@ -135,8 +134,9 @@ class ResoWriter:
     ) -> Reply:
         start = time.perf_counter()
         result = self.engine.generate(
-            asked(question), cap, seed=seed, controllers=controllers, **SAMPLER
-        )
+            asked(question), cap, seed=seed, controllers=controllers, auto_temperature=False,
+            **SAMPLER,
+        )  # fmt: skip
         seconds = time.perf_counter() - start
         return Reply(
             list(result.token_ids), result.text, result.stop_reason, seconds,

@@ -28,11 +28,12 @@ from reso_llm.data.prepare import tokenise_all
 from reso_llm.inference import SHIPPED, ResoLLMInference
 from reso_llm.model import ResoLLMModel
 from reso_llm.tokenizer import ResoTokenizer
-from reso_llm.training.calibration import goal_calibration
+from reso_llm.training.calibration import goal_calibration, stability_calibration
 from reso_llm.training.evaluation import LanguageModelScore, score_split
 from run_core.checkpoint import load_checkpoint, save_directory
 from run_core.run import resolve
 
+STABILITY_TEXTS = 100  # that the stability monitor is calibrated on
 CARD = Path(__file__).with_name("model_card.md")
 
 
@@ -59,6 +60,9 @@ def main() -> None:
     half = {name: t.half() if t.is_floating_point() else t for name, t in tensors["model"].items()}
     save_directory(args.out, tensors={"model": half}, documents=stored)
     engine = ResoLLMInference.from_pretrained(args.out)
+    texts = tokenise_all(training["config"]["data"], engine.tokenizer)
+    calibration = stability_calibration(texts, engine.model, STABILITY_TEXTS)
+    stored["training.json"]["stability_calibration"] = calibration._asdict()
     c = engine.config
     card = CARD.read_text(encoding="utf-8").format(
         parameters=num_parameters(engine.model),

@@ -108,7 +108,7 @@ def decoding_measures(config: ResoLLMConfig):
     full, control = random_model(config), random_model(control_of(config))
     return {
         "full": generating(full, prompt_ids),
-        "full_unmeasured": generating(full, prompt_ids, metrics=False),
+        "full_unmeasured": generating(full, prompt_ids, metrics=False, auto_temperature=False),
         "control": generating(control, prompt_ids),
         "full_stepper": rate(partial(step, full, prompt_ids), NEW_TOKENS),
         "control_stepper": rate(partial(step, control, prompt_ids), NEW_TOKENS),

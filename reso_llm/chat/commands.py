@@ -39,6 +39,7 @@ class Chat:
         self.session, self.screen, self.show_metrics = session, screen, show_metrics
         self.file = file
         self.ended = False
+        self._events: list[Event] = []  # of the reply being written, not shown yet
 
     def run(self, lines: Iterable[str]) -> None:
         """Take every line until the lines end or one says exit; Ctrl-C stops the current line.
@@ -83,14 +84,22 @@ class Chat:
     @property
     def _listener(self) -> tuple[OnText, bool, OnEvent | None]:
         """Who receives a reply's text, whether it is measured, who receives its events."""
-        return self.screen.write, self.show_metrics, self._mark if self.show_metrics else None
+        return self._write, self.show_metrics, self._events.append if self.show_metrics else None
 
-    def _mark(self, event: Event) -> None:
-        """Show in the reply what a controller did, where it did it."""
-        self.screen.mark(f"[{event.controller}: {event.cause}]")
+    def _write(self, text: str) -> None:
+        """Show more of a reply; events in between stand behind the word that they fell into."""
+        if not text[:1].isalnum():
+            self._mark_events()
+        self.screen.write(text)
+
+    def _mark_events(self) -> None:
+        for event in self._events:
+            self.screen.mark(f" [{event.controller}: {event.cause}]")
+        self._events.clear()
 
     def _show(self, reply: Reply) -> None:
         """End the line of a streamed reply; show its notes and its panel."""
+        self._mark_events()
         self.screen.write("\n")
         for note in reply.notes:
             self._note(note)

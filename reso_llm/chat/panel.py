@@ -1,7 +1,7 @@
 """The panel under a reply: what was measured while it was written, in at most four lines.
 
     entropy ▃▅▂▇▄ 0 to 5.2 nats, mean 4.12
-    stable  order 0.62  Lyapunov +0.02  layers 2.4 of 4  goal 43%  memories 1
+    stable  order 0.62  Lyapunov +0.02  layers 2.4 of 4  goal 43%  used: She lives in Oslo.
     48 tokens  61/s  ended by end  phase_slip 2
     ! token 12: 83% of the last 12 tokens are repeated (+1 more)
 
@@ -18,6 +18,8 @@ from reso_llm.generation.results import GenerationResult
 from run_core.terminal import finite_mean, formatted, sparkline
 
 MAX_LINES = 4
+MAX_USED = 48
+"""Characters of a stored text that are shown, at most."""
 ENTROPY = "doubt before each token, 0 is sure; a bar may be several tokens"
 WARNING = "the first warning of this reply, and how many more"
 
@@ -63,6 +65,13 @@ def _goal(result: GenerationResult, _: int) -> str:
     return _with("goal", "/".join(f"{p:.0%}" for p in known))
 
 
+def _used(result: GenerationResult, _: int) -> str:
+    if not result.memories_used:
+        return ""
+    first, *others = (" ".join(text.split()) for text in result.memories_used)
+    return f"used: {_shortened(first, MAX_USED)}{f' (+{len(others)} more)' if others else ''}"
+
+
 def _layers(result: GenerationResult, num_layers: int) -> str:
     mean = _mean(result.layers_trace, ".1f")
     return f"layers {mean} of {num_layers}" if mean else ""
@@ -71,7 +80,7 @@ def _layers(result: GenerationResult, num_layers: int) -> str:
 DIALS = {
     "stability": Dial(
         "class: stable, periodic (a loop), chaotic or divergent",
-        lambda r, _: "" if r.stability == "unknown" else r.stability,
+        lambda r, _: r.stability,
     ),
     "order": Dial(
         "how far the oscillators' phases agree, 0 to 1 (Kuramoto)",
@@ -87,10 +96,7 @@ DIALS = {
     ),
     "layers": Dial("layers that a token went through, on average (coherence gate)", _layers),
     "goal": Dial("progress of the reply towards its goal", _goal),
-    "memories": Dial(
-        "stored texts that the question asked for, named under 'used'",
-        lambda r, _: f"memories {len(r.memories_used)}" if r.memories_used else "",
-    ),
+    "used": Dial("stored texts that the question asked for, the first in words", _used),
     "tokens": Dial("tokens written", lambda r, _: f"{r.tokens_generated} tokens"),
     "/s": Dial("tokens a second, the reading of the prompt included", _speed),
     "ended by": Dial("why the reply ended", lambda r, _: f"ended by {r.stop_reason}"),

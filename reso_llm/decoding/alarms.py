@@ -1,41 +1,24 @@
 """Alarms of the stability monitor: a score for each cause of damage, and when the cause warns.
 
-    score = sigmoid((value - midpoint) / scale)
+    score = sigmoid((value - alarm) / deviation)
 
-    surprise   average of surprise - entropy, in nats per token
+    surprise   average of the last tokens' surprise, in nats
     loop       repetition of the last tokens, 0 to 1
-    growth     exponent over its threshold, while the text is chaotic or divergent
+    growth     exponent, where it is above lyapunov_threshold, which is its deviation too
 
-At most 1 % of the tokens of clean text lie above each midpoint (`evaluate.py stability`, horizon 5;
-quantiles of .99: 4.8 nats and .65 of a small model on guanaco, 3.7 to 4.1 and .58 of the shipped
-one). The scales keep the noise of one cause on clean text below the early values of the other.
+Alarm and deviation of the first two are those of clean text (`text_class.calibrated`): of each
+FALSE_ALARMS says in which share of clean texts it warns.
 """
 
 import math
 from collections.abc import Mapping
 
-EXCESS_MIDPOINT, EXCESS_SCALE = 4.8, 1.0  # nats per token
-LOOP_MIDPOINT, LOOP_SCALE = 0.65, 0.1
 ALARM, REARM = 0.5, 0.25  # a cause warns above ALARM, and again only after falling below REARM
 
 
-def surprise_score(excess_nats: float) -> float:
-    """Score, 0 to 1, of tokens that are more surprising than the model expects."""
-    return _sigmoid((excess_nats - EXCESS_MIDPOINT) / EXCESS_SCALE)
-
-
-def repetition_score(repetition: float) -> float:
-    """Score, 0 to 1, of a text that repeats itself."""
-    return _sigmoid((repetition - LOOP_MIDPOINT) / LOOP_SCALE)
-
-
-def growth_score(exponent: float, threshold: float) -> float:
-    """Score, 0 to 1, of an exponent above its threshold."""
-    return _sigmoid(exponent / threshold - 1)
-
-
-def _sigmoid(z: float) -> float:
-    return 0.5 * (1 + math.tanh(0.5 * z))
+def score(value: float, alarm: float, deviation: float) -> float:
+    """Score, 0 to 1, of a value; 0.5 at its alarm."""
+    return 0.5 * (1 + math.tanh(0.5 * (value - alarm) / deviation))
 
 
 class Alarms:

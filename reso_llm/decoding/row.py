@@ -29,12 +29,8 @@ from reso_llm.decoding.controllers import (
     StabilityTemperature,
 )
 from reso_llm.decoding.sampling import SamplingOptions, sample
-from reso_llm.decoding.stability import (
-    LOOP_WINDOW,
-    MAX_PERIOD,
-    StabilityMonitor,
-    StabilityReading,
-)
+from reso_llm.decoding.stability import StabilityMonitor, StabilityReading
+from reso_llm.decoding.text_class import LOOP_WINDOW, MAX_PERIOD
 
 NOISE_STREAM = 0x5EED0F5E  # noise has its own random stream, so that it does not shift the draws
 
@@ -194,9 +190,8 @@ class Row:
         token: int,
         surprise_nats: float,
         coherence: float | None = None,
-        hidden: np.ndarray | None = None,
     ) -> None:
-        """Record the drawn token, its surprise, and the model's order parameter and state (D,)."""
+        """Record the drawn token, its surprise, and the model's order parameter."""
         if self.monitor is None:
             self.loop_score = self.loops.add(token)
             return
@@ -205,7 +200,6 @@ class Row:
             token,
             surprise_nats=surprise_nats,
             coherence=coherence,
-            hidden=hidden,
         )
         self.loop_score = reading.repetition
         self.readings.append(reading)

@@ -1,7 +1,8 @@
 """Temperature rule of the stability monitor: T' = T exp(-λ).
 
-λ is positive, and the text is drawn cooler, where it is chaotic, divergent or too surprising; λ is
-negative where it loops. The rule itself is `entropy_core.policies.stability_temperature`.
+λ is positive, and the text is drawn cooler, where it is too surprising, chaotic or divergent; λ is
+negative, and it is drawn warmer, where it loops. The rule is
+`entropy_core.policies.stability_temperature`.
 """
 
 import math
@@ -9,11 +10,9 @@ from collections.abc import Set
 from typing import NamedTuple
 
 from entropy_core.checks import require
-from entropy_core.lyapunov import CHAOTIC, CLASSES, DIVERGENT, PERIODIC
 from entropy_core.policies import TemperatureOptions, stability_temperature
-from reso_llm.decoding.alarms import LOOP_MIDPOINT
 
-LOOP_WARMING = 0.4  # nats: an exact loop is warmed by e^0.4 = 1.5
+STRENGTH = 0.4  # nats: an exact loop is warmed by e^0.4 = 1.5, the worst surprise cooled by as much
 
 
 class Steering(NamedTuple):
@@ -24,19 +23,14 @@ class Steering(NamedTuple):
 
 
 def steering(
-    stability_class: str, alarms: Set[str], exponent: float, repetition: float
+    stability_class: str, alarms: Set[str], surprise: float, repetition: float
 ) -> Steering:
-    """The steering of a text, from its class, its active alarms, its exponent and its repetition.
-
-    `exponent` counts where the text is chaotic, divergent or too surprising.
-    """
-    if stability_class in (CLASSES[CHAOTIC], CLASSES[DIVERGENT]):
-        return Steering(stability_class, exponent)
-    if "surprise" in alarms:
-        return Steering("surprise", exponent)
-    if stability_class == CLASSES[PERIODIC] or "loop" in alarms:
-        cause = "loop" if "loop" in alarms else stability_class
-        return Steering(cause, -LOOP_WARMING * max(LOOP_MIDPOINT, repetition))
+    """The steering of a text, from its class, its active alarms and the scores (0 to 1) of both."""
+    if "loop" in alarms or stability_class == "periodic":
+        return Steering("loop" if "loop" in alarms else stability_class, -STRENGTH * repetition)
+    if "surprise" in alarms or stability_class in ("chaotic", "divergent"):
+        cause = "surprise" if "surprise" in alarms else stability_class
+        return Steering(cause, STRENGTH * max(0.5, surprise))
     return Steering()
 
 

@@ -5,9 +5,9 @@ row is cut to half of them and read again: generation never stops for lack of ro
 stays, which is <|bos|> and a system message of at most a quarter of max_seq_len, and an eighth more
 for stored texts, and the newest tokens do. Noise in the cache ends there too. A model with an
 attention window has no such limit. The echo keeps what it counted of the tokens dropped; the row's
-own words count `own_weight`, and so does the beginning of a reply in a prompt. Rows of a batch share their columns, so a short row is
-read again when the longest is full, and loses nothing. The rows own their ids; the context owns the
-model's state after them.
+own words count `own_weight`, and so does the beginning of a reply in a prompt. Rows of a batch
+share their columns, so a short row is read again when the longest is full, and loses nothing. The
+rows own their ids; the context owns the model's state after them.
 
 One row on a CPU is read by the `Stepper`, everything else by the model itself.
 
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.generation.attention_received import received_attention
+from reso_llm.generation.nudge import FORK_EVERY, Nudged, text_exponents
 from reso_llm.generation.remembered import memory_limit
 from reso_llm.generation.row import Prediction, TextRow
 from reso_llm.generation.states import heated, padded, selected, stacked
@@ -50,7 +51,8 @@ class Context:
     ) -> None:
         """rows hold at least one id each; goal is (D,); noise is stochastic resonance's source.
 
-        attending: sum up the attention received, which `received` returns.
+        attending: sum up the attention received, which `received` returns. Rows with a monitor get
+        the exponents of their states, where the traces are kept.
         """
         self.model, self.noise, self.attending = model, noise, attending
         self.tokenizer, self.table = tokenizer, model.embedding.weight
@@ -70,6 +72,9 @@ class Context:
         self._bounded = model.config.attention_window == 0
         self._num_first = [0] * len(rows)  # tokens of the last reading in one pass
         self._received = [np.zeros(0)] * len(rows)  # attention received before, by index in ids
+        self.monitored = any(row.decoding.monitor is not None for row in rows)
+        self._nudged: Nudged | None = None  # while the rows read the tokens after a fork
+        self._num_read = 0  # tokens since the prompt, of every row
 
     def predict(self) -> Prediction:
         """Read the newest token of each row, and predict the next.
@@ -77,7 +82,14 @@ class Context:
         The logits of a row that has ended mean nothing.
         """
         if self._length == 0:
-            return self._host(*self._read_anew(num_unread=0))
+            prediction = self._host(*self._read_anew(num_unread=0))
+        else:
+            prediction = self._read_newest()
+            self._follow(prediction)
+        self._fork()
+        return prediction
+
+    def _read_newest(self) -> Prediction:
         if self._bounded and self._length == self.model.config.max_seq_len:
             self._read_anew(num_unread=1)
         self._length += 1
@@ -93,6 +105,35 @@ class Context:
         output = self.model(inputs, self.state, self._goals(len(self.rows)), self.noise)
         self.state = output.state
         return self._host(output.logits[:, -1], output.diagnostics)
+
+    # --- the exponent of the states
+
+    def _fork(self) -> None:
+        """Begin to follow a nudged copy of the state, FORK_EVERY tokens after the last one."""
+        asked = self.monitored and self.rows[0].options.metrics
+        if asked and self._nudged is None and self._num_read % FORK_EVERY == 0:
+            self._nudged = Nudged(self.model, self._current(), self._goals(len(self.rows)))
+
+    def _follow(self, prediction: Prediction) -> None:
+        """Show the nudged copy what the rows have read; the monitors take its exponents."""
+        self._num_read += 1
+        if self._nudged is None:
+            return
+        newest = torch.tensor([row.ids[-1] for row in self.rows], device=self.device)
+        self._nudged.follow(newest, prediction.hidden)
+        if self._nudged.complete:
+            exponents, self._nudged = self._nudged.exponents(), None
+            for row, exponent in zip(self.rows, exponents, strict=True):
+                if row.decoding.monitor is not None and not row.stop_reason:
+                    row.decoding.monitor.take_exponent(exponent)
+
+    def settle(self) -> None:
+        """Measure the exponent of the rows that have ended before a first one: of all their ids."""
+        for row in self.rows:
+            monitor, limit = row.decoding.monitor, self.model.config.max_seq_len
+            if row.options.metrics and monitor is not None and not monitor.measured:
+                ids = torch.tensor([row.ids[-limit:]], device=self.device)
+                monitor.take_exponent(*text_exponents(self.model, ids))
 
     def heat(self, row: int, noise: CacheNoise, generator: torch.Generator) -> None:
         """Put noise into a row's cache; it acts from the next token on."""
@@ -141,6 +182,7 @@ class Context:
 
     def _take(self, state: ResoState) -> None:
         self._length = state.length
+        self._nudged = None  # it follows another state
         one = len(self.rows) == 1 and Stepper.supports(self.model)
         attending = self.attending
         self.stepper = Stepper(self.model, state, self.goal, attending=attending) if one else None
@@ -158,6 +200,9 @@ class Context:
             part: self._read_alone(part, longest - part.length) for part in dict.fromkeys(kept)
         }
         rows = [outputs[part] for part in kept]
+        if self._length == 0 and self.monitored:
+            for row, output in zip(self.rows, rows, strict=True):
+                row.read_prompt(output.logits[0])
         self._take(stacked([row.state for row in rows]))
         logits = torch.cat([row.logits[:, -1] for row in rows])
         return logits, {

@@ -32,7 +32,8 @@ class GuidedContext:
         self.goal, self.none, self.strength = goal, none, strength
         self.rows, self.tokenizer = goal.rows, goal.tokenizer
         self.table, self.attending = goal.table, goal.attending
-        none.attending = False  # attention is reported where the goals are known
+        self.monitored = goal.monitored
+        none.attending = none.monitored = False  # both are reported where the goals are known
 
     def predict(self) -> Prediction:
         """Read the newest token of each row twice, and predict the next."""
@@ -51,6 +52,10 @@ class GuidedContext:
     def received(self, row: int) -> np.ndarray:
         """Attention received where the goals are known; see `ModelContext.received`."""
         return self.goal.received(row)
+
+    def settle(self) -> None:
+        """`ModelContext.settle` where the goals are known."""
+        self.goal.settle()
 
     def warnings(self, row: int) -> tuple[str, ...]:
         """Sentences about what a row's context has lost."""

@@ -27,6 +27,7 @@ class ModelContext(Protocol):
     tokenizer: Tokens
     table: Tensor  # (V,D), token embeddings
     attending: bool  # whether `received` is known
+    monitored: bool  # whether the rows' monitors are told of the prompt and of the states
 
     def predict(self) -> Prediction:
         """Read the newest token of each row, and predict the next."""
@@ -42,6 +43,10 @@ class ModelContext(Protocol):
 
     def received(self, row: int) -> np.ndarray:
         """Share of attention (n,) that a row's n ids got."""
+        ...
+
+    def settle(self) -> None:
+        """Measure what the monitors of rows that have ended still lack."""
         ...
 
     def warnings(self, row: int) -> tuple[str, ...]:

@@ -2,11 +2,12 @@
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from entropy_core.checks import is_number, is_whole, nearest, require
-from reso_llm.decoding.controllers import Controller
+from reso_llm.config import StabilityConfig
+from reso_llm.decoding.controllers import Controller, StabilityTemperature
 from reso_llm.decoding.row import SignalOptions
 from reso_llm.decoding.sampling import SamplingOptions
 
@@ -25,6 +26,8 @@ class GenerationOptions:
         further (`guidance.py`). Without a goal it does nothing.
     controllers: what decides before each token, in this order (`reso_llm.decoding.controllers`).
     signals: how the signals they read are averaged.
+    auto_temperature: let the stability monitor move the temperature, after the controllers, where
+    the model has a calibrated one with stability.auto_temperature_adjust.
     metrics: measure the text as it is written; without, no traces and no attention summary.
     alternatives: most probable tokens that each row keeps beside every token; 0 without metrics.
     sampling: the sampler's part of these options; derived.
@@ -40,6 +43,7 @@ class GenerationOptions:
     guidance: float = 1.5
     controllers: Sequence[Controller] = ()
     signals: SignalOptions = field(default_factory=SignalOptions)
+    auto_temperature: bool = True
     metrics: bool = True
     alternatives: int = 0
     sampling: SamplingOptions = field(init=False)
@@ -50,13 +54,15 @@ class GenerationOptions:
         require(fits, "max_length", length, "a whole number from 0 to 2^63 - 1")
         _check_stop(self.stop)
         _check_controllers(self.controllers)
-        signals, metrics, guidance = self.signals, self.metrics, self.guidance
+        signals, guidance = self.signals, self.guidance
         fits = is_number(guidance) and 0 <= guidance <= LARGEST_GUIDANCE
         require(fits, "guidance", guidance, f"a number from 0 to {LARGEST_GUIDANCE}")
         require(isinstance(signals, SignalOptions), "signals", signals, "SignalOptions")
-        require(isinstance(metrics, bool), "metrics", metrics, "True or False")
+        for name in ("auto_temperature", "metrics"):
+            value = getattr(self, name)
+            require(isinstance(value, bool), name, value, "True or False")
         count = self.alternatives
-        counted = is_whole(count) and 0 <= count <= (LARGEST if metrics else 0)
+        counted = is_whole(count) and 0 <= count <= (LARGEST if self.metrics else 0)
         require(counted, "alternatives", count, "a count of at least 0, and 0 without metrics")
         names = [item.name for item in fields(SamplingOptions)]
         sampling = SamplingOptions(**{name: getattr(self, name) for name in names})
@@ -68,6 +74,13 @@ class GenerationOptions:
     def stop_strings(self) -> tuple[str, ...]:
         """`stop` as a tuple."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    def followed_by(self, stability: StabilityConfig) -> "GenerationOptions":
+        """The options with the controller that `auto_temperature` asks for, after the others."""
+        asked = self.auto_temperature and stability.enabled and stability.auto_temperature_adjust
+        if not asked or any(isinstance(c, StabilityTemperature) for c in self.controllers):
+            return self
+        return replace(self, controllers=(*self.controllers, StabilityTemperature()))
 
 
 def options_of(max_length: int, options: Mapping[str, Any]) -> GenerationOptions:

@@ -39,14 +39,15 @@ class GenerationResult:
     seed: int
     generation_time_ms: float
 
-    stability: str = "unknown"
-    """Class at the end: stable, periodic, chaotic, divergent, or unknown (no claim)."""
+    stability: str = ""
+    """Class at the end, prompt included: stable, periodic, chaotic or divergent; "" where nothing
+    was measured."""
     lyapunov: float = math.nan
-    """Exponent at the end, nats per token."""
+    """Exponent of the model's states, mean over the text, nats per token."""
     entropy_trace: tuple[float, ...] = ()
     """Nats, of the distribution behind each token, guided to goals, before temperature, filters."""
     lyapunov_trace: tuple[float, ...] = ()
-    """Nats per token."""
+    """Nats per token, as known at each token; 0 before the first measurement."""
     temperature_trace: tuple[float, ...] = ()
     """Temperature each token was drawn at; 0 is greedy."""
     coherence_trace: tuple[float, ...] = ()
@@ -124,6 +125,7 @@ def result_of(
     new_ids, decoded = row.new_ids, row.decoding
     n = len(new_ids) if row.options.metrics else 0  # Ctrl-C may fall between a reading and its id
     readings, agency = decoded.readings[:n], session.agency
+    monitor = decoded.monitor if row.options.metrics else None
     foci = agency.foci_of(text.targets, tuple(goals)) if agency else ()
     appraisals = agency.appraise(text.vector, tuple(goals)) if agency else []
     return GenerationResult(
@@ -134,8 +136,8 @@ def result_of(
         stop_reason=row.stop_reason,
         seed=row.seed,
         generation_time_ms=milliseconds,
-        stability=readings[-1].stability_class if readings else "unknown",
-        lyapunov=readings[-1].lyapunov_per_token if readings else math.nan,
+        stability=monitor.stability_class if monitor else "",
+        lyapunov=monitor.lyapunov if monitor else math.nan,
         entropy_trace=tuple(s.entropy_nats for s in decoded.signals[:n]),
         lyapunov_trace=tuple(r.lyapunov_per_token for r in readings),
         temperature_trace=tuple(decoded.temperatures[:n]),

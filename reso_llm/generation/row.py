@@ -11,12 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from entropy_core.information import entropy_nats
 from reso_llm.decoding.row import Draw, Measure, Row
 from reso_llm.decoding.stability import StabilityMonitor
 from reso_llm.generation.options import GenerationOptions
 from reso_llm.generation.remembered import NOTHING, Memories
 from reso_llm.generation.text_stream import TextStream
 from reso_llm.generation.tokens import Tokens
+
+PROMPT_WINDOW = 64  # last tokens of a prompt that count for the class of a text
 
 
 class Prediction(NamedTuple):
@@ -79,6 +82,17 @@ class TextRow:
         """The text after the prompt as far as it is certain; all of it once the row has ended."""
         return self.stream.text
 
+    def read_prompt(self, logits: Tensor) -> None:
+        """Show the monitor the end of the prompt: logits (T,V) after each of its last T ids."""
+        monitor = self.decoding.monitor
+        ids = self.ids[1:][-min(PROMPT_WINDOW, len(logits) - 1) :]
+        if monitor is None or len(logits) < 2:
+            return
+        log_p = logits[-len(ids) - 1 : -1].float().log_softmax(-1)
+        chosen = torch.tensor(ids, device=log_p.device)[:, None]
+        surprises = -log_p.gather(-1, chosen)[:, 0]
+        monitor.read_prompt(ids, surprises.tolist(), entropy_nats(log_p).tolist())
+
     def decide(self, measured: Measure | None, prediction: Prediction, row: int) -> Draw:
         """Decide how to draw the next token.
 
@@ -99,8 +113,8 @@ class TextRow:
         """
         if measured is not None:
             surprise = measured.log_total - prediction.logits[row, token].item()
-            coherence, hidden = _of(prediction.coherence, row), _of(prediction.hidden, row)
-            self.decoding.observe(token, surprise, coherence, hidden)
+            coherence = _of(prediction.coherence, row)
+            self.decoding.observe(token, surprise, coherence)
             self.surprises.append(surprise)
             if coherence is not None:
                 self.coherence.append(coherence)

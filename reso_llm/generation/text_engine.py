@@ -20,6 +20,7 @@ from entropy_core.checks import require
 from reso_llm.decoding.controllers import SRB, StabilityTemperature
 from reso_llm.decoding.row import Event
 from reso_llm.decoding.stability import StabilityMonitor
+from reso_llm.decoding.text_class import DEFAULT, StabilityCalibration
 from reso_llm.generation.loop import Job, finish, telling
 from reso_llm.generation.options import GenerationOptions, options_of, seed_or_drawn
 from reso_llm.generation.prompt import Prompt
@@ -41,12 +42,15 @@ from reso_llm.session.session import Session
 class TextEngine(ABC):
     """Generates text with a model and its tokenizer; the session keeps goals, foci and episodes.
 
-    `srb` is the SRB controller with the thresholds calibrated for this model, where there are some.
+    `srb` is the SRB controller with the thresholds calibrated for this model, where there are some,
+    and `stability_calibration` what the stability monitor knows of its texts. Without one the
+    monitor uses defaults, and moves no temperature by itself.
     """
 
     tokenizer: Tokens
     session: Session
     srb: SRB
+    stability_calibration: StabilityCalibration | None = None
     echo_times: float
     """How many times the echo reads a stored text of importance 1 that was learned just now."""
 
@@ -229,6 +233,7 @@ class TextEngine(ABC):
         """Return the results of a job whose rows have ended; the session notes their texts."""
         milliseconds = (time.perf_counter() - job.started) * 1000
         context = job.context
+        context.settle()
         texts = [written_text(context, b, job.goals) for b in range(len(job.rows))]
         results = [
             result_of(row, text, self.session, job.goals, context.warnings(b), milliseconds)
@@ -253,6 +258,8 @@ class TextEngine(ABC):
         """One row for each prompt; the session follows the monitor of a row that is alone."""
         if on_text is not None and not callable(on_text):
             raise ValueError(f"on_text = {on_text!r}: expected a function of a text, or None")
+        if self.stability_calibration is not None:
+            options = options.followed_by(self.session.config.stability)
         rows = [
             self._row(prompt, options, seed, on_text)
             for prompt, seed in zip(prompts, seeds, strict=True)
@@ -275,7 +282,7 @@ class TextEngine(ABC):
         followed = any(isinstance(c, StabilityTemperature) for c in options.controllers)
         stability, monitor = self.session.config.stability, None
         if stability.enabled and (options.metrics or followed):
-            monitor = StabilityMonitor(stability)
+            monitor = StabilityMonitor(stability, self.stability_calibration or DEFAULT)
         memories = self.memories_of(prompt)
         return TextRow(
             self.prompt_ids(with_memories(prompt, memories.told)),

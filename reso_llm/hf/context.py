@@ -32,7 +32,7 @@ from reso_llm.stages.echo import Echo, EchoState, EchoStep, TextCounts
 class HFContext:
     """A model of transformers after the ids of some rows. Call its methods in inference mode."""
 
-    attending = False
+    attending = monitored = False
 
     def __init__(
         self,
@@ -108,6 +108,9 @@ class HFContext:
     def received(self, row: int) -> np.ndarray:
         """ValueError: these models do not tell the attention that a token received."""
         raise ValueError("attention received is not known of a model of transformers")
+
+    def settle(self) -> None:
+        """Nothing: the states of these models are not nudged."""
 
     def warnings(self, row: int) -> tuple[str, ...]:
         """Sentences about what a row's context has lost."""

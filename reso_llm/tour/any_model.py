@@ -6,12 +6,14 @@ Questions and topics are those of `probes.DIALOGUES`. Nothing of the engine's se
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from reso_llm.data.conversation import Message
+from reso_llm.generation.engine import Engine
 from reso_llm.generation.results import GenerationResult
 from reso_llm.generation.text_engine import TextEngine
 from reso_llm.session.session import Session
-from reso_llm.tour.measurements import Finding
+from reso_llm.tour.measurements import Finding, measure_goals
 from reso_llm.tour.probes import DIALOGUES
 from run_core.terminal import finite_mean
 
@@ -59,13 +61,23 @@ def say_towards_goals(engine: TextEngine, seed: int) -> Finding:
             aimed = engine.generate_with_goal(prompt, dialogue.topic, LENGTH, **given)
         words["without"] += _words_of(dialogue.topic, plain.text)
         words["with"] += _words_of(dialogue.topic, aimed.text)
-        shown += [f"{dialogue.question} ({dialogue.topic}): {_first(aimed.text)}"]
+        shown += [
+            f"{dialogue.question} ({dialogue.topic}): {_first(aimed.text)}",
+            f"  without: {_first(plain.text)}",
+            f"  {aimed.attention_sentence}",
+        ]
     lines = [
         f"words of the goals in {len(DIALOGUES)} greedy replies: {words['without']} without, "
         f"{words['with']} with; the first:",
-        *(f"  {line}" for line in shown[:2]),
+        *(f"  {line}" for line in shown[:6]),
     ]
     return Finding(lines, numbers={name: float(count) for name, count in words.items()})
+
+
+def measure_and_say_goals(engine: Engine, seed: int) -> Finding:
+    """What goals are worth to given replies of a ResoLLM, and what it says towards them."""
+    measured, said = measure_goals(engine, seed), say_towards_goals(engine, seed)
+    return replace(measured, lines=[*measured.lines, *said.lines], numbers=said.numbers)
 
 
 def say_what_was_told(engine: TextEngine, seed: int) -> Finding:

@@ -181,7 +181,6 @@ def warning_trace(model: ResoLLMModel, ids: Sequence[int]) -> tuple[list[float],
         list(ids[1:]),
         surprise_nats=values.surprise_nats,
         coherence=values.coherence,
-        hidden=values.hidden,
     )
     return [reading.warning for reading in monitored], monitored[-1].stability_class
 

@@ -50,9 +50,9 @@ STATIONS = {
     ),
     "goals": Station(
         "Agency: goals",
-        "A goal shifts what is said; the right one should make the reply more probable.",
+        "A goal guides what is said; the right one should make the reply more probable.",
         "agency",
-        measurements.measure_goals,
+        any_model.measure_and_say_goals,
     ),
     "field": Station(
         "Sedenion field",

@@ -9,11 +9,12 @@ tokens; a budget in minutes makes the schedule follow the clock).
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from reso_llm.tokenizer import ResoTokenizer
-from reso_llm.training.calibration import goal_calibration
+from reso_llm.training.calibration import goal_calibration, stability_calibration
 from reso_llm.training.config import RESUMABLE, completed
 from reso_llm.training.learner import Learner
 from run_core import run
@@ -103,6 +104,7 @@ def _save_checkpoint(learner: Learner, tokenizer: ResoTokenizer, counters: Count
                 | {"best_bits_per_byte": best if math.isfinite(best) else None},
                 "tokenizer_fingerprint": tokenizer.fingerprint,
                 "goal_calibration": _goal_calibration(learner),
+                "stability_calibration": _stability_calibration(learner),
                 "data": learner.data.path.name,
                 "config": learner.config.to_dict(),
                 "state": document,
@@ -123,4 +125,14 @@ def _goal_calibration(learner: Learner) -> dict[str, float] | None:
         return None
     with torch.no_grad():
         calibration = goal_calibration(learner.data.train, learner.model.embedding.weight)
+    return calibration and calibration._asdict()
+
+
+def _stability_calibration(learner: Learner) -> dict[str, Any] | None:
+    model = learner.model
+    if not model.config.stability.enabled:
+        return None
+    was_training = model.training
+    calibration = stability_calibration(learner.data.val, model.eval())
+    model.train(was_training)
     return calibration and calibration._asdict()

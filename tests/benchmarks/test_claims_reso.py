@@ -48,11 +48,17 @@ def memory(seed):
 
 def stability(seed):
     scores = {"warning": {"auroc": [0.9, 0.8, 1.0]}, "entropy": {"auroc": [0.6, 0.5, 0.7]}}
-    return {"checkpoint": "c", "data": "d", "seed": seed,
+    return {"checkpoint": "c", "data": "d", "seed": seed, "kind": "warning",
             "corrupt": [{"read": 8, **scores}], "loop": [{"read": 8, **scores}],
-            "own loop": [{"read": -5, **scores}], "false_alarms": {"share_of_windows": 0.1},
-            "classes": {"clean": {"unknown": 90, "chaotic": 1, "stable": 9},
-                        "corrupt": {"unknown": 80, "chaotic": 5, "divergent": 5}}}  # fmt: skip
+            "own loop": [{"read": -5, **scores}],
+            "false_alarms": {"share_of_windows": 0.1}}  # fmt: skip
+
+
+def stability_classes(accuracy, gain):
+    forms = {"refitted": accuracy, "with exponent": accuracy + gain}
+    return {"checkpoint": "c", "data": "d", "seed": 0, "kind": "classes"} | {
+        form: {"balanced_accuracy": [a, a - 0.01, a + 0.01]} for form, a in forms.items()
+    }
 
 
 def slips(arm, escaped, rep4):
@@ -75,7 +81,7 @@ GOOD = {
     "memory": [memory(0), memory(1)],
     "recall": [{"memory": True, "tied": False, "filler": 32, "accuracy": 1.0, "window": 8,
                 "accuracy_forgetting": 0.1, "chance": 0.1}],
-    "stability": [stability(0), stability(1)],
+    "stability": [stability(0), stability(1), stability_classes(0.9, 0.1)],
     "consensus": [
         {"way": way, "agents": ["a", agent], "minus_best_single": DOWN}
         for way in ("consensus", "one text", "relay") for agent in "bc"
@@ -120,9 +126,10 @@ TURNS = [
     ("Episodic tagging", {("memory", 0, "recall_hit_at_1", "question, memory", 1): 0.4}, NOT),
     ("Early warning of", warning("own loop", warning=[0.6, 0.4, 0.8]), MIXED),
     ("Early warning: better", warning("corrupt", entropy=[0.85, 0.8, 0.9]), MIXED),
-    ("Chaos theory", {("stability", 0, "classes", "corrupt"): {"unknown": 99, "chaotic": 1}}, NOT),
-    ("Chaos theory",
-     {("stability", 0, "classes", "corrupt"): {"unknown": 9, "divergent": 1}}, HOLDS),
+    ("The stability class", {("stability", 2, "refitted", "balanced_accuracy"): [0.8, 0.7, 0.9]},
+     NOT),
+    ("Chaos theory", {("stability", 2, "with exponent", "balanced_accuracy"): [0.9, 0.8, 1.0]},
+     NOT),
     ("Multiple models", {("hearsay", 0, "told"): FLAT}, MIXED),
     ('coordination_strategy="consensus"', {("consensus", 0, "minus_best_single"): FLAT}, MIXED),
     ('coordination_strategy "parallel"', {("consensus", i, "minus_best_single"): UP

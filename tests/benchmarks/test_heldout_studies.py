@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from benchmarks.kit import heldout
 from benchmarks.studies import long_context
 from benchmarks.tasks import gating
-from benchmarks.tasks.goals import conversations, measures
+from benchmarks.tasks.goals import conversations, guided, measures
 from reso_llm.config import (
     KuramotoConfig,
     PRSCConfig,
@@ -262,6 +262,30 @@ def test_continuation_is_sampling_from_whole_passes_with_the_goal():
 
 
 @torch.no_grad()
+def test_a_reply_speaks_of_a_goal_in_any_form_of_its_words():
+    goals = ("music and bands", "cats")
+    texts = (
+        ["A Band played."] * 4 + ["I like the sea."] + ["My cat's tail"] * 3 + ["music, cats"] * 2
+    )
+    own, others = guided.spoken_of(texts, goals)
+    assert own.tolist() == [1, 1, 1, 1, 0] + [1] * 5
+    assert others.tolist() == [0] * 8 + [1, 1]
+
+
+def test_nearness_is_own_cosine_minus_that_of_others_by_hand():
+    goals, centre = torch.eye(3)[:2], torch.zeros(3)
+    texts = torch.stack([goals[0]] * 5 + [goals[0] + goals[1]] * 5)
+    near = guided.nearness(texts, goals, centre)
+    assert near.tolist() == pytest.approx([1.0] * 5 + [0.0] * 5, abs=1e-6)
+    moved = torch.tensor([5.0, -3.0, 2.0])
+    assert guided.nearness(texts + moved, goals + moved, moved) == pytest.approx(near, abs=1e-6)
+
+
+def test_repeated_is_the_share_of_4_grams_seen_before():
+    assert guided.repeated("a b c d a b c d") == pytest.approx(1 / 5)
+    assert guided.repeated("a b c") == 0
+
+
 def test_generated_compares_texts_with_their_own_goals():
     """The rise of each prompt's own goal, by hand; the loop is the same for another's."""
     model, rows = make_model("agency"), make_rows(9, 10, 11)
@@ -277,7 +301,7 @@ def test_generated_compares_texts_with_their_own_goals():
             for given, sign in ((goal, 1), (None, -1)):
                 given = given if given is None else measures.TRUST * given
                 ids = measures.continuation(model, row.inputs[:5], given, 3 + i, 6)
-                text = F.rms_norm(model.embedding.weight[ids], (32,)).mean(0)
+                text = F.rms_norm(model.embedding.weight.detach()[ids], (32,)).mean(0)
                 rises.append(sign * F.cosine_similarity(text, goal[0], dim=0).item())
         assert found["rise"][0] == pytest.approx(sum(rises) / 3, abs=1e-5)
         assert found["rows"] == 3

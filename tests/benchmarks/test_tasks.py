@@ -32,7 +32,7 @@ QUICK = {  # the options of each task, and the fields of its rows
     "goals": (ON_DATA, {"checkpoint", "data", "seed", "measure"}),
     "talk": ([*ON_DATA, "--train", "DATA"], {"checkpoint", "data", "seed", "long", "replies"}),
     "gating": (ON_DATA, {"checkpoint", "data", "share", "layers"}),
-    "stability": (ON_DATA, {"checkpoint", "data", "seed", "corrupt", "own loop"}),
+    "stability": (ON_DATA, {"checkpoint", "data", "seed", "kind"}),
 }
 
 

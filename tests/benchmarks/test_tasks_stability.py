@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from benchmarks.kit.statistics import auroc
-from benchmarks.tasks.stability.damage import corrupted, loop_onset, looped
+from benchmarks.tasks.stability.damage import loop_onset
 from benchmarks.tasks.stability.scores import Trace, auroc_interval, compare
+from reso_llm.decoding.damage import looped, replaced
 
 pytest.importorskip("scipy")
 
@@ -35,7 +36,7 @@ def test_an_interval_has_the_width_of_theory():
 
 def test_damage_begins_at_c_and_not_before():
     ids = generator().integers(0, 1000, (30, 64))
-    bad, loop = corrupted(ids, 40, 0.5, generator(1)), looped(ids, 40, generator(1))
+    bad, loop = replaced(ids, 40, 0.5, generator(1)), looped(ids, 40, generator(1))
     for damaged in (bad, loop):
         np.testing.assert_equal(damaged[:, :40], ids[:, :40])
     assert (bad != ids)[:, 40].mean() > 0.9

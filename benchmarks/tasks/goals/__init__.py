@@ -11,6 +11,9 @@
                 the conversations, rates on the other, over 200 random halvings; AUC is the chance
                 that a matching pair has the larger cosine; centred subtracts the mean text first
     generated   cosine with the goal of 64 tokens sampled with it and without it, the same seed
+    guided      replies to 60 questions guided to a goal, by the strength of the guidance: how many
+                speak of it, and how near they are to it (`guided.py`); with --guided only this, as
+                with --model, a model of transformers that is told the goal in its system message
 
 The goal of the whole reply tells the model what it is asked to predict, which is how it was
 trained: only the other cases say that a goal means more than its own tokens. A seed draws whose
@@ -20,7 +23,7 @@ table gives the means of values and ends, as wide as one seed's.
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -28,6 +31,7 @@ from tqdm import tqdm
 
 from benchmarks.kit import heldout
 from benchmarks.kit.records import Records
+from benchmarks.tasks.goals import guided
 from benchmarks.tasks.goals.conversations import (
     MIN_REPLY,
     Row,
@@ -45,6 +49,7 @@ from benchmarks.tasks.goals.measures import (
     token_nats,
 )
 from benchmarks.tasks.goals.tables import figure, text
+from reso_llm.generation.text_engine import TextEngine
 from reso_llm.model import ResoLLMModel
 
 __all__ = ["add_options", "figure", "run", "text"]
@@ -52,6 +57,7 @@ __all__ = ["add_options", "figure", "run", "text"]
 MIN_ROWS = 9  # conversations: 5 in the half that calibrates, as 5 x 4 unrelated pairs suffice
 PROMPTS, NEW_TOKENS = 20, 64
 QUICK_DOCUMENTS, QUICK_ROWS, QUICK_PROMPTS, QUICK_NEW_TOKENS = 40, 10, 2, 4
+QUICK_GOALS = 2
 HALVES = ("first", "second")
 
 Unit = tuple[dict[str, Any], Callable[[], Mapping[str, Any]]]  # fields of a row; its measurement
@@ -61,11 +67,23 @@ def add_options(parser: Any) -> None:
     heldout.add_checkpoint_option(parser)
     heldout.add_data_option(parser)
     parser.add_argument("--train", type=str, help="text to count unigrams in, for two weightings")
+    parser.add_argument(
+        "--model", type=str, help="a model of transformers in place of the checkpoint"
+    )
+    parser.add_argument("--guided", action="store_true", help="measure guided replies alone")
+    parser.add_argument("--strengths", type=float, nargs="+", default=[0.0, 1.0, 1.5, 2.0, 3.0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
 
 
 def run(options: Any) -> list[dict[str, Any]]:
     """One row for each measurement. ValueError without agency, or with too little conversation."""
+    seeds = options.seeds[:1] if options.quick else options.seeds
+    records = Records("goals", options.record)
+    if options.model or options.guided:
+        engine, name = _engine(options)
+        names = {"checkpoint": name, "data": "questions"}
+        todo = guided_units(engine, seeds, options)
+        return [records.row({**names, **key}, measure) for key, measure in shown(todo)]
     engine, spec = heldout.engine_with(options.checkpoint, "agency"), heldout.data_of(options)
     split, _ = heldout.held_out(spec, engine.tokenizer, QUICK_DOCUMENTS if options.quick else None)
     rows = first_windows(split, engine.config.max_seq_len)[: QUICK_ROWS if options.quick else None]
@@ -79,12 +97,45 @@ def run(options: Any) -> list[dict[str, Any]]:
     new_tokens = QUICK_NEW_TOKENS if options.quick else NEW_TOKENS
     prompts = QUICK_PROMPTS if options.quick else PROMPTS
     prompted = asked_rows(rows, engine.config.max_seq_len, prompts, new_tokens)
-    seeds = options.seeds[:1] if options.quick else options.seeds
     names = heldout.names_of(options.checkpoint, spec)
-    records = Records("goals", options.record)
     todo = units(engine.model, rows, weights, seeds, prompted, new_tokens)
-    bar = tqdm(todo, desc="measurements", leave=False, disable=None)
-    return [records.row({**names, **key}, measure) for key, measure in bar]
+    todo += guided_units(engine, seeds, options)
+    return [records.row({**names, **key}, measure) for key, measure in shown(todo)]
+
+
+def shown(todo: Sequence[Unit]) -> Iterable[Unit]:
+    """The measurements with a bar of progress."""
+    return tqdm(todo, desc="measurements", leave=False, disable=None)
+
+
+def _engine(options: Any) -> tuple[TextEngine, str]:
+    """The engine whose replies are guided, and its name."""
+    if options.model:
+        from reso_llm.hf.engine import HFEngine
+
+        engine = HFEngine.from_pretrained(options.model)
+        return engine, engine.name
+    engine = heldout.engine_with(options.checkpoint, "agency")
+    return engine, heldout.checkpoint_name(options.checkpoint)
+
+
+def guided_units(engine: TextEngine, seeds: Sequence[int], options: Any) -> list[Unit]:
+    """The measurements of guided replies; none is made yet."""
+    goals = guided.GOALS[: QUICK_GOALS if options.quick else None]
+    new_tokens = QUICK_NEW_TOKENS if options.quick else guided.NEW_TOKENS
+    replies = functools.cache(
+        lambda strength, seed: guided.replies(engine, goals, strength, seed, new_tokens)
+    )
+
+    def measure(strength: float, seed: int) -> dict[str, Any]:
+        return guided.measures(engine, goals, replies(strength, seed), replies(0.0, seed))
+
+    return [
+        ({"seed": seed, "measure": "guided", "strength": strength},
+         functools.partial(measure, strength, seed))
+        for seed in seeds
+        for strength in options.strengths
+    ]  # fmt: skip
 
 
 def units(

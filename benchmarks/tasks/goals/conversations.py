@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from entropy_core.primes import first_primes
 from reso_llm.data.prepare import tokenise_all
 from reso_llm.data.token_cache import Split
-from reso_llm.stages.goal import pooled
+from reso_llm.stages.goal import pooled, rarity
 from reso_llm.tokenizer import SPECIAL_TOKENS
 
 MIN_REPLY = 16  # tokens of a reply that has halves worth comparing
@@ -78,7 +78,12 @@ def others(count: int, generator: torch.Generator) -> Tensor:
 def weightings(table: Tensor, train: str | None, tokenizer) -> dict[str, Tensor | None]:
     """By name: None for equal weights, or what each token of the vocabulary counts for, (V,)."""
     count = len(table)
-    weights = {"equal": None, "ln prime": torch.tensor(first_primes(count)).log().to(table)}
+    rare = rarity(torch.arange(count), count).to(table)  # that of `stages.goal.text_vector`
+    weights = {
+        "equal": None,
+        "rarity": rare,
+        "ln prime": torch.tensor(first_primes(count)).log().to(table),
+    }
     if train is not None:
         seen = np.bincount(tokenise_all(train, tokenizer).tokens, minlength=count) + 1
         unigram = torch.from_numpy(seen / seen.sum())

@@ -14,8 +14,16 @@ COLUMNS = {
     "loss": ("matching", "none", "shuffled", "matching - none", "shuffled - none"),
     "achieved": ("false", "true", "auc"),
     "generated": ("with", "without", "rise"),
+    "guided": (
+        "own words",
+        "own words, rise",
+        "others' words",
+        "nearness",
+        "nearness, rise",
+        "repeated 4-grams",
+    ),
 }
-ABOUT, NAMES = ("checkpoint", "data"), ("weighting", "centred", "case", "goal")
+ABOUT, NAMES = ("checkpoint", "data"), ("weighting", "centred", "case", "goal", "strength")
 STYLES = (("matching", BLUE, "o"), ("shuffled", RED, "s"))
 
 

@@ -1,4 +1,4 @@
-"""Windows of held-out text, damaged windows, and the model's own text with its loops.
+"""Windows of held-out text, and the model's own text with its loops.
 
 Shapes: N windows, T tokens, P tokens of a prompt.
 """
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from reso_llm.data.token_cache import Split
-from reso_llm.decoding.stability import LOOP_WINDOW, MAX_PERIOD
+from reso_llm.decoding.text_class import LOOP_WINDOW, MAX_PERIOD
 from reso_llm.model import ResoLLMModel
 
 MIN_DOCUMENTS = 4  # two for each half
@@ -33,21 +33,6 @@ def windows(split: Split, T: int, max_windows: int) -> tuple[np.ndarray, np.ndar
             f"{MIN_DOCUMENTS}"
         )
     return np.stack([ids for _, ids in pieces]), docs
-
-
-def corrupted(ids: np.ndarray, c: int, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Windows (N, T) with a share of the tokens from c on drawn from all tokens of the data."""
-    replace = rng.random(ids.shape) < share
-    replace[:, :c], replace[:, c] = False, True
-    return np.where(replace, rng.choice(ids.ravel(), ids.shape), ids)
-
-
-def looped(ids: np.ndarray, c: int, rng: np.random.Generator) -> np.ndarray:
-    """Windows (N, T) in which the 2 to 16 tokens before c are repeated to the end."""
-    damaged = ids.copy()
-    for row in damaged:
-        row[c:] = np.resize(row[c - rng.integers(2, 17) : c], len(row) - c)
-    return damaged
 
 
 def loop_onset(ids: np.ndarray, start: int) -> int | None:

@@ -14,10 +14,10 @@ from benchmarks.kit.records import Row
 from benchmarks.kit.statistics import Interval, auroc, bootstrap_groups, groups_of
 from benchmarks.tasks.stability.damage import loop_onset
 from entropy_core.information import entropy_nats
-from entropy_core.signals import LoopTracker
 from reso_llm.config import StabilityConfig
 from reso_llm.decoding.alarms import ALARM
-from reso_llm.decoding.stability import LOOP_WINDOW, MAX_PERIOD, StabilityMonitor
+from reso_llm.decoding.stability import StabilityMonitor
+from reso_llm.decoding.text_class import StabilityCalibration
 from reso_llm.model import ResoLLMModel
 
 READ = (0, 1, 2, 4, 8, 16, 32)  # d, damaged tokens read
@@ -35,11 +35,17 @@ class Trace(NamedTuple):
 
 
 @torch.inference_mode()
-def trace(model: ResoLLMModel, ids: np.ndarray, config: StabilityConfig) -> Trace:
+def trace(
+    model: ResoLLMModel,
+    config: StabilityConfig,
+    calibration: StabilityCalibration,
+    ids: np.ndarray,
+) -> Trace:
     """Read windows (N, T), teacher-forced: baselines and the monitor's warning at every token."""
     shape = ids.shape
     scores = {
-        name: np.full(shape, math.nan) for name in ("entropy", "max_prob", "surprise", "warning")
+        name: np.full(shape, math.nan)
+        for name in ("entropy", "max_prob", "surprise", "order", "warning")
     }
     num_warnings, classes = np.zeros(len(ids), dtype=np.int64), {}
     for row, tokens in enumerate(tqdm(ids, desc="reading", leave=False, disable=None)):
@@ -51,17 +57,19 @@ def trace(model: ResoLLMModel, ids: np.ndarray, config: StabilityConfig) -> Trac
         scores["entropy"][row, 1:] = entropy_nats(logits).numpy()
         scores["max_prob"][row, 1:] = log_probs.amax(-1).exp().numpy()
         scores["surprise"][row, 1:] = -chosen.numpy()
-        hidden = output.diagnostics["hidden"][0].numpy()
-        monitor = StabilityMonitor(config)
+        order = output.diagnostics.get("coherence")
+        if order is not None:
+            scores["order"][row, 1:] = order[0, 1:].numpy()
+        monitor = StabilityMonitor(config, calibration)
         for t in range(1, len(tokens)):
             entropy, surprise = scores["entropy"][row, t], scores["surprise"][row, t]
-            reading = monitor.observe(
-                entropy, int(tokens[t]), surprise_nats=surprise, hidden=hidden[t]
-            )
+            reading = monitor.observe(entropy, int(tokens[t]), surprise_nats=surprise)
             scores["warning"][row, t] = reading.warning
             classes[reading.stability_class] = classes.get(reading.stability_class, 0) + 1
         num_warnings[row] = len(monitor.warnings)
     weight = 2 / (config.predictive_horizon + 1)
+    if model.kuramoto is None:
+        del scores["order"]
     for name in ("entropy", "max_prob", "surprise"):
         scores[f"{name}_ema"] = _ema(scores[name], weight)
     return Trace(ids, scores, num_warnings, classes)
@@ -155,17 +163,4 @@ def false_alarms(clean: Trace, report: np.ndarray) -> dict[str, Any]:
         "share_of_tokens": float((warning > ALARM).mean()),
         "warnings_per_100_tokens": float(100 * clean.num_warnings[report].sum() / warning.size),
         "share_of_windows": float((clean.num_warnings[report] > 0).mean()),
-    }
-
-
-def calibration_values(clean: Trace, rows: np.ndarray, horizon: int) -> dict[str, float]:
-    """99 % quantiles on clean text of what the monitor's midpoints are set to."""
-    excess = clean.scores["surprise"] - clean.scores["entropy"]
-    excess[:, 1] *= 2 / (horizon + 1)  # the monitor's average starts at 0
-    averages = _ema(excess, 2 / (horizon + 1))[rows, 1:]
-    trackers = [(LoopTracker(LOOP_WINDOW, MAX_PERIOD), ids[1:]) for ids in clean.ids[rows]]
-    repetition = [tracker.add(int(token)) for tracker, ids in trackers for token in ids]
-    return {
-        "excess_nats": float(np.quantile(averages, 0.99)),
-        "repetition": float(np.quantile(repetition, 0.99)),
     }

@@ -9,6 +9,7 @@ from benchmarks.kit.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, error_bars
 from benchmarks.kit.records import Row, grouped
 from benchmarks.kit.statistics import mean_interval
 from benchmarks.kit.tables import shown, table
+from reso_llm.decoding.text_class import CLASSES
 
 KINDS = ("corrupt", "loop", "own loop")
 TITLES = ("a share of the tokens replaced", "a span repeated", "the model's own loop")
@@ -16,6 +17,7 @@ STYLES = {
     "warning": (BLUE, "o-", "monitor's warning"),
     "surprise_ema": (ORANGE, "s--", "surprise, averaged"),
     "entropy": (GREEN, "^:", "entropy"),
+    "order": (GREY, "x-.", "order parameter"),
     "max_prob": (PURPLE, "v-.", "largest probability"),
 }
 
@@ -34,8 +36,34 @@ def over_seeds(rows: Sequence[Row], kind: str) -> dict[int, dict[str, list[float
 
 
 def text(rows: Sequence[Row]) -> str:
-    """AUROC by damage and d, and the false alarms, for each checkpoint."""
-    return "\n\n".join(map(_table, grouped(rows, *SETTINGS).values()))
+    """AUROC by damage and d, and the false alarms; then the classes; for each checkpoint."""
+    warnings = [row for row in rows if row["kind"] == "warning"]
+    classes = [row for row in rows if row["kind"] == "classes"]
+    parts = list(map(_table, grouped(warnings, *SETTINGS).values()))
+    parts += map(_class_table, grouped(classes, "checkpoint", "data", "tokens").values())
+    return "\n\n".join(parts)
+
+
+FORMS = ("kept", "refitted", "no spread", "with exponent", "exponent alone")
+
+
+def _class_table(rows: Sequence[Row]) -> str:
+    """Balanced accuracy of each form of the class, and what the texts of each class are called."""
+    head = rows[0]
+    shares = {form: [row[form] for row in rows] for form in FORMS if form in head}
+    lines = []
+    for form, found in shares.items():
+        interval = mean_interval([row["balanced_accuracy"] for row in found])
+        right = [
+            np.mean([row["called"][name][k] for row in found]) for k, name in enumerate(CLASSES)
+        ]
+        lines.append([form, shown(interval, 3), *(f"{share:.2f}" for share in right)])
+    counts = ", ".join(f"{n} {name}" for name, n in head["num_texts"].items())
+    title = (
+        f"**{head['checkpoint']}**, classes of texts of {head['tokens']} tokens of {head['data']} "
+        f"({counts}), {len(rows)} seeds"
+    )
+    return "\n\n".join((title, table(("calibration", "balanced accuracy", *CLASSES), lines)))
 
 
 def _table(rows: Sequence[Row]) -> str:
@@ -47,7 +75,7 @@ def _table(rows: Sequence[Row]) -> str:
             lines.append([kind, str(d), *(shown(v, 3) for v in scores.values())])
     alarms = {k: np.mean([row["false_alarms"][k] for row in rows]) for k in head["false_alarms"]}
     clean = [row["classes"]["clean"] for row in rows]
-    unknown = sum(c.get("unknown", 0) for c in clean) / sum(sum(c.values()) for c in clean)
+    stable = sum(c.get("stable", 0) for c in clean) / sum(sum(c.values()) for c in clean)
     title = (
         f"**{head['checkpoint']}**, {head['num_windows']} windows of {head['num_documents']} "
         f"documents of {head['data']}, seeds {seeds}; texts that looped "
@@ -58,14 +86,15 @@ def _table(rows: Sequence[Row]) -> str:
         f"False alarms on clean text: {alarms['share_of_tokens']:.2%} of tokens, "
         f"{alarms['warnings_per_100_tokens']:.2f} warnings per 100 tokens, "
         f"{alarms['share_of_windows']:.0%} of the windows have one. "
-        f"Class unknown: {unknown:.1%} of clean tokens."
+        f"Class stable: {stable:.1%} of clean tokens."
     )
     return "\n\n".join((title, table(("damage", "d", *columns), lines), note))
 
 
 def figure(rows: Sequence[Row]) -> Any:
     """AUROC over damaged tokens read, the monitor beside baselines; one line of panels a group."""
-    some = grouped(rows, *SETTINGS).values()
+    warnings = [row for row in rows if row["kind"] == "warning"]
+    some = grouped(warnings, *SETTINGS).values()
     drawn = new_figure(13.5, 4.3 * len(some))
     panels = drawn.subplots(len(some), len(KINDS), squeeze=False, sharey=True)
     for line, group in zip(panels, some, strict=True):

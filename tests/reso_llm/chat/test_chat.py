@@ -495,12 +495,13 @@ def test_a_panel_says_what_was_measured():
         tokens_generated=30, generation_time_ms=500.0, stability="periodic", lyapunov=0.25,
         entropy_trace=(1.0, math.nan, 3.0), temperature_trace=(0.7, 1.5, 0.7),
         coherence_trace=(0.5, 0.7),
-        layers_trace=(2, 3), goal_progress={"kites": 0.43}, memories_used=("x",),
+        layers_trace=(2, 3), goal_progress={"kites": 0.43}, memories_used=("x\ny", "z"),
         stop_reason="length", events=(Event(1, "slip", "b", "c"),), warnings=("careful",),
     )  # fmt: skip
     text = "  ".join(panel(result, 4, 80))
     for fact in ("entropy ▃-█ 0 to 3.0 nats, mean 2.00", "order 0.60", "Lyapunov +0.25", "periodic",
-                 "T 0.70..1.50", "layers 2.5 of 4", "goal 43%", "memories 1", "30 tokens", "60/s",
+                 "T 0.70..1.50", "layers 2.5 of 4", "goal 43%", "used: x y (+1 more)", "30 tokens",
+                 "60/s",
                  "ended by length", "slip 1", "! careful"):  # fmt: skip
         assert fact in text
 
@@ -518,12 +519,12 @@ def test_help_metrics_explains_every_value_of_the_panel_in_a_line(session):
 
 
 def test_events_are_shown_where_they_happen(make_session):
-    """Behind the token they are about, a run of the same decision once; not without the panel."""
+    """Behind the word they fall into, a run of the same decision once; not without the panel."""
     slip = PhaseSlip(spike_nats=0.0, cooldown_steps=3, slip_temperature=None)
     session = make_session(controllers=(slip, Script()), temperature=5.0, max_length=7)
     text = chat(session, "hi", metrics=True)
     reply = text.split("entropy ")[0]
-    assert 0 < reply.index("[phase_slip: spike][script: hot]") < 3
+    assert 0 < reply.index(" [phase_slip: spike] [script: hot]") < 3
     assert reply.count("[script: hot]") == 2
     assert reply.count("[phase_slip: spike]") == 2
     assert "[" not in chat(make_session(controllers=(Script(),)), "hi")

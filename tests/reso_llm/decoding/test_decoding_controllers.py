@@ -160,13 +160,10 @@ def monitor(entropies, ids, surprise=None, **config):
 
 @pytest.mark.parametrize("temperature", [0.8, 1.2])
 def test_stability_temperature_is_what_the_monitor_suggests(temperature):
-    x = [0.3]
-    for _ in range(127):
-        x.append(4 * x[-1] * (1 - x[-1]))
     mixed = [t * 7919 % 4001 for t in range(128)]
     monitors = {
-        "chaotic": monitor(x, mixed),
-        "surprise": monitor([2.0] * 30, mixed[:30], 14.0),
+        "divergent": monitor([2.0] * 60, mixed[:60], 10.0),
+        "surprise": monitor([2.0] * 30, mixed[:30], 20.0),
         "loop": monitor([1.0] * 60, [1, 2] * 30),
     }
     for cause, watching in monitors.items():

@@ -371,18 +371,16 @@ def test_the_temperature_does_not_compound_from_token_to_token():
     assert row.events[-1][1:3] == ("stability_temperature", "loop")
 
 
-def test_a_row_with_a_monitor_passes_on_the_order_parameter_and_the_hidden_state():
+def test_a_row_with_a_monitor_passes_on_the_order_parameter():
     config = StabilityConfig(enabled=True)
     row, twin = Row(PLAIN, seed=0, monitor=StabilityMonitor(config)), StabilityMonitor(config)
     bare = Row(PLAIN, seed=0)
-    hidden = np.random.default_rng(0).normal(size=(50, 8))
     for t in range(50):
         decide(row, 1.0 + t % 3)
         decide(bare, 1.0)
-        row.observe(t % 4, 2.0, 0.25, hidden[t])
+        row.observe(t % 4, 2.0, 0.25)
         bare.observe(t % 4, 2.0)
-        known = dict(surprise_nats=2.0, coherence=0.25, hidden=hidden[t])
-        expected = twin.observe(1.0 + t % 3, t % 4, **known)
+        expected = twin.observe(1.0 + t % 3, t % 4, surprise_nats=2.0, coherence=0.25)
         np.testing.assert_equal(row.readings[-1], expected)
         assert row.loop_score == bare.loop_score == expected.repetition
     assert row.loop_score == 1.0

@@ -130,7 +130,7 @@ def test_without_metrics_the_text_is_the_same_and_nothing_is_measured(make_engin
     assert (bare.token_ids, bare.text) == (full.token_ids, full.text)
     assert set(lengths(bare).values()) == {0}
     assert (bare.attention_summary, bare.attention_sentence) == ((), "")
-    assert (bare.stability, math.isnan(bare.lyapunov)) == ("unknown", True)
+    assert (bare.stability, math.isnan(bare.lyapunov)) == ("", True)
     assert bool(full.attention_summary) == ("agency" in stages)
     if foci:
         assert engine.model.get_attention_foci() == foci
@@ -368,7 +368,7 @@ def test_json_holds_everything_and_no_nan(engine):
     assert told["events"][0] == result.events[0]._asdict()
     assert told["attention_summary"][0]["target"] == result.attention_summary[0].target
     assert told["goal_progress"] == {"be kind": None}
-    assert told["lyapunov"] is None
+    assert told["lyapunov"] == result.lyapunov
 
 
 def test_damage_is_told_with_and_without_metrics(make_engine):

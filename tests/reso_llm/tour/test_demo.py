@@ -302,7 +302,7 @@ def test_the_bag_is_exact(toured):
 def test_the_monitor_warns_of_the_loop(toured):
     """Guards a text called looping that does not repeat itself."""
     highest = toured[1]["stability"].numbers
-    assert highest["looping"] > 0.9 > highest["clean"]
+    assert highest["looping"] > 0.5 > highest["clean"]
 
 
 def test_the_same_seed_gives_the_same_tour(toured):
