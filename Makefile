@@ -1,4 +1,5 @@
 # make quickstart   install, train a small model on real dialogue, then the demo (a few minutes)
+# make data         put the data that the documents' commands name into data/ (needs a network)
 # make test         install everything, lint, and run the tests
 # make ecosystem    the tests against PEFT, TRL and lm-evaluation-harness, in .venv-ecosystem
 .POSIX:
@@ -14,6 +15,9 @@ test: .venv/all
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
+
+data: .venv/all
+	$(BIN)/python -m benchmarks.making.data
 
 ecosystem: .venv-ecosystem/done
 	OMP_NUM_THREADS=1 .venv-ecosystem/bin/python -m pytest -m ecosystem tests/ecosystem
@@ -33,4 +37,4 @@ ecosystem: .venv-ecosystem/done
 	$(BIN)/pip install -q -c requirements.txt -e ".[all]"
 	touch $@ .venv/quickstart
 
-.PHONY: quickstart test ecosystem
+.PHONY: quickstart data test ecosystem

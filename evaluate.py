@@ -2,9 +2,9 @@
 
 python evaluate.py --help                       the tasks
 python evaluate.py mirror --help                the options of one
-python evaluate.py lm --checkpoint runs/first --data heldout.jsonl --json -
+python evaluate.py lm --checkpoint runs/first --data data/heldout.jsonl --json -
 python evaluate.py mirror --mode published corrected --plot mirror.png
-python evaluate.py zombie --data text.txt --record
+python evaluate.py zombie --data data/tinyshakespeare.txt --record
 python evaluate.py srb --quick
 
 The tasks are those of `benchmarks/tasks`, which says what a task is. One that draws a figure takes

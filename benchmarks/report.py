@@ -1,14 +1,17 @@
-"""Writes docs/results.md from all recorded rows: every claim, then every task's tables.
+"""Writes docs/results.md from all recorded rows, and the tables of each task beside it.
+
+    docs/results.md          ten findings with a picture each, and every claim with its verdict
+    docs/results/TASK.md     all tables of a task, with its commands and figures
+    docs/figures/*.png       the pictures of both
 
 Rows are those of benchmarks/results, which `evaluate.py TASK --record` writes; nothing is measured
-here. Claims and the rules of their verdicts are in benchmarks/claims. Figures go to a directory
-figures/ beside the document.
+here. Claims, findings and the rules of their verdicts are in benchmarks/claims.
 """
 
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from itertools import zip_longest
 from pathlib import Path
@@ -18,6 +21,8 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.claims import HOLDS, MIXED, NOT, UNTESTED, Claim, Evidence, Finding, naming
+from benchmarks.claims.headlines import HEADLINES
+from benchmarks.kit.figures import intervals_figure
 from benchmarks.kit.records import REPOSITORY, STACK, current_rows
 from benchmarks.kit.tables import table
 from benchmarks.tasks import TASKS
@@ -36,24 +41,30 @@ SHOWN_COMMITS = 3
 STUDIES = REPOSITORY / "benchmarks" / "README.md"
 INTRODUCTION = """# Results
 
-Made by `python evaluate.py report` from the rows in `benchmarks/results/`, not by hand.
+Ten findings, then every claim of the documents behind this project with what we measured and a
+verdict. Made by `python evaluate.py report` from the rows in `benchmarks/results/`, not by hand.
+
+All tables, by task: {tasks}. Studies that are no task of `evaluate.py` (speed, quality, recall,
+consensus, training of reactors) are in [benchmarks/README.md]({studies}). The data that commands
+name come from `make data`."""
+VERDICT = """## Claims
 
 A verdict follows from the numbers by a rule in `benchmarks/claims/`. Where the cell shows a 95 %
 interval, *holds* needs that it lies wholly on the claimed side, in every seed where there are
-several, so an effect that was not seen *does not hold*; of a claim that nothing gets worse, it
-needs that no measure is worse beyond its interval. Where it shows shares and counts alone, the
-rule is a bound on these, which the code names. *mixed* is of several models, seeds or measures that
-differ, which the cell shows. *untested* says what is missing. Quotes are shortened; `(ours)` is a
-claim of this project.
+several; an effect that was not seen *does not hold*. A claim that nothing gets worse needs that no
+measure is worse beyond its interval. Where the cell shows shares and counts alone, the rule is a
+bound on these, which the code names. *mixed* is of several models, seeds or measures that differ,
+which the cell shows. *untested* says what is missing. Quotes are shortened; `(ours)` is a claim of
+this project. Intervals are 95 % bootstrap percentiles unless said otherwise.
 
-Rows of our language model say which stack of stages they were measured on; only those of today's,
-number {stack}, are shown and judged.
+Rows of our language model say which stack of stages they were measured on. Only those of today's,
+number {stack}, are shown and judged."""
+TABLES = """Made by `python evaluate.py report` from `benchmarks/results/{name}.jsonl`, not by hand.
+[All results]({document}).
 
-Intervals are 95 % bootstrap percentiles unless said otherwise. Above the tables of a task stand the
-commands as they were typed when its rows were measured; rows of an older commit may name a script
-that `evaluate.py` has replaced since. A row that is recorded is not measured again: delete it
-first. Studies that are no task of `evaluate.py` (speed, quality, recall, consensus, training of
-reactors) are in [benchmarks/README.md]({studies})."""
+The commands as they were typed when the rows were measured. Rows of an older commit may name a
+script that `evaluate.py` has replaced since. A recorded row is not measured again: delete it
+first."""
 
 
 def add_options(parser: Parser) -> None:
@@ -64,7 +75,7 @@ def add_options(parser: Parser) -> None:
 
 
 def run(options: Any) -> list[dict[str, Any]]:
-    """Write the document and its figures, or check the document; a row for each claim.
+    """Write the documents and their figures, or check the documents; a row for each claim.
 
     Raises ValueError naming the claim, or the task and its file, whose rows cannot be read, and
     with --check for a document that differs from the rows.
@@ -72,25 +83,35 @@ def run(options: Any) -> list[dict[str, Any]]:
     out = Path(options.out)
     figures = None if options.check else out.parent / "figures"
     if figures is not None:
-        print(f"writing {out} and {figures}{os.sep}*.png", file=sys.stderr)
+        print(f"writing {out}, {pages(out)} and {figures}{os.sep}*.png", file=sys.stderr)
         figures.mkdir(parents=True, exist_ok=True)
-    judged = findings(Evidence())
-    parts = [introduction(out), claims_text(judged)]
+        pages(out).mkdir(exist_ok=True)
+    evidence = Evidence()
+    judged = findings(evidence)
+    documents = {}
     for task, module in tqdm(TASKS.items(), desc="tasks", leave=False, disable=None):
         name = task.replace("-", "_")
         if rows := current_rows(name):
             with naming(f"the task {name}, rows of benchmarks/results/{name}.jsonl"):
-                parts.append(section(name, import_module(module), rows, figures))
-    document = "\n\n".join(filter(None, parts)) + "\n"
-    if options.check:
-        check(out, document)
-    else:
-        out.write_text(document, encoding="utf-8")
+                if text := section(name, import_module(module), rows, figures):
+                    documents[pages(out) / f"{name}.md"] = text
+    parts = [introduction(out, documents), headlines_text(evidence, figures)]
+    documents[out] = "\n\n".join([*parts, claims_text(judged)]) + "\n"
+    for path, document in documents.items():
+        if options.check:
+            check(path, document)
+        else:
+            path.write_text(document, encoding="utf-8")
     return [
         {"document": document, "claim": claim.text, "source": claim.source, **finding._asdict()}
         for document, some in judged.items()
         for claim, finding in some
     ]
+
+
+def pages(out: Path) -> Path:
+    """The directory of the tasks' tables, beside the document."""
+    return out.parent / "results"
 
 
 def check(path: Path, document: str) -> None:
@@ -105,10 +126,30 @@ def check(path: Path, document: str) -> None:
             )
 
 
-def introduction(out: Path) -> str:
-    """How to read the document, with links from where it stands."""
-    studies = os.path.relpath(STUDIES, out.resolve().parent)
-    return INTRODUCTION.format(studies=Path(studies).as_posix(), stack=STACK)
+def introduction(out: Path, tables: Iterable[Path]) -> str:
+    """What the document is, with links from where it stands."""
+    studies = Path(os.path.relpath(STUDIES, out.resolve().parent)).as_posix()
+    links = ", ".join(f"[{path.stem}](results/{path.name})" for path in tables)
+    return INTRODUCTION.format(studies=studies, tasks=links or "none recorded")
+
+
+def headlines_text(evidence: Evidence, figures: Path | None) -> str:
+    """The ten findings with their pictures; one that the rows no longer bear says so."""
+    parts = ["## Ten findings"]
+    for number, headline in enumerate(HEADLINES, start=1):
+        found = headline.claim.finding(evidence)
+        title = headline.claim.text
+        so = "" if found.verdict == HOLDS else f" ({found.verdict})"
+        parts += [f"### {number}. {title}{so}", found.measured]
+        if found.verdict == UNTESTED:
+            continue
+        if figures is not None:
+            bars = headline.view(evidence)["bars"]
+            figure = intervals_figure(bars, f"{title}{so}", headline.axis, headline.bars_are)
+            figure.savefig(figures / f"finding_{headline.picture}.png", dpi=DPI)
+        parts.append(f"![{title}](figures/finding_{headline.picture}.png)")
+        parts.append(f"Rerun: `{found.rerun}`")
+    return "\n\n".join(parts)
 
 
 def findings(evidence: Evidence) -> dict[str, list[tuple[Claim, Finding]]]:
@@ -125,7 +166,7 @@ def findings(evidence: Evidence) -> dict[str, list[tuple[Claim, Finding]]]:
 def claims_text(judged: Mapping[str, Sequence[tuple[Claim, Finding]]]) -> str:
     """How many of each document's claims have which verdict, and a table for each document."""
     verdicts = {title: [finding.verdict for _, finding in some] for title, some in judged.items()}
-    parts = ["## Claims", counts_table(verdicts)]
+    parts = [VERDICT.format(stack=STACK), counts_table(verdicts)]
     for title, some in judged.items():
         lines = [
             (claim.text, f"**{finding.verdict}**", finding.measured, claim.source,
@@ -157,7 +198,7 @@ def counted(verdicts: Sequence[str]) -> str:
 def section(
     name: str, task: ModuleType, rows: Sequence[dict[str, Any]], figures: Path | None
 ) -> str:
-    """A task's commands, tables and figures; nothing where all its rows are of an older protocol.
+    """A task's document; nothing where all its rows are of an older protocol.
 
     A task with `pictures(rows)` has several figures, by name; the others have one. They are saved
     where there is a directory for them.
@@ -170,8 +211,9 @@ def section(
     for title, figure in drawn.items() if figures is not None else ():
         figure.savefig(figures / f"{title}.png", dpi=DPI)
     title = (task.__doc__ or "").partition("\n")[0]
-    links = "\n\n".join(f"![{title}](figures/{title}.png)" for title in drawn)
-    return "\n\n".join((f"## {name}: {title}", provenance(rows), tables, links))
+    links = "\n\n".join(f"![{title}](../figures/{title}.png)" for title in drawn)
+    about = TABLES.format(name=name, document="../results.md")
+    return "\n\n".join((f"# {name}: {title}", about, provenance(rows), tables, links)) + "\n"
 
 
 def provenance(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -16,7 +16,7 @@ Token id i has the i-th prime p_i (id 0 -> 2, id 1 -> 3, ...). A bag of tokens i
 primes, and unique factorisation gives the bag back.
 
 The shipped `default_tokenizer.json` has 4096 tokens, learned from real dialogue. It is reproduced
-byte for byte by `python benchmarks/making/default_tokenizer.py --guanaco PATH/guanaco_900.jsonl`.
+byte for byte by `python benchmarks/making/default_tokenizer.py --guanaco data/guanaco_900.jsonl`.
 """
 
 from __future__ import annotations

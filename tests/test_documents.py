@@ -2,10 +2,14 @@
 
 import ast
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from benchmarks.claims.headlines import HEADLINES
+from benchmarks.making.data import SHA256
+from benchmarks.report import DOCUMENTS as DOCUMENTS_OF_CLAIMS
 from benchmarks.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,6 +72,39 @@ def test_docstrings_mention_only_what_exists():
     """Guards a module that is renamed while the docstrings of others keep its old name."""
     found = {path.relative_to(ROOT): missing(docstrings(path.read_text())) for path in SOURCES}
     assert {path: names for path, names in found.items() if names} == {}
+
+
+# What a command names and a user has already; what a published paper brings.
+YOURS = {"rows.jsonl", "srb_summary_longform.csv", "srb_bucket_summary.csv"}
+SPAN = re.compile(r"```.*?```|`[^`]+`", re.DOTALL)
+DATA_FILE = re.compile(r"(?<![\w/.*])([\w./-]+\.(?:jsonl|txt|csv|parquet|json))\b")
+WRITTEN = re.compile(r"--(?:out|json|measure_pace|write) ([\w./-]+)")
+
+
+def unexplained(text):
+    """Data files that the commands of a text read and that no command of ours makes."""
+    commands = "\n".join(span for span in SPAN.findall(text) if "python " in span)
+    made = {f"data/{name}" for name in SHA256} | set(WRITTEN.findall(commands)) | YOURS
+    named = dict.fromkeys(DATA_FILE.findall(commands))
+    return [name for name in named if name not in made and not (ROOT / name).exists()]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_a_command_names_only_data_that_can_be_had(path):
+    """`make data` puts them there, or another command of the document writes them."""
+    assert unexplained(path.read_text(encoding="utf-8")) == []
+
+
+def test_reruns_of_claims_name_only_data_that_can_be_had():
+    claims = [claim for name in DOCUMENTS_OF_CLAIMS.values()
+              for claim in import_module(f"benchmarks.claims.{name}").CLAIMS]  # fmt: skip
+    claims += [headline.claim for headline in HEADLINES]
+    assert [c.text for c in claims if unexplained(f"`{c.rerun}`")] == []
+
+
+def test_data_that_nobody_can_get_are_found():
+    assert unexplained("`python evaluate.py lm --data held.jsonl`") == ["held.jsonl"]
+    assert unexplained("`python a.py --out x.jsonl` then `python b.py --data x.jsonl`") == []
 
 
 STALE = (

@@ -52,7 +52,7 @@ def zombie(text: str, quantity: str) -> Claim:
     """
     published = "{} against {}".format(*PUBLISHED[quantity])
     return Claim(
-        text, ZOMBIE_TEST, "python evaluate.py zombie --data FILE",
+        text, ZOMBIE_TEST, "python evaluate.py zombie --data data/tinyshakespeare.txt",
         partial(cer_views.noisy, quantity),
         "{forward:.2f} against {recurrent:.2f} with noise {case}", (more("recurrent", "forward"),),
         frame="feed-forward against state-space, a pair equal in size and loss, {num_seeds} seeds: "

@@ -28,12 +28,14 @@ CONCEPTS = f"{README}, key concepts"
 NOTES = f"{README}, performance notes"
 REFERENCES = f"{README}, references"
 QUICK_START = f"{README}, quick start"
-ABLATION = f"python evaluate.py ablation shakespeare --data FILE --steps {reso_views.STEPS}"
+TEXT = "data/tinyshakespeare.txt"
+ABLATION = "python evaluate.py ablation guanaco --data data/guanaco_900.jsonl --seconds 180"
+STEP_TIMES = f"python evaluate.py ablation shakespeare --data {TEXT} --steps {reso_views.STEPS}"
 CONSENSUS = "python -m benchmarks.studies.consensus"
 HEARSAY = "python -m benchmarks.studies.hearsay"
-GOALS = "python evaluate.py goals --data FILE --train FILE"
+GOALS = "python evaluate.py goals --data data/heldout.jsonl --train data/train.jsonl"
 MEMORY = "python evaluate.py memory"
-STABILITY = "python evaluate.py stability --data FILE"
+STABILITY = "python evaluate.py stability --data data/heldout.jsonl"
 
 MOMENTS = rows_of("memory", "seed", like_last=("checkpoint",))
 HITS = ", ".join(
@@ -95,7 +97,8 @@ def now(text: str, source: str, test: str, judge: Callable[[], reso_now.Judged])
 
 CLAIMS = (
     Claim("A next-generation language model architecture", f"{README}, introduction",
-          "python -m benchmarks.studies.quality TASK --data FILE", reso_views.equal_time,
+          "python -m benchmarks.studies.quality guanaco --data data/guanaco_900.jsonl",
+          reso_views.equal_time,
           "{case} in {seconds} s {full:.3f} against {control:.3f}",
           (less("worst_full", "best_control"),),
           frame="bits/byte after equal training time, with all stages against with none: {cases} "
@@ -187,12 +190,12 @@ CLAIMS = (
     now("Golden Ratio appears in attention weights, learning rates, thresholds, and gradient "
         "clipping", CONCEPTS, "reso_llm/stages/test_attention", reso_now.golden),
     Claim("Coherence Gating (adaptive computation)", DIAGRAM,
-          "python evaluate.py gating --data FILE",
+          "python evaluate.py gating --data data/heldout.jsonl",
           rows_of("gating", "share", like_last=("checkpoint", "data")),
           "of the shares within 1 % of the best bits/byte the cheapest uses {layers:.2f} of "
           "{num_layers} layers a token (holds below 90 %)",
           (lambda row: row["layers"][2] < 0.9 * row["num_layers"],), lambda rows: [cheapest(rows)]),
-    Claim("Agency and PRSC add ~10% overhead during inference", NOTES, ABLATION,
+    Claim("Agency and PRSC add ~10% overhead during inference", NOTES, STEP_TIMES,
           reso_views.overhead,
           "time of a decoding step of the PyTorch path: agency {agency:+.0%}, prsc {prsc:+.0%} "
           "(medians over seeds, busy machine)",

@@ -15,7 +15,7 @@ FIRST = (
     "I had a terrible day.", "I feel great this morning!", "I'm a bit nervous about tomorrow.",
     "My best friend moved away and I miss her.", "I can't stop worrying.", "I just got promoted!",
     "What do you think about rain?", "It's freezing outside.", "The sun is finally out again!",
-    "Is summer better than winter?", "What would you do on a snowy day?",
+    "Would you like summer all year?", "What would you do on a snowy day?",
     "I baked a chocolate cake this afternoon.", "What could I have for lunch?",
     "Is breakfast important?", "I don't know how to cook rice.", "Pizza or pasta?",
     "I drink too much coffee.", "Have you heard a good joke lately?", "Tell me something funny.",

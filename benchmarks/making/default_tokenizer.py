@@ -1,6 +1,6 @@
 """Writes reso_llm/default_tokenizer.json again, byte for byte.
 
-    python -m benchmarks.making.default_tokenizer --guanaco PATH/guanaco_900.jsonl
+    python -m benchmarks.making.default_tokenizer --guanaco data/guanaco_900.jsonl
 
 4096 tokens learned from the `sample` dialogue (chitchat-dataset 0.9.0, 12.5 MB of English) and
 the guanaco rows (1.5 MB in many languages), the latter counted four times. That weight, measured

@@ -1,11 +1,17 @@
 """Makes the checkpoint that comes with the package, reso_llm/shipped/, from a training run.
 
-    head -n 810 guanaco_900.jsonl > train.jsonl; tail -n 90 guanaco_900.jsonl > heldout.jsonl
-    python train.py --config configs/shipped.yaml --minutes 30 --out runs/shipped
-    python -m benchmarks.making.ship --run runs/shipped --heldout heldout.jsonl
+    python -m benchmarks.making.data --out runs
+    python -m benchmarks.making.dialogues --count 30000 --passages 3000 \\
+        --out runs/dialogues.jsonl
+    python -m benchmarks.making.default_tokenizer --guanaco runs/train.jsonl \\
+        --talk runs/dialogues.jsonl --out runs/tokenizer.json
+    python train.py --config configs/shipped.yaml --out runs/shipped
+    python -m benchmarks.making.ship --run runs/shipped --heldout runs/heldout.jsonl
     python evaluate.py srb --record
-    python -m benchmarks.making.ship --run runs/shipped --heldout heldout.jsonl \\
-        --srb benchmarks/results/srb.jsonl
+    python evaluate.py talk --data runs/heldout.jsonl \\
+        --train runs/dialogues.jsonl+runs/train.jsonl --record
+    python -m benchmarks.making.ship --run runs/shipped --heldout runs/heldout.jsonl \\
+        --srb benchmarks/results/srb.jsonl --talk benchmarks/results/talk.jsonl
 
 A study of an earlier model with the same name is in the way of a new one: first move its directory
 results/srb/shipped and its row of results/srb.jsonl away.
@@ -21,7 +27,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.kit.records import num_parameters
+from benchmarks.kit.first_questions import FIRST
+from benchmarks.kit.records import num_parameters, weights_hash
+from benchmarks.kit.tables import table
+from benchmarks.tasks import talk
 from benchmarks.tasks.srb.analysis import SETTLED
 from reso_llm.config import ResoLLMConfig
 from reso_llm.data.prepare import tokenise_all
@@ -33,6 +42,8 @@ from reso_llm.training.evaluation import LanguageModelScore, score_split
 from run_core.checkpoint import load_checkpoint, save_directory
 from run_core.run import resolve
 
+SHOWN_REPLIES = 20  # every third first question, whatever the reply
+UNSCORED = dict.fromkeys(("verdict", "scores", "replies"), "Not scored yet.")
 STABILITY_TEXTS = 100  # that the stability monitor is calibrated on
 CARD = Path(__file__).with_name("model_card.md")
 
@@ -43,6 +54,7 @@ def main() -> None:
     parser.add_argument("--run", required=True, help="run directory of train.py")
     parser.add_argument("--heldout", required=True, help="conversations that were not trained on")
     parser.add_argument("--srb", type=Path, help="rows of evaluate.py srb: keep its rule")
+    parser.add_argument("--talk", type=Path, help="rows of evaluate.py talk: for the card")
     parser.add_argument("--out", type=Path, default=SHIPPED)
     args = parser.parse_args()
     tensors, documents = load_checkpoint(resolve(args.run))
@@ -78,6 +90,7 @@ def main() -> None:
         half=score(engine, args.heldout).bits_per_byte,
         full=score(ResoLLMInference.from_pretrained(args.run), args.heldout).bits_per_byte,
         validation=counters["best_bits_per_byte"],
+        **(talk_of(args.talk, args.out) if args.talk else UNSCORED),
     )
     save_directory(args.out, tensors={"model": half}, documents=stored | {"README.md": card})
     size = sum(path.stat().st_size for path in args.out.iterdir())
@@ -93,13 +106,30 @@ def rule_of(path: Path, model: str) -> dict[str, float]:
     return {name: rules[-1][name] for name in SETTLED}
 
 
+def talk_of(path: Path, checkpoint: Path) -> dict[str, str]:
+    """The card's parts from the rows of these very weights. ValueError where there is none."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    weights = weights_hash(checkpoint)
+    rows = [row for row in map(json.loads, lines) if row["weights"] == weights]
+    if not rows:
+        raise ValueError(f"{path}: expected rows of {checkpoint}: run evaluate.py talk --record")
+    missed = ", ".join(talk.missed(rows))
+    places = range(0, len(FIRST), len(FIRST) // SHOWN_REPLIES)
+    replies = [(FIRST[i], rows[0]["replies"][i].replace("\n", " ")) for i in places]
+    return {
+        "verdict": f"It misses its bars for {missed}." if missed else "It meets all its bars.",
+        "scores": talk.text(rows),
+        "replies": table(("said to it", f"its reply, seed {rows[0]['seed']}"), replies),
+    }
+
+
 def goals_of(data: str, tensors: dict[str, Any], documents: dict[str, Any]) -> dict[str, Any]:
     """When a goal counts as achieved, from the text that the run was trained on."""
     tokenizer = ResoTokenizer.from_json(documents["tokenizer.json"], "tokenizer.json")
-    table = ResoLLMModel.from_weights(
+    vectors = ResoLLMModel.from_weights(
         ResoLLMConfig.from_dict(documents["config.json"]), tensors["model"], "model"
     ).embedding.weight.detach()
-    return goal_calibration(tokenise_all(data, tokenizer), table)._asdict()
+    return goal_calibration(tokenise_all(data, tokenizer), vectors)._asdict()
 
 
 def score(engine: ResoLLMInference, path: str) -> LanguageModelScore:

@@ -1,6 +1,6 @@
 """Does auto_temperature_adjust prevent loops, broken words and wrong facts? With against without.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.studies.auto_temperature --words train.jsonl --record
+    python -m benchmarks.studies.auto_temperature --words data/train.jsonl --record
 
 Replies to questions about a fact that the prompt states, the same seed in both arms:
 * facts: the reply names the fact's answer;

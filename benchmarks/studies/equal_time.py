@@ -1,9 +1,9 @@
 """Every variant of the ablation and of the quality study, on both texts, at equal time.
 
-python -m benchmarks.studies.equal_time --shakespeare tinyshakespeare.txt \
-    --guanaco guanaco_900.jsonl --measure_pace pace.json
-python -m benchmarks.studies.equal_time --shakespeare tinyshakespeare.txt \
-    --guanaco guanaco_900.jsonl --pace pace.json --device cuda --jobs 10
+python -m benchmarks.studies.equal_time --shakespeare data/tinyshakespeare.txt \
+    --guanaco data/guanaco_900.jsonl --measure_pace pace.json
+python -m benchmarks.studies.equal_time --shakespeare data/tinyshakespeare.txt \
+    --guanaco data/guanaco_900.jsonl --pace pace.json --device cuda --jobs 10
 
 The first command measures the pace of all models on a machine; the second one trains each, on any
 machine, for the steps that the first would have made in 130 s (shakespeare) or 180 s (guanaco), in

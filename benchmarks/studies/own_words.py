@@ -1,6 +1,6 @@
 """How much may a model's own words count in the echo before it repeats itself?
 
-python -m benchmarks.studies.own_words --data heldout.jsonl [--checkpoint RUN]
+python -m benchmarks.studies.own_words --data data/heldout.jsonl [--checkpoint RUN]
 python -m benchmarks.studies.own_words table
 
 Replies of 100 tokens (what would end one is taken out) to the first user turns of held-out

@@ -1,7 +1,7 @@
 """Quality at equal time: the full stack, our own control, and GPT-2, each with and without echo.
 
-python -m benchmarks.studies.quality shakespeare --data tinyshakespeare.txt
-python -m benchmarks.studies.quality guanaco --data guanaco_900.jsonl
+python -m benchmarks.studies.quality shakespeare --data data/tinyshakespeare.txt
+python -m benchmarks.studies.quality guanaco --data data/guanaco_900.jsonl
 python -m benchmarks.studies.quality table
 
 `benchmarks/kit/learners.py` has the tasks, `trials.py` the budgets, `equal_time.py` trains both

@@ -25,14 +25,15 @@ from benchmarks.kit import heldout
 from benchmarks.kit.facts import forget
 from benchmarks.kit.figures import BLUE, GREY, error_bars, new_figure
 from benchmarks.kit.first_questions import CHATS, FIRST
-from benchmarks.kit.records import Records, Row, grouped
+from benchmarks.kit.records import Records, Row, grouped, weights_hash
 from benchmarks.kit.statistics import mean_interval, mean_of
 from benchmarks.kit.tables import shown, table
 from benchmarks.tasks.phase_slip.measures import repeated_grams
 from benchmarks.tasks.srb.quality import FINISHED
 from reso_llm.chat.session import ChatSession
 from reso_llm.data.sources import read_documents
-from reso_llm.inference import ResoLLMInference
+from reso_llm.inference import SHIPPED, ResoLLMInference
+from run_core.run import resolve
 
 BARS = {
     "long": (">=", 0.90), "finished": (">=", 0.95), "non-word": ("<=", 0.02), "rep-4": ("<=", 0.02),
@@ -124,6 +125,7 @@ def run(options: Any) -> list[Row]:
     if options.quick:
         first, chats = FIRST[:QUICK_CHATS], CHATS[:QUICK_CHATS]
     names = heldout.names_of(options.checkpoint, data)
+    names["weights"] = weights_hash(resolve(options.checkpoint or SHIPPED))
     rows = []
     for seed in options.seeds[:1] if options.quick else options.seeds:
         key = {**names, "train": heldout.data_name(train), "seed": seed}
@@ -175,8 +177,8 @@ def missed(rows: Sequence[Row]) -> list[str]:
 
 def text(rows: Sequence[Row]) -> str:
     """A table for each checkpoint."""
-    groups = grouped(rows, "checkpoint", "data")
-    return "\n\n".join(_table(name, data, some) for (name, data), some in groups.items())
+    groups = grouped(rows, "checkpoint", "data", "weights")
+    return "\n\n".join(_table(name, data, some) for (name, data, _), some in groups.items())
 
 
 def _table(name: str, data: str, rows: Sequence[Row]) -> str:

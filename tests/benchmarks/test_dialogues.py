@@ -44,7 +44,7 @@ def _piece(piece):
     """A slot says its words, or a name; other text says itself."""
     if not piece.startswith("{"):
         return f"(?i:{re.escape(piece)})"
-    slot = piece[1:-1].lower()
+    slot = piece[1:-1].lower().removesuffix("2")
     names = [r"(?:[Mm]y \w+)?(?: ?[A-Z][a-z]+){0,2}"] if slot in ("who", "name", "town") else []
     words = map(re.escape, (*WORDS.get(slot, ()), *OWN.get(slot, ())))
     return f"(?i:{'|'.join(words)}|[0-9]+)" if not names else f"(?:{'|'.join([*words, *names])})"

@@ -34,6 +34,24 @@ def test_what_is_recorded_gives_every_claim_words_and_a_verdict():
             assert bool(finding.rerun) == (finding.verdict != UNTESTED), claim.text
 
 
+def test_there_are_ten_findings_and_without_rows_none_is_told():
+    text = report.headlines_text(evidence_of(), None)
+    assert re.findall(r"^### (\d+)\. .* \(untested\)$", text, re.MULTILINE) == [
+        str(n) for n in range(1, 11)
+    ]
+    assert "![" not in text
+
+
+def test_a_finding_that_its_rows_no_longer_bear_says_so(tmp_path):
+    rows = [{"task": "guanaco", "seconds": 180.0, "variant": variant, "seed": 0,
+             "bits_per_byte": bits} for variant, bits in
+            (("full", 1.9), ("control + echo", 1.8), ("control", 2.2))]  # fmt: skip
+    text = report.headlines_text(evidence_of(quality=rows), tmp_path)
+    assert "### 1. At equal training time the full model beats a plain decoder (does not" in text
+    assert "1.900 bits per byte" in text
+    assert (tmp_path / "finding_equal_time.png").stat().st_size > 1000
+
+
 def test_commits_are_summed_up():
     assert report.commits(["a", "a"]) == "Commit a"
     assert report.commits(["a", "b", "a", "c"]) == "Commits a, b, c"
@@ -42,7 +60,7 @@ def test_commits_are_summed_up():
 
 def test_links_are_from_where_the_document_stands(tmp_path):
     for out in (report.DOCUMENT, tmp_path / "deep" / "results.md"):
-        (link,) = re.findall(r"\[benchmarks/README.md\]\((.*?)\)", report.introduction(out))
+        (link,) = re.findall(r"\[benchmarks/README.md\]\((.*?)\)", report.introduction(out, []))
         assert (out.parent.resolve() / link).resolve() == report.STUDIES.resolve()
 
 
@@ -71,11 +89,15 @@ def test_the_report_writes_its_document_and_figures(write_report, capsys):
     num_claims = sum(len(m.CLAIMS) for m in (cer, phase_slip, reso, srb))
     assert sum(document.count(f"| **{verdict}** |") for verdict in VERDICTS) == num_claims
     assert f"| all | {num_claims} | " in document
-    assert "## setpoint: How far" in document
-    assert "python evaluate.py setpoint --record" in document
-    assert (out.parent / "figures" / "setpoint.png").stat().st_size > 1000
-    assert "## zombie" not in document, "no rows"
-    assert "## srb" not in document, "no row that can be told"
+    assert "All tables, by task: [setpoint](results/setpoint.md). " in document
+    tables = (out.parent / "results" / "setpoint.md").read_text()
+    assert "# setpoint: How far" in tables
+    assert "python evaluate.py setpoint --record" in tables
+    for text, folder in ((document, out.parent), (tables, out.parent / "results")):
+        for link in re.findall(r"!\[[^]]*\]\((.*?)\)", text):
+            assert (folder / link).stat().st_size > 1000
+    assert not (out.parent / "results" / "zombie.md").exists(), "no rows"
+    assert not (out.parent / "results" / "srb.md").exists(), "no row that can be told"
     told = capsys.readouterr().out
     assert told.startswith(f"{num_claims} claims: ")
     assert "untested, Phase-Slip: " in told
@@ -102,7 +124,9 @@ def setpoint_rows():
 def test_the_committed_document_is_that_of_the_recorded_rows():
     """Guards a recorded row without a new report."""
     document = report.DOCUMENT.read_text(encoding="utf-8")
-    assert report.claims_text(report.findings(Evidence())) in document
+    evidence = Evidence()
+    assert report.claims_text(report.findings(evidence)) in document
+    assert report.headlines_text(evidence, None) in document
 
 
 def test_check_names_the_first_line_that_differs(tmp_path):

@@ -1,8 +1,12 @@
 """The scores of replies by hand, and the verdicts of the bars."""
 
+import json
+
 import pytest
 
 from benchmarks.kit.first_questions import CHATS, FIRST
+from benchmarks.kit.records import weights_hash
+from benchmarks.making import ship
 from benchmarks.tasks import talk
 
 KNOWN = {"hello", "how", "are", "you"}
@@ -53,3 +57,19 @@ def test_bars_that_are_missed(rows, missed):
     assert talk.missed(rows) == missed
     assert talk.text(rows).count("| no |") == len(missed)
     assert f"{len(rows)} of {2 * len(rows)}" in talk.text(rows)
+
+
+def test_the_card_shows_twenty_replies_of_the_very_weights_and_names_what_they_miss(tmp_path):
+    checkpoint, rows = tmp_path / "shipped", tmp_path / "talk.jsonl"
+    checkpoint.mkdir()
+    (checkpoint / "model.safetensors").write_bytes(b"weights")
+    replies = [f"reply {i}" for i in range(60)]
+    mine = row(0, commonest=4) | {"weights": weights_hash(checkpoint), "replies": replies}
+    rows.write_text(json.dumps(mine | {"weights": "other"}) + "\n")
+    with pytest.raises(ValueError, match=r"talk\.jsonl: expected rows of .*shipped"):
+        ship.talk_of(rows, checkpoint)
+    rows.write_text(json.dumps(mine) + "\n")
+    card = ship.talk_of(rows, checkpoint)
+    assert card["verdict"] == "It misses its bars for commonest."
+    assert card["replies"].count("reply ") == 20
+    assert "reply 3 " in card["replies"]

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from benchmarks.making.dialogues import facts, talk
 
 SHARES = {
-    talk.small_talk: 0.42,
-    facts.told_by_system: 0.2,
-    facts.told_by_user: 0.12,
+    talk.small_talk: 0.5,
+    facts.told_by_system: 0.17,
+    facts.told_by_user: 0.1,
     facts.never_told: 0.03,
-    talk.about_a_topic: 0.15,
-    talk.reasoning: 0.08,
+    talk.about_a_topic: 0.13,
+    talk.reasoning: 0.07,
 }
 
 

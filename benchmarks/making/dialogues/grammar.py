@@ -30,14 +30,18 @@ WORDS: dict[str, list[str]] = read_yaml("words.yaml")
 
 
 class Slots(dict[str, str]):
-    """Words of one dialogue by the name of their slot, drawn from WORDS when first asked for."""
+    """Words of one dialogue by the name of their slot, drawn from WORDS when first asked for.
+
+    {word2} is another one of the words of {word}.
+    """
 
     def __init__(self, rng: random.Random, **given: str) -> None:
         super().__init__(given)
         self.rng = rng
 
     def __missing__(self, name: str) -> str:
-        self[name] = self.rng.choice(WORDS[name])
+        others = {self.get(name.removesuffix("2"))}
+        self[name] = self.rng.choice([w for w in WORDS[name.removesuffix("2")] if w not in others])
         return self[name]
 
 
@@ -50,8 +54,10 @@ def expand(text: str, slots: Slots) -> str:
 
 
 def _word(name: str, slots: Slots) -> str:
-    word = slots.get(name) or slots[name if name in WORDS else name.lower()]
-    return capital(word) if name[0].isupper() and name.lower() in WORDS else word
+    """The word of a slot; KeyError for a name that neither WORDS nor the slots have."""
+    if name in slots or name.removesuffix("2") in WORDS:
+        return slots[name]
+    return capital(slots[name.lower()])
 
 
 def capital(text: str) -> str:
