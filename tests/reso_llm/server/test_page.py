@@ -172,9 +172,7 @@ def test_what_is_told_is_remembered_and_dated(page):
     item.locator("summary").click()
     assert "Just now" in item.inner_text()
     say(page, "where does Zork live?")
-    page.wait_for_function(
-        "document.querySelector('#memories [open] p').innerText.includes('1 text ago')"
-    )
+    page.locator("#memories [open] p", has_text="1 text ago").first.wait_for()
 
 
 def test_a_silent_stage_stands_beside_the_same_reply(page):
@@ -345,7 +343,7 @@ def test_a_token_of_the_address_is_used_and_hidden(browser, byte_tokenizer):
         context = browser.new_context()
         page = context.new_page()
         page.goto(address)
-        page.wait_for_function("document.getElementById('trouble').innerText.includes('token')")
+        page.locator("#trouble", has_text="token").wait_for()
         context.close()
 
 
