@@ -17,7 +17,6 @@ import pytest
 import torch
 import yaml
 
-import train as script
 from cer import losses, tasks, training
 from cer import run as reactor_run
 from cer.losses import LossWeights
@@ -25,6 +24,7 @@ from cer.run import RESUMABLE
 from cer.tasks import Distributions, TaskConfig
 from cer.training import CERTrainConfig, ReactorConfig, Trainer
 from entropy_core.information import entropy_nats_from_probs, kl_nats_from_probs
+from reso import train as script
 from run_core import cli, runlog
 from run_core.checkpoint import load_checkpoint
 from run_core.run import changed_keys, checkpoint_path, resolve
