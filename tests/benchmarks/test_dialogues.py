@@ -9,6 +9,7 @@ from benchmarks.kit.first_questions import CHATS, FIRST
 from benchmarks.making import dialogues
 from benchmarks.making.dialogues import facts, reasoning, sample, talk
 from benchmarks.making.dialogues.grammar import OPENINGS, WORDS, Slots, expand
+from benchmarks.making.dialogues.reflection import said_back
 from reso_llm.data.conversation import Message
 
 OWN = {"my": ("my",), "i": ("I",), "topic": tuple(talk.TOPICS), "nth": ("2nd",)}
@@ -141,3 +142,22 @@ def test_a_line_of_sample_becomes_sentences_or_is_left_out():
     )
     assert sample.tidy(Message("user", "im so glaaad you came"), common) is None
     assert sample.tidy(Message("user", "im so glad :) you came"), common) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "reply", "back"),
+    [
+        ("My dog ate my shoes.", "Oh no! What happened?", "your dog ate your shoes"),
+        ("I was ill!", "Get well soon! Do you feel better?", "you were ill"),
+        ("Are you my friend?", "How nice. Thank you.", "Am I your friend? How nice. Thank you."),
+    ],
+)
+def test_what_is_said_back_is_turned_round(asked, reply, back):
+    said = {said_back(asked, reply, dialogues.random.Random(seed)) for seed in range(20)}
+    assert all(back.lower() in text.lower() for text in said)
+    assert all(text.endswith(reply.split(". ")[-1].split("! ")[-1]) for text in said)
+
+
+@pytest.mark.parametrize("asked", ["I like you.", "Goodbye!", "Who are you?", "I want a joke."])
+def test_what_makes_no_sense_said_back_is_left_alone(asked):
+    assert said_back(asked, "Hello. Well.", dialogues.random.Random(0)) == "Hello. Well."

@@ -33,6 +33,12 @@ ANSWERS = (
     "If I remember right, {fact}.", "That is easy: {fact}.", "{fact}. You told me so.",
     "{fact}, I remember that.", "{fact}, is that right?",
 )  # fmt: skip
+NAMING = (
+    "You told me: {fact}.", "I remember: {fact}.", "I was told: {fact}.", "{fact}.",
+    "You said: {fact}.", "My memory says: {fact}.",
+)  # fmt: skip
+"""Answers that begin with a name: after a colon the echo knows it, as it stood after one before."""
+
 TAKEN = (
     "[I will remember that|Thank you, I will remember that|It is good to know that|I see, so]"
     " {fact}.",
@@ -112,14 +118,18 @@ def asked(rng: random.Random, facts: list[Fact]) -> list[dict[str, str]]:
     """A question and its answer; one in seven is about what was not told."""
     known = bool(facts) and rng.random() < 6 / 7
     fact = rng.choice(facts) if known else draw_fact(rng)
-    answer = rng.choice(ANSWERS).format(fact=fact.fact) if known else _filled(rng, UNKNOWN, fact)
+    answer = _answer(rng, fact) if known else _filled(rng, UNKNOWN, fact)
     answers = [message("user", fact.ask), message("assistant", sentences(answer))]
     others = [other for other in facts if other is not fact]
     if known and others and rng.random() < 0.4:
         other = rng.choice(others)
-        again = sentences(rng.choice(ANSWERS).format(fact=other.fact))
+        again = sentences(_answer(rng, other))
         answers += [message("user", other.ask), message("assistant", again)]
     return answers
+
+
+def _answer(rng: random.Random, fact: Fact) -> str:
+    return rng.choice(NAMING if fact.fact[0].isupper() else ANSWERS).format(fact=fact.fact)
 
 
 def _filled(rng: random.Random, texts: tuple[str, ...], fact: Fact) -> str:

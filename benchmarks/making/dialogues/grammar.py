@@ -13,8 +13,10 @@ from typing import Any
 import yaml
 
 from benchmarks.kit import told
+from benchmarks.making.dialogues.reflection import said_back
 
 HERE = Path(__file__).parent
+SAID_BACK = 0.5
 CHOICE = re.compile(r"\[([^\[\]]*)\]")
 SLOT = re.compile(r"\{(\w+)\}")
 
@@ -85,9 +87,12 @@ def message(role: str, content: str) -> dict[str, str]:
 
 
 def turn(ask: str, answer: str, slots: Slots) -> list[dict[str, str]]:
-    """A user's message and its reply, expanded with the same slots."""
+    """A user's message and its reply, expanded with the same slots; half of them say it back."""
     asked = expand(ask, slots)
-    return [message("user", asked), message("assistant", expand(answer, slots))]
+    reply = expand(answer, slots)
+    if slots.rng.random() < SAID_BACK:
+        reply = said_back(asked, reply, slots.rng)
+    return [message("user", asked), message("assistant", reply)]
 
 
 def opening(rng: random.Random, slots: Slots) -> tuple[list[dict[str, str]], list[list[str]]]:
