@@ -32,7 +32,7 @@ HARNESS = {"lm_eval": ["lm_eval>=0.4.13"]}
 
 setup(
     name="reso-llm",
-    version="0.1.0",
+    version="0.2.0",
     description="Entropy-controlled, resonant language models to train and look inside",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

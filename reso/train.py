@@ -136,11 +136,7 @@ def main_language_model(config: TrainConfig, resume: bool) -> None:
 
     summary = train(config, resume=resume)
     if summary.validation is not None:
-        print(
-            f"{config.out}: {summary.step:,} steps in {summary.seconds / 60:.1f} minutes, "
-            f"validation {summary.validation.bits_per_byte:.4f} bits/byte "
-            f"({summary.validation.nats_per_token:.4f} nats/token)"
-        )
+        print(summary.told(config.out))
 
 
 def main_reactor(config: Any, resume: bool) -> None:

@@ -100,6 +100,14 @@ def test_evaluate_is_the_script_of_the_checkout():
     assert "setpoint" in done.stdout
 
 
+def test_serve_without_its_extra_says_so_before_the_model_is_read(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.setattr("reso_llm.inference.load_engine", lambda *_: pytest.fail("read a model"))
+    assert call(monkeypatch, "serve") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "uvicorn: pip install -e '.[web]'" in line
+
+
 # --- options
 
 

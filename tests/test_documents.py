@@ -18,7 +18,8 @@ SOURCES = sorted(
     [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     + list(ROOT.glob("*.py"))
 )
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md"]
+DOCUMENTS = [ROOT / name for name in
+             ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")]  # fmt: skip
 # docs/results.md quotes documents of others.
 DOCUMENTS += sorted(path for path in (ROOT / "docs").glob("*.md") if path.name != "results.md")
 FILES = {

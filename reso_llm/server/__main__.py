@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 from run_core import cli
 
@@ -22,6 +23,8 @@ def make_parser(prog: str = "-m reso_llm.server") -> cli.Parser:
 def main(args: Sequence[str] | None = None, prog: str = "-m reso_llm.server") -> None:
     """Serve as the arguments say, by default those of this process, until Ctrl-C."""
     options = vars(make_parser(prog).read(sys.argv[1:] if args is None else args))
+    if missing := [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]:
+        raise ValueError(f"a server needs {' and '.join(missing)}: pip install -e '.[web]'")
     from reso_llm.inference import load_engine
     from reso_llm.server.guard import check_address
     from reso_llm.server.serve import serve

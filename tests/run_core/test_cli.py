@@ -281,7 +281,13 @@ def steps_logged(args):
 def test_a_run_from_the_command_line(server, args, tmp_path):
     run = server.run(*args, "steps=3", "validate_every=2", "sample_prompt=Hi", "sample_length=4")
     assert run.code == 0, run.stderr
-    assert re.search(r"3 steps in .* minutes, validation [\d.]+ bits/byte", run.stdout)
+    *_, steps, score, picture, then = run.stdout.splitlines()
+    out = args[-1].removeprefix("out=")
+    assert re.fullmatch(rf"{re.escape(out)}: 3 steps in [\d.]+ minutes", steps)
+    assert re.fullmatch(r"validation: [\d.]+ bits/byte on all of its text, lower is better", score)
+    assert picture == f"picture: {Path(out, 'loss.png')}"
+    assert Path(out, "loss.png").is_file()
+    assert then == f"next: reso chat --checkpoint {out}"
     assert "'Hi' ->" in run.stdout
     assert "Traceback" not in run.stderr
     names = {path.name for path in (tmp_path / "run").iterdir()}
