@@ -34,7 +34,10 @@ OURS = {"benchmarks", "cer", "entropy_core", "reso_llm"}
 
 def make_parser() -> cli.Parser:
     """The parser of the first argument alone: the name of a task."""
-    parser = cli.Parser(prog="evaluate.py", description="Rerun what the documents claim.")
+    parser = cli.Parser(
+        prog="evaluate.py", usage="%(prog)s TASK [options]",
+        description="Rerun what the documents claim.",
+    )  # fmt: skip
     subcommands = parser.add_subcommands(dest="task")
     for name, module in TASKS.items():
         subcommands.add_subcommand(name, cli.Parser(add_help=False), help=description(module))

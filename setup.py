@@ -1,10 +1,12 @@
-"""Installs entropy_core, run_core, cer and reso_llm; the scripts run from the checkout."""
+"""Installs the packages and the command `reso`; evaluate.py and the studies need the checkout."""
 
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
-PACKAGES = ["entropy_core", "run_core", "cer", "cer.*", "reso_llm", "reso_llm.*"]
+PACKAGES = [
+    "entropy_core", "run_core", "cer", "cer.*", "reso_llm", "reso_llm.*", "phase_slip", "reso",
+]  # fmt: skip
 EXTRAS = {
     "sample": ["chitchat-dataset>=0.9"],
     "plots": ["matplotlib>=3.8"],
@@ -30,14 +32,19 @@ HARNESS = {"lm_eval": ["lm_eval>=0.4.13"]}
 
 setup(
     name="reso-llm",
-    version="0.1.0",
+    version="0.2.0",
     description="Entropy-controlled, resonant language models to train and look inside",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=PACKAGES),
-    package_data={"reso_llm": ["*.json", "shipped/*", "server/page/*"]},
+    package_data={
+        "": ["py.typed"],
+        "reso_llm": ["*.json", "shipped/*", "server/page/*"],
+        "reso": ["configs/*.yaml"],
+    },
+    entry_points={"console_scripts": ["reso = reso.__main__:run"]},
     install_requires=[
         "torch>=2.6",
         "numpy>=1.26",

@@ -20,7 +20,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.claims import HOLDS, MIXED, NOT, UNTESTED, Claim, Evidence, Finding, naming
+from benchmarks.claims import HOLDS, MIXED, NOT, UNTESTED, Claim, Evidence, Finding, diagram, naming
 from benchmarks.claims.headlines import HEADLINES
 from benchmarks.kit.figures import intervals_figure
 from benchmarks.kit.records import REPOSITORY, STACK, current_rows
@@ -82,11 +82,12 @@ def run(options: Any) -> list[dict[str, Any]]:
     """
     out = Path(options.out)
     figures = None if options.check else out.parent / "figures"
+    evidence = Evidence()
     if figures is not None:
         print(f"writing {out}, {pages(out)} and {figures}{os.sep}*.png", file=sys.stderr)
         figures.mkdir(parents=True, exist_ok=True)
         pages(out).mkdir(exist_ok=True)
-    evidence = Evidence()
+        diagram.save(evidence, figures / "architecture.png")
     judged = findings(evidence)
     documents = {}
     for task, module in tqdm(TASKS.items(), desc="tasks", leave=False, disable=None):

@@ -7,7 +7,9 @@ from typing import Any
 from reso_llm.decoding.controllers import SRB
 from reso_llm.decoding.text_class import StabilityCalibration
 from reso_llm.generation.engine import Engine
+from reso_llm.generation.text_engine import TextEngine
 from reso_llm.generation.trained import load_trained
+from reso_llm.hf.engine import HFEngine
 from reso_llm.session.agency import GoalCalibration
 from run_core.checkpoint import build_from, save_directory
 from run_core.hardware import pick_device
@@ -76,6 +78,18 @@ class ResoLLMInference(Engine):
         from reso_llm.chat.session import ChatSession
 
         run_in_terminal(ChatSession(self), show_metrics=show_metrics)
+
+
+def load_engine(checkpoint: str | None, model: str | None, device: str = "cpu") -> TextEngine:
+    """The engine of a checkpoint or run, by default the shipped, or of a model of transformers.
+
+    Raises ValueError where both are given, and as `from_pretrained` of either class.
+    """
+    if checkpoint and model:
+        raise ValueError("checkpoint and model are two models: give one of them")
+    if model:
+        return HFEngine.from_pretrained(model, device)
+    return ResoLLMInference.from_pretrained(checkpoint, device)
 
 
 def _changed_options(srb: SRB) -> dict[str, Any]:

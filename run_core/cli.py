@@ -1,7 +1,8 @@
 """Command lines of the scripts: typed options from defaults < YAML < arguments.
 
-`key=value` is short for `--key value`, `--on-bad-row` is the same as `--on_bad_row`, and
-arguments win over --config wherever it stands. A mistake ends the command with status 2 and one
+`key=value` is short for `--key value`, `--on-bad-row` is the same as `--on_bad_row`, `--srb` and
+`--no-srb` are short for `--srb true` and `--srb false`, and arguments win over --config wherever it
+stands. A mistake ends the command with status 2 and one
 line that names the key, the nearest known one where it is a typo, and no traceback. Importing
 this module does not import torch: --help and mistakes are answered at once.
 
@@ -17,11 +18,13 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jsonargparse
 
 from entropy_core.checks import nearest_name
+from run_core.command_help import HelpAll, short_help
 from run_core.config_file import as_arguments, read_mapping
 from run_core.files import expanded
 from run_core.streams import LastingStream, lasting_streams
@@ -39,11 +42,29 @@ _SHOWN = 100  # characters of a refused value
 
 
 class Parser(jsonargparse.ArgumentParser):
-    """jsonargparse with `key=value`, no abbreviations, and short errors that suggest the key."""
+    """jsonargparse with `key=value`, flags, no abbreviations, and errors that suggest the key.
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, **options)
+    prog is the command that is typed, without `python`. `common` are the options that --help
+    describes, where --help-all describes them all; () for both alike. `configs` is a directory of
+    YAML files that --config takes by their name alone.
+    """
+
+    def __init__(
+        self, *, common: Sequence[str] = (), configs: Path | None = None, **options: Any
+    ) -> None:
+        super().__init__(allow_abbrev=False, **{"usage": "%(prog)s [options]"} | options)
         self._is_searching = False
+        self.common, self.configs = tuple(common), configs
+        if common:
+            self.add_argument("--help_all", action=HelpAll, help="describe all options")
+
+    def format_help(self) -> str:
+        """What --help prints."""
+        return short_help(self, self.common) if self.common else super().format_help()
+
+    def format_help_all(self) -> str:
+        """What --help-all prints."""
+        return super().format_help()
 
     def read(self, args: Sequence[str], *earlier: str) -> jsonargparse.Namespace:
         """Parse; exits with status 2 on any mistake.
@@ -60,7 +81,15 @@ class Parser(jsonargparse.ArgumentParser):
         return self._parse([a for argument in arguments for a in self._spelt_out(argument)])
 
     def file_arguments(self, path: str) -> list[str]:
-        """The content of a YAML file as arguments --name=value; exits as `read` does."""
+        """The content of a YAML file as arguments --name=value; exits as `read` does.
+
+        A path without a slash and a suffix is the name of a file in `configs`.
+        """
+        if self.configs and "/" not in path and "." not in path:
+            names = sorted(file.stem for file in self.configs.glob("*.yaml"))
+            if path not in names:
+                self.error(f"config {path}: expected a file, or one of {', '.join(names)}")
+            path = str(self.configs / f"{path}.yaml")
         try:
             return as_arguments(read_mapping(expanded(path)))
         except ValueError as error:
@@ -83,7 +112,8 @@ class Parser(jsonargparse.ArgumentParser):
             message = f"{ex.argument_name}: {ex.message}"
         lines = [one_line(line) for line in str(message).splitlines() if line.strip()]
         print(f"{self.prog}: error: " + "\n  ".join(lines[:6]), file=sys.stderr)
-        print(f"run `python {self.prog} --help` for the options", file=sys.stderr)
+        command = self.prog if self.prog.startswith("reso") else f"python {self.prog}"
+        print(f"run `{command} --help` for the options", file=sys.stderr)
         raise SystemExit(USAGE_ERROR)
 
     def first_look(self, args: Sequence[str], *names: str) -> argparse.Namespace:
@@ -108,6 +138,10 @@ class Parser(jsonargparse.ArgumentParser):
                 name = "--" + name[2:].replace("-", "_")
             if not equals and remaining and self._takes(name, remaining[0]):
                 equals, value = "=", remaining.pop(0)
+            elif not equals and self._is_flag(name):
+                equals, value = "=", "true"
+            elif not equals and self._is_flag(name.replace("--no_", "--", 1)):
+                name, equals, value = name.replace("--no_", "--", 1), "=", "false"
             joined.append(name + equals + value)
         return joined
 
@@ -116,7 +150,9 @@ class Parser(jsonargparse.ArgumentParser):
         if following.startswith("--"):
             return False
         nargs = [a.nargs for a in self._actions if name in a.option_strings]
-        return None in nargs or ("?" in nargs and not _ASSIGNMENT.fullmatch(following))
+        if "?" in nargs or self._is_flag(name):
+            return not _ASSIGNMENT.fullmatch(following)
+        return None in nargs
 
     def _spelt_out(self, argument: str) -> list[str]:
         """One argument with its path and number written in full, or a group's as its members."""
@@ -166,6 +202,10 @@ class Parser(jsonargparse.ArgumentParser):
     def _is_switch(self, name: str) -> bool:
         """Whether an option takes no value; in a file it has one, true or false."""
         return any(f"--{name}" in a.option_strings and a.nargs == 0 for a in self._actions)
+
+    def _is_flag(self, name: str) -> bool:
+        """Whether --name may stand without its value, which is true or false."""
+        return bool in _kinds(self._type_of(name.removeprefix("--")))
 
     def _type_of(self, name: str) -> Any:
         actions = (a for a in self._actions if f"--{name}" in a.option_strings)

@@ -39,14 +39,16 @@ def smoothed(values: list[float]) -> list[float]:
     return smooth
 
 
-def draw_losses(training: Curve, validation: Curve, labels: tuple[str, str, str]) -> bytes:
+def draw_losses(
+    training: Curve, validation: Curve, labels: tuple[str, str, str], title: str
+) -> bytes:
     """A PNG of training loss above validation; ImportError without matplotlib, naming the extra."""
-    picture = _picture(training, validation, labels)
+    picture = _picture(training, validation, labels, title)
     gc.collect()  # a figure is a ring of references: left to itself, each picture grows the run
     return picture
 
 
-def _picture(training: Curve, validation: Curve, labels: tuple[str, str, str]) -> bytes:
+def _picture(training: Curve, validation: Curve, labels: tuple[str, str, str], title: str) -> bytes:
     try:
         from matplotlib.figure import Figure
         from matplotlib.ticker import EngFormatter
@@ -54,6 +56,7 @@ def _picture(training: Curve, validation: Curve, labels: tuple[str, str, str]) -
         raise ImportError("matplotlib is missing, pip install 'reso-llm[plots]'") from error
     # A Figure of its own, not pyplot: no backend, window or style of the caller is touched.
     figure = Figure(figsize=(8, 6), dpi=120, layout="constrained")
+    figure.suptitle(f"{title}: lower is better")
     upper, lower = figure.subplots(2, 1, sharex=True)
     _draw_training(upper, *training)
     _draw_validation(lower, *validation)
@@ -72,8 +75,8 @@ def _draw_training(axes, places: list[float], loss: list[float]) -> None:
     if not loss:
         return
     smooth = smoothed(loss)
-    label = f"each row, from {loss[0]:.2f}"
-    last = f"smoothed, to {smooth[-1]:.3f}"
+    label = f"training, as logged (first {loss[0]:.2f})"
+    last = f"training, smoothed (last {smooth[-1]:.3f})"
     axes.plot(places, loss, color="#56B4E9", linewidth=0.8, alpha=0.6, label=label)
     axes.plot(places, smooth, color="#0072B2", linewidth=2, label=last)
     low, high = min(loss), max(smooth[len(loss) // 50 :])  # the first drop would flatten the rest
@@ -85,8 +88,8 @@ def _draw_validation(axes, places: list[float], scores: list[float]) -> None:
     if not scores:
         return
     best = min(range(len(scores)), key=scores.__getitem__)
-    last = f"last: {scores[-1]:.4f}"
+    last = f"validation (last {scores[-1]:.4f})"
     axes.plot(places, scores, color="#D55E00", linewidth=2, marker="o", markersize=4, label=last)
-    label = f"best: {scores[best]:.4f}"
+    label = f"best validation ({scores[best]:.4f})"
     axes.plot(places[best], scores[best], "*", color="black", markersize=14, label=label)
     axes.legend(frameon=False)

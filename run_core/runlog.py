@@ -187,7 +187,8 @@ def plot_loss(
     validation = _curve(rows, curves.along, curves.validation)
     if not training[0] and not validation[0]:
         return False
-    write_file(png_path, draw_losses(training, validation, curves.labels))
+    title = Path(png_path).resolve().parent.name
+    write_file(png_path, draw_losses(training, validation, curves.labels, title))
     return True
 
 

@@ -13,12 +13,13 @@ from benchmarks.report import DOCUMENTS as DOCUMENTS_OF_CLAIMS
 from benchmarks.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("entropy_core", "run_core", "cer", "reso_llm", "benchmarks")
+PACKAGES = ("entropy_core", "run_core", "cer", "reso_llm", "phase_slip", "reso", "benchmarks")
 SOURCES = sorted(
     [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     + list(ROOT.glob("*.py"))
 )
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md"]
+DOCUMENTS = [ROOT / name for name in
+             ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")]  # fmt: skip
 # docs/results.md quotes documents of others.
 DOCUMENTS += sorted(path for path in (ROOT / "docs").glob("*.md") if path.name != "results.md")
 FILES = {
@@ -29,7 +30,9 @@ FILES = {
 FILES |= {"/config.yaml", "/loss.png", "/demo.png", "/modeling_reso.py"}  # written when used
 # A file in backticks or in a link, and a dotted name that begins with one of our packages.
 FILE = re.compile(r"(?:`|\]\(|python )(?:\.\./)*([\w./-]+\.(?:py|md|yaml|png))\b")
-NAME = re.compile(rf"(?:`|-m )((?:{'|'.join(PACKAGES)})(?:\.\w+)+)")
+# `reso.goal` and its like are members of the server's `reso` object.
+NAMED = [package for package in PACKAGES if package != "reso"]
+NAME = re.compile(rf"(?:`|-m )((?:{'|'.join(NAMED)})(?:\.\w+)+)")
 TASK = re.compile(r"python evaluate\.py ([a-z][\w-]*)")
 
 

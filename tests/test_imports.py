@@ -19,6 +19,8 @@ PACKAGES = {
     "run_core": {"entropy_core", "run_core"},
     "cer": {"cer", "entropy_core", "run_core"},
     "reso_llm": {"entropy_core", "reso_llm", "run_core"},
+    "phase_slip": {"entropy_core", "phase_slip", "reso_llm", "run_core"},
+    "reso": {"cer", "entropy_core", "reso", "reso_llm", "run_core"},
 }
 # The wings of reso_llm from the ground up: a module imports from its own wing and lower floors.
 FLOORS = (

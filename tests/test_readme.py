@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from reso.train import read_config
 from reso_llm.config import (
     ResoLLMConfig,
     control_config,
@@ -13,7 +14,6 @@ from reso_llm.config import (
     medium_config,
     small_config,
 )
-from train import read_config
 
 ROOT = Path(__file__).resolve().parents[1]
 SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-import chat
-import demo
 import evaluate
-import train as train_script
+from reso import chat, demo
+from reso import train as train_script
 from reso_llm.chat.session import SAMPLING
 from reso_llm.config import KuramotoConfig, ResoLLMConfig
 from reso_llm.tour.stations import STATIONS
@@ -151,7 +150,7 @@ def test_the_demo_trains_first_and_goes_on_with_the_run(run, monkeypatch, capsys
 def test_the_demo_reads_the_mode_of_wandb(monkeypatch, mode, told):
     seen = []
     monkeypatch.setenv("WANDB_MODE", mode)
-    monkeypatch.setattr("reso_llm.training.run.train", lambda config, **_: seen.append(config))
+    monkeypatch.setattr(train_script, "main_language_model", lambda config, _: seen.append(config))
     demo.train_first("nowhere")
     assert [config.wandb for config in seen] == [told]
 

@@ -8,15 +8,10 @@ from torch import Tensor
 
 from benchmarks.claims import Cases, Evidence, Missing, Row
 from benchmarks.kit.records import grouped, newest
+from cer.mirror import PUBLISHED, PUBLISHED_SEEDS
 from entropy_core.commutation import commutation_cost
 from entropy_core.information import semantic_mass
 
-TABLE = {  # published: input nats, mean and deviation of the final nats, BRAKE, ESCAPE
-    "PEAKED": ("0.063", 3.84, 0.49, 58, 1),
-    "UNIFORM": ("4.852", 4.11, 0.23, 60, 0),
-    "RANDOM": ("4.4", 4.10, 0.24, 60, 0),
-}
-SEEDS = 10
 TARGET = 3.0
 LOGGED = ("entropy", "mass", "phase", "control")
 NOISES = {"norm": "of an embedding's length", "absolute": "of deviation 1"}
@@ -30,9 +25,9 @@ Rows = Sequence[Row]
 def published(kind: str, evidence: Evidence) -> Cases:
     """The newest row of the published protocol with all its seeds."""
     rows = evidence.rows("mirror", mode="published", kind=kind)
-    rows = [row for row in rows if len(row["seeds"]) == SEEDS]
+    rows = [row for row in rows if len(row["seeds"]) == PUBLISHED_SEEDS]
     if not rows:
-        raise Missing(f"no row of benchmarks/results/mirror.jsonl has {SEEDS} seeds")
+        raise Missing(f"no row of benchmarks/results/mirror.jsonl has {PUBLISHED_SEEDS} seeds")
     return {"": rows[-1:]}
 
 
@@ -42,7 +37,7 @@ def condition(name: str, row: Row) -> Row:
               if c["name"] == name]  # fmt: skip
     ours = row["summary"]["conditions"][name]
     final = [*ours["entropy_trajectory"].values()][-1]
-    digits = len(TABLE[name][0].partition(".")[2])
+    digits = len(PUBLISHED[name][0].partition(".")[2])
     return {
         "input": f"{statistics.fmean(inputs):.{digits}f}", "seeds": len(row["seeds"]),
         "mean": round(final["mean"], 2), "std": round(final["std"], 2), **ours["control_actions"],

@@ -12,6 +12,7 @@ from benchmarks.kit.records import newest
 from benchmarks.kit.statistics import Interval, summary
 from benchmarks.tasks.phase_slip.arms import CURVE, GREEDY, HEAT, NOISE, PUBLISHED
 from benchmarks.tasks.phase_slip.statistics import drawn_measures
+from cer.mirror import PUBLISHED as PUBLISHED_MIRROR
 
 REAL = "SmolLM2-135M-Instruct"
 STAGES = {
@@ -144,7 +145,7 @@ def mirrored(evidence: Evidence) -> Row:
     """Final entropies of the reactor, nats, beside the published ones: mean and one deviation."""
     ((row,),) = cer_views.published("mirror", evidence).values()
     bars, equal = {}, []
-    for name, (_, mean, std, *_) in cer_views.TABLE.items():
+    for name, (_, mean, std, *_) in PUBLISHED_MIRROR.items():
         ours = cer_views.condition(name, row)
         for label, m, s in (("ours", ours["mean"], ours["std"]), ("published", mean, float(std))):
             bars[f"{name.lower()}, {label}"] = (m, m - s, m + s)

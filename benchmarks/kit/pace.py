@@ -23,9 +23,15 @@ Pace = Mapping[str, Mapping[str, Sequence[float]]]
 def read_pace(path: str) -> Pace:
     """Raises ValueError where the file is none."""
     try:
-        return json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"--pace {path}: {error}; --measure_pace writes one") from None
+        pace = json.loads(Path(path).read_text())
+        for measured in pace.values():
+            for fitting, step in measured.values():
+                if not (fitting >= 0 and step > 0):
+                    raise ValueError(f"[{fitting}, {step}] are no seconds")
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        advice = "expected what --measure_pace writes; delete it to measure anew"
+        raise ValueError(f"pace file {path}: {error}; {advice}") from None
+    return pace
 
 
 def pace_of(pace: Pace, task: str, variant: str) -> tuple[float, float]:

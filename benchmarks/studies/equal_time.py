@@ -58,11 +58,11 @@ def main() -> None:
     paths = {task: getattr(options, task) for task in TASKS if getattr(options, task)}
     if not paths or not (options.pace or options.measure_pace):
         parser.error("expected a text, and --measure_pace or --pace")
-    tasks: dict[str, Task] = {task: TASKS[task](path) for task, path in paths.items()}
-    if options.measure_pace:
-        measure_pace(options.measure_pace, tasks, options.only or names)
-        return
     try:
+        tasks: dict[str, Task] = {task: TASKS[task](path) for task, path in paths.items()}
+        if options.measure_pace:
+            measure_pace(options.measure_pace, tasks, options.only or names)
+            return
         wanted = all_trials(list(tasks), options)
     except ValueError as error:
         parser.error(str(error))

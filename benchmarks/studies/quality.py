@@ -104,11 +104,11 @@ def main() -> None:
         return
     if options.data is None:
         parser.error("--data is needed")
-    name, task = options.task, TASKS[options.task](options.data)
-    if options.measure_pace:
-        measure_pace(options.measure_pace, {name: task}, options.models)
-        return
     try:
+        name, task = options.task, TASKS[options.task](options.data)
+        if options.measure_pace:
+            measure_pace(options.measure_pace, {name: task}, options.models)
+            return
         seconds = options.seconds or SECONDS[name]
         wanted = trials.trials_of("quality", name, options.models, options, seconds=seconds)
     except ValueError as error:

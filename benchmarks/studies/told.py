@@ -8,8 +8,9 @@ sixty other questions are asked beside them. The clock stands still: every fact 
 
     answered  share of the replies that hold the fact's answer, by phrasing
     verbatim  share of these that say the stored text word for word
-    left alone  share of the replies to other questions that hold no answer of any fact
-    alone     answered without one part: the system message, or the echo
+    left alone  share of the replies to other questions that mention no fact: none holds a fact's
+              answer and another word of it that the question does not hold
+    without   answered without one part: the system message, or the echo
 
 A seed draws the tokens. Intervals are 95 % bootstrap percentiles over facts or questions, each with
 all its seeds. Rows go to results/told.jsonl.
@@ -33,7 +34,7 @@ from reso_llm.generation.text_engine import TextEngine
 from reso_llm.hf.engine import HFEngine
 from reso_llm.inference import ResoLLMInference
 from reso_llm.session.session import Session
-from reso_llm.session.words import words
+from reso_llm.session.words import content_words, words
 
 MAX_LENGTH = 48
 PHRASINGS = ("familiar", "familiar, other", "unseen")
@@ -56,6 +57,12 @@ def ask(engine: TextEngine, question: str, seed: int) -> str:
 def holds(reply: str, answer: str) -> bool:
     """Whether a reply has the answer as a word of its own."""
     return answer.lower() in words(reply)
+
+
+def mentions(reply: str, fact: Fact, question: str) -> bool:
+    """Whether a reply has a fact's answer and another word of it that the question has not."""
+    others = {*content_words(fact.text)} - {fact.answer.lower(), *content_words(question)}
+    return holds(reply, fact.answer) and not others.isdisjoint(content_words(reply))
 
 
 def is_verbatim(reply: str, text: str) -> bool:
@@ -84,11 +91,11 @@ def answered(
 
 
 def left_alone(engine: TextEngine, told: Sequence[Fact], seeds: Sequence[int]) -> list[float]:
-    """Share of the replies to other questions that hold no answer which the question does not."""
+    """Share of the replies to other questions that mention no fact."""
     shares = []
     for question in tqdm(OTHER_QUESTIONS, desc="other questions", leave=False, disable=None):
         replies = [ask(engine, question, seed) for seed in seeds]
-        named = [any(holds(reply, fact.answer) for fact in told) for reply in replies]
+        named = [any(mentions(reply, fact, question) for fact in told) for reply in replies]
         shares.append(1 - fmean(named))
     return mean_of(shares)
 

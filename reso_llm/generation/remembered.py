@@ -5,7 +5,7 @@ used, in the order in which they were stored, in two ways:
 
     context  a system message, after the user's own:  The user told you: <text> <text>
     echo     what the echo reads before the prompt, `times` * importance * exp(-decay * age) times:
-             the text as a reply that says it back, "My" being "Your" there
+             replies that say the text back, "My" being "Your" there
 
 A plain text has no system message, and its echo reads the texts as they are. Nothing here knows a
 model: an engine encodes, and says how many times. Matching and ranking are those of `recall`.
@@ -19,6 +19,7 @@ from reso_llm.data.conversation import Message
 from reso_llm.generation.prompt import Prompt, messages_of
 from reso_llm.session.episodes import CLOSE
 from reso_llm.session.session import Session
+from reso_llm.session.words import STOP_WORDS
 
 TOLD = "The user told you:"
 MOST = 3
@@ -123,3 +124,11 @@ def said_back(text: str) -> str:
         return word.capitalize() if begins else word
 
     return SPEAKER.sub(turned, text)
+
+
+def replies_of(text: str) -> tuple[str, str]:
+    """Two replies that say a text back: by itself, and after "You told me that"."""
+    back = said_back(text)
+    first = back.partition(" ")[0]
+    begins = back[:1].lower() + back[1:] if first.lower() in STOP_WORDS else back
+    return back, f"You told me that {begins}"

@@ -87,7 +87,7 @@ class TextEngine(ABC):
 
     @abstractmethod
     def reply_ids(self, text: str) -> list[int]:
-        """Ids of a stored text as a reply that says it back, for the echo."""
+        """Ids of replies that say a stored text back, for the echo."""
 
     @abstractmethod
     def text_vector(self, text: str) -> Tensor:

@@ -1,12 +1,11 @@
 """Export of a checkpoint to a directory that Hugging Face tools load.
 
-    python -m reso_llm.hf.export RUN OUT
+    reso export hf RUN OUT
 
 OUT holds weights, configuration, tokenizer with chat template, generation defaults, and the one
 line `modeling_reso.py`, through which `trust_remote_code=True` finds the installed `reso_llm`.
 """
 
-import sys
 from pathlib import Path
 
 from reso_llm.generation.context import unwritable
@@ -14,7 +13,6 @@ from reso_llm.generation.trained import load_trained
 from reso_llm.hf.exported_tokenizer import hf_tokenizer
 from reso_llm.model import ResoLLMModel
 from reso_llm.tokenizer import ResoTokenizer
-from run_core.cli import run
 from run_core.pretrained import no_progress_bars
 
 
@@ -57,14 +55,3 @@ def save_exported(model: ResoLLMModel, tokenizer: ResoTokenizer, out: Path) -> N
     with no_progress_bars():
         exported.save_pretrained(out)
     hf_tokenizer(tokenizer, model.config.max_seq_len).save_pretrained(out)
-
-
-def main() -> None:
-    """Export RUN to OUT, both from the command line."""
-    if len(sys.argv) != 3:
-        raise ValueError("expected two arguments: python -m reso_llm.hf.export RUN OUT")
-    print(export(*sys.argv[1:]))
-
-
-if __name__ == "__main__":
-    run(main)

@@ -95,6 +95,13 @@ class HFTokenizer:
         asked = [self.encode_prompt([*system, Message("user", word)]) for word in ("a", "1")]
         return len(list(takewhile(lambda pair: pair[0] == pair[1], zip(*asked, strict=False))))
 
+    @cached_property
+    def reply_opening(self) -> tuple[int, ...]:
+        """The ids behind a last question, up to the first word of its reply."""
+        asked = (self.encode_prompt([Message("user", word)])[::-1] for word in ("a", "1"))
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(*asked, strict=False))
+        return tuple(token for token, _ in same)[::-1]
+
     def stream_decoder(self) -> "HFDecoder":
         """Make a decoder for one text."""
         return HFDecoder(self)

@@ -1,14 +1,14 @@
-"""python -m reso_llm.server --checkpoint RUN --port 8000"""
+"""reso serve --checkpoint RUN --port 8000"""
 
 import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
 
 from run_core import cli
 
 
-def make_parser() -> cli.Parser:
-    parser = cli.Parser(
-        prog="-m reso_llm.server", description="Serve a model: a page, and OpenAI's API."
-    )
+def make_parser(prog: str = "-m reso_llm.server") -> cli.Parser:
+    parser = cli.Parser(prog=prog, description="Serve a model: a page, and OpenAI's API.")
     add = parser.add_argument
     add("--checkpoint", type=str | None, help="run or checkpoint directory; default: the shipped")
     add("--model", type=str | None, help="instead: smollm2, or a model of transformers")
@@ -20,20 +20,18 @@ def make_parser() -> cli.Parser:
     return parser
 
 
-def main() -> None:
-    parser = make_parser()
-    options = vars(parser.read(sys.argv[1:]))
-    checkpoint, model = options.pop("checkpoint"), options.pop("model")
-    if checkpoint and model:
-        parser.error("checkpoint and model are two models: give one of them")
-    from reso_llm.hf.engine import HFEngine
-    from reso_llm.inference import ResoLLMInference
+def main(args: Sequence[str] | None = None, prog: str = "-m reso_llm.server") -> None:
+    """Serve as the arguments say, by default those of this process, until Ctrl-C."""
+    options = vars(make_parser(prog).read(sys.argv[1:] if args is None else args))
+    if missing := [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]:
+        raise ValueError(f"a server needs {' and '.join(missing)}: pip install -e '.[web]'")
+    from reso_llm.inference import load_engine
     from reso_llm.server.guard import check_address
     from reso_llm.server.serve import serve
 
     check_address(options["host"], options["token"])
-    loads, what = (HFEngine, model) if model else (ResoLLMInference, checkpoint)
-    serve(loads.from_pretrained(what, options.pop("device")), **options)
+    engine = load_engine(*(options.pop(name) for name in ("checkpoint", "model", "device")))
+    serve(engine, **options)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ CHAT = SHARED | {"messages", "max_completion_tokens", "top_logprobs"}
 COMPLETION = SHARED | {"prompt"}
 EXTENSIONS = {"guidance", "top_k", "min_p", "repetition_penalty"}
 """Options of a generation that OpenAI has no parameter for."""
-RESO = EXTENSIONS | {"goal", "controllers", "without", "alternatives"}
+RESO = EXTENSIONS | {"goal", "controllers", "auto_temperature", "without", "alternatives"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +145,7 @@ def _options(
             max_length=given.whole(length, DEFAULT_TOKENS, 1, MAX_TOKENS),
             stop=[encodable(s) for s in stops],
             controllers=tuple(controllers[name] for name in dict.fromkeys(names)),
+            auto_temperature=reso.flag("auto_temperature", True),
             alternatives=alternatives,
             **SAMPLING | sampling,
         )

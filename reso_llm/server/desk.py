@@ -172,9 +172,10 @@ class Desk:
             goals = [engine.session.new_goal(text.goal, "exploratory", vector)]
         prompt, notes = fitted(engine, text.prompt, text.options.max_length)
         job = engine.start([prompt], text.options, [text.seed], pieces.append, goals=goals)
-        (row,), episodes = job.rows, engine.session.episodes
-        memories = [] if episodes is None else [(m.text, m.token_ids) for m in episodes.moments]
-        sources = Sources(row.ids[: row.num_prompt], memories, engine.tokenizer.special_ids)
+        (row,), tokens = job.rows, engine.tokenizer
+        used = zip(row.memories.texts, row.memories.echo, strict=True)
+        memories = [(text, ids) for text, (echo, _) in used for ids in (tokens.encode(text), echo)]
+        sources = Sources(row.ids[: row.num_prompt], memories, tokens.special_ids)
         return _Open(text, engine, job, TokenReader(row, engine.tokenizer, sources), pieces, notes)
 
     def _turn(self, opened: _Open) -> None:

@@ -34,9 +34,9 @@ class Given(dict[str, Any]):
         super().__init__({name: value for name, value in values.items() if name in known})
         self.prefix = prefix
 
-    def flag(self, name: str) -> bool:
-        """True or false; false where it is not given."""
-        return self._value(name, False, isinstance(self.get(name), bool), "true or false")
+    def flag(self, name: str, default: bool = False) -> bool:
+        """True or false."""
+        return self._value(name, default, isinstance(self.get(name), bool), "true or false")
 
     def text(self, name: str) -> str | None:
         """A string; None where it is not given."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from entropy_core.checks import is_number
 from reso_llm.chat.session import SAMPLING
-from reso_llm.decoding.controllers import controllers_by_name
+from reso_llm.generation.options import GenerationOptions
 from reso_llm.server.asked import DEFAULT_TOKENS, MAX_TOKENS
 from reso_llm.server.desk import Desk
 from reso_llm.server.errors import ApiError, refuse
@@ -17,11 +17,21 @@ from reso_llm.tour.stations import STATIONS
 from run_core.terminal import encodable
 
 CONTROLLERS = {
-    "srb": "Stops when the text has settled, and compares continuations where it is undecided.",
-    "phase_slip": "A jolt where entropy jumps or the text runs in circles.",
-    "stochastic_resonance": "Noise on the logits while the text repeats itself.",
-    "stability_temperature": "Cools a text that falls apart, and warms one that loops.",
+    "srb": (
+        "Semantic resonance budget",
+        "Stops when the text has settled, and compares continuations where it is undecided.",
+    ),
+    "phase_slip": ("Phase-Slip", "A jolt where entropy jumps or the text runs in circles."),
+    "stochastic_resonance": (
+        "Stochastic resonance",
+        "Noise on the logits while the text repeats itself.",
+    ),
+    "stability_temperature": (
+        "Stability temperature",
+        "Cools a text that falls apart, and warms one that loops.",
+    ),
 }
+"""Title and purpose of each controller."""
 MAX_TEXT = 4000
 """Characters of a text to remember or of a question."""
 
@@ -57,10 +67,7 @@ class Mind:
                 for name in self.desk.variants.stages
                 if name in stations
             ],
-            "controllers": [
-                {"name": name, "purpose": CONTROLLERS[name]}
-                for name in controllers_by_name(engine.srb)
-            ],
+            "controllers": self._controllers(),
             "has_goals": engine.session.agency is not None,
             "has_memory": engine.session.episodes is not None,
             "defaults": SAMPLING | {"max_tokens": DEFAULT_TOKENS},
@@ -68,6 +75,18 @@ class Mind:
             "writing": num_open,
             "waiting": num_waiting,
         }
+
+    def _controllers(self) -> list[dict[str, Any]]:
+        """The controllers that the model can have; is_on: it acts where nobody says otherwise."""
+        engine, stability = self.desk.engine, self.desk.engine.session.config.stability
+        calibrated = engine.stability_calibration is not None
+        automatic = GenerationOptions().followed_by(stability).controllers if calibrated else ()
+        on = {controller.name for controller in automatic}
+        return [
+            {"name": name, "title": title, "purpose": purpose, "is_on": name in on}
+            for name, (title, purpose) in CONTROLLERS.items()
+            if stability.enabled or name != "stability_temperature"
+        ]
 
     async def memories(self) -> dict[str, Any]:
         """All stored texts, the newest first."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import sys
 
 from reso_llm.generation.text_engine import TextEngine
 from reso_llm.server.app import create_app
@@ -11,6 +12,8 @@ from run_core.terminal import report
 DRAIN_SECONDS = 1
 """Time that open answers get to end after Ctrl-C."""
 MAX_CONNECTIONS = 256
+SWITCH_SECONDS = 0.0005
+"""Time that the desk's thread may hold the interpreter while the event loop waits for it."""
 
 
 def serve(
@@ -38,6 +41,7 @@ def serve(
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
     report(f"{name} is at {page_address(host, listening.getsockname()[1], token)}")
+    sys.setswitchinterval(SWITCH_SECONDS)
     with contextlib.suppress(KeyboardInterrupt):  # the way to end it
         uvicorn.Server(config).run(sockets=[listening])
 

@@ -1,5 +1,6 @@
 """Variants of an engine: the same model and session with some stages silent."""
 
+import copy
 from collections import OrderedDict
 
 from reso_llm.generation.engine import Engine
@@ -39,7 +40,7 @@ class Variants:
         return engine
 
     def _made(self, stages: frozenset[str]) -> Engine:
-        model = without(self.engine.model, *sorted(stages))
-        made = Engine(model, self.engine.tokenizer, self.engine.config)
-        made.srb = self.engine.srb
+        made = copy.copy(self.engine)
+        made.model = without(self.engine.model, *sorted(stages))
+        made.model.tokenizer = made.tokenizer
         return made

@@ -34,6 +34,7 @@ from run_core.signals import Abandoned, StopRequests, catch_signals
 from run_core.terminal import progress_bar
 
 LN2 = math.log(2)
+PICTURE = "loss.png"
 RELEASE_EVERY = 100  # steps
 
 
@@ -45,6 +46,18 @@ class TrainSummary:
     seconds: float
     validation: LanguageModelScore | None
     stopped_by: str | None
+
+    def told(self, out: str) -> str:
+        """The last lines of a finished run in `out`: score, picture, and what to do next."""
+        picture = Path(out, PICTURE)
+        score = self.validation.bits_per_byte
+        lines = [
+            f"{out}: {self.step:,} steps in {self.seconds / 60:.1f} minutes",
+            f"validation: {score:.4f} bits/byte on all of its text, lower is better",
+            f"picture: {picture}" if picture.is_file() else "",
+            f"next: reso chat --checkpoint {out}",
+        ]
+        return "\n".join(filter(None, lines))
 
 
 class Trainer:
@@ -209,7 +222,10 @@ class Trainer:
         )
         with suppress(Abandoned), self.stops.abandonable():
             self.log.plot()
-        self.report(f"step {c.step:,}: validation {score.bits_per_byte:.4f} bits/byte")
+        self.report(
+            f"step {c.step:,}: {score.bits_per_byte:.4f} bits/byte on the first "
+            f"{score.tokens:,} validation tokens"
+        )
         if text:
             self.report(f"  {self.config.sample_prompt!r} -> {text!r}")
         self.meter.leave_out(time.perf_counter() - started)

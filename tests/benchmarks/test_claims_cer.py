@@ -4,7 +4,7 @@ import pytest
 from claim_rows import assert_turns, changed, evidence_of, the_claim
 
 from benchmarks.claims import HOLDS, MIXED, NOT, UNTESTED, cer, cer_views
-from benchmarks.claims.cer_views import TABLE
+from cer.mirror import PUBLISHED
 
 ENCODER, NO_DRIFT = "right after the encoder", "no drift control"
 NOTHING = "no control, no phase modulation"
@@ -14,12 +14,12 @@ LAYER, MIXING = "attention output := 0", "attention matrix := identity (no mixin
 def mirror():
     steps = [{"entropy": 4.0, "mass": 0.9, "phase": 0.1, "control": "BRAKE"} for _ in range(6)]
     seed = {"conditions": [{"name": name, "input_entropy": float(given), "steps": steps}
-                           for name, (given, *_) in TABLE.items()]}  # fmt: skip
+                           for name, (given, *_) in PUBLISHED.items()]}  # fmt: skip
     summary = {
         name: {"entropy_trajectory": {"step_0": {"mean": 9.0, "std": 9.0},
                                       "step_5": {"mean": mean + 0.004, "std": std}},
                "control_actions": {"brake": brake, "escape": escape}}
-        for name, (_, mean, std, brake, escape) in TABLE.items()
+        for name, (_, mean, std, brake, escape) in PUBLISHED.items()
     }  # fmt: skip
     about = {"num_parameters": 1_645_952, "num_layers": 2, "num_refinement_steps": 3}
     return {"mode": "published", "kind": "mirror", "seeds": list(range(10)), "metadata": about,
@@ -32,7 +32,7 @@ def ablate():
     def part(name, mean, difference, low, high):
         condition = {"mean": mean, "difference": difference, "difference_interval": [low, high],
                      "values": [mean - 0.1, mean + 0.1]}  # fmt: skip
-        return {"variant": name, "conditions": {c: dict(condition) for c in TABLE}}
+        return {"variant": name, "conditions": {c: dict(condition) for c in PUBLISHED}}
 
     variants = [part(MIXING, 3, -1.0, -2.0, -0.5), part(LAYER, 3, -1.0, -2.0, -0.5),
                 part(ENCODER, 2.0, -1.0, -2.0, -0.5), part(NO_DRIFT, 3.5, 1.0, 0.5, 2.0),
@@ -98,12 +98,12 @@ TURNS = [
     ("Attention mechanisms",
      {("reactor_training", 1, "diffusion", 0): {"diffusion": -0.1}}, MIXED),
     ("The attention layers", {part(ENCODER, "UNIFORM", "mean"): 5.0}, NOT),
-    ("The brake", {part(NO_DRIFT, c, "difference_interval"): [-0.1, 1] for c in TABLE}, NOT),
+    ("The brake", {part(NO_DRIFT, c, "difference_interval"): [-0.1, 1] for c in PUBLISHED}, NOT),
     ("The brake", {part(NO_DRIFT, "RANDOM", "difference_interval"): [-0.1, 1]}, MIXED),
     ("The trajectory", {("setpoint", 0, "rows", 0, "error"): 0.2}, NOT),
     ("(ours) The corrected", {("setpoint", 1, "rows", 0, "error"): 0.2}, NOT),
     ("Controllable", {("setpoint", 0, "rows", 2, "steps", 5, "entropy"): 2.0}, NOT),
-    ("Kuramoto", {part(NO_DRIFT, c, "values"): [5.0, 5.1] for c in TABLE}, NOT),
+    ("Kuramoto", {part(NO_DRIFT, c, "values"): [5.0, 5.1] for c in PUBLISHED}, NOT),
     ("Feed-forward", {("zombie", 1, "models", 1, "noise", 1, "delta_ppl"): 0.5}, MIXED),
     ("... and lower", {("zombie", 0, "models", 1, "noise", i, "commutation_nats"): 0.5
                        for i in (1, 3)}, NOT),

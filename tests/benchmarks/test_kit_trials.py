@@ -1,6 +1,7 @@
 """Trials: budgets, paces, what is found again, and processes side by side."""
 
 import dataclasses
+import importlib
 import json
 from types import SimpleNamespace
 
@@ -31,6 +32,31 @@ def task(monkeypatch):
         monkeypatch.setattr(module, "keep_freed_memory", lambda: None)
     made = ablation.quick_task("shakespeare", None)
     return dataclasses.replace(made, config=make_tiny_config(("echo",)), stride=6)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[1]", "{}x", '{"t": [1, 2]}', '{"t": {"full": [1]}}', '{"t": {"full": [0, 0]}}'],
+)
+def test_a_broken_pace_file_is_named(tmp_path, content):
+    file = tmp_path / "pace.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=r"pace\.json"):
+        pace.read_pace(str(file))
+
+
+@pytest.mark.parametrize("study", ["quality", "equal_time"])
+def test_a_study_refuses_a_broken_pace_file_in_a_line(tmp_path, monkeypatch, capsys, study):
+    module = importlib.import_module(f"benchmarks.studies.{study}")
+    file = tmp_path / "pace.json"
+    file.write_text("{")
+    monkeypatch.setitem(module.TASKS, "guanaco", lambda path: None)
+    given = ["guanaco", "--data", "x"] if study == "quality" else ["--guanaco", "x"]
+    monkeypatch.setattr("sys.argv", [study, *given, "--measure_pace", str(file)])
+    with pytest.raises(SystemExit) as stop:
+        module.main()
+    assert stop.value.code == 2
+    assert "pace.json" in capsys.readouterr().err
 
 
 def test_a_pace_gives_each_variant_its_steps(pace_file):

@@ -23,6 +23,10 @@ def engine(tiny_model, byte_tokenizer):
 def test_an_answer_is_a_word_of_its_own():
     assert study.holds("It is in the TEAPOT.", "teapot")
     assert not study.holds("He has teapots", "teapot")
+    fact = next(facts())
+    assert study.mentions("Ylva lives in Torvik.", fact, "How are you?")
+    assert not study.mentions("I like Torvik.", fact, "How are you?")
+    assert not study.mentions("Torvik lives.", fact, "Where does my sister Ylva live? lives")
     assert study.is_verbatim("Yes: my dog is called Tom!", "My dog is called Tom.")
     assert not study.is_verbatim("Your dog is called Tom.", "My dog is called Tom.")
 
@@ -31,10 +35,10 @@ def test_each_condition_takes_away_what_it_names(engine, monkeypatch):
     monkeypatch.setattr(study, "OTHER_QUESTIONS", study.OTHER_QUESTIONS[:2])
     told = list(facts())[:3]
     row = study.measured(engine, told, [0, 1])
-    assert min(row["answered"][kind][0] for kind in ("all", "unseen")) > 0.5
+    assert min(row["answered"][kind][0] for kind in ("all", "unseen")) > 0.3
     assert row["answered"]["verbatim"][0] == 0.0, "all three begin with 'My'"
-    assert row["without_context"]["all"][0] > 0.5
-    assert row["without_echo"]["all"][0] < 0.5
+    assert row["without_context"]["all"][0] > 0.3
+    assert row["without_echo"]["all"][0] < row["answered"]["all"][0]
     assert row["untold"]["all"][0] == 0.0
     assert row["untold"]["verbatim"] is None
     assert row["left_alone"][0] == 1.0

@@ -1,5 +1,6 @@
 """The mirror test, its ablations, the set point curve, their figures and their command."""
 
+import copy
 import io
 import json
 import math
@@ -13,7 +14,15 @@ import evaluate
 from benchmarks.tasks import mirror as mirror_task
 from cer import ablation, figures
 from cer.ablation import BASELINE, ENCODER, ablate, ablation_table, bootstrap_interval
-from cer.mirror import CONDITIONS, build_reactor, condition_input, mirror_table, mirror_test
+from cer.mirror import (
+    CONDITIONS,
+    PUBLISHED,
+    PUBLISHED_SEEDS,
+    build_reactor,
+    condition_input,
+    mirror_table,
+    mirror_test,
+)
 from cer.setpoint import final_error, setpoint_curve, setpoint_table, worst_error
 
 # Final state entropy (mean, deviation) PEAKED, UNIFORM, RANDOM over ten seeds, and brake/escape,
@@ -300,3 +309,18 @@ def test_arrows_of_the_set_point_start_where_the_control_found_the_state(mode):
     arrows = [ends for ends in arrows if len(ends) == 2]
     assert len(arrows) == 6
     assert all(0 <= y <= math.log(256) for ends in arrows for y in ends)
+
+
+def test_the_table_of_the_published_seeds_compares_with_the_published_values(two_seeds):
+    """A tick only where mean, deviation and both counts are the published ones."""
+    result = copy.deepcopy(two_seeds)
+    result["metadata"]["n_seeds"] = PUBLISHED_SEEDS
+    for name, (_, mean, std, brake, escape) in PUBLISHED.items():
+        summary = result["summary"]["conditions"][name]
+        final = [*summary["entropy_trajectory"]][-1]
+        summary["entropy_trajectory"][final] |= {"mean": mean, "std": std}
+        summary["control_actions"] |= {"brake": brake, "escape": escape}
+    assert [line[-5:] for line in mirror_table(result).splitlines()[2:]] == ["| ✓ |"] * 3
+    result["summary"]["conditions"]["RANDOM"]["control_actions"]["brake"] -= 1
+    assert [line[-3] for line in mirror_table(result).splitlines()[2:]] == ["✓", "✓", "✗"]
+    assert "Published" not in mirror_table(two_seeds)

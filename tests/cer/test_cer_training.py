@@ -17,7 +17,6 @@ import pytest
 import torch
 import yaml
 
-import train as script
 from cer import losses, tasks, training
 from cer import run as reactor_run
 from cer.losses import LossWeights
@@ -25,6 +24,7 @@ from cer.run import RESUMABLE
 from cer.tasks import Distributions, TaskConfig
 from cer.training import CERTrainConfig, ReactorConfig, Trainer
 from entropy_core.information import entropy_nats_from_probs, kl_nats_from_probs
+from reso import train as script
 from run_core import cli, runlog
 from run_core.checkpoint import load_checkpoint
 from run_core.run import changed_keys, checkpoint_path, resolve
@@ -589,18 +589,19 @@ def test_a_run_draws_its_loss(config_file, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(runlog.RunLog, "plot", PLOT)
     drawn, real = [], runlog.draw_losses
 
-    def draw(training, validation, labels):
-        drawn.append((training, validation, labels))
-        return real(training, validation, labels)
+    def draw(training, validation, labels, title):
+        drawn.append((training, validation, labels, title))
+        return real(training, validation, labels, title)
 
     monkeypatch.setattr(runlog, "draw_losses", draw)
     assert call(monkeypatch, "--config", config_file, "num_reactors=2") == 0
     assert capsys.readouterr().err == "training\n"  # a bar is for a terminal
-    training_curve, validation_curve, labels = drawn[-1]
+    training_curve, validation_curve, labels, title = drawn[-1]
     assert training_curve[0] == [1, 2, 3, 4, 5, 6]
     assert validation_curve[0] == [2, 4, 6]
     assert all(value > 0 for value in training_curve[1] + validation_curve[1])
     assert "KL" in labels[1]
+    assert title == "run"
     assert (tmp_path / "run" / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -22,9 +22,9 @@ import pytest
 import yaml
 from train_server import ROOT, TrainServer
 
-import train
 from benchmarks.studies.crash import final_hash, kill_until_done
 from cer.training import CERTrainConfig
+from reso import train
 from reso_llm.data import errors, hub
 from reso_llm.training.config import TrainConfig
 from run_core import cli
@@ -185,21 +185,21 @@ def test_every_yaml_file_of_the_repository_is_valid():
 def test_help_describes_every_option_and_fits_the_terminal(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as stop:
-        parse("--help")
+        parse("--help-all")
     text = capsys.readouterr().out
     assert stop.value.code == 0
     assert max(map(len, text.splitlines())) <= 80
     described = re.sub(r"\s+", " ", text)
     for name in TrainConfig.__dataclass_fields__:
         assert re.search(rf"--{name}\b", text), name
-    for words in ("budget in optimizer steps", "YAML file of the options", "run in --out"):
+    for words in ("budget in optimizer steps", "YAML file of options", "run in --out"):
         assert words in described
 
 
 def test_help_and_mistakes_do_not_wait_for_torch():
     """Start-up of `train.py --help` was 2.6 s with torch and is 0.3 s without."""
     code = (
-        "import sys, train\n"
+        "import sys; from reso import train\n"
         "try: train.read_config(sys.argv[1:])\n"
         "except SystemExit: pass\n"
         "sys.exit('torch' in sys.modules)"
@@ -281,7 +281,13 @@ def steps_logged(args):
 def test_a_run_from_the_command_line(server, args, tmp_path):
     run = server.run(*args, "steps=3", "validate_every=2", "sample_prompt=Hi", "sample_length=4")
     assert run.code == 0, run.stderr
-    assert re.search(r"3 steps in .* minutes, validation [\d.]+ bits/byte", run.stdout)
+    *_, steps, score, picture, then = run.stdout.splitlines()
+    out = args[-1].removeprefix("out=")
+    assert re.fullmatch(rf"{re.escape(out)}: 3 steps in [\d.]+ minutes", steps)
+    assert re.fullmatch(r"validation: [\d.]+ bits/byte on all of its text, lower is better", score)
+    assert picture == f"picture: {Path(out, 'loss.png')}"
+    assert Path(out, "loss.png").is_file()
+    assert then == f"next: reso chat --checkpoint {out}"
     assert "'Hi' ->" in run.stdout
     assert "Traceback" not in run.stderr
     names = {path.name for path in (tmp_path / "run").iterdir()}

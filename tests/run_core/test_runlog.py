@@ -148,7 +148,7 @@ def test_a_drawn_picture_leaves_no_figure_behind(monkeypatch):
 
     monkeypatch.setattr(figure, "Figure", Counted)
     curve = ([0.0, 1.0], [2.0, 1.0])
-    draw_losses(curve, curve, ("steps", "loss", "validation"))
+    draw_losses(curve, curve, ("steps", "loss", "validation"), "run")
     assert [reference() for reference in drawn] == [None]
 
 

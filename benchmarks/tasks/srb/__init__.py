@@ -3,6 +3,8 @@
 python evaluate.py srb --record                                     the checkpoint of the package
 python evaluate.py srb --model SmolLM2-135M-Instruct --record       a directory or a hub id
 python evaluate.py srb --from-csv summary_longform.csv              published files
+python evaluate.py srb --from-csv runs_longform.csv --plot srb.png  with the picture of the public
+                                                                    plot_entropy_overlay
 
 Sixty prompts in five buckets (prompts.py); thresholds are calibrated on one half and all arms run
 on the other (study.py): static, SRB, fixed length, random stop, and a rule on p(end), with one

@@ -9,6 +9,7 @@ import { load, save } from "./store.js";
 
 const STARTERS = ["Hi! How was your weekend?", "What kind of music do you like?", "Do you have any pets?"];
 const ALTERNATIVES = 5;
+const READ_BACK = 200; // exchanges that a request holds, at most; the server reads those that fit
 
 const state = { exchanges: [], settings: {}, ...load() };
 let mind;
@@ -24,17 +25,17 @@ function choices() {
   const { temperature, top_p, max_tokens, goal, without, controllers } = state.settings;
   return {
     temperature, top_p, max_tokens,
-    reso: { goal: (goal ?? "").trim(), without: [...without].sort(), controllers: [...controllers].sort(), alternatives: ALTERNATIVES },
+    reso: { goal: (goal ?? "").trim(), without: [...without].sort(), controllers: [...controllers].sort(), auto_temperature: false, alternatives: ALTERNATIVES },
   };
 }
 
-/** What is off or on, in words. */
-function described({ reso }) {
-  const names = [
-    ...reso.without.map((name) => `without ${name}`),
-    ...reso.controllers.map((name) => `with ${name}`),
-  ];
-  return names.map((name) => name.replaceAll("_", " ")).join(", ") || "with every stage, no controller";
+/** What is off or on in a request and not in another, in words; empty where they agree. */
+function difference(asked, other) {
+  const titles = Object.fromEntries([...mind.stages, ...mind.controllers].map((s) => [s.name, s.title]));
+  const more = (list, a, b) => a.reso[list].filter((name) => !b.reso[list].includes(name)).map((name) => titles[name]);
+  const without = [...more("without", asked, other), ...more("controllers", other, asked)];
+  const added = [...more("controllers", asked, other), ...more("without", other, asked)];
+  return [...without.map((title) => `without ${title}`), ...added.map((title) => `with ${title}`)].join(", ");
 }
 
 /** Write a text into a reply; resolves when it has ended, however it ends. */
@@ -65,7 +66,7 @@ const newText = (asked) => ({ tokens: [], seed: asked.seed, temperature: asked.t
 
 /** The messages before an exchange, and its question. */
 function messagesUpTo(index) {
-  const before = state.exchanges.slice(0, index).flatMap(({ question, reply }) => [
+  const before = state.exchanges.slice(Math.max(0, index - READ_BACK), index).flatMap(({ question, reply }) => [
     { role: "user", content: question },
     { role: "assistant", content: reply.tokens.map((token) => token.text).join("") },
   ]);
@@ -92,7 +93,7 @@ async function again() {
   const { pair, first } = shownExchanges[index];
   pair.querySelector(".other")?.remove();
   delete exchange.other;
-  if (described(asked) === described(exchange.asked)) {
+  if (!difference(asked, exchange.asked)) {
     pair.classList.remove("double");
     keep();
     return;
@@ -105,7 +106,7 @@ async function again() {
 }
 
 function showOther(pair, exchange) {
-  const other = new Reply(exchange.other, mind, inspectHere, described(exchange.other.asked));
+  const other = new Reply(exchange.other, mind, inspectHere, difference(exchange.other.asked, exchange.asked));
   other.element.classList.add("other");
   pair.classList.add("double");
   pair.append(other.element);

@@ -27,7 +27,7 @@ export function arrange(mind, settings, changed, switched) {
     changed();
   });
   settings.without = (settings.without ?? []).filter((name) => mind.stages.some((s) => s.name === name));
-  settings.controllers ??= [];
+  settings.controllers ??= mind.controllers.filter((c) => c.is_on).map((c) => c.name);
   const switchOf = ({ name, title, purpose }, list, isOn) => {
     const input = make("input", { type: "checkbox", id: `switch-${name}`, "data-switch": name });
     input.checked = isOn(name);
@@ -38,12 +38,11 @@ export function arrange(mind, settings, changed, switched) {
       changed();
       switched();
     });
-    const words = title ?? name.replaceAll("_", " ");
     return make(
       "div",
       { class: "switch" },
       input,
-      make("label", { for: `switch-${name}` }, words, make("small", {}, purpose)),
+      make("label", { for: `switch-${name}` }, title, make("small", {}, purpose)),
     );
   };
   const stages = mind.stages.map((s) => switchOf(s, "without", (name) => !settings.without.includes(name)));

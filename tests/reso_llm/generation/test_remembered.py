@@ -12,6 +12,7 @@ from reso_llm.generation.remembered import (
     memories_of,
     memory_limit,
     query_of,
+    replies_of,
     said_back,
     with_memories,
 )
@@ -104,6 +105,13 @@ def test_a_text_is_said_back_to_who_told_it(text, back):
     assert said_back(text) == back
 
 
+def test_replies_that_say_a_text_back():
+    assert replies_of("The key is mine.") == (
+        "The key is yours.", "You told me that the key is yours.",
+    )  # fmt: skip
+    assert replies_of(PETER)[1] == f"You told me that {PETER}"
+
+
 # --- in the engine -------------------------------------------------------------------------------
 
 
@@ -113,9 +121,9 @@ def test_a_conversation_is_told_and_its_echo_reads_replies(engine):
     job = engine.start([[("user", "Where is Olga?")]], *_greedy())
     asked = [Message("system", f"The user told you: {SISTER}."), Message("user", "Where is Olga?")]
     assert job.rows[0].ids == t.encode_prompt(asked)
-    reply = t.encode("Your sister Olga lives in Oslo")
+    replies = "Your sister Olga lives in Oslo", "You told me that your sister Olga lives in Oslo"
     ((ids, weight),) = job.rows[0].memories.echo
-    assert ids == (t.assistant_id, *reply, t.end_id)
+    assert list(ids) == [i for r in replies for i in (t.assistant_id, *t.encode(r), t.end_id)]
     assert weight == engine.echo_times
     assert engine.finish(job)[0].memories_used == (SISTER,)
 

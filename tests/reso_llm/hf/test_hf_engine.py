@@ -241,6 +241,12 @@ def test_a_model_without_a_template_reads_lines_and_stops_at_the_next_question(m
     assert (result.text, result.stop_reason) == (" Yes.", "stop")
 
 
+def test_the_echo_reads_a_stored_text_as_replies_behind_the_template_s_opening(engine):
+    text = engine.tokenizer.tokenizer.decode(engine.reply_ids("My key."))
+    opening = "<|im_end|>\n<|im_start|>assistant\n"
+    assert text == f"{opening}Your key.{opening}You told me that your key."
+
+
 def test_a_template_that_refuses_is_one_sentence():
     refusing = "{{ raise_exception('no system role') }}"
     with pytest.raises(ValueError, match=r"^the model's chat template refuses .*no system role"):

@@ -5,33 +5,26 @@ Skipped where no browser is installed (on Debian `apt-get install chromium`).
 
 import json
 import re
-import shutil
 import time
 
 import pytest
 
 pytest.importorskip("uvicorn", reason="the server needs the extra web")
-playwright = pytest.importorskip("playwright.sync_api", reason="the page needs the extra test")
+pytest.importorskip("playwright", reason="the page needs the extra test")
 
-from serving import endless, running, tiny_engine, until  # noqa: E402
+from serving import endless, running, tiny_engine, until
 
-from reso_llm.server.facts import TokenReader  # noqa: E402
+from benchmarks.kit.browser import BROWSER, started
+from reso_llm.server.facts import TokenReader
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no browser: install chromium")
-FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update",
-)  # fmt: skip
 REPLY = ".exchange:last-child .reply"
 
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=BROWSER, args=FLAGS)
+    with started() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -179,9 +172,7 @@ def test_what_is_told_is_remembered_and_dated(page):
     item.locator("summary").click()
     assert "Just now" in item.inner_text()
     say(page, "where does Zork live?")
-    page.wait_for_function(
-        "document.querySelector('#memories [open] p').innerText.includes('1 text ago')"
-    )
+    page.locator("#memories [open] p", has_text="1 text ago").first.wait_for()
 
 
 def test_a_silent_stage_stands_beside_the_same_reply(page):
@@ -190,6 +181,7 @@ def test_a_silent_stage_stands_beside_the_same_reply(page):
     page.uncheck("#switch-prsc")
     page.wait_for_selector(f"{REPLY}.other .difference")
     assert words(page) == before
+    assert page.locator(f"{REPLY}.other h3").inner_text() == "without Binding memory"
     other = kept(page)[0]["other"]
     assert other["asked"]["reso"]["without"] == ["prsc"]
     assert other["seed"] == seed
@@ -351,7 +343,7 @@ def test_a_token_of_the_address_is_used_and_hidden(browser, byte_tokenizer):
         context = browser.new_context()
         page = context.new_page()
         page.goto(address)
-        page.wait_for_function("document.getElementById('trouble').innerText.includes('token')")
+        page.locator("#trouble", has_text="token").wait_for()
         context.close()
 
 

@@ -1,0 +1,34 @@
+"""A model of transformers that writes with Phase-Slip."""
+
+from typing import Any
+
+from torch import nn
+
+from reso_llm.decoding.controllers import PhaseSlip
+from reso_llm.generation.prompt import Prompt
+from reso_llm.generation.results import GenerationResult
+from reso_llm.hf.engine import HFEngine
+
+
+class Sampler:
+    """Writes with a model of transformers: greedily, as published, and hot at its shocks.
+
+    `options` are the fields of `PhaseSlip`, for example spike_nats=3.5. Raises ValueError naming a
+    field out of range, and as `HFEngine` does.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any, **options: Any) -> None:
+        self.controller = PhaseSlip(**options)
+        self.engine = HFEngine(model, tokenizer)
+
+    def generate(
+        self, prompt: Prompt, max_length: int = 100, *, temperature: float = 0.0, **options: Any
+    ) -> GenerationResult:
+        """Continue a text or answer a conversation; every shock is one of the result's `events`.
+
+        The options, such as seed, on_text and on_event, are those of `TextEngine.generate`, and so
+        are the errors.
+        """
+        return self.engine.generate(
+            prompt, max_length, temperature=temperature, controllers=(self.controller,), **options
+        )

@@ -1,0 +1,1 @@
+"""The command `reso`, and the main functions of the scripts of a checkout."""
