@@ -27,7 +27,8 @@ FILES = {
     for folder in (*PACKAGES, "docs", "configs", "tests")
     for path in (ROOT / folder).rglob("*")
 } | {f"/{path.name}" for path in ROOT.iterdir()}
-FILES |= {"/config.yaml", "/loss.png", "/demo.png", "/modeling_reso.py"}  # written when used
+FILES |= {"/config.yaml", "/demo.png", "/modeling_reso.py"}  # written when used
+FILES |= {"/loss.png", "/runs/quickstart/loss.png", "/runs/quickstart/tour.png"}
 # A file in backticks or in a link, and a dotted name that begins with one of our packages.
 FILE = re.compile(r"(?:`|\]\(|python )(?:\.\./)*([\w./-]+\.(?:py|md|yaml|png))\b")
 # `reso.goal` and its like are members of the server's `reso` object.
