@@ -31,7 +31,7 @@ WINDOW = 64  # tokens
 LOOP_WINDOW, MAX_PERIOD = 12, 32  # tokens; as `entropy_core.signals.loop_score` means them
 FALSE_ALARMS = {"surprise": 0.03, "loop": 0.05}  # share of clean texts in which a cause may warn
 FULL_LOOP = 0.95  # repetition that always warns: some clean texts, such as tables, are loops
-HALF_LOOP = 0.5  # repetition that never warns, however little clean text repeats itself
+LEAST_LOOP = 0.75  # repetition that never warns, however little the clean texts repeat themselves
 MIN_TEXTS = 8  # to calibrate on
 
 Reader = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -153,7 +153,7 @@ def calibrated(read: Reader, clean: np.ndarray, rng: np.random.Generator) -> Sta
         evidence=list(evidence),
         damage_alarm=float(np.quantile(highest[:, 0], 1 - sum(FALSE_ALARMS.values()))),
         surprise_alarm=float(np.quantile(highest[:, 1], 1 - FALSE_ALARMS["surprise"])),
-        loop_alarm=min(FULL_LOOP, max(HALF_LOOP, loop_alarm)),
+        loop_alarm=min(FULL_LOOP, max(LEAST_LOOP, loop_alarm)),
     )
 
 
