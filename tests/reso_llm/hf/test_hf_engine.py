@@ -244,7 +244,7 @@ def test_a_model_without_a_template_reads_lines_and_stops_at_the_next_question(m
 def test_the_echo_reads_a_stored_text_as_replies_behind_the_template_s_opening(engine):
     text = engine.tokenizer.tokenizer.decode(engine.reply_ids("My key."))
     opening = "<|im_end|>\n<|im_start|>assistant\n"
-    assert text == f"{opening}Your key.{opening}You told me that your key."
+    assert text.startswith(f"{opening}Your key.{opening}You told me that your key.{opening}You ")
 
 
 def test_a_template_that_refuses_is_one_sentence():
