@@ -126,9 +126,9 @@ def said_back(text: str) -> str:
     return SPEAKER.sub(turned, text)
 
 
-def replies_of(text: str) -> tuple[str, str]:
-    """Two replies that say a text back: by itself, and after "You told me that"."""
+def replies_of(text: str) -> tuple[str, ...]:
+    """Replies that say a text back: by itself, and after two beginnings that replies may have."""
     back = said_back(text)
     first = back.partition(" ")[0]
     begins = back[:1].lower() + back[1:] if first.lower() in STOP_WORDS else back
-    return back, f"You told me that {begins}"
+    return back, f"You told me that {begins}", f"You said: {back}"

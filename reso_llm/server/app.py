@@ -74,7 +74,7 @@ def create_app(engine: TextEngine, name: str, token: str | None = None, **limits
     """The application (FastAPI) that serves an engine under a model's name.
 
     limits: `num_slots` and `max_waiting` of the `Desk`. The application owns the engine until its
-    lifespan ends. ModuleNotFoundError without the extra `web`.
+    lifespan ends. ImportError without the extra `web`.
     """
     from fastapi import FastAPI, Request
     from fastapi.responses import JSONResponse, Response, StreamingResponse

@@ -25,12 +25,15 @@ def serve(
 ) -> None:
     """Serve the page and the API; the address is printed once it can be opened.
 
-    Port 0 takes a free one. Raises ValueError as `check_address`, OSError for a port that is taken,
-    ModuleNotFoundError without the extra `web`.
+    Port 0 takes a free one. Raises ValueError as `check_address` and without the extra
+    `web`, OSError for a port that is taken.
     """
     check_address(host, token)
-    import uvicorn
-
+    try:
+        import fastapi  # noqa: F401 - what `create_app` needs, refused before the port is taken
+        import uvicorn
+    except ImportError:
+        raise ValueError('the server needs the extra web: pip install "reso-llm[web]"') from None
     listening = listening_socket(host, port)
     config = uvicorn.Config(
         create_app(engine, name, token),

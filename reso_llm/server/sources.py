@@ -40,9 +40,8 @@ class Sources:
             for place, token in enumerate(ids):
                 self._places[token].append((number, place))
         self._runs: dict[tuple[int, int], int] = {}
-        for place in range(max(0, len(prompt) - NUM_BEFORE), len(prompt)):
-            self._read(prompt[place])
-            self._runs.pop((0, place), None)  # the prompt is no source of itself
+        for token in prompt[-NUM_BEFORE:]:
+            self._read(token)
 
     def add(self, token: int) -> Source | None:
         """Read one more token of the text, and say where it and those before it were read."""

@@ -206,8 +206,10 @@ def test_weightings_count_what_is_rare(tmp_path, byte_tokenizer):
     assert made["smooth inverse"][[a, b, c]].tolist() == pytest.approx(smooth, rel=1e-5)
     assert made["ln prime"][:3].tolist() == pytest.approx([math.log(p) for p in (2, 3, 5)])
     assert made["equal"] is None
+    assert made["rarity"][c] > made["rarity"][a]
     assert set(conversations.weightings(torch.zeros(261, 4), None, byte_tokenizer)) == {
         "equal",
+        "rarity",
         "ln prime",
     }
 

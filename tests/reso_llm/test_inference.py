@@ -66,7 +66,7 @@ def scripted(make_engine, byte_tokenizer, every_forward_counts):
     return make
 
 
-def read_window(model, everything, num_prompt, opening, dropped):
+def read_window(model, everything, num_given, opening, dropped):
     """Logits (1,V) after ids of which some between the opening and the newest were dropped.
 
     The echo has read those before, as a text apart; the model's own words count less.
@@ -74,11 +74,11 @@ def read_window(model, everything, num_prompt, opening, dropped):
     state = model.init_state()
     counts, own_weight = TextCounts.empty(model.echo.max_order), model.echo.own_weight
     for i in range(opening, opening + dropped):
-        counts = counts.read(everything[i], 1.0 if i < num_prompt else own_weight)
+        counts = counts.read(everything[i], 1.0 if i < num_given else own_weight)
     counts = counts.read(-1) if dropped else counts
     window = [*range(opening), *range(opening + dropped, len(everything))]
     for weight, own in ((1.0, False), (own_weight, True)):
-        ids = [everything[i] for i in window if (i >= num_prompt) == own]
+        ids = [everything[i] for i in window if (i >= num_given) == own]
         if ids:
             state = state.with_stage("echo", EchoState((counts,), weight))
             output = model(torch.tensor([ids]), state)
@@ -98,14 +98,16 @@ def generate_reference(engine, prompt_ids, max_length, options, seed):
     opening = prompt_ids[:1]
     if prompt_ids[1:2] == [tokenizer.system_id]:
         system = prompt_ids[: prompt_ids.index(tokenizer.end_id) + 1]
-        opening = system if len(system) <= context // 4 else opening
+        opening = system if len(system) <= context // 4 + context // 8 else opening
+    last_turn = [i for i, token in enumerate(prompt_ids) if token == tokenizer.assistant_id]
+    given = last_turn[-1] + 1 if last_turn else len(prompt_ids)  # the rest is the model's own
     generator = torch.Generator().manual_seed(seed)
     everything, new, entropies, dropped = list(prompt_ids), [], [], 0
     while len(new) < max_length:
         if len(everything) - dropped > context:
             newest = max(1, context // 2 - len(opening))
             dropped = len(everything) - newest - len(opening)
-        logits = read_window(engine.model, everything, len(prompt_ids), len(opening), dropped)
+        logits = read_window(engine.model, everything, given, len(opening), dropped)
         logits[:, [*CONTROL, *range(tokenizer.vocab_size, engine.config.vocab_size)]] = -math.inf
         p = logits.softmax(-1)[0]
         entropies.append(-(p[p > 0] * p[p > 0].log()).sum().item())
@@ -156,9 +158,9 @@ def test_past_the_context(make_engine, max_seq_len, prompt):
     assert any("dropped" in w for w in result.warnings) == (longest > max_seq_len)
 
 
-@pytest.mark.parametrize("size", [0, 3, 7, 8, 60])
+@pytest.mark.parametrize("size", [0, 3, 12, 13, 60])
 def test_a_system_message_stays_when_the_context_is_full(make_engine, monkeypatch, size):
-    """One of at most a quarter of the context, 7 bytes here, whether prompt or reply is long."""
+    """One of at most three eighths of the context, 12 bytes here, whatever of the text is long."""
     engine = make_engine(max_seq_len=40)
     t, openings = engine.tokenizer, []
     read_alone = Context._read_alone
@@ -166,7 +168,7 @@ def test_a_system_message_stays_when_the_context_is_full(make_engine, monkeypatc
         Context,
         "_read_alone",
         lambda self, kept, padding: (
-            openings.append((kept.prompt + kept.own)[:3]) or read_alone(self, kept, padding)
+            openings.append((kept.given + kept.own)[:3]) or read_alone(self, kept, padding)
         ),
     )
     for question in ("hi", "a question that is longer than the whole context is."):
@@ -174,7 +176,7 @@ def test_a_system_message_stays_when_the_context_is_full(make_engine, monkeypatc
         same_as_reference(engine, chat, 60, seed=3, **NO_END)
     system = tuple(t.encode_conversation(chat)[0][:3])
     assert len(openings) >= 4
-    assert all((opening == system) == (size <= 7) for opening in openings[1:])
+    assert all((opening == system) == (size <= 12) for opening in openings[1:])
 
 
 def test_a_reply_that_an_assistant_message_begins_goes_on(engine):

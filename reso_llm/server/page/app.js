@@ -38,6 +38,12 @@ function difference(asked, other) {
   return [...without.map((title) => `without ${title}`), ...added.map((title) => `with ${title}`)].join(", ");
 }
 
+/** Why a reply ended early. The browser calls a lost connection, and a page that is left, a TypeError. */
+function reasonOf(error) {
+  const why = { AbortError: "stopped", TypeError: "the connection was lost" }[error.name];
+  return why ? `${why}; the reply is kept as far as it went` : error.message;
+}
+
 /** Write a text into a reply; resolves when it has ended, however it ends. */
 async function write(reply, asked) {
   writing = new AbortController();
@@ -51,7 +57,7 @@ async function write(reply, asked) {
       if (near) window.scrollTo({ top: document.body.scrollHeight });
     }
   } catch (error) {
-    reply.cut(error.name === "AbortError" ? "stopped; the reply is kept as far as it went" : error.message);
+    reply.cut(reasonOf(error));
   }
   reply.element.removeAttribute("aria-busy");
   byId("stop").hidden = true;
@@ -77,6 +83,7 @@ async function send(question) {
   const seed = crypto.getRandomValues(new Uint32Array(1))[0] >>> 1;
   const asked = { seed, ...choices() };
   state.exchanges.push({ question, asked, reply: newText(asked) });
+  keep();
   const reply = showExchange(state.exchanges.length - 1);
   byId("welcome").hidden = true;
   window.scrollTo({ top: document.body.scrollHeight });
@@ -116,7 +123,8 @@ function showOther(pair, exchange) {
 function showExchange(index) {
   const exchange = state.exchanges[index];
   const first = new Reply(exchange.reply, mind, inspectHere);
-  if (exchange.reply.problem) first.cut(exchange.reply.problem);
+  const { tokens, end, problem } = exchange.reply;
+  if (problem ?? (!end && tokens.length)) first.cut(problem ?? "the page was left before the end");
   const pair = make("div", { class: "pair" }, first.element);
   shownExchanges[index] = { pair, first };
   const goal = exchange.asked.reso.goal;
@@ -186,6 +194,10 @@ async function start() {
   inspectNothing();
   byId("welcome").hidden = state.exchanges.length > 0;
   state.exchanges.forEach((_, index) => showExchange(index));
+  window.addEventListener("pagehide", () => {
+    writing?.abort();
+    keep();
+  });
   document.body.dataset.ready = "yes";
   byId("question").focus();
 }

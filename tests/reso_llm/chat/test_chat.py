@@ -246,7 +246,7 @@ def test_remember_and_recall(session):
     text = chat(session, "recall oslo", "remember she lives in Oslo", "hi", "recall Oslo", "recall")
     assert "nothing in memory" in text
     assert "1 of at most" in text
-    assert re.search(r"1 text ago, resonance 0\.\d\d: she lives in Oslo", text)
+    assert re.search(r"1 text ago, resonance 1\.00: she lives in Oslo", text)
     assert "recall what?" in text
 
 

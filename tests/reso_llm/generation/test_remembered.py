@@ -107,7 +107,7 @@ def test_a_text_is_said_back_to_who_told_it(text, back):
 
 def test_replies_that_say_a_text_back():
     assert replies_of("The key is mine.") == (
-        "The key is yours.", "You told me that the key is yours.",
+        "The key is yours.", "You told me that the key is yours.", "You said: The key is yours.",
     )  # fmt: skip
     assert replies_of(PETER)[1] == f"You told me that {PETER}"
 
@@ -121,7 +121,8 @@ def test_a_conversation_is_told_and_its_echo_reads_replies(engine):
     job = engine.start([[("user", "Where is Olga?")]], *_greedy())
     asked = [Message("system", f"The user told you: {SISTER}."), Message("user", "Where is Olga?")]
     assert job.rows[0].ids == t.encode_prompt(asked)
-    replies = "Your sister Olga lives in Oslo", "You told me that your sister Olga lives in Oslo"
+    replies = replies_of(SISTER)
+    assert replies[0] == "Your sister Olga lives in Oslo"
     ((ids, weight),) = job.rows[0].memories.echo
     assert list(ids) == [i for r in replies for i in (t.assistant_id, *t.encode(r), t.end_id)]
     assert weight == engine.echo_times

@@ -264,6 +264,15 @@ def test_stop_ends_the_reply_and_frees_the_slot(browser, byte_tokenizer, monkeyp
         page.fill("#question", "hello")
         page.keyboard.press("Enter")
         page.wait_for_selector(f"{REPLY} .token:nth-child(5)", state="attached")
+        page.reload()  # half a reply is kept
+        page.wait_for_selector(f"{REPLY} .note")
+        assert page.locator(f"{REPLY} .token").count() >= 5
+        told = page.locator(f"{REPLY} .foot").inner_text()
+        assert "before the end" in told or "as far as it went" in told
+        until(lambda: desk.load == (0, 0), seconds=1)
+        page.fill("#question", "again")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(f"{REPLY} .token:nth-child(5)", state="attached")
         page.click("#stop")
         until(lambda: desk.load == (0, 0), seconds=1)
         page.wait_for_selector(f"{REPLY} .note")

@@ -12,7 +12,7 @@ import pytest
 from reso_llm.data.conversation import Message
 from reso_llm.server.fitting import fitted
 from reso_llm.server.guard import check_address
-from reso_llm.server.serve import listening_socket, page_address
+from reso_llm.server.serve import listening_socket, page_address, serve
 from reso_llm.server.sources import Source, Sources
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -105,6 +105,14 @@ def test_an_address_for_others_needs_a_token():
         with pytest.raises(ValueError, match="token"):
             check_address(host, token)
     assert page_address("::1", 80, None) == "http://[::1]:80/"
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch):
+    for name in ("uvicorn", "fastapi"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, name, None)
+            with pytest.raises(ValueError, match=r"reso-llm\[web\]"):
+                serve(None)
 
 
 def test_a_port_that_is_taken_is_named():
