@@ -64,6 +64,7 @@ def main(args: Sequence[str] | None = None, prog: str = "demo.py") -> None:
     engine = load_engine(options.train or options.checkpoint, options.model, options.device)
     columns = min(80, Screen.of(sys.stdout).columns)
     show(engine.description, columns)
+    show(verdict(engine, options.seed), columns)
     tour, findings = stations_of(engine), {}
     absent = [station.title for name, station in STATIONS.items() if name not in tour]
     if absent:
@@ -77,11 +78,11 @@ def main(args: Sequence[str] | None = None, prog: str = "demo.py") -> None:
         findings[name] = visit(engine, station, options.seed)
         for line in findings[name].lines:
             show(printable(line), columns, "   ")
-    print()
-    show(verdict(engine, options.seed), columns)
     if options.save_figure:
         save_figure(findings, options.save_figure)
         print(f"\nfigure: {options.save_figure}")
     option = "".join(f" --{n.replace('train', 'checkpoint')} {options[n]}" for n in given)
-    chat = "python chat.py" if prog == "demo.py" else "reso chat"
-    print(f"\nTalk to it: {chat}{option}")
+    reso = "python -m reso" if prog == "demo.py" else "reso"
+    print(f"\nNext: {reso} chat{option}     talk to it")
+    print(f"      {reso} serve{option}    see each token on a page (extra web)")
+    print(f"      {reso} train --data rows.jsonl --out runs/mine    train on text of yours")

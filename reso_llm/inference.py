@@ -40,7 +40,7 @@ class ResoLLMInference(Engine):
         engine = cls(model.to(target), tokenizer, model.config)
         engine.srb = build_from(SRB, training.get("srb", {}), f"{path}/training.json: srb")
         stability = training.get("stability_calibration")
-        if stability is not None:
+        if stability is not None and "evidence" in stability:  # else of an earlier monitor
             place = f"{path}/training.json: stability_calibration"
             engine.stability_calibration = build_from(StabilityCalibration, stability, place)
         return engine

@@ -125,9 +125,12 @@ def test_the_demo_visits_every_station(run, monkeypatch, capsys):
     assert call(demo, monkeypatch, "--checkpoint", run[0]) == 0
     out = capsys.readouterr().out
     assert all(f"{i}. {s.title}\n" in out for i, s in enumerate(STATIONS.values(), start=1))
-    tour = out.partition("\nTalk to it")[0]
+    tour = out.partition("\nNext: ")[0]
     assert max(map(len, tour.splitlines())) <= 80
-    assert f"python chat.py --checkpoint {run[0]}" in out
+    assert "mechanisms change the reply" in "".join(tour.splitlines()[:2]), "first of all"
+    option = f"--checkpoint {run[0]}"
+    for then in (f"chat {option}", f"serve {option}", "train --data rows.jsonl"):
+        assert f"python -m reso {then}" in out
 
 
 @pytest.mark.usefixtures("short_tour")

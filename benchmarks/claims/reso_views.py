@@ -122,7 +122,7 @@ def warnings(evidence: Evidence) -> Cases:
 def _warning(row: Row, damage: str, read: int) -> Row:
     scores = next(s for s in row[damage] if s["read"] == read)
     others = [s["auroc"][0] for name, s in scores.items()
-              if isinstance(s, dict) and name != "warning"]  # fmt: skip
+              if isinstance(s, dict) and not name.startswith("warning")]  # fmt: skip
     return {"warning": scores["warning"]["auroc"], "best_plain": max(others),
             "alarms": row["false_alarms"]["share_of_windows"]}  # fmt: skip
 

@@ -1,13 +1,11 @@
 """Alarms of the stability monitor: a score for each cause of damage, and when the cause warns.
 
-    score = sigmoid((value - alarm) / deviation)
+    surprise   sigmoid(log odds of replaced tokens - alarm), `onset.py`
+    loop       repetition / (2 alarm), repetition of the last tokens from 0 to 1
+    growth     exponent / (2 alarm), alarm = lyapunov_threshold
 
-    surprise   average of the last tokens' surprise, in nats
-    loop       repetition of the last tokens, 0 to 1
-    growth     exponent, where it is above lyapunov_threshold, which is its deviation too
-
-Alarm and deviation of the first two are those of clean text (`text_class.calibrated`): of each
-FALSE_ALARMS says in which share of clean texts it warns.
+A score above ALARM = 1/2 warns. The alarms of the first two are those of clean text
+(`text_class.calibrated`): of each FALSE_ALARMS says in which share of clean texts it warns.
 """
 
 import math
@@ -16,9 +14,14 @@ from collections.abc import Mapping
 ALARM, REARM = 0.5, 0.25  # a cause warns above ALARM, and again only after falling below REARM
 
 
-def score(value: float, alarm: float, deviation: float) -> float:
-    """Score, 0 to 1, of a value; 0.5 at its alarm."""
-    return 0.5 * (1 + math.tanh(0.5 * (value - alarm) / deviation))
+def sigmoid(nats: float) -> float:
+    """1 / (1 + exp(-nats)), without overflow."""
+    return 0.5 * (1 + math.tanh(0.5 * nats))
+
+
+def share_of_alarm(value: float, alarm: float) -> float:
+    """Score of a value, 0 to 1; 0.5 at its alarm."""
+    return min(1.0, max(0.0, 0.5 * value / alarm))
 
 
 class Alarms:

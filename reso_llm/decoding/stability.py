@@ -1,7 +1,8 @@
 """Stability monitor: reads a generation token by token, classifies it, and warns of damage ahead.
 
     class      by surprise - entropy and repetition          `text_class.py`
-    warning    the largest score of a cause (`alarms.py`),   stability = 1 - warning
+    warning    sigmoid(log odds of damage - alarm) (`onset.py`); without the alarm, and no less than
+               its score, where a cause warns (`alarms.py`)  stability = 1 - warning
     exponent   λ, how fast a nudged copy of the model's state leaves it, in nats per token
 
 Where the model's states are not ours, λ is that of the entropies: the exponent that
@@ -21,7 +22,8 @@ from entropy_core.checks import require
 from entropy_core.lyapunov import classify
 from entropy_core.signals import LoopTracker
 from reso_llm.config import StabilityConfig
-from reso_llm.decoding.alarms import Alarms, score
+from reso_llm.decoding.alarms import ALARM, Alarms, share_of_alarm, sigmoid
+from reso_llm.decoding.onset import Evidence, Onset
 from reso_llm.decoding.steering import Steering, steered_temperature, steering
 from reso_llm.decoding.text_class import (
     DEFAULT,
@@ -70,7 +72,9 @@ class StabilityMonitor:
         self._surprise = self.calibration.surprise_nats
         self._exponents: list[float] = []  # of the model's states
         self._series_exponent = 0.0
+        self._onset = Onset(Evidence(*self.calibration.evidence), self.config.predictive_horizon)
         self._scores: dict[str, float] = {}
+        self._warning = math.nan
         self._repetition = 0.0
         self._class = self._text.name
         self._alarms = Alarms()
@@ -121,14 +125,20 @@ class StabilityMonitor:
         self._entropies.append(entropy_nats)
         if not self._exponents and self.num_tokens % SERIES_EVERY == 0:
             self._series_exponent = _series_exponent(self._entropies)
+        self._onset.add(surprise_nats, self._repetition)
         self._scores = self._scored()
+        expected = sigmoid(self._onset.damaged_nats - self.calibration.damage_alarm)
+        passed = [x for x in self._scores.values() if x > ALARM]
+        if passed:
+            passed.append(sigmoid(self._onset.damaged_nats))
+        self._warning = max(expected, *passed, 0.0)
         self._warnings += [self._sentence(cause) for cause in self._alarms.update(self._scores)]
         return StabilityReading(
             entropy_nats,
             self.lyapunov,
             math.nan if coherence is None else coherence,
             self._repetition,
-            max(self._scores.values()),
+            self._warning,
             self._class,
         )
 
@@ -136,11 +146,11 @@ class StabilityMonitor:
         """Score of each cause of a warning, 0 to 1."""
         c, threshold = self.calibration, self.config.lyapunov_threshold
         scores = {
-            "surprise": score(self._surprise, c.surprise_alarm, c.surprise_deviation),
-            "loop": score(self._repetition, c.loop_alarm, c.loop_deviation),
+            "surprise": sigmoid(self._onset.replaced_nats - c.surprise_alarm),
+            "loop": share_of_alarm(self._repetition, c.loop_alarm),
         }
         if self.measured and self.lyapunov > threshold:
-            scores["growth"] = score(self.lyapunov, threshold, threshold)
+            scores["growth"] = share_of_alarm(self.lyapunov, threshold)
         return scores
 
     def _sentence(self, cause: str) -> str:
@@ -155,7 +165,7 @@ class StabilityMonitor:
     @property
     def stability(self) -> float:
         """1 - warning, from 0 to 1; NaN before the first token."""
-        return 1 - max(self._scores.values(), default=math.nan)
+        return 1 - self._warning
 
     @property
     def stability_class(self) -> str:

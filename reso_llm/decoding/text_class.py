@@ -22,14 +22,16 @@ import numpy as np
 
 from entropy_core.checks import require
 from entropy_core.signals import LoopTracker
+from reso_llm.config import StabilityConfig
 from reso_llm.decoding.damage import looped, replaced, shuffled
+from reso_llm.decoding.onset import Evidence, Onset
 
 CLASSES = ("stable", "periodic", "chaotic", "divergent")
 WINDOW = 64  # tokens
 LOOP_WINDOW, MAX_PERIOD = 12, 32  # tokens; as `entropy_core.signals.loop_score` means them
-ALARM_WINDOW = 5  # tokens; the surprise that a warning reads is averaged over so many
 FALSE_ALARMS = {"surprise": 0.03, "loop": 0.05}  # share of clean texts in which a cause may warn
 FULL_LOOP = 0.95  # repetition that always warns: some clean texts, such as tables, are loops
+LEAST_LOOP = 0.75  # repetition that never warns, however little the clean texts repeat themselves
 MIN_TEXTS = 8  # to calibrate on
 
 Reader = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -39,9 +41,10 @@ Reader = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 class StabilityCalibration(NamedTuple):
     """What clean and damaged texts look like to one model; plain numbers, kept with a checkpoint.
 
-    means (4,F) and covariance (F,F) of the features; surprise_nats and surprise_deviation: mean and
-    deviation of clean text; surprise_alarm and loop_alarm: the values that warn, loop_deviation the
-    repetition's. The defaults are those of the shipped model.
+    means (4,F) and covariance (F,F) of the features; surprise_nats: mean of clean text; evidence:
+    what a token says of damage (`onset.Evidence`); damage_alarm and surprise_alarm (log odds of
+    damage, and of replaced tokens) and loop_alarm (repetition): the values that warn. The defaults
+    are those of the shipped model.
     """
 
     means: Sequence[Sequence[float]] = (
@@ -52,10 +55,10 @@ class StabilityCalibration(NamedTuple):
     )
     covariance: Sequence[Sequence[float]] = ((1.34, 0.72, 0.0), (0.72, 0.76, 0.0), (0, 0, 0.0036))
     surprise_nats: float = 4.1
-    surprise_deviation: float = 1.7
-    surprise_alarm: float = 14.0
+    evidence: Sequence[float] = (0.25, -1.9, 0.08)
+    damage_alarm: float = 4.6
+    surprise_alarm: float = 3.3
     loop_alarm: float = 0.92
-    loop_deviation: float = 0.15
 
 
 DEFAULT = StabilityCalibration()
@@ -115,15 +118,6 @@ def repetitions(ids: Sequence[int]) -> list[float]:
     return [tracker.add(int(token)) for token in ids]
 
 
-def moving_average(values: Sequence[float], start: float, window: int) -> list[float]:
-    """The exponential average after each value, which begins at `start`."""
-    average, averages = start, []
-    for value in values:
-        average += 2 / (window + 1) * (value - average)
-        averages.append(average)
-    return averages
-
-
 def discriminant(features: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Means (C,F) of C classes and their common covariance (F,F), of features (n_c,F) of each."""
     within = np.mean([np.cov(values.T, ddof=0) for values in features], axis=0)
@@ -147,18 +141,49 @@ def calibrated(read: Reader, clean: np.ndarray, rng: np.random.Generator) -> Sta
     means, covariance = discriminant(
         [features_of(ids, trace, start) for ids, trace in zip(kinds, traces, strict=True)]
     )
-    mean = float(surprise.mean())
-    averages = np.array([moving_average(row, mean, ALARM_WINDOW) for row in surprise])
+    evidence = evidence_of(surprise, traces[2][0], repeated)
+    highest = np.array(
+        [highest_odds(evidence, *row) for row in zip(surprise, repeated, strict=True)]
+    )  # (N,2)
     loop_alarm = float(np.quantile(repeated.max(1), 1 - FALSE_ALARMS["loop"]))
     return StabilityCalibration(
         means=means.tolist(),
         covariance=covariance.tolist(),
-        surprise_nats=mean,
-        surprise_deviation=max(1e-6, float(averages.std())),
-        surprise_alarm=float(np.quantile(averages.max(1), 1 - FALSE_ALARMS["surprise"])),
-        loop_alarm=min(FULL_LOOP, loop_alarm),
-        loop_deviation=max(1e-6, float(repeated.std())),
+        surprise_nats=float(surprise.mean()),
+        evidence=list(evidence),
+        damage_alarm=float(np.quantile(highest[:, 0], 1 - sum(FALSE_ALARMS.values()))),
+        surprise_alarm=float(np.quantile(highest[:, 1], 1 - FALSE_ALARMS["surprise"])),
+        loop_alarm=min(FULL_LOOP, max(LEAST_LOOP, loop_alarm)),
     )
+
+
+def evidence_of(clean: np.ndarray, replaced: np.ndarray, repeated: np.ndarray) -> Evidence:
+    """What a token says of damage, from surprises of clean and half replaced texts (N,T), in nats.
+
+    repeated (N,T) are the loop scores of the clean texts.
+    """
+    means, variance = discriminant([clean.reshape(-1, 1), replaced.reshape(-1, 1)])
+    weights, offsets = linear_scores(means, variance)
+    before = np.pad(repeated, ((0, 0), (1, 0)))[:, :-1]
+    rises = float(((repeated > before) | (repeated == 1)).mean())
+    slope, offset = float(weights[1, 0] - weights[0, 0]), float(offsets[1] - offsets[0])
+    return Evidence(slope, offset, min(0.5, max(0.01, rises)))
+
+
+def highest_odds(
+    evidence: Evidence, surprises: np.ndarray, repeated: np.ndarray
+) -> tuple[float, float]:
+    """The largest log odds in a text of damage, and of replaced tokens alone.
+
+    surprises (T,) in nats and loop scores (T,).
+    """
+    onset = Onset(evidence, StabilityConfig().predictive_horizon)
+    damaged, replaced = [], []
+    for s, repetition in zip(surprises.tolist(), repeated.tolist(), strict=True):
+        onset.add(s, repetition)
+        damaged.append(onset.damaged_nats)
+        replaced.append(onset.replaced_nats)
+    return max(damaged), max(replaced)
 
 
 def features_of(

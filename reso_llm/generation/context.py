@@ -23,7 +23,7 @@ from torch import Tensor
 
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.generation.attention_received import received_attention
-from reso_llm.generation.nudge import FORK_EVERY, Nudged, text_exponents
+from reso_llm.generation.nudge import FIRST_FORK, FORK_EVERY, Nudged
 from reso_llm.generation.remembered import memory_limit
 from reso_llm.generation.row import Prediction, TextRow
 from reso_llm.generation.states import heated, padded, selected, stacked
@@ -109,9 +109,10 @@ class Context:
     # --- the exponent of the states
 
     def _fork(self) -> None:
-        """Begin to follow a nudged copy of the state, FORK_EVERY tokens after the last one."""
+        """Begin to follow a nudged copy of the state, where it is time for one (`nudge.py`)."""
         asked = self.monitored and self.rows[0].options.metrics
-        if asked and self._nudged is None and self._num_read % FORK_EVERY == 0:
+        due = self._num_read % FORK_EVERY == FIRST_FORK
+        if asked and due and self._nudged is None:
             self._nudged = Nudged(self.model, self._current(), self._goals(len(self.rows)))
 
     def _follow(self, prediction: Prediction) -> None:
@@ -126,14 +127,6 @@ class Context:
             for row, exponent in zip(self.rows, exponents, strict=True):
                 if row.decoding.monitor is not None and not row.stop_reason:
                     row.decoding.monitor.take_exponent(exponent)
-
-    def settle(self) -> None:
-        """Measure the exponent of the rows that have ended before a first one: of all their ids."""
-        for row in self.rows:
-            monitor, limit = row.decoding.monitor, self.model.config.max_seq_len
-            if row.options.metrics and monitor is not None and not monitor.measured:
-                ids = torch.tensor([row.ids[-limit:]], device=self.device)
-                monitor.take_exponent(*text_exponents(self.model, ids))
 
     def heat(self, row: int, noise: CacheNoise, generator: torch.Generator) -> None:
         """Put noise into a row's cache; it acts from the next token on."""
@@ -202,7 +195,7 @@ class Context:
         rows = [outputs[part] for part in kept]
         if self._length == 0 and self.monitored:
             for row, output in zip(self.rows, rows, strict=True):
-                row.read_prompt(output.logits[0])
+                row.read_prompt(output.logits[0], row.ids)
         self._take(stacked([row.state for row in rows]))
         logits = torch.cat([row.logits[:, -1] for row in rows])
         return logits, {

@@ -53,10 +53,6 @@ class GuidedContext:
         """Attention received where the goals are known; see `ModelContext.received`."""
         return self.goal.received(row)
 
-    def settle(self) -> None:
-        """`ModelContext.settle` where the goals are known."""
-        self.goal.settle()
-
     def warnings(self, row: int) -> tuple[str, ...]:
         """Sentences about what a row's context has lost."""
         return self.goal.warnings(row)

@@ -45,10 +45,6 @@ class ModelContext(Protocol):
         """Share of attention (n,) that a row's n ids got."""
         ...
 
-    def settle(self) -> None:
-        """Measure what the monitors of rows that have ended still lack."""
-        ...
-
     def warnings(self, row: int) -> tuple[str, ...]:
         """Sentences about what a row's context has lost."""
         ...

@@ -5,9 +5,9 @@
 x_j is the final hidden state j tokens after the fork, x'_j that of the copy, in whose keys, values,
 phases, field and last embedding noise of NUDGE deviations was put. This is the method of Benettin
 et al. (1980) with one k for each fork, which begins anew in a random direction; the step to d_1
-does not count, as it measures the nudge. The running text is never touched. Forks are FORK_EVERY
-tokens apart, so that a measurement, one pass of the network over k tokens, costs at most a tenth
-of the time of the tokens between.
+does not count, as it measures the nudge. The running text is never touched. The first fork is at
+FIRST_FORK tokens and the others FORK_EVERY apart, so that a measurement, one pass of the network
+over k tokens, costs about a tenth of the time of the tokens before; a shorter reply pays nothing.
 
 Shapes: B rows, D width, k = FOLLOWED tokens.
 """
@@ -24,7 +24,7 @@ from reso_llm.stages.cache import KVCache
 
 NUDGE = 0.01  # deviations of each part of the state
 FOLLOWED = 8  # tokens
-FORK_EVERY = 96  # tokens
+FIRST_FORK, FORK_EVERY = 48, 96  # tokens
 NUDGE_STREAM = 0x2E50_0B0E  # its own random stream, so that it never shifts a draw
 
 

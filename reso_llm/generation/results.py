@@ -43,7 +43,8 @@ class GenerationResult:
     """Class at the end, prompt included: stable, periodic, chaotic or divergent; "" where nothing
     was measured."""
     lyapunov: float = math.nan
-    """Exponent of the model's states, mean over the text, nats per token."""
+    """Exponent of the model's states, mean over the text, nats per token; 0 in a text too short for
+    a measurement (`nudge.py`). Of a model of transformers, that of the entropies."""
     entropy_trace: tuple[float, ...] = ()
     """Nats, of the distribution behind each token, guided to goals, before temperature, filters."""
     lyapunov_trace: tuple[float, ...] = ()

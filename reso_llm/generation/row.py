@@ -82,10 +82,10 @@ class TextRow:
         """The text after the prompt as far as it is certain; all of it once the row has ended."""
         return self.stream.text
 
-    def read_prompt(self, logits: Tensor) -> None:
-        """Show the monitor the end of the prompt: logits (T,V) after each of its last T ids."""
+    def read_prompt(self, logits: Tensor, prompt: Sequence[int]) -> None:
+        """Show the monitor the end of a prompt: logits (T,V) after each of its last T ids."""
         monitor = self.decoding.monitor
-        ids = self.ids[1:][-min(PROMPT_WINDOW, len(logits) - 1) :]
+        ids = list(prompt[1:][-min(PROMPT_WINDOW, len(logits) - 1) :])
         if monitor is None or len(logits) < 2:
             return
         log_p = logits[-len(ids) - 1 : -1].float().log_softmax(-1)

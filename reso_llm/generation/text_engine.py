@@ -233,7 +233,6 @@ class TextEngine(ABC):
         """Return the results of a job whose rows have ended; the session notes their texts."""
         milliseconds = (time.perf_counter() - job.started) * 1000
         context = job.context
-        context.settle()
         texts = [written_text(context, b, job.goals) for b in range(len(job.rows))]
         results = [
             result_of(row, text, self.session, job.goals, context.warnings(b), milliseconds)

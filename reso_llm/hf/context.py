@@ -23,7 +23,7 @@ from reso_llm.config import EchoConfig
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.generation.context import opening_limit
 from reso_llm.generation.remembered import memory_limit
-from reso_llm.generation.row import Prediction, TextRow
+from reso_llm.generation.row import PROMPT_WINDOW, Prediction, TextRow
 from reso_llm.hf.cache import add_noise, is_recurrent
 from reso_llm.hf.tokenizer import HFTokenizer
 from reso_llm.stages.echo import Echo, EchoState, EchoStep, TextCounts
@@ -32,7 +32,7 @@ from reso_llm.stages.echo import Echo, EchoState, EchoStep, TextCounts
 class HFContext:
     """A model of transformers after the ids of some rows. Call its methods in inference mode."""
 
-    attending = monitored = False
+    attending = False
 
     def __init__(
         self,
@@ -59,7 +59,8 @@ class HFContext:
         self._cache: Any = None
         self._mask = torch.zeros(0)  # (B,T), 1 where a column of the cache is a token
         parameters = inspect.signature(model.forward).parameters
-        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+        self._keeps_some = "logits_to_keep" in parameters
+        self.monitored = any(row.decoding.monitor is not None for row in rows)
         self._echoes = [_echo_of(row, echo) for row in rows]
         self._heard = [0] * len(rows)  # ids that the echo has read
 
@@ -75,7 +76,7 @@ class HFContext:
             logits = self._read_anew()
         else:
             self._mask = torch.cat((self._mask, self._mask.new_ones(len(self.rows), 1)), 1)
-            logits = self._read(newest[:, None], self._cache, self._mask)
+            logits = self._read(newest[:, None], self._cache, self._mask)[:, -1]
         embedding = self.table[newest].float().cpu().numpy()
         return Prediction(self._echoed(logits.float()), embedding)
 
@@ -99,7 +100,7 @@ class HFContext:
         room = self.limit - int(self._mask[row].sum())
         for _ in range(max(0, min(horizon, room))):
             mask = torch.cat((mask, mask.new_ones(len(tokens), 1)), 1)
-            best = self._read(tokens[:, None], cache, mask).float().log_softmax(-1).max(-1)
+            best = self._read(tokens[:, None], cache, mask)[:, -1].float().log_softmax(-1).max(-1)
             total = torch.where(going, total + best.values, total)
             tokens = best.indices
             going = going & ~torch.isin(tokens, ends)
@@ -108,9 +109,6 @@ class HFContext:
     def received(self, row: int) -> np.ndarray:
         """ValueError: these models do not tell the attention that a token received."""
         raise ValueError("attention received is not known of a model of transformers")
-
-    def settle(self) -> None:
-        """Nothing: the states of these models are not nudged."""
 
     def warnings(self, row: int) -> tuple[str, ...]:
         """Sentences about what a row's context has lost."""
@@ -129,11 +127,19 @@ class HFContext:
             [[0] * n + [1] * (longest - n) for n in pads], dtype=torch.long, device=device
         )
         ids = [[part[0]] * n + part for n, part in zip(pads, parts, strict=True)]
+        counts = self._cache is None and self.monitored  # the prompt, for the class of the text
         self._cache = None
-        return self._read(torch.tensor(ids, device=device), None, self._mask)
+        kept = PROMPT_WINDOW + 1 if counts else 1
+        logits = self._read(torch.tensor(ids, device=device), None, self._mask, kept)
+        if counts:
+            for row, part, read in zip(self.rows, parts, logits, strict=True):
+                row.read_prompt(read[-len(part) :], part)
+        return logits[:, -1]
 
-    def _read(self, ids: Tensor, cache: Any, mask: Tensor) -> Tensor:
-        """Logits (B,V) after ids (B,n), the newest columns of the mask (B,T).
+    def _read(self, ids: Tensor, cache: Any, mask: Tensor, kept: int = 1) -> Tensor:
+        """Logits (B,k,V) after ids (B,n), the newest columns of the mask (B,T).
+
+        k is `kept` or fewer where the model can be asked for so many, else n.
 
         The model extends the cache in place; without one it makes that of this context.
         """
@@ -145,7 +151,7 @@ class HFContext:
             position_ids=places,
             past_key_values=cache,
             use_cache=True,
-            **self._last_only,
+            **({"logits_to_keep": kept} if self._keeps_some else {}),
         )
         if cache is None:
             self._cache = output.past_key_values
@@ -154,7 +160,7 @@ class HFContext:
                     f"{type(self.model).__name__} is recurrent: expected a model that keeps keys "
                     "and values"
                 )
-        return output.logits[:, -1]
+        return output.logits
 
     def _kept(self, row: int) -> list[int]:
         """Ids of a row that are read; the first one alone for a row that has ended."""

@@ -40,6 +40,7 @@ from reso_llm.generation.prompt import Prompt, messages_of
 from reso_llm.generation.remembered import replies_of, with_memories
 from reso_llm.generation.row import TextRow
 from reso_llm.hf import smollm2
+from reso_llm.hf.clean_texts import kept_calibration
 from reso_llm.hf.context import HFContext
 from reso_llm.hf.tokenizer import PLAIN_STOP, HFTokenizer
 from reso_llm.hf.topics import topic_calibration
@@ -106,7 +107,9 @@ class HFEngine(Agent):
             raise ValueError(f"{name} is an export of this project: give its run as checkpoint")
         directory = smollm2.directory() if name == smollm2.SHORT else model_directory(name)
         tokenizer, model = load_causal_lm(str(directory))
-        return cls(model.to(target), tokenizer, Path(directory).resolve().name)
+        engine = cls(model.to(target), tokenizer, Path(directory).resolve().name)
+        engine.stability_calibration = kept_calibration(Path(directory))
+        return engine
 
     @torch.inference_mode()
     def start(

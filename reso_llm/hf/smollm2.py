@@ -13,7 +13,9 @@ import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+from reso_llm.hf.clean_texts import keep_calibration, stability_calibration
 from run_core.pretrained import no_progress_bars
 
 SHORT, NAME = "smollm2", "SmolLM2-135M-Instruct"
@@ -61,7 +63,18 @@ def convert(file: Path, target: Path) -> None:
     model.load_state_dict(quantized.state_dict())
     model.tie_weights()
     model.save_pretrained(target)
-    AutoTokenizer.from_pretrained(**where).save_pretrained(target)
+    tokenizer = AutoTokenizer.from_pretrained(**where)
+    tokenizer.save_pretrained(target)
+    calibrate(target, model.eval(), tokenizer)
+
+
+def calibrate(target: Path, model: Any, tokenizer: Any) -> None:
+    """Keep what the stability monitor has to know of the model beside its weights."""
+
+    def encode(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False).input_ids
+
+    keep_calibration(target, stability_calibration(model, encode))
 
 
 def _package_file() -> Path:

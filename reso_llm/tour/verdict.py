@@ -1,4 +1,4 @@
-"""The tour's last line: how many mechanisms change one reply, and which do not."""
+"""The tour's first line: how many mechanisms change one reply, and which do not."""
 
 from collections.abc import Iterator
 

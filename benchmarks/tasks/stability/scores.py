@@ -100,6 +100,24 @@ def auroc_interval(
     return bootstrap_groups(statistic, groups_of(np.concatenate(docs)), resamples)
 
 
+def auroc_gain(
+    scores: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.ndarray],
+    *docs: np.ndarray, resamples: int,
+) -> Interval:  # fmt: skip
+    """AUROC of `scores` less that of `others` on the same windows, and its interval.
+
+    Both are the scores of the damaged and of the clean windows; `docs` are the documents of each.
+    """
+    mine, theirs = np.concatenate(scores), np.concatenate(others)
+
+    def statistic(drawn: np.ndarray) -> float:
+        damaged = drawn < len(scores[0])
+        p, n = drawn[damaged], drawn[~damaged]
+        return auroc(mine[p], mine[n]) - auroc(theirs[p], theirs[n])
+
+    return bootstrap_groups(statistic, groups_of(np.concatenate(docs)), resamples)
+
+
 def compare(damaged: Side, clean: Side, calibration: np.ndarray, resamples: int) -> dict[str, Any]:
     """AUROC and interval of every score on the documents not used for calibration."""
     known = [np.isin(docs, calibration) for _, _, docs in (damaged, clean)]
@@ -107,7 +125,7 @@ def compare(damaged: Side, clean: Side, calibration: np.ndarray, resamples: int)
     counts = {"num_damaged": int(kept[0].sum()), "num_clean": int(kept[1].sum())}
     if not all(counts.values()):
         return counts
-    result = {}
+    result, paired = {}, {}
     docs = [side[2][mine] for side, mine in zip((damaged, clean), kept, strict=True)]
     for name in clean[0].scores:
         p, n = (windows.scores[name][at] for windows, at, _ in (damaged, clean))
@@ -116,6 +134,11 @@ def compare(damaged: Side, clean: Side, calibration: np.ndarray, resamples: int)
             sign = 1.0 if auroc(p[known[0]], n[known[1]]) >= 0.5 else -1.0
         interval = auroc_interval(sign * p[kept[0]], sign * n[kept[1]], *docs, resamples=resamples)
         result[name] = {"auroc": list(interval), "sign": sign}
+        if name in ("warning", "surprise_ema"):
+            paired[name] = sign * p[kept[0]], sign * n[kept[1]]
+    if len(paired) == 2:
+        interval = auroc_gain(paired["warning"], paired["surprise_ema"], *docs, resamples=resamples)
+        result["warning - surprise_ema"] = {"auroc": list(interval), "sign": 1.0}
     return counts | result
 
 

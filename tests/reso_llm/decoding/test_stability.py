@@ -1,5 +1,6 @@
 """The stability monitor: its class, its warnings, its exponent, and its temperature."""
 
+import itertools
 import math
 from dataclasses import fields, replace
 
@@ -9,8 +10,9 @@ import torch
 
 from entropy_core import signals
 from reso_llm.config import StabilityConfig
-from reso_llm.decoding import alarms, text_class
+from reso_llm.decoding import alarms, onset, text_class
 from reso_llm.decoding.damage import looped, replaced, shuffled
+from reso_llm.decoding.onset import Evidence
 from reso_llm.decoding.stability import StabilityMonitor, StabilityReading, readings
 from reso_llm.decoding.text_class import CLASSES, DEFAULT, StabilityCalibration, calibrated
 
@@ -165,15 +167,46 @@ def test_a_loop_is_periodic_warns_once_and_ends(period):
 # --- surprise, warning and temperature --------------------------------------------------------
 
 
-@pytest.mark.parametrize("T", [1, 3, 50])
-def test_warning_is_the_sigmoid_of_the_average_surprise(T):
-    surprise = generator(1).uniform(6, 12, T)
-    average = DEFAULT.surprise_nats
+def test_the_onset_is_bayes_rule_over_every_sequence_of_states():
+    """The oracle sums over all 3^T paths of clean, replaced and looping tokens."""
+    evidence, horizon, T = Evidence(0.3, -2.0, 0.1), 5, 6
+    surprises, scores = generator(1).uniform(0, 12, T), [0, 1 / 12, 0, 1 / 12, 1, 1]
+    rises, end = [0, 1, 0, 1, 1, 1], 1 / (2 * horizon)
+    (b, c), a = onset.BEGIN, 1 - sum(onset.BEGIN)
+    step = [[a, b, c], [end, 1 - end, 0], [end, 0, 1 - end]]
+    said = [
+        [1, math.exp(0.3 * s - 2), onset.HIT / 0.1 if r else (1 - onset.HIT) / 0.9]
+        for s, r in zip(surprises, rises, strict=True)
+    ]
+    read, ends = onset.Onset(evidence, horizon), np.zeros(3)
+    for path in itertools.product(range(3), repeat=T + 1):
+        p = [a, b, c][path[0]]
+        for t in range(T):
+            p *= step[path[t]][path[t + 1]] * said[t][path[t + 1]]
+        ends[path[-1]] += p
+    for s, score in zip(surprises, scores, strict=True):
+        read.add(s, score)
+    assert (read.replaced, read.looping) == pytest.approx(tuple(ends[1:] / ends.sum()), rel=1e-9)
+    assert read.damaged_nats == pytest.approx(math.log((ends[1] + ends[2]) / ends[0]), rel=1e-9)
+
+
+def test_the_warning_is_the_chance_of_damage_less_its_alarm_unless_a_cause_warns():
+    surprise = generator(1).uniform(2, 6, 40)
+    read = onset.Onset(Evidence(*DEFAULT.evidence), CONFIG.predictive_horizon)
     for s in surprise:
-        average += 2 / (CONFIG.predictive_horizon + 1) * (s - average)
-    z = (average - DEFAULT.surprise_alarm) / DEFAULT.surprise_deviation
-    monitor = watched([4.0] * T, surprise_nats=surprise)
-    assert monitor.stability == pytest.approx(1 - 1 / (1 + math.exp(-z)), abs=0.01)
+        read.add(s, 0.0)
+    expected = 1 / (1 + math.exp(DEFAULT.damage_alarm - read.damaged_nats))
+    monitor = watched([4.0] * 40, surprise_nats=surprise)
+    assert monitor.stability == pytest.approx(1 - expected, rel=1e-9)
+    assert watched([1.0] * 40, [7] * 40).stability < 0.5  # a loop that goes on
+
+
+def test_log_odds_stay_finite_whatever_is_read():
+    read = onset.Onset(Evidence(*DEFAULT.evidence), CONFIG.predictive_horizon)
+    for s in (1e6, 1e6, 0.0, 1e6):
+        read.add(s, 1.0)
+        assert math.isfinite(read.damaged_nats)
+        assert math.isfinite(read.replaced_nats)
 
 
 def test_surprise_warns_with_position_and_again_only_after_it_has_fallen():
@@ -224,8 +257,8 @@ def test_every_field_of_the_configuration_changes_behaviour():
     assert watched(np.ones(60), [1, 2] * 30, fixed).suggested_temperature(0.8) == 0.8
     changed.add("auto_temperature_adjust")
     known = {"surprise_nats": [2.0] * 20 + [20.0] * 3}
-    slow = watched([2.0] * 23, config=replace(CONFIG, predictive_horizon=20), **known)
-    assert slow.stability > watched([2.0] * 23, **known).stability
+    long = watched([2.0] * 23, config=replace(CONFIG, predictive_horizon=20), **known)
+    assert long.stability < watched([2.0] * 23, **known).stability  # damage is to last longer
     changed.add("predictive_horizon")
     assert changed | {"enabled"} == {field.name for field in fields(StabilityConfig)}
 

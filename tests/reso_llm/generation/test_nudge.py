@@ -6,7 +6,15 @@ import pytest
 import torch
 from conftest import make_tiny_model
 
-from reso_llm.generation.nudge import FOLLOWED, Nudged, growth, nudged, text_exponents
+from reso_llm.generation.nudge import (
+    FIRST_FORK,
+    FOLLOWED,
+    Nudged,
+    growth,
+    nudged,
+    text_exponents,
+)
+from reso_llm.inference import ResoLLMInference
 
 STAGES = ("kuramoto", "temporal_smf")
 
@@ -47,3 +55,32 @@ def test_following_a_text_gives_the_exponent_of_the_text():
     assert fork.exponents() == pytest.approx(text_exponents(model, ids), abs=0.02)
     assert text_exponents(model, ids[:, :4]) == [0.0]
     assert math.isfinite(text_exponents(model, ids[:, :5])[0])
+
+
+@pytest.fixture
+def make_engine(tiny_model, byte_tokenizer):
+    def make():
+        stages = (*STAGES, "stability")
+        model = tiny_model(stages=stages, vocab_size=byte_tokenizer.vocab_size, max_seq_len=128)
+        return ResoLLMInference(model, byte_tokenizer, model.config)
+
+    return make
+
+
+def test_the_measurement_changes_no_token_and_its_exponent_is_finite(make_engine):
+    told = dict(seed=2, temperature=5.0, auto_temperature=False)
+    engine = make_engine()
+    watched = engine.generate("Once upon", FIRST_FORK + FOLLOWED + 40, **told)
+    assert engine.session.stability.measured
+    assert watched.lyapunov_trace[FIRST_FORK + FOLLOWED - 2] == 0.0 != watched.lyapunov
+    assert math.isfinite(watched.lyapunov)
+    plain = make_engine()
+    alone = plain.generate("Once upon", FIRST_FORK + FOLLOWED + 40, metrics=False, **told)
+    assert watched.token_ids == alone.token_ids
+
+
+def test_a_reply_shorter_than_the_first_fork_pays_nothing(make_engine, monkeypatch):
+    monkeypatch.setattr("reso_llm.generation.context.Nudged", None)  # called, it fails
+    result = make_engine().generate("Once", FIRST_FORK - 1, seed=2, temperature=5.0)
+    assert result.stop_reason == "length"
+    assert result.lyapunov == 0.0

@@ -12,6 +12,8 @@ import torch
 
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.decoding.controllers import SRB, PhaseSlip, StabilityTemperature
+from reso_llm.decoding.stability import StabilityMonitor
+from reso_llm.decoding.text_class import CLASSES
 from reso_llm.generation.multi_agent import ALIKE
 from reso_llm.generation.options import GenerationOptions
 from reso_llm.generation.results import GenerationResult
@@ -36,6 +38,39 @@ def greedy(engine, ids, n):
     with torch.no_grad():
         out = engine.model.generate(ids, attention_mask=torch.ones_like(ids), **given)
     return tuple(out[0, ids.shape[1] :].tolist())
+
+
+# --- the monitor
+
+
+@pytest.mark.parametrize("goal", [False, True])
+def test_the_monitor_reads_the_end_of_the_prompt_as_the_model_does(engine, monkeypatch, goal):
+    """Rows of unlike lengths; with a goal, one of two passes counts."""
+    read = []
+    monkeypatch.setattr(StabilityMonitor, "read_prompt", lambda self, *facts: read.append(facts))
+    prompts = [ASKED, [("system", "Be kind."), ("user", "A longer question?")]]
+    if goal:
+        engine.create_goal("the sea")
+        prompts = prompts[:1]
+    engine.generate_batch(prompts, 3, seed=0)
+    assert len(read) == len(prompts)
+    for prompt, (ids, surprises, entropies) in zip(prompts, read, strict=True):
+        if not goal:
+            whole = torch.tensor([engine.prompt_ids(prompt)])
+            with torch.no_grad():
+                log_p = engine.model(whole).logits[0, :-1].log_softmax(-1)
+            expected = -log_p.gather(-1, whole[0, 1:, None])[:, 0]
+            assert surprises == pytest.approx(expected[-len(ids) :].tolist(), abs=1e-4)
+            assert entropies[-1] == pytest.approx(
+                -(log_p.exp() * log_p).sum(-1)[-1].item(), abs=1e-4
+            )
+        assert ids[-20:] == engine.prompt_ids(prompt)[-20:]
+
+
+def test_a_prompt_that_loops_is_periodic_before_the_first_words(engine):
+    result = engine.generate("ab" * 30, 2, seed=0, temperature=0.0)
+    assert result.stability in CLASSES
+    assert engine.session.stability.steering_cause != ""
 
 
 # --- the text
