@@ -34,7 +34,7 @@ def is_whole(value: object) -> bool:
 
 def nearest_name(name: str, known: list[str]) -> str | None:
     """The most similar known name, None where none is similar."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return close[0] if close else None
 
 

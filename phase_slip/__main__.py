@@ -14,7 +14,7 @@ LOOP_PATIENCE = 4  # tokens in a loop before a shock
 
 def make_parser() -> cli.Parser:
     parser = cli.Parser(
-        prog="-m phase_slip", description="Write a text with Phase-Slip, its shocks marked."
+        prog="python -m phase_slip", description="Write a text with Phase-Slip, its shocks marked."
     )
     add = parser.add_argument
     add("--checkpoint", type=str | None, help="run or checkpoint directory; default: the shipped")

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from entropy_core.checks import nearest_name
+from entropy_core.checks import nearest
 from run_core import cli
 
 COMMANDS = {
@@ -30,8 +30,7 @@ def main() -> int | None:
         print(overview())
         return None
     if name not in COMMANDS:
-        close = nearest_name(name, list(COMMANDS))
-        hint = f"; did you mean {close}?" if close else f": expected {', '.join(COMMANDS)}"
+        hint = nearest(name, list(COMMANDS)) or f": expected {', '.join(COMMANDS)}"
         print(f"reso: error: there is no command {name}{hint}", file=sys.stderr)
         return cli.USAGE_ERROR
     command: Callable[[Sequence[str], str], None] = import_module(COMMANDS[name][0]).main

@@ -44,9 +44,9 @@ _SHOWN = 100  # characters of a refused value
 class Parser(jsonargparse.ArgumentParser):
     """jsonargparse with `key=value`, flags, no abbreviations, and errors that suggest the key.
 
-    prog is the command that is typed, without `python`. `common` are the options that --help
-    describes, where --help-all describes them all; () for both alike. `configs` is a directory of
-    YAML files that --config takes by their name alone.
+    prog is the command that is typed; that of a script without `python`. `common` are the options
+    that --help describes, where --help-all describes them all; () for both alike. `configs` is a
+    directory of YAML files that --config takes by their name alone.
     """
 
     def __init__(
@@ -112,7 +112,8 @@ class Parser(jsonargparse.ArgumentParser):
             message = f"{ex.argument_name}: {ex.message}"
         lines = [one_line(line) for line in str(message).splitlines() if line.strip()]
         print(f"{self.prog}: error: " + "\n  ".join(lines[:6]), file=sys.stderr)
-        command = self.prog if self.prog.startswith("reso") else f"python {self.prog}"
+        is_script = self.prog.split()[0].endswith(".py")
+        command = f"python {self.prog}" if is_script else self.prog
         print(f"run `{command} --help` for the options", file=sys.stderr)
         raise SystemExit(USAGE_ERROR)
 

@@ -26,6 +26,8 @@ def load_causal_lm(directory: str) -> tuple[Any, Any]:
         from transformers import AutoModelForCausalLM, AutoTokenizer
     except ImportError:
         raise ValueError(f'{directory}: models need transformers: pip install -e ".[hf]"') from None
+    if not Path(directory, "config.json").is_file():
+        raise ValueError(f"{directory} has no causal language model to load: no config.json in it")
     try:
         with no_progress_bars():
             tokenizer = AutoTokenizer.from_pretrained(

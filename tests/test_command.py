@@ -111,6 +111,14 @@ def test_serve_without_its_extra_says_so_before_the_model_is_read(monkeypatch, c
 # --- options
 
 
+@pytest.mark.parametrize("prog", ["reso chat", "python -m phase_slip", "x.py"])
+def test_a_mistake_names_the_command_that_can_be_typed(prog, capsys):
+    with pytest.raises(SystemExit):
+        cli.Parser(prog=prog).read(["--nope"])
+    typed = f"python {prog}" if prog == "x.py" else prog
+    assert f"run `{typed} --help`" in capsys.readouterr().err
+
+
 def parser():
     made = cli.Parser(prog="x.py")
     made.add_argument("--plot", type=bool, default=False)

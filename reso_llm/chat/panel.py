@@ -50,6 +50,11 @@ def _range(trace: Sequence[float]) -> str:
     return f"{low}..{high}" if low != high else ""
 
 
+def _tokens(result: GenerationResult, _: int) -> str:
+    count = result.tokens_generated
+    return f"{count} token{'' if count == 1 else 's'}"
+
+
 def _speed(result: GenerationResult, _: int) -> str:
     milliseconds = result.generation_time_ms
     return f"{result.tokens_generated / milliseconds * 1000:.0f}/s" if milliseconds > 0 else ""
@@ -97,7 +102,7 @@ DIALS = {
     "layers": Dial("layers that a token went through, on average (coherence gate)", _layers),
     "goal": Dial("progress of the reply towards its goal", _goal),
     "used": Dial("stored texts that the question asked for, the first in words", _used),
-    "tokens": Dial("tokens written", lambda r, _: f"{r.tokens_generated} tokens"),
+    "tokens": Dial("tokens written", _tokens),
     "/s": Dial("tokens a second, the reading of the prompt included", _speed),
     "ended by": Dial("why the reply ended", lambda r, _: f"ended by {r.stop_reason}"),
     "events": Dial("decisions of each controller, by its name; [...] in the reply", _events),

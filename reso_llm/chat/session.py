@@ -150,6 +150,8 @@ class ChatSession:
                     result, ["stopped before the first word; the conversation is as it was"]
                 )
             notes.append("stopped; the reply is kept as far as it went")
+        elif begun and not result.text.strip():
+            notes.append("nothing to add: the model ends the reply where it ends")
         self.exchanges = [*earlier, Exchange(question, begun + result.text, goal)]
         return Reply(result, notes)
 

@@ -16,7 +16,6 @@ reported as file:line: reason.
 
 from __future__ import annotations
 
-import difflib
 import glob
 import importlib.metadata
 import os
@@ -25,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from entropy_core.checks import nearest_name
 from reso_llm.data.conversation import Document
 from reso_llm.data.data_file import Source
 from reso_llm.data.errors import BadRow, BadRows, DataError
@@ -185,8 +185,8 @@ def _resolve_part(part: str, hub_deadline: float) -> list[Source]:
 
 
 def _unknown(part: str) -> str:
-    near = difflib.get_close_matches(part, ["sample", "guanaco"], n=1, cutoff=0.6)
-    hint = f" Did you mean {near[0]}?" if near else ""
+    near = nearest_name(part, ["sample", "guanaco"])
+    hint = f" Did you mean {near}?" if near else ""
     if os.path.lexists(part) if "\0" not in part else False:
         hint = f" A path needs a slash or a suffix: ./{part}"
     return (

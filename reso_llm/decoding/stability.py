@@ -1,8 +1,8 @@
 """Stability monitor: reads a generation token by token, classifies it, and warns of damage ahead.
 
     class      by surprise - entropy and repetition          `text_class.py`
-    warning    sigmoid(log odds of damage - alarm) (`onset.py`), and no less than the score of a
-               cause that warns (`alarms.py`)                stability = 1 - warning
+    warning    sigmoid(log odds of damage - alarm) (`onset.py`); without the alarm, and no less than
+               its score, where a cause warns (`alarms.py`)  stability = 1 - warning
     exponent   λ, how fast a nudged copy of the model's state leaves it, in nats per token
 
 Where the model's states are not ours, λ is that of the entropies: the exponent that
@@ -128,7 +128,10 @@ class StabilityMonitor:
         self._onset.add(surprise_nats, self._repetition)
         self._scores = self._scored()
         expected = sigmoid(self._onset.damaged_nats - self.calibration.damage_alarm)
-        self._warning = max(expected, *(x for x in self._scores.values() if x > ALARM), 0.0)
+        passed = [x for x in self._scores.values() if x > ALARM]
+        if passed:
+            passed.append(sigmoid(self._onset.damaged_nats))
+        self._warning = max(expected, *passed, 0.0)
         self._warnings += [self._sentence(cause) for cause in self._alarms.update(self._scores)]
         return StabilityReading(
             entropy_nats,

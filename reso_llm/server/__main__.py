@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from run_core import cli
 
 
-def make_parser(prog: str = "-m reso_llm.server") -> cli.Parser:
+def make_parser(prog: str = "python -m reso_llm.server") -> cli.Parser:
     parser = cli.Parser(prog=prog, description="Serve a model: a page, and OpenAI's API.")
     add = parser.add_argument
     add("--checkpoint", type=str | None, help="run or checkpoint directory; default: the shipped")
@@ -20,7 +20,7 @@ def make_parser(prog: str = "-m reso_llm.server") -> cli.Parser:
     return parser
 
 
-def main(args: Sequence[str] | None = None, prog: str = "-m reso_llm.server") -> None:
+def main(args: Sequence[str] | None = None, prog: str = "python -m reso_llm.server") -> None:
     """Serve as the arguments say, by default those of this process, until Ctrl-C."""
     options = vars(make_parser(prog).read(sys.argv[1:] if args is None else args))
     if missing := [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]:

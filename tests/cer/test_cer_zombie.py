@@ -524,7 +524,7 @@ def test_what_cannot_be_loaded_fails_at_once_and_says_why(tmp_path, monkeypatch,
         "not in the local cache, and HF_HUB_OFFLINE is set": ["nobody/a", "nobody/b"],
         "neither a directory nor a hub id": ["no/such/dir", "x"],
         "takes two, feed-forward then state-space, got 1": ["nobody/a"],
-        "has no causal language model to load": [tmp_path, tmp_path],
+        "has no causal language model to load: no config.json in it": [tmp_path, tmp_path],
     }
     for message, models in cases.items():
         assert call(monkeypatch, "--data", text, "--models", *models) == 2

@@ -20,3 +20,4 @@ def test_nearest_suggests_a_misspelt_name_and_nothing_for_another_word():
     assert nearest("num_layer", known) == "; did you mean num_layers?"
     assert nearest("dropuot", known) == "; did you mean dropout?"
     assert nearest("zebra", known) == ""
+    assert nearest("nope", ["inspect", "undo"]) == ""  # half of the letters are no resemblance

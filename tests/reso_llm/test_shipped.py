@@ -37,6 +37,11 @@ def test_goals_and_the_srb_rule_are_calibrated(engine):
     assert engine.srb != SRB()
 
 
+def test_the_stability_monitor_is_calibrated(engine):
+    """A calibration of an earlier monitor is passed over, and no temperature would move."""
+    assert engine.stability_calibration is not None
+
+
 def test_it_answers_and_ends_its_turns(engine):
     ends = [
         engine.generate([("user", "Hi! How are you?")], 60, seed=seed).stop_reason

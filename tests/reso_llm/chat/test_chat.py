@@ -182,6 +182,16 @@ def test_continue_writes_on_where_the_reply_ends(session, monkeypatch):
     assert text == "I went\n to the sea\n!\n"
 
 
+def test_continue_says_so_where_the_model_adds_nothing(session, monkeypatch):
+    says(session, monkeypatch, "I went.", "")
+    assert "[nothing to add: the model ends the reply" in chat(session, "hi", "continue")
+    assert session.turns == [("user", "hi"), ("assistant", "I went.")]
+
+
+def test_the_panel_counts_one_token_as_one():
+    assert "1 token " in "\n".join(panel(result_of(tokens_generated=1), 2, 80))
+
+
 def test_continue_keeps_to_the_context(session, monkeypatch):
     session.exchanges = [Exchange("a" * 40, "b" * 40)]
     given = says(session, monkeypatch, "c")

@@ -179,8 +179,8 @@ def test_probability_is_the_product_over_the_answer(engine):
 
 def test_a_loop_warns(engine):
     calm, _ = warning_trace(engine.model, list(range(60, 90)))
-    looping, label = warning_trace(engine.model, [60, 61] * 15)
-    assert len(looping) == 29
+    looping, label = warning_trace(engine.model, [60, 61] * 30)
+    assert len(looping) == 59
     assert looping[-1] > 0.9 > max(calm)
     assert label == "periodic"
 
