@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.claims import Evidence, Missing, headline_views, reso_views
+from benchmarks.claims import Evidence, Missing, headline_views
 from benchmarks.claims.headline_views import STAGES
 from benchmarks.kit.figures import BLUE, GREY, ORANGE, SKY, new_figure
 from benchmarks.kit.records import newest
@@ -38,7 +38,8 @@ def stages(evidence: Evidence) -> tuple[Stage, ...]:
     clocks = headline_views.tracked(evidence)["bars"]["parity, with clocks"][0]
     recall = headline_views.recalled(evidence)["bars"]
     kept = recall["sedenion memory"][0], recall["linear attention, equal state"][0]
-    (goal,) = reso_views.goal_losses(evidence)["whole reply"]
+    guided = evidence.rows("goals", measure="guided", strength=1.5)
+    spoken = statistics.fmean(row["own words, rise"][0] for row in guided)
     gated = steps(evidence, "full") / steps(evidence, "full - coherence_gate") - 1
     return (
         Stage("prsc", "Binding memory", "counts what followed each context"),
@@ -48,7 +49,7 @@ def stages(evidence: Evidence) -> tuple[Stage, ...]:
         Stage("kuramoto", "Kuramoto oscillators", "turn attention, count like clocks",
               f"parity at 400 tokens: {clocks:.0%} right"),
         Stage("agency", "Blocks with agency", "attention, steered by a goal",
-              f"told the goal of a reply: {goal['matching - none'][0]:+.3f} nats/token"),
+              f"guided replies that speak of their goal: {spoken:+.0%}"),
         Stage("temporal_smf", "Sedenion memory", "16 axes that are overwritten",
               f"changed values: {kept[0]:.1%}, linear attention {kept[1]:.1%}"),
         Stage("echo", "Echo", "expects what was read before"),

@@ -11,7 +11,11 @@
     python evaluate.py talk --data runs/heldout.jsonl \\
         --train runs/dialogues.jsonl+runs/train.jsonl --record
     python -m benchmarks.making.ship --run runs/shipped --heldout runs/heldout.jsonl \\
-        --srb benchmarks/results/srb.jsonl --talk benchmarks/results/talk.jsonl
+        --srb benchmarks/results/srb.jsonl --talk benchmarks/results/talk.jsonl \\
+        --clean runs/train.jsonl
+
+Templated dialogues alone are no measure of a clean text: a model is nearly sure of their words, so
+that a monitor calibrated on them warns of most others.
 
 A study of an earlier model with the same name is in the way of a new one: first move its directory
 results/srb/shipped and its row of results/srb.jsonl away.
@@ -53,6 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", required=True, help="run directory of train.py")
     parser.add_argument("--heldout", required=True, help="conversations that were not trained on")
+    parser.add_argument("--clean", help="texts that the stability monitor is to find clean")
     parser.add_argument("--srb", type=Path, help="rows of evaluate.py srb: keep its rule")
     parser.add_argument("--talk", type=Path, help="rows of evaluate.py talk: for the card")
     parser.add_argument("--out", type=Path, default=SHIPPED)
@@ -72,7 +77,7 @@ def main() -> None:
     half = {name: t.half() if t.is_floating_point() else t for name, t in tensors["model"].items()}
     save_directory(args.out, tensors={"model": half}, documents=stored)
     engine = ResoLLMInference.from_pretrained(args.out)
-    texts = tokenise_all(training["config"]["data"], engine.tokenizer)
+    texts = tokenise_all(args.clean or training["config"]["data"], engine.tokenizer)
     calibration = stability_calibration(texts, engine.model, STABILITY_TEXTS)
     stored["training.json"]["stability_calibration"] = calibration._asdict()
     c = engine.config
