@@ -18,7 +18,7 @@ COMMANDS = {
     "serve": ("reso_llm.server.__main__", "a page and OpenAI's API for a model (extra web)"),
     "evaluate": ("reso.evaluate", "rerun a measurement (in a checkout)"),
     "export": ("reso.export", "write a run as a model of transformers (extra hf)"),
-    "inspect": ("reso.inspect", "say what a run, a checkpoint or a data file is"),
+    "inspect": ("reso.show", "say what a run, a checkpoint or a data file is"),
 }
 """Module and line of help of each command. Only the chosen one is imported."""
 

@@ -11,7 +11,7 @@ import transformers
 
 import phase_slip
 from reso import __main__ as command
-from reso import evaluate, inspect, train
+from reso import evaluate, show, train
 from reso_llm.config import KuramotoConfig, ResoLLMConfig
 from reso_llm.inference import SHIPPED
 from reso_llm.training.config import TrainConfig
@@ -190,7 +190,7 @@ def run(tmp_path_factory):
 
 
 def test_inspect_says_what_a_run_is(run):
-    lines = dict(inspect.described(run[0]))
+    lines = dict(show.described(run[0]))
     assert lines["what"] == "a ResoLLM"
     assert "1 layers, 32 wide, 2 heads, context 64, vocabulary 261" in lines["size"]
     assert "kuramoto" in lines["stages"]

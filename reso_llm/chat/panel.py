@@ -65,6 +65,11 @@ def _events(result: GenerationResult, _: int) -> str:
     return "  ".join(f"{name} {count}" for name, count in counts.items())
 
 
+def _lyapunov(result: GenerationResult, _: int) -> str:
+    measured = math.isfinite(result.lyapunov) and result.lyapunov != 0  # 0 until the first
+    return _with("Lyapunov", f"{result.lyapunov:+.2f}" if measured else "")
+
+
 def _goal(result: GenerationResult, _: int) -> str:
     known = (p for p in result.goal_progress.values() if math.isfinite(p))
     return _with("goal", "/".join(f"{p:.0%}" for p in known))
@@ -92,8 +97,8 @@ DIALS = {
         lambda r, _: _with("order", _mean(r.coherence_trace, ".2f")),
     ),
     "Lyapunov": Dial(
-        "growth of a small disturbance at the end, nats a token",
-        lambda r, _: _with("Lyapunov", f"{r.lyapunov:+.2f}" if math.isfinite(r.lyapunov) else ""),
+        "growth of a small disturbance, nats a token, where measured",
+        _lyapunov,
     ),
     "T": Dial(
         "lowest and highest temperature, where a controller moved it",

@@ -523,7 +523,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bits(tmp_path):
     finally:
         torch.set_num_threads(threads)
     command = [sys.executable, "-c", KILLED, json.dumps(options | {"out": str(parts)})]
-    root = str(Path(script.__file__).parent)
+    root = str(Path(script.__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=root)
     assert done.returncode == 0, done.stderr

@@ -517,7 +517,7 @@ def test_a_panel_says_what_was_measured():
 
 
 def test_what_is_not_defined_or_does_not_move_is_not_shown():
-    calm = result_of(temperature_trace=(0.7, 0.7), goal_progress={"kites": math.nan})
+    calm = result_of(temperature_trace=(0.7, 0.7), goal_progress={"kites": math.nan}, lyapunov=0.0)
     assert panel(calm, 4, 80) == ["0 tokens  ended by end"]
 
 

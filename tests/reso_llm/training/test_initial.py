@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_training import CONTROL, TINY, cache, make, metrics, one_thread, quiet, rows, write_rows
 
-import train as script
+from reso import train as script
 from reso_llm.stages.prsc import TABLES
 from reso_llm.training import run as training_run
 from reso_llm.training.initial import read_initial
