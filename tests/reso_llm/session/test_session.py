@@ -295,7 +295,7 @@ def test_stability_auto_temperature_adjust(make_model):
 
 
 def test_stability_predictive_horizon(make_model):
-    """The longer it looks ahead, the slower the average of the surprise."""
+    """The longer damage is expected to last, the surer are three surprising tokens damage."""
 
     def after_three(horizon):
         model = make_model(stability=StabilityConfig(predictive_horizon=horizon))
@@ -303,7 +303,7 @@ def test_stability_predictive_horizon(make_model):
             model.session.stability.observe(1.0, token, surprise_nats=30.0)
         return model.get_stability()
 
-    assert after_three(2) < 0.1 < 0.5 < after_three(30)
+    assert after_three(30) < after_three(2) < 0.1
 
 
 def test_stability_lyapunov_threshold(make_model):
