@@ -228,8 +228,8 @@ class StabilityConfig(StageConfig):
 
     lyapunov_threshold: exponent, in nats per token, above which a text is unstable.
     auto_temperature_adjust: let a calibrated monitor move the temperature; the option
-    auto_temperature=False of a generation leaves it. predictive_horizon: h, tokens that a warning
-    looks ahead and over which surprise is averaged.
+    auto_temperature=False of a generation leaves it. predictive_horizon: half of the
+    tokens that damage is expected to last.
     """
 
     trained: ClassVar[bool] = False

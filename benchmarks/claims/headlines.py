@@ -109,7 +109,7 @@ HEADLINES = (
         "them, {bars.Lyapunov exponent alone.0:.2f} with that alone; guessing gives 0.25.",
         apart("Lyapunov exponent alone", "surprise and repetition"),
         "balanced accuracy of four classes, higher is better", BOOTSTRAP,
-        "python evaluate.py stability --data data/heldout.jsonl",
+        "python evaluate.py stability --data data/unseen.jsonl",
     ),
     headline(
         "Phase-Slip breaks the loops of greedy decoding, and plain sampling repeats less",

@@ -35,7 +35,7 @@ CONSENSUS = "python -m benchmarks.studies.consensus"
 HEARSAY = "python -m benchmarks.studies.hearsay"
 GOALS = "python evaluate.py goals --data data/heldout.jsonl --train data/train.jsonl"
 MEMORY = "python evaluate.py memory"
-STABILITY = "python evaluate.py stability --data data/heldout.jsonl"
+STABILITY = "python evaluate.py stability --data data/unseen.jsonl"
 AUTO_TEMPERATURE = (
     "python -m benchmarks.studies.auto_temperature --words data/train.jsonl --questions 200 "
     "--length 80 --temperature 0.3"

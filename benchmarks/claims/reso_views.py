@@ -128,18 +128,18 @@ def _warning(row: Row, damage: str, read: int) -> Row:
 
 
 def classes(evidence: Evidence) -> Cases:
-    """Balanced accuracy of the class, with and without the exponent, by model."""
+    """By model: balanced accuracy of the class by the checkpoint's calibration, and what the
+    exponent adds to it where both are fitted anew.
+    """
     rows = newest(evidence.rows("stability", kind="classes"), "checkpoint", "data", "seed")
     if not rows:
         raise Missing("no row of the classes in benchmarks/results/stability.jsonl")
     cases: Cases = {}
     for row in rows:
-        accuracy = {form: row[form]["balanced_accuracy"] for form in ("refitted", "with exponent")
-                    if form in row}  # fmt: skip
+        forms = ("kept", "refitted", "with exponent")
+        accuracy = {form: row[form]["balanced_accuracy"] for form in forms if form in row}
         gain = accuracy.get("with exponent", accuracy["refitted"])[0] - accuracy["refitted"][0]
-        cases.setdefault(row["checkpoint"], []).append(
-            {"accuracy": accuracy["refitted"], "gain": gain}
-        )
+        cases.setdefault(row["checkpoint"], []).append({"accuracy": accuracy["kept"], "gain": gain})
     return cases
 
 

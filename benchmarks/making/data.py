@@ -4,6 +4,8 @@
     guanaco_900.jsonl     900 rows of timdettmers/openassistant-guanaco           network, 21 MB
     train.jsonl           its rows 1 to 810
     heldout.jsonl         its rows 811 to 900
+    clean.jsonl           the first half of heldout.jsonl, which calibrates the stability monitor
+    unseen.jsonl          the second half
 
 A file that is there is checked and left alone. The rows of guanaco are found in the hub's file by
 hashes of their texts (guanaco_900.txt), so that neither its order nor its version matters. All have
@@ -32,7 +34,7 @@ SHAKESPEARE = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 )
 KEYS = Path(__file__).with_name("guanaco_900.txt")
-NUM_TRAIN = 810
+NUM_TRAIN, NUM_CLEAN = 810, 45
 SECONDS = 45.0
 
 SHA256 = {
@@ -40,6 +42,8 @@ SHA256 = {
     "guanaco_900.jsonl": "ab24cb4ac598f4d1ffc246fc0f05067ae1a6bd7b0f230efb356ab580320c526a",
     "train.jsonl": "50e81cd23873eb289300c66b5fbd374c99ff82a244a0eb4b6d038de139a33574",
     "heldout.jsonl": "a12ef7fe44265f4097c1af081936dc82130d61f45c1f7965084490d8e561b912",
+    "clean.jsonl": "1eef8b3be68b0b243e523c9eecc76d639ab622eac5700b7b157d940f7d48e85b",
+    "unseen.jsonl": "055c935a669d3c8c08c4ced96118a436665cbd1bb5dddd4512a2b3eb7f26eaa3",
 }
 
 
@@ -60,6 +64,8 @@ def prepare(folder: Path = FOLDER) -> None:
         "guanaco_900.jsonl": guanaco,
         "train.jsonl": lambda: b"".join(rows(folder)[:NUM_TRAIN]),
         "heldout.jsonl": lambda: b"".join(rows(folder)[NUM_TRAIN:]),
+        "clean.jsonl": lambda: b"".join(rows(folder)[NUM_TRAIN:][:NUM_CLEAN]),
+        "unseen.jsonl": lambda: b"".join(rows(folder)[NUM_TRAIN:][NUM_CLEAN:]),
     }
     missing = []
     for name, make in makers.items():

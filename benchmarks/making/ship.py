@@ -12,11 +12,11 @@
         --train runs/dialogues.jsonl+runs/train.jsonl --record
     python -m benchmarks.making.ship --run runs/shipped --heldout runs/heldout.jsonl \\
         --srb benchmarks/results/srb.jsonl --talk benchmarks/results/talk.jsonl \\
-        --clean runs/clean.jsonl    # head -n 45 runs/heldout.jsonl
+        --clean runs/clean.jsonl
 
 A text that was trained on is no measure of a clean one: a monitor calibrated on it warns in seven
-of ten windows of unseen text. So the first half of the held-out rows is given, and the study of
-stability reads the other half.
+of ten windows of unseen text. So half of the held-out rows is given, and the study of stability
+reads the other half.
 
 A study of an earlier model with the same name is in the way of a new one: first move its directory
 results/srb/shipped and its row of results/srb.jsonl away.

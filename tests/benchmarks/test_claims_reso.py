@@ -55,7 +55,7 @@ def stability(seed):
 
 
 def stability_classes(accuracy, gain):
-    forms = {"refitted": accuracy, "with exponent": accuracy + gain}
+    forms = {"kept": accuracy, "refitted": accuracy, "with exponent": accuracy + gain}
     return {"checkpoint": "c", "data": "d", "seed": 0, "kind": "classes"} | {
         form: {"balanced_accuracy": [a, a - 0.01, a + 0.01]} for form, a in forms.items()
     }
@@ -126,7 +126,7 @@ TURNS = [
     ("Episodic tagging", {("memory", 0, "recall_hit_at_1", "question, memory", 1): 0.4}, NOT),
     ("Early warning of", warning("own loop", warning=[0.6, 0.4, 0.8]), MIXED),
     ("Early warning: better", warning("corrupt", entropy=[0.85, 0.8, 0.9]), MIXED),
-    ("The stability class", {("stability", 2, "refitted", "balanced_accuracy"): [0.8, 0.7, 0.9]},
+    ("The stability class", {("stability", 2, "kept", "balanced_accuracy"): [0.8, 0.7, 0.9]},
      NOT),
     ("Chaos theory", {("stability", 2, "with exponent", "balanced_accuracy"): [0.9, 0.8, 1.0]},
      NOT),

@@ -20,6 +20,8 @@ def sources(monkeypatch):
         "guanaco_900.jsonl": b"".join(lines),
         "train.jsonl": b"".join(lines[:810]),
         "heldout.jsonl": b"".join(lines[810:]),
+        "clean.jsonl": b"".join(lines[810:855]),
+        "unseen.jsonl": b"".join(lines[855:]),
     }
     hashes = {name: hashlib.sha256(text).hexdigest() for name, text in contents.items()}
     monkeypatch.setattr(data, "SHA256", hashes)
@@ -31,10 +33,10 @@ def sources(monkeypatch):
 def test_everything_is_made_and_made_once(sources, tmp_path, monkeypatch, capsys):
     data.prepare(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == sources
-    assert capsys.readouterr().out.count(": made") == 4
+    assert capsys.readouterr().out.count(": made") == 6
     monkeypatch.setattr(data, "shakespeare", lambda: pytest.fail("downloaded again"))
     data.prepare(tmp_path)
-    assert capsys.readouterr().out.count(": there already") == 4
+    assert capsys.readouterr().out.count(": there already") == 6
 
 
 def test_another_file_of_the_name_is_refused_and_kept(sources, tmp_path, capsys):
@@ -50,7 +52,7 @@ def test_a_source_that_changed_writes_nothing(sources, tmp_path, monkeypatch, ca
     with pytest.raises(DataError, match=r"^tinyshakespeare\.txt could not be had"):
         data.prepare(tmp_path)
     assert "tinyshakespeare.txt: the source has changed" in capsys.readouterr().err
-    assert len([*tmp_path.iterdir()]) == 3, "the others are made all the same"
+    assert len([*tmp_path.iterdir()]) == 5, "the others are made all the same"
 
 
 def test_without_a_network_it_says_what_to_put_where(tmp_path, monkeypatch, capsys):
