@@ -31,11 +31,13 @@ def make_parser() -> cli.Parser:
 def main() -> None:
     options = make_parser().read(sys.argv[1:])
     from reso_llm.decoding.controllers import PhaseSlip
+    from reso_llm.generation.options import options_of
     from reso_llm.inference import load_engine
     from run_core.terminal import Screen
 
     loop_patience = LOOP_PATIENCE if options.loops else None
     slip = PhaseSlip(spike_nats=options.spike_nats, loop_patience=loop_patience)
+    options_of(options.max_length, {"temperature": 0.0})  # refused before the prompt is written
     engine = load_engine(options.checkpoint, options.model, options.device)
     screen = Screen.of(sys.stdout)
     screen.note(engine.description)

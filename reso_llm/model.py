@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from entropy_core.checks import require
 from reso_llm.config import ResoLLMConfig
 from reso_llm.network import ResoNetwork, ResoState
 from reso_llm.session.agency import Goal
@@ -180,6 +181,7 @@ class ResoLLMModel(ResoNetwork):
         a token, and as `EpisodicMemory.store` does.
         """
         self.session.require_memory("update_memory")
+        require(isinstance(text, str), "text", text, "a string")
         ids = self._encode(text)
         if not ids:
             raise ValueError("text holds no token: expected something to remember")

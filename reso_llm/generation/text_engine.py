@@ -207,8 +207,8 @@ class TextEngine(ABC):
         The session's goals steer it too. Raises ValueError without agency, and as `create_goal`
         and `generate` do.
         """
-        is_text = isinstance(goal_description, str)
-        require(is_text, "goal_description", goal_description, "a string")
+        described = isinstance(goal_description, str) and goal_description.strip()
+        require(bool(described), "goal_description", goal_description, "a string with a word")
         vector = self.text_vector(goal_description)
         goal = self.session.new_goal(goal_description, goal_type, vector)
         checked = options_of(max_length, options)

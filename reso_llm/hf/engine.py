@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from entropy_core.checks import require
 from reso_llm.config import (
     AgencyConfig,
     EchoConfig,
@@ -186,6 +187,7 @@ class HFEngine(Agent):
     def update_memory(
         self, text: str, importance: float = 1.0, time: float | None = None, source: str = ""
     ) -> Moment:
+        require(isinstance(text, str), "text", text, "a string")
         ids = self.tokenizer.encode(text)
         if not ids:
             raise ValueError("text holds no token: expected something to remember")

@@ -215,6 +215,7 @@ class Session:
         Raises ValueError as `require_memory` and `EpisodicMemory.recall` do.
         """
         memory = self.require_memory("recall")
+        require(isinstance(query, str), "query", query, "a string")
         with self._lock:
             return memory.recall(query, now=self.clock if now is None else now, count=count)
 

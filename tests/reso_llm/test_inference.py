@@ -472,3 +472,20 @@ def test_uniform_logits_have_the_entropy_of_the_usable_tokens(make_engine):
         engine.model.head.weight.zero_()
     result = engine.generate("x", 5, seed=0, temperature=0.3, top_k=1)
     assert result.entropy_trace == pytest.approx([math.log(258)] * len(result.entropy_trace))
+
+
+@pytest.mark.parametrize(
+    ("method", "value", "said"),
+    [
+        ("update_memory", 3, "text = 3: expected a string"),
+        ("recall", 3, "query = 3: expected a string"),
+    ],
+)
+def test_a_text_of_another_type_is_named(engine, method, value, said):
+    with pytest.raises(ValueError, match=said):
+        getattr(engine, method)(value)
+
+
+def test_a_goal_without_a_word_is_named(engine):
+    with pytest.raises(ValueError, match="goal_description = ' ': expected a string with a word"):
+        engine.generate_with_goal("Hi", " ", 3)
