@@ -14,12 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from entropy_core.checks import require
 from reso_llm.config import ResoLLMConfig
 from reso_llm.network import ResoNetwork, ResoState
 from reso_llm.session.agency import Goal
 from reso_llm.session.concepts import Binding, Interference, Unbinding
-from reso_llm.session.episodes import Moment, Recollection
+from reso_llm.session.episodes import Moment, Recollection, ids_to_remember
 from reso_llm.session.foci import Focus
 from reso_llm.session.session import Session
 from reso_llm.stages.echo import EchoState, TextCounts
@@ -181,10 +180,7 @@ class ResoLLMModel(ResoNetwork):
         a token, and as `EpisodicMemory.store` does.
         """
         self.session.require_memory("update_memory")
-        require(isinstance(text, str), "text", text, "a string")
-        ids = self._encode(text)
-        if not ids:
-            raise ValueError("text holds no token: expected something to remember")
+        ids = ids_to_remember(text, self._encode)
         field = self._field_after(ids)
         return self.session.remember(
             text, ids, importance=importance, time=time, field=field, source=source

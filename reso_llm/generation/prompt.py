@@ -31,6 +31,19 @@ def messages_of(prompt: Any) -> list[Message]:
     return messages
 
 
+def with_system(prompt: Prompt, addition: str) -> Prompt:
+    """A conversation with an addition to its system message, which is made where it has none.
+
+    A plain text stays as it is. Raises ValueError as `messages_of`.
+    """
+    if isinstance(prompt, str):
+        return prompt
+    messages = messages_of(prompt)
+    if messages and messages[0].role == "system":
+        return [Message("system", f"{messages[0].content}\n{addition}"), *messages[1:]]
+    return [Message("system", addition), *messages]
+
+
 def _as_mapping(item: Any) -> Any:
     if isinstance(item, list | tuple) and len(item) == 2:
         return dict(zip(("role", "content"), item, strict=True))

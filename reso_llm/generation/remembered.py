@@ -15,8 +15,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from reso_llm.data.conversation import Message
-from reso_llm.generation.prompt import Prompt, messages_of
+from reso_llm.generation.prompt import Prompt, messages_of, with_system
 from reso_llm.session.episodes import CLOSE
 from reso_llm.session.session import Session
 from reso_llm.session.words import STOP_WORDS
@@ -94,17 +93,8 @@ def query_of(prompt: Prompt) -> str:
 
 
 def with_memories(prompt: Prompt, texts: Sequence[str]) -> Prompt:
-    """A conversation with these texts in its system message, which is made where it has none.
-
-    A plain text stays as it is. Raises ValueError as `messages_of`.
-    """
-    if isinstance(prompt, str) or not texts:
-        return prompt
-    messages = messages_of(prompt)
-    told = " ".join([TOLD, *map(_finished, texts)])
-    if messages and messages[0].role == "system":
-        return [Message("system", f"{messages[0].content}\n{told}"), *messages[1:]]
-    return [Message("system", told), *messages]
+    """A conversation with these texts told in its system message; see `with_system`."""
+    return with_system(prompt, " ".join([TOLD, *map(_finished, texts)])) if texts else prompt
 
 
 def _finished(text: str) -> str:

@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from entropy_core.checks import require
 from reso_llm.config import (
     AgencyConfig,
     EchoConfig,
@@ -31,13 +30,12 @@ from reso_llm.config import (
     StabilityConfig,
     TemporalSMFConfig,
 )
-from reso_llm.data.conversation import Message
 from reso_llm.decoding.controllers import SRB
 from reso_llm.generation.guidance import context_towards
 from reso_llm.generation.loop import Job, write
 from reso_llm.generation.multi_agent import Agent
 from reso_llm.generation.options import GenerationOptions, seed_or_drawn
-from reso_llm.generation.prompt import Prompt, messages_of
+from reso_llm.generation.prompt import Prompt, messages_of, with_system
 from reso_llm.generation.remembered import replies_of, with_memories
 from reso_llm.generation.row import TextRow
 from reso_llm.hf import smollm2
@@ -46,7 +44,7 @@ from reso_llm.hf.context import HFContext
 from reso_llm.hf.tokenizer import PLAIN_STOP, HFTokenizer
 from reso_llm.hf.topics import topic_calibration
 from reso_llm.session.agency import Goal
-from reso_llm.session.episodes import Moment
+from reso_llm.session.episodes import Moment, ids_to_remember
 from reso_llm.session.session import Session
 from reso_llm.stages.goal import text_vector
 from run_core.hardware import pick_device
@@ -187,10 +185,7 @@ class HFEngine(Agent):
     def update_memory(
         self, text: str, importance: float = 1.0, time: float | None = None, source: str = ""
     ) -> Moment:
-        require(isinstance(text, str), "text", text, "a string")
-        ids = self.tokenizer.encode(text)
-        if not ids:
-            raise ValueError("text holds no token: expected something to remember")
+        ids = ids_to_remember(text, self.tokenizer.encode)
         return self.session.remember(
             text, ids, importance=importance, time=time, field=None, source=source
         )
@@ -206,13 +201,8 @@ class HFEngine(Agent):
 
 def _told(prompt: Prompt, goals: Collection[Goal]) -> Prompt:
     """A conversation with the goals in its system message; a text is continued as it is."""
-    if isinstance(prompt, str) or not goals:
-        return prompt
-    messages = messages_of(prompt)
     wishes = [f"Talk about this: {goal.description}" for goal in goals]
-    if messages and messages[0].role == "system":
-        wishes, messages = [messages[0].content, *wishes], messages[1:]
-    return [Message("system", "\n".join(wishes)), *messages]
+    return with_system(prompt, "\n".join(wishes)) if wishes else prompt
 
 
 def _flat(ids: Sequence[int | list[int] | None]) -> list[int]:

@@ -10,7 +10,7 @@ come first.
 
 import heapq
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +51,15 @@ class Recollection:
     age: float
     weight: float
     asked_for: bool
+
+
+def ids_to_remember(text: str, encode: Callable[[str], list[int]]) -> list[int]:
+    """Ids of a text to be stored. ValueError for another type and for a text without a token."""
+    require(isinstance(text, str), "text", text, "a string")
+    ids = encode(text)
+    if not ids:
+        raise ValueError("text holds no token: expected something to remember")
+    return ids
 
 
 class EpisodicMemory:
