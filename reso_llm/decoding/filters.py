@@ -1,13 +1,12 @@
 """Filters: which tokens can be drawn. What a filter excludes gets the logit -inf.
 
-    top-n-sigma  z_v >= max z - n std(z), of the tokens not excluded    Tang 2024, arXiv 2411.07641
-    top-k        the k most probable, with ties                         Fan 2018, arXiv 1805.04833
-    top-p        the fewest whose sum reaches p                         Holtzman 2019, arXiv 1904.09751
-    min-p        p_v >= min_p max p                                     Nguyen 2024, arXiv 2407.01082
-    typical      the fewest, by |ln p_v + H|, whose sum reaches p       Meister 2022, arXiv 2202.00666
-    XTC          without all of p_v >= threshold but the least of them  p-e-w, text-generation-webui
-                                                                        #6335
-    mirostat 2   -log2 p_v <= bound, which follows what was drawn       Basu 2021, arXiv 2007.14966
+    top-n-sigma  z_v >= max z - n std(z), of those not excluded     Tang 2024, arXiv 2411.07641
+    top-k        the k most probable, with ties                      Fan 2018, arXiv 1805.04833
+    top-p        the fewest whose sum reaches p                      Holtzman 2019, arXiv 1904.09751
+    min-p        p_v >= min_p max p                                  Nguyen 2024, arXiv 2407.01082
+    typical      the fewest, by |ln p_v + H|, whose sum reaches p    Meister 2022, arXiv 2202.00666
+    XTC          without all of p_v >= threshold but the least    p-e-w, text-generation-webui 6335
+    mirostat 2   -log2 p_v <= bound, which follows what was drawn    Basu 2021, arXiv 2007.14966
 
 At least one token is left in each row. Shapes: B rows, V vocabulary.
 """

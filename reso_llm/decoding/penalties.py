@@ -5,7 +5,7 @@
     presence      z_v -= p where v was said                        OpenAI's presence_penalty
     frequency     z_v -= f times how often v was said              OpenAI's frequency_penalty
     DRY           z_v -= m b^(n - l) where v would make a repeat of n tokens n + 1 long, n >= l
-                                                                   p-e-w, text-generation-webui #5677
+                                                            p-e-w, text-generation-webui #5677
 
 Shapes: B rows, V vocabulary, n ids that were said.
 """

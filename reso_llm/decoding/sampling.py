@@ -69,9 +69,7 @@ class SamplingOptions:
             require(is_number(value) and 0 <= value <= 1, name, value, "a number from 0 to 1")
         threshold = self.xtc_threshold
         within = is_number(threshold) and 0 < threshold <= 0.5
-        require(
-            within, "xtc_threshold", threshold, "above 0 and at most 0.5: above it two cannot be"
-        )
+        require(within, "xtc_threshold", threshold, "above 0 and at most 0.5")
         positive = is_number(penalty) and penalty > 0
         require(positive, "repetition_penalty", penalty, "a finite number above 0")
         for name in ("presence_penalty", "frequency_penalty"):

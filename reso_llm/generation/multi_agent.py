@@ -23,7 +23,6 @@ from torch import Tensor
 
 from entropy_core.checks import nearest
 from reso_llm.data.conversation import Message
-from reso_llm.decoding.sampling import sample
 from reso_llm.generation.loop import Job, finish, measured_rows
 from reso_llm.generation.options import GenerationOptions, options_of, seed_or_drawn
 from reso_llm.generation.prompt import Prompt

@@ -129,9 +129,7 @@ class TextRow:
         self.ids.append(token)
         if token in self.ends:
             self.end("end")
-        elif token in self.options.stop_token_ids:
-            self.end("stop")
-        elif self.stream.add(token):
+        elif token in self.options.stop_token_ids or self.stream.add(token):
             self.end("stop")
         elif stop:
             self.end(stop)

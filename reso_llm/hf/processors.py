@@ -1,7 +1,8 @@
 """The logits processors of Hugging Face's `generate`, for rows that controllers draw.
 
 The sampler's own processors (temperature, top-k, top-p, min-p, typical) become the
-`SamplingOptions` of a row. All others, such as penalties, bans, grammars and watermarks, act on every token.
+`SamplingOptions` of a row. All others, such as penalties, bans, grammars and watermarks, act on
+every token.
 
 Shapes: B rows of a batch, T tokens, V vocabulary.
 """

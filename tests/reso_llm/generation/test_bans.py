@@ -1,4 +1,4 @@
-"""Least length, ids that end a text, banned words, and the marks of DRY and XTC, in both engines."""
+"""Least length, ids that end a text, banned words, the marks of DRY and XTC, in both engines."""
 
 import math
 

@@ -110,6 +110,22 @@ def test_greedy_takes_the_most_probable(client):
         assert token.logprob == pytest.approx(token.top_logprobs[0].logprob, abs=1e-6)
 
 
+def test_the_names_of_openai_reach_the_sampler(client, engine):
+    (a,), (b,) = (engine.tokenizer.encode(letter) for letter in "AB")
+    asked = dict(temperature=0, logit_bias={str(a): 100, str(b): 99}, max_tokens=6)
+    plain = {"reso": {"repetition_penalty": 1.0}}
+
+    def text(extra=plain, **changes):
+        return chat(client, **asked | changes, extra_body=extra).choices[0].message.content
+
+    assert text() == "A" * 6
+    assert "B" in text(frequency_penalty=1.0)
+    assert "B" in text(presence_penalty=2.0)
+    assert text({"reso": plain["reso"] | {"bad_words": ["A"]}}) == "B" * 6
+    assert text({**plain, "stop_token_ids": [a]}) == ""
+    assert text({**plain, "stop_token_ids": [a], "min_tokens": 3}) == "B" * 3
+
+
 def test_n_texts_have_seeds_in_a_row(client):
     many = chat(client, n=3, seed=5)
     alone = [chat(client, seed=5 + i).choices[0].message.content for i in range(3)]
