@@ -110,20 +110,36 @@ def test_greedy_takes_the_most_probable(client):
         assert token.logprob == pytest.approx(token.top_logprobs[0].logprob, abs=1e-6)
 
 
-def test_the_names_of_openai_reach_the_sampler(client, engine):
-    (a,), (b,) = (engine.tokenizer.encode(letter) for letter in "AB")
-    asked = dict(temperature=0, logit_bias={str(a): 100, str(b): 99}, max_tokens=6)
-    plain = {"reso": {"repetition_penalty": 1.0}}
-
-    def text(extra=plain, **changes):
-        return chat(client, **asked | changes, extra_body=extra).choices[0].message.content
-
-    assert text() == "A" * 6
-    assert "B" in text(frequency_penalty=1.0)
-    assert "B" in text(presence_penalty=2.0)
-    assert text({"reso": plain["reso"] | {"bad_words": ["A"]}}) == "B" * 6
-    assert text({**plain, "stop_token_ids": [a]}) == ""
-    assert text({**plain, "stop_token_ids": [a], "min_tokens": 3}) == "B" * 3
+@pytest.mark.parametrize(
+    ("body", "extra", "options"),
+    [
+        ({"frequency_penalty": 1.5}, {}, {}),
+        ({"presence_penalty": 1.5}, {}, {}),
+        ({}, {"stop_token_ids": [38]}, {}),
+        ({}, {"stop_token_ids": [38], "min_tokens": 4}, {}),
+        ({}, {}, {"bad_words": ["B"]}),
+        ({}, {}, {"dry_multiplier": 3.0, "dry_allowed_length": 1}),
+        ({}, {}, {"mirostat_tau": 0.5}),
+        ({}, {}, {"xtc_probability": 1.0}),
+    ],
+)
+def test_samplers_are_those_of_the_engine(client, engine, body, extra, options):
+    """A bias leaves two letters, so that every option is felt."""
+    assert engine.tokenizer.encode("AB") == [37, 38]
+    bias = {37: 80, 38: 80}
+    asked = dict(max_tokens=12, seed=1, temperature=4.0, top_p=1.0)
+    reso = {"repetition_penalty": 1.0, "auto_temperature": False}
+    texts = [
+        chat(client, **asked, **b, logit_bias={str(i): z for i, z in bias.items()},
+             extra_body={"reso": reso | o, **e}).choices[0].message.content
+        for b, e, o in ((body, extra, options), ({}, {}, {}))
+    ]  # fmt: skip
+    same = engine.generate(
+        [("user", "hello")], 12, seed=1, temperature=4.0, logit_bias=bias, auto_temperature=False,
+        **body, **extra, **options,
+    )  # fmt: skip
+    assert texts[0] == same.text
+    assert texts[0] != texts[1]
 
 
 def test_n_texts_have_seeds_in_a_row(client):
