@@ -1,5 +1,7 @@
 """A chat's later turns read what is new: counted at the model, and equal to reading all anew."""
 
+import itertools
+
 import pytest
 import torch
 from conftest import FULL
@@ -75,7 +77,7 @@ def test_ten_turns_read_each_prompt_from_where_the_one_before_ends(engine, width
     session = turns(engine)
     cached = said(session, *QUESTIONS)
     prompts = sizes(session)
-    assert widths == [prompts[0], *(b - a for a, b in zip(prompts, prompts[1:], strict=False))]
+    assert widths == [prompts[0], *(b - a for a, b in itertools.pairwise(prompts))]
     assert max(widths[1:]) < prompts[-1] / 4
     assert (session.cache.num_read, session.cache.reused) == (prompts[-1], sum(prompts[:-1]))
     whole = said(turns(engine, cache=False), *QUESTIONS)
