@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from run_core import cli
+from run_core.files import require_writable
+from run_core.loading import loading
+from run_core.terminal import is_interactive
 
 COMMON = (
     "checkpoint", "model", "system", "session", "temperature", "max_length", "seed", "metrics",
@@ -69,14 +72,13 @@ def make_parser(prog: str = "chat.py") -> cli.Parser:
 def main(args: Sequence[str] | None = None, prog: str = "chat.py") -> None:
     """Chat as the arguments say, by default those of this process; prog names the command."""
     options = vars(make_parser(prog).read(sys.argv[1:] if args is None else args))
-    from reso_llm.chat.commands import run_in_terminal
-    from reso_llm.chat.session import ChatSession
-    from reso_llm.decoding.controllers import controllers_by_name
-    from reso_llm.inference import load_engine
-    from run_core.files import require_writable
-    from run_core.terminal import is_interactive
+    with loading():
+        from reso_llm.chat.commands import run_in_terminal
+        from reso_llm.chat.session import ChatSession
+        from reso_llm.decoding.controllers import controllers_by_name
+        from reso_llm.inference import load_engine
 
-    engine = load_engine(*(options.pop(name) for name in ("checkpoint", "model", "device")))
+        engine = load_engine(*(options.pop(name) for name in ("checkpoint", "model", "device")))
     known = controllers_by_name(engine.srb).items()
     controllers = tuple(controller for name, controller in known if options.pop(name))
     metrics, file = options.pop("metrics"), options.pop("session")
