@@ -16,6 +16,7 @@ from reso_llm.data.conversation import Message
 from reso_llm.decoding.row import Event
 from reso_llm.generation.context import opening_limit
 from reso_llm.generation.options import GenerationOptions
+from reso_llm.generation.prompt_cache import PromptCache
 from reso_llm.generation.remembered import with_memories
 from reso_llm.generation.results import GenerationResult
 from reso_llm.generation.text_engine import TextEngine
@@ -78,6 +79,7 @@ class ChatSession:
         self.exchanges: list[Exchange] = []
         self.num_replies = 0
         self.goal: Goal | None = None
+        self.cache = PromptCache()
 
     # --- replies
 
@@ -142,6 +144,7 @@ class ChatSession:
             seed=None if self.seed is None else self.seed + self.num_replies,
             on_text=on_text,
             on_event=on_event,
+            cache=self.cache,
             **({"metrics": metrics} | self.options),
         )
         self.num_replies += 1
