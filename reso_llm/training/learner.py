@@ -67,7 +67,7 @@ class Learner:
         if initial is not None:
             self.model.load_weights(initial.weights, initial.path)
         if not config.keep_memory:
-            self.model.fit_bindings(data.train.tokens)
+            self.model.fit_bindings(data.train.tokens, data.path)
         self.past = DocumentPast(data.train, self.model)
         _let_signals_into_backward(self.model)
         if config.compile:
