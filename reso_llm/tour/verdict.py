@@ -17,7 +17,7 @@ from reso_llm.tour.probes import DIALOGUES, without
 ASKED = DIALOGUES[0]
 LENGTH, TEMPERATURE = 48, 0.7
 CONTROLLERS = (
-    PhaseSlip(loop_patience=4), SRB(max_tokens=LENGTH // 2), StochasticResonance(),
+    PhaseSlip.published(loop_patience=4), SRB(max_tokens=LENGTH // 2), StochasticResonance(),
     StabilityTemperature(),
 )  # fmt: skip
 NOT_A_STAGE = {"agency"}
