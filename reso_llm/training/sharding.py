@@ -51,6 +51,7 @@ def shard(network: ResoNetwork, device: torch.device, world: World) -> None:
     for module in network.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # gloo knows no scaled sums
     # Where no token of a process goes deep, its feed-forward maps have no gradient.
     network.set_reduce_scatter_unused_params(True)
     network.forward_pass = _call
