@@ -54,6 +54,13 @@ def test_every_number_of_the_readme_is_one_of_the_recorded_rows():
     assert measured(README) - measured(results) == set()
 
 
+def test_the_readme_counts_the_verdicts_as_the_results_do():
+    counts = r"(\d+)\D+claims\D+(\d+)\s+hold\D+(\d+)\s+do\s+not"
+    results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    total = re.search(r"\| all \| (\d+) \| (\d+) \| \d+ \| (\d+) \| \d+ \|", results)
+    assert re.search(counts, README).groups() == total.groups()
+
+
 def test_a_number_is_found_in_prose_alone():
     text = "`0.5` of [x](y/0.25.md): 0.343 bits, 97.5 % in v0.1.0 and\n```\n.9\n```"
     assert measured(text) == {".343", "97.5"}
