@@ -3,6 +3,7 @@
 python -m benchmarks.studies.speed                    training and batch-1 decoding, 2 threads
 python -m benchmarks.studies.speed --threads 1
 python -m benchmarks.studies.speed --threads 1 --profile        where a token's time goes
+python -m benchmarks.studies.speed --table                      the README's table again
 
 The models take turns in one process; the figures are medians over the rounds, and the ratios are
 medians of the ratios within a round. The weights are random. The binding memory has counted random
@@ -15,6 +16,7 @@ loop and an argmax.
 import argparse
 import statistics
 import time
+from collections.abc import Iterable
 from functools import partial
 
 import numpy as np
@@ -24,7 +26,7 @@ from torch import Tensor
 from benchmarks.kit.first_questions import FIRST
 from benchmarks.kit.gpt2 import gpt2_like
 from benchmarks.kit.profile import PARTS, median_parts
-from benchmarks.kit.records import num_parameters, write_row
+from benchmarks.kit.records import Row, current_rows, num_parameters, write_row
 from benchmarks.kit.tables import table
 from benchmarks.kit.timing import interleaved, median_ratio, rate
 from reso_llm.config import ResoLLMConfig, control_of, small_config
@@ -192,11 +194,22 @@ def profile(config: ResoLLMConfig, threads: int, rounds: int) -> None:
     print(table(("microseconds a token", *PARTS, "whole", "timed / untimed"), lines))
 
 
+def readme_table(rows: Iterable[Row]) -> str:
+    """The README's table, of the newest rows of training and decoding with one thread."""
+    newest = {row["work"]: row["tokens_per_second"] for row in rows
+              if row["threads"] == 1 and "tokens_per_second" in row}  # fmt: skip
+    lines = {"training": newest["training"], "writing, all dials on": newest["decoding"]}
+    head = ("tokens a second, one thread", "Reso", "plain decoder", "Hugging Face GPT-2")
+    models = ("full", "control", "gpt2")
+    return table(head, [(n, *(f"{v[m]:,.0f}" for m in models)) for n, v in lines.items()])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--profile", action="store_true", help="the parts of a token's time alone")
+    parser.add_argument("--table", action="store_true", help="the README's, of recorded rows")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -204,6 +217,9 @@ def main() -> None:
     config = small_config()
     if options.profile:
         profile(config, options.threads, options.rounds)
+        return
+    if options.table:
+        print(readme_table(current_rows("speed")))
         return
     for work, make in (("training", training_measures), ("decoding", decoding_measures)):
         measures = make(config)
