@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from entropy_core.checks import require
 from reso_llm.data.conversation import Message
 from reso_llm.decoding.row import Event
 from reso_llm.generation.context import opening_limit
@@ -70,6 +71,7 @@ class ChatSession:
         self.options = SAMPLING | options
         checked = GenerationOptions(max_length=max_length, **self.options)
         checked.require_known(engine.vocab_size)
+        require(max_length >= 1, "max_length", max_length, "at least 1, for a reply to have a word")
         context = engine.context_length
         self.room = context - min(max_length, context // 2)
         """Tokens of a prompt, at most."""

