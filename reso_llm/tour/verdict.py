@@ -56,5 +56,5 @@ def _switched(engine: TextEngine, seed: int) -> Iterator[tuple[str, str]]:
         if engine.session.stability is not None or not isinstance(controller, StabilityTemperature):
             yield controller.name, _reply(engine, seed, controller)
     if engine.session.episodes is not None:
-        engine.update_memory(f"My weekend: {ASKED.reply}")
+        engine.update_memory(f"Your weekend: {ASKED.reply}")
         yield "memory", _reply(engine, seed)
