@@ -18,7 +18,8 @@ question comes next. The other questions come after one fact each, and `unaided`
 which nothing but the model's context knows what was said.
 
 A seed and the question draw the tokens. Intervals are 95 % bootstrap percentiles over facts or
-questions, each with all its seeds. Rows go to results/told.jsonl, those of --said to results/said.jsonl.
+questions, each with all its seeds. Rows go to results/told.jsonl, those of --said to
+results/said.jsonl.
 """
 
 import argparse
