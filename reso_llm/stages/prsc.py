@@ -43,7 +43,7 @@ from reso_llm.stages.ngrams import (
 )
 from reso_llm.stages.tables import count_tables
 
-MAX_FITTED = 100_000_000  # tokens: counting them takes minutes, see docs/scaling.md
+MAX_FITTED = 100_000_000  # tokens: counting them takes minutes and some GB of disk
 SAMPLES, SAMPLE_LENGTH = 256, 256  # spans of the fitted text whose doubts set the gate
 
 
