@@ -156,6 +156,11 @@ def static(writer: Writer, replies: Replies, half: int, prompt: Prompt, seed: in
         return row
     most = min(cap, room(writer, prompt.text))
     reply = writer.reply(prompt.text, draws(prompt, seed), most)
+    return replies.add(traced(writer, half, prompt, seed, reply))
+
+
+def traced(writer: Writer, half: int, prompt: Prompt, seed: int, reply: Reply) -> Row:
+    """The row of a static reply, with what the model itself says of each token and of ending."""
     surprise, end = writer.scored(prompt.text, reply.ids)
     columns = {
         "entropy_nats": reply.entropy_nats, "ema_nats": reply.ema_nats,
@@ -165,7 +170,7 @@ def static(writer: Writer, replies: Replies, half: int, prompt: Prompt, seed: in
         name: [None if math.isnan(v) else round(v, DIGITS) for v in values.tolist()]
         for name, values in columns.items()
     }
-    return replies.add(record(half, prompt, seed, "static", reply) | {"ids": reply.ids} | kept)
+    return record(half, prompt, seed, "static", reply) | {"ids": reply.ids} | kept
 
 
 def cut_short(
@@ -205,7 +210,8 @@ def draws(prompt: Prompt, seed: int) -> int:
 def record(half: int, prompt: Prompt, seed: int, arm: str, reply: Reply) -> Row:
     return {
         "half": half, "bucket": prompt.bucket, "name": prompt.name, "seed": seed, "strategy": arm,
-        "tokens": len(reply.ids), "seconds": round(reply.seconds, DIGITS),
+        "tokens": len(reply.ids),
+        "seconds": None if math.isnan(reply.seconds) else round(reply.seconds, DIGITS),
         "stop_reason": reply.stop_reason, "text": reply.text,
     }  # fmt: skip
 
