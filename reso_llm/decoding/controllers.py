@@ -1,36 +1,31 @@
 """Decoding controllers: small objects that see one row's signals and decide how to draw its token.
 
-    SRB                   stop when the text has settled, deepen when it is undecided but turning
+    SRB                   stop where the reply is finished and its budget says so; deepen when it
+                          is undecided but turning
     PhaseSlip             add noise to the key-value cache and draw one token at a high temperature
     StochasticResonance   add noise to the logits while the text repeats itself
     StabilityTemperature  draw at the temperature that the stability monitor suggests
 
 A controller is a frozen set of options. Its `start()` makes the state of one row of one generation,
 so nothing leaks between rows or calls. A decision is taken before a token is drawn, from the
-entropy of its distribution and the text so far; a stop takes effect after that token. The pure
-rules are in `entropy_core.policies`. Sources: SRB derivation notes; the Phase-Slip sampler;
-Gammaitoni 1998, Rev. Mod. Phys. 70, 223.
+entropy of its distribution and the text so far; a stop takes effect after that token, or before it
+(`end`). The pure rules are in `entropy_core`: `budget` and `policies`. Sources: SRB derivation
+notes; the Phase-Slip sampler; Gammaitoni 1998, Rev. Mod. Phys. 70, 223.
 
 Shapes: D embedding width.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from entropy_core.budget import Draft, SRBAction, SRBOptions, SRBState, srb_step
 from entropy_core.checks import require
-from entropy_core.policies import (
-    PhaseSlipOptions,
-    SlipCause,
-    SRBAction,
-    SRBOptions,
-    SRBState,
-    phase_slip_init,
-    phase_slip_step,
-    srb_step,
-)
+from entropy_core.policies import PhaseSlipOptions, SlipCause, phase_slip_init, phase_slip_step
 from entropy_core.signals import Signals
 from reso_llm.decoding.cache_noise import CacheNoise
+from reso_llm.decoding.draft import KINDS, OTHER, Drafts, Written
 from reso_llm.decoding.stability import StabilityMonitor
 
 
@@ -41,6 +36,7 @@ class RowView(NamedTuple):
     loop_score: float  # of the ids so far, 0 to 1
     temperature: float  # the sampler's, as earlier controllers have left it
     monitor: StabilityMonitor | None = None  # the row's stability monitor, if it is on
+    written: Written | None = None  # None where nobody can read the row's ids as text
 
 
 class Decision(NamedTuple):
@@ -53,6 +49,7 @@ class Decision(NamedTuple):
     cache_noise: CacheNoise | None = None  # into the cache, for the tokens after this one
     deepen: "Deepen | None" = None
     stop: bool = False  # after this token
+    end: bool = False  # before this token
 
 
 class Deepen(NamedTuple):
@@ -87,17 +84,28 @@ class Controller(Protocol):
 class SRB(SRBOptions):
     """Semantic resonance budget: spend `max_tokens` on new tokens and on deepening some of them.
 
+    By default it ends a reply at a finished sentence or code block, where the model itself would
+    nearly have ended it, and asks for less of that as the tokens pass `budgets` (by kind of
+    question, `decoding.draft.KINDS`; a kind without one has no such limit) and as the text loops.
+    `SRB.published()` is the rule of the derivation notes: it stops where entropy and coherence have
+    settled.
+
     Deepening compares `candidates` tokens by continuations of `horizon` tokens and costs their
     product; 0 candidates switch it off. It happens only where the rest of the budget exceeds its
     cost, so a run ends within max_tokens. Raises ValueError naming a field out of range.
     """
 
+    budgets: Mapping[str, float] = field(default_factory=dict, hash=False)
     candidates: int = 4
     horizon: int = 4
     name: str = field(default="srb", init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for kind, tokens in self.budgets.items():
+            known = kind in KINDS or kind == OTHER
+            require(known, "budgets", kind, f"one of {', '.join((*KINDS, OTHER))}")
+            require(tokens > 0, f"budgets[{kind!r}]", tokens, "tokens above 0")
         some = self.candidates == 0 or self.candidates >= 2
         require(some, "candidates", self.candidates, "at least 2 to compare, or 0 for none")
         require(self.horizon >= 1, "horizon", self.horizon, "at least 1")
@@ -109,12 +117,16 @@ class SRB(SRBOptions):
 class _SRBRow:
     def __init__(self, options: SRB) -> None:
         self.options, self.state = options, SRBState()
+        self.drafts: Drafts | None = None
 
     def decide(self, view: RowView) -> Decision | None:
         options, signals = self.options, view.signals
+        draft = self._draft(view.written) if options.finish else None
         action, self.state = srb_step(
-            self.state, signals.ema_nats, signals.delta_ema_nats, signals.coherence, options
+            self.state, signals.ema_nats, signals.delta_ema_nats, signals.coherence, options, draft
         )
+        if action in (SRBAction.STOP_FINISHED, SRBAction.STOP_LOOP):
+            return Decision(action.name.removeprefix("STOP_").lower(), end=True)
         if action in (SRBAction.STOP_SETTLED, SRBAction.STOP_BUDGET):
             return Decision(action.name.removeprefix("STOP_").lower(), stop=True)
         cost = options.candidates * options.horizon
@@ -123,6 +135,11 @@ class _SRBRow:
             self.state = self.state._replace(num_spent=self.state.num_spent + cost)
             return Decision("deepen", deepen=Deepen(options.candidates, options.horizon))
         return None
+
+    def _draft(self, written: Written) -> Draft:
+        if self.drafts is None:
+            self.drafts = Drafts(written.question, self.options.budgets)
+        return self.drafts.read(written)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,12 +22,14 @@ from entropy_core.information import entropy_nats, normalised_entropy
 from entropy_core.signals import LoopTracker, Signals, SignalTracker
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.decoding.controllers import (
+    SRB,
     Controller,
     Decision,
     Deepen,
     RowView,
     StabilityTemperature,
 )
+from reso_llm.decoding.draft import Written
 from reso_llm.decoding.sampling import SamplingOptions, sample
 from reso_llm.decoding.stability import StabilityMonitor, StabilityReading
 from reso_llm.decoding.text_class import LOOP_WINDOW, MAX_PERIOD
@@ -87,6 +89,7 @@ class Draw(NamedTuple):
     cache_noise: CacheNoise | None = None
     deepen: Deepen | None = None
     stop: str = ""
+    end: bool = False  # stop before this token, which is not drawn
 
     def changes(self, sampling: SamplingOptions) -> bool:
         """Whether this token is drawn otherwise than `sampling` alone would draw it."""
@@ -123,8 +126,9 @@ def measure_row(logits: np.ndarray, min_prob: float | None = None) -> Measure:
 class Row:
     """The state of one row of one generation; the same seed draws the same tokens.
 
-    No other row may use the monitor, which may have read earlier text. Raises ValueError for
-    StabilityTemperature without a monitor.
+    No other row may use the monitor, which may have read earlier text. `question` and `text` tell
+    SRB what was asked and what is written so far. Raises ValueError for StabilityTemperature
+    without a monitor, and for an SRB that finishes sentences where nobody tells the text.
     """
 
     def __init__(
@@ -136,8 +140,13 @@ class Row:
         device: torch.device | str = "cpu",
         signals: SignalOptions = SignalOptions(),
         monitor: StabilityMonitor | None = None,
+        question: str = "",
+        text: Callable[[], str] | None = None,
     ) -> None:
-        check_controllers(controllers, has_monitor=monitor is not None)
+        check_controllers(controllers, has_monitor=monitor is not None, has_text=text is not None)
+        self.reads_text = any(map(_finishes, controllers))
+        self.question, self.text = question, text
+        self.ids: list[int] = []
         self.sampling = sampling
         self.controllers = [(c.name, c.start()) for c in controllers]
         self.generator = torch.Generator(device).manual_seed(seed)
@@ -156,25 +165,29 @@ class Row:
         """Number of decisions so far."""
         return len(self.signals)
 
-    def decide(self, measured: Measure, embedding: np.ndarray) -> Draw:
+    def decide(self, measured: Measure, embedding: np.ndarray, end_nats: float = math.inf) -> Draw:
         """Decide how to draw a token: its measured distribution, the embedding (D,) before it.
 
-        Raises FloatingPointError where the logits are no distribution.
+        `end_nats` is -ln p of ending here, which is asked for where the row `reads_text`. Raises
+        FloatingPointError where the logits are no distribution.
         """
         if math.isnan(measured.entropy_nats):
             raise FloatingPointError("the model's logits are not finite: its weights are damaged")
         signals = self.tracker.update(*measured[:2], embedding)
-        draw = Draw(self.sampling)
+        draw, written = Draw(self.sampling), None
+        if self.reads_text:
+            written = Written(self.question, self.text(), self.ids, end_nats)
         for name, controller in self.controllers:
             temperature = draw.sampling.temperature
             decision = controller.decide(
-                RowView(signals, self.loop_score, temperature, self.monitor)
+                RowView(signals, self.loop_score, temperature, self.monitor, written)
             )
             if decision is not None:
                 draw, effect = _applied(draw, decision, name)
                 self.events.append(Event(self.step, name, decision.cause, effect))
-        self.signals.append(signals)
-        self.temperatures.append(draw.sampling.temperature)
+        if not draw.end:
+            self.signals.append(signals)
+            self.temperatures.append(draw.sampling.temperature)
         return draw
 
     def draw(self, logits: Tensor, seen: Tensor, draw: Draw, lookahead: Lookahead) -> int:
@@ -192,6 +205,7 @@ class Row:
         coherence: float | None = None,
     ) -> None:
         """Record the drawn token, its surprise, and the model's order parameter."""
+        self.ids.append(token)
         if self.monitor is None:
             self.loop_score = self.loops.add(token)
             return
@@ -211,10 +225,21 @@ class Row:
         return logits + amplitude * possible.std(correction=0) * xi
 
 
-def check_controllers(controllers: Sequence[Controller], *, has_monitor: bool) -> None:
-    """Raise ValueError for StabilityTemperature without a monitor."""
+def check_controllers(
+    controllers: Sequence[Controller], *, has_monitor: bool, has_text: bool
+) -> None:
+    """Raise ValueError for a controller that lacks what it reads: a monitor, or the text."""
     if not has_monitor and any(isinstance(c, StabilityTemperature) for c in controllers):
         raise ValueError("StabilityTemperature follows the stability monitor, which is off")
+    if not has_text and any(map(_finishes, controllers)):
+        raise ValueError(
+            "SRB ends replies at finished sentences, so it reads the text: give a tokenizer, or "
+            "take SRB.published()"
+        )
+
+
+def _finishes(controller: Controller) -> bool:
+    return isinstance(controller, SRB) and controller.finish
 
 
 def _applied(draw: Draw, decision: Decision, name: str) -> tuple[Draw, str]:
@@ -237,8 +262,8 @@ def _applied(draw: Draw, decision: Decision, name: str) -> tuple[Draw, str]:
     if decision.deepen is not None:
         draw = draw._replace(deepen=decision.deepen)
         effects.append("compared {} continuations of {} tokens".format(*decision.deepen))
-    if decision.stop:
-        draw = draw._replace(stop=f"{name}_{decision.cause}")
+    if decision.stop or decision.end:
+        draw = draw._replace(stop=f"{name}_{decision.cause}", end=decision.end)
         effects.append("stop")
     return draw, ", ".join(effects)
 

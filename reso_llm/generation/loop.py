@@ -86,6 +86,9 @@ def _write_token(
     """Decide about, draw and take the next token of row b."""
     logits = prediction.logits[b : b + 1]
     draw = row.decide(measured, prediction, b)
+    if draw.end:
+        row.end(draw.stop)
+        return
     lookahead = partial(context.lookahead, b)
     token = row.decoding.draw(logits, row.penalised(logits.device), draw, lookahead)
     if draw.cache_noise is not None:

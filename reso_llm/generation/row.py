@@ -50,6 +50,7 @@ class TextRow:
         monitor: StabilityMonitor | None = None,
         on_text: Callable[[str], None] | None = None,
         memories: Memories = NOTHING,
+        question: str = "",
     ) -> None:
         self.ids, self.num_prompt = list(prompt), len(prompt)
         self.memories = memories  # that the prompt asks for
@@ -61,6 +62,8 @@ class TextRow:
             device=device,
             signals=options.signals,
             monitor=monitor,
+            question=question,
+            text=lambda: self.stream.text,
         )
         self.measured = options.metrics or bool(options.controllers)
         self.stream = TextStream(tokenizer, options.stop_strings, on_text)
@@ -99,7 +102,11 @@ class TextRow:
         Raises FloatingPointError where the logits are no distribution.
         """
         if measured is not None:
-            return self.decoding.decide(measured, prediction.embedding[row])
+            end_nats = math.inf
+            if self.decoding.reads_text:
+                ends = prediction.logits[row, list(self.ends)].logsumexp(-1)
+                end_nats = measured.log_total - ends.item()
+            return self.decoding.decide(measured, prediction.embedding[row], end_nats)
         if not math.isfinite(prediction.logits[row].max().item()):
             raise FloatingPointError("the model's logits are not finite: its weights are damaged")
         return Draw(self.decoding.sampling)

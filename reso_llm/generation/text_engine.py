@@ -292,6 +292,7 @@ class TextEngine(ABC):
             monitor=monitor,
             on_text=on_text,
             memories=memories,
+            question=query_of(prompt),
         )
 
     def memories_of(self, prompt: Prompt) -> Memories:

@@ -34,7 +34,8 @@ def test_doubts_rise_with_surprise_and_with_loops():
     loop = Answer("c", [1, 2] * 8, [0.1] * 16, [0.3] * 16, 0.0)
     one, two, three = (doubts(answer, DEFAULT) for answer in (sure, lost, loop))
     assert all(two[name] > one[name] for name in one if name != "repetition")
-    assert three["repetition"] > 0.9 > one["repetition"] and three["warning"] > one["warning"]
+    assert three["repetition"] > 0.9 > one["repetition"]
+    assert three["warning"] > one["warning"]
 
 
 def test_a_score_that_knows_and_one_that_does_not():
@@ -42,7 +43,8 @@ def test_a_score_that_knows_and_one_that_does_not():
     names = ("warning", "excess", "repetition", "exponent", "log p", "entropy", "max p")
     scores = {name: rng.normal(size=60) for name in names} | {"excess": 1.0 - right}
     row = judged(scores, right, np.arange(60), draws=100)
-    assert row["auroc"]["excess"] == (1.0, 1.0, 1.0) and row["accuracy"][0] == 0.5
+    assert row["auroc"]["excess"] == (1.0, 1.0, 1.0)
+    assert row["accuracy"][0] == 0.5
     assert row["minus"]["excess"][1] > 0.2
     assert row["auroc"]["warning"][1] < 0.5 < row["auroc"]["warning"][2]
     assert row["kept_right"]["excess"] == [1.0, 1.0, pytest.approx(30 / 36), 0.625, 0.5]

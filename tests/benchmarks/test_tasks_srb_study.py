@@ -33,7 +33,7 @@ from reso_llm.decoding.controllers import SRB
 from reso_llm.inference import ResoLLMInference
 
 PROTOCOL = study.Protocol(target=0.4, cap=12, seeds=(0, 1), per_bucket=1)
-SETTLES = SRB(
+SETTLES = SRB.published(
     settled_nats=9, settled_delta_nats=9, settled_coherence=0, patience=3, max_tokens=math.inf,
     candidates=0,
 )  # fmt: skip
@@ -311,7 +311,7 @@ def test_all_parameters_come_from_the_calibration_half(done):
     }
     assert distances[done.found.fixed_tokens] == min(distances.values())
     assert done.found.default_exits == np.mean(
-        [slow_exit(t, SRB(max_tokens=math.inf)) < len(t) for t in traces]
+        [slow_exit(t, SRB.published(max_tokens=math.inf)) < len(t) for t in traces]
     )
     assert study.calibration(done.replies, PROTOCOL.target) == done.found
 

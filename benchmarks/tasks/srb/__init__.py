@@ -171,7 +171,10 @@ def results(
     bar = functools.partial(tqdm, desc="quality", unit="reply", leave=False)
     tables = analysis.tables_of(replies, writer, judge, bar)
     write_all(directory, analysis.public_runs(replies, tables, writer, protocol.seeds))
-    statics = [row for row in replies.of(1, "static") if row["seed"] in protocol.seeds]
+    statics = [
+        row for row in replies.of(1, "static")
+        if row["seed"] in protocol.seeds and (row["name"], row["seed"]) in tables
+    ]  # fmt: skip
     alone = {seed: analysis.runs_of(replies, tables, [seed]) for seed in protocol.seeds}
     first, last = alone[protocol.seeds[0]], alone[protocol.seeds[-1]]
     return {
