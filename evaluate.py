@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from benchmarks.tasks import TASKS
-from run_core import cli
+from run_core import cli, exits
 from run_core.files import require_writable
 
 DPI = 120
@@ -134,4 +134,4 @@ def marked_quick(text: str) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    exits.run(main)

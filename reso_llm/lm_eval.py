@@ -20,7 +20,7 @@ from reso_llm.data.windows import eval_windows
 from reso_llm.inference import ResoLLMInference
 from reso_llm.network import ResoState
 from reso_llm.stages.echo import EchoState, TextCounts
-from run_core.cli import run
+from run_core.exits import run
 
 try:
     from lm_eval.__main__ import cli_evaluate

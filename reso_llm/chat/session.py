@@ -67,7 +67,8 @@ class ChatSession:
     ) -> None:
         self.engine, self.max_length, self.seed = engine, max_length, seed
         self.options = SAMPLING | options
-        GenerationOptions(max_length=max_length, **self.options)
+        checked = GenerationOptions(max_length=max_length, **self.options)
+        checked.require_known(engine.vocab_size)
         context = engine.context_length
         self.room = context - min(max_length, context // 2)
         """Tokens of a prompt, at most."""

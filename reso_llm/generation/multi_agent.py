@@ -23,7 +23,6 @@ from torch import Tensor
 
 from entropy_core.checks import nearest
 from reso_llm.data.conversation import Message
-from reso_llm.decoding.sampling import sample
 from reso_llm.generation.loop import Job, finish, measured_rows
 from reso_llm.generation.options import GenerationOptions, options_of, seed_or_drawn
 from reso_llm.generation.prompt import Prompt
@@ -170,7 +169,8 @@ def _agree(
         p = logits.softmax(-1)
         apart.append(float((p.amax(0) - p.amin(0)).max()))
         mixed = consensus_logits(logits, _trust(agents, predictions, network).to(device))
-        token = int(sample(mixed, rows[0].penalised(device), options.sampling, generator))
+        said = rows[0].penalised(device)
+        token = rows[0].decoding.sampled(rows[0].allowed(mixed), said, options.sampling, generator)
         for row, measured, prediction in turns:
             row.take(token, "", measured, prediction, 0)
         yield

@@ -259,6 +259,7 @@ class TextEngine(ABC):
             raise ValueError(f"on_text = {on_text!r}: expected a function of a text, or None")
         if self.stability_calibration is not None:
             options = options.followed_by(self.session.config.stability)
+        options.require_known(self.vocab_size)
         rows = [
             self._row(prompt, options, seed, on_text)
             for prompt, seed in zip(prompts, seeds, strict=True)

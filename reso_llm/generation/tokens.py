@@ -1,5 +1,6 @@
 """What a generation asks of a tokenizer: ResoLLM's own, or one of transformers (`reso_llm.hf`)."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 
@@ -26,6 +27,11 @@ class Tokens(Protocol):
     @property
     def special_ids(self) -> frozenset[int]:
         """The special tokens, those that end a text among them."""
+        ...
+
+    @property
+    def names(self) -> Sequence[bytes]:
+        """The bytes of every token in the order of the ids, none for a special token."""
         ...
 
     @property
