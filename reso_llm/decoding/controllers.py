@@ -16,7 +16,7 @@ Shapes: D embedding width.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -232,3 +232,21 @@ def controllers_by_name(srb: SRB) -> dict[str, Controller]:
     """
     known = (srb, PhaseSlip(loop_patience=4), StochasticResonance(), StabilityTemperature())
     return {controller.name: controller for controller in known}
+
+
+def check_controllers(
+    controllers: Sequence[Controller], *, has_monitor: bool, has_text: bool
+) -> None:
+    """Raise ValueError for a controller that lacks what it reads: a monitor, or the text."""
+    if not has_monitor and any(isinstance(c, StabilityTemperature) for c in controllers):
+        raise ValueError("StabilityTemperature follows the stability monitor, which is off")
+    if not has_text and reads_text(controllers):
+        raise ValueError(
+            "SRB ends replies at finished sentences, so it reads the text: give a tokenizer, or "
+            "take SRB.published()"
+        )
+
+
+def reads_text(controllers: Sequence[Controller]) -> bool:
+    """Whether one of the controllers reads what is written: an SRB that finishes sentences."""
+    return any(isinstance(c, SRB) and c.finish for c in controllers)

@@ -18,19 +18,19 @@ import torch
 from torch import Tensor
 
 from entropy_core.checks import require
-from entropy_core.information import entropy_nats, normalised_entropy
 from entropy_core.signals import LoopTracker, Signals, SignalTracker
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.decoding.controllers import (
-    SRB,
     Controller,
     Decision,
     Deepen,
     RowView,
-    StabilityTemperature,
+    check_controllers,
+    reads_text,
 )
 from reso_llm.decoding.draft import Written
 from reso_llm.decoding.filters import Mirostat
+from reso_llm.decoding.measure import Measure
 from reso_llm.decoding.sampling import NO_MARKS, Marks, SamplingOptions, sample
 from reso_llm.decoding.stability import StabilityMonitor, StabilityReading
 from reso_llm.decoding.text_class import LOOP_WINDOW, MAX_PERIOD
@@ -66,14 +66,6 @@ class SignalOptions:
         require(p is None or 0 < p < 1, "min_prob", p, "None, or between 0 and 1")
 
 
-class Measure(NamedTuple):
-    """Entropy, normalised entropy and ln sum exp of one row's logits."""
-
-    entropy_nats: float
-    normalised_entropy: float
-    log_total: float
-
-
 class Event(NamedTuple):
     """One decision of a controller, with the token (from 0) that it was about."""
 
@@ -102,33 +94,6 @@ class Draw(NamedTuple):
         return self.sampling != sampling or bool(self.logit_noise) or self.deepen is not None
 
 
-def measure(logits: Tensor, min_prob: float | None = None) -> list[Measure]:
-    """Measure each row of logits (B,V), with one pass on their device and one transfer to the host.
-
-    A row that is no distribution (NaN or +inf among its logits, or all of them -inf) has entropy
-    NaN, here and in `measure_row`.
-    """
-    with torch.inference_mode():
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        parts = entropy_nats(logits), normalised_entropy(logits, min_prob), logits.logsumexp(-1)
-        return [Measure(*row) for row in torch.stack(parts, dim=1).tolist()]
-
-
-def measure_row(logits: np.ndarray, min_prob: float | None = None) -> Measure:
-    """`measure` of one row (V,) on the host, in a third of the time."""
-    if min_prob is not None:
-        return measure(torch.from_numpy(logits)[None], min_prob)[0]
-    top = float(logits.max())
-    if not math.isfinite(top):
-        return Measure(math.nan, math.nan, top)
-    shifted = np.maximum(logits - logits.dtype.type(top), -700.0)  # 0 times -inf would be NaN
-    p = np.exp(shifted)
-    total = float(p.sum())
-    entropy = max(math.log(total) - float(p.dot(shifted)) / total, 0.0)
-    normalised = entropy / math.log(len(logits)) if len(logits) > 1 else 0.0
-    return Measure(entropy, normalised, top + math.log(total))
-
-
 class Row:
     """The state of one row of one generation; the same seed draws the same tokens.
 
@@ -151,7 +116,7 @@ class Row:
         text: Callable[[], str] | None = None,
     ) -> None:
         check_controllers(controllers, has_monitor=monitor is not None, has_text=text is not None)
-        self.reads_text = any(map(_finishes, controllers))
+        self.reads_text = reads_text(controllers)
         self.question, self.text = question, text
         self.ids: list[int] = []
         self.sampling, self.marks, self.mirostat = sampling, marks, Mirostat()
@@ -236,23 +201,6 @@ class Row:
         possible = logits[logits.isfinite()]
         xi = torch.empty_like(logits).normal_(generator=self.noise)
         return logits + amplitude * possible.std(correction=0) * xi
-
-
-def check_controllers(
-    controllers: Sequence[Controller], *, has_monitor: bool, has_text: bool
-) -> None:
-    """Raise ValueError for a controller that lacks what it reads: a monitor, or the text."""
-    if not has_monitor and any(isinstance(c, StabilityTemperature) for c in controllers):
-        raise ValueError("StabilityTemperature follows the stability monitor, which is off")
-    if not has_text and any(map(_finishes, controllers)):
-        raise ValueError(
-            "SRB ends replies at finished sentences, so it reads the text: give a tokenizer, or "
-            "take SRB.published()"
-        )
-
-
-def _finishes(controller: Controller) -> bool:
-    return isinstance(controller, SRB) and controller.finish
 
 
 def _applied(draw: Draw, decision: Decision, name: str) -> tuple[Draw, str]:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from reso_llm.decoding.cache_noise import CacheNoise
-from reso_llm.decoding.row import Event, Measure, measure, measure_row
+from reso_llm.decoding.measure import Measure, measure, measure_row
+from reso_llm.decoding.row import Event
 from reso_llm.generation.row import Prediction, TextRow
 from reso_llm.generation.tokens import Tokens
 from reso_llm.session.agency import Goal

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from entropy_core.information import entropy_nats
-from reso_llm.decoding.row import Draw, Measure, Row
+from reso_llm.decoding.measure import Measure
+from reso_llm.decoding.row import Draw, Row
 from reso_llm.decoding.stability import StabilityMonitor
 from reso_llm.generation.bans import Bans, marks_of
 from reso_llm.generation.options import GenerationOptions

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from entropy_core.checks import is_whole, require
 from reso_llm.config import StabilityConfig
-from reso_llm.decoding.controllers import Controller, PhaseSlip
-from reso_llm.decoding.row import Row, SignalOptions, check_controllers
+from reso_llm.decoding.controllers import Controller, PhaseSlip, check_controllers
+from reso_llm.decoding.row import Row, SignalOptions
 from reso_llm.decoding.sampling import SamplingOptions
 from reso_llm.decoding.stability import StabilityMonitor
 from reso_llm.hf.cache import is_recurrent

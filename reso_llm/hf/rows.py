@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from entropy_core.signals import Signals
-from reso_llm.decoding.row import Draw, Event, Row, measure
+from reso_llm.decoding.measure import measure
+from reso_llm.decoding.row import Draw, Event, Row
 from reso_llm.decoding.stability import StabilityReading
 from reso_llm.hf.cache import add_noise, left_padding, takes_noise
 from reso_llm.hf.processors import only, process

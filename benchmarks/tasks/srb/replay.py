@@ -3,6 +3,7 @@
     static     the reply as it was written, until the model ended it or the cap
     srb        the rule that finishes (finishing.py), calibrated on the calibration half
     published  the rule of the derivation notes, calibrated there to end half of the replies
+    end_rule   before the first token at which p(end) is large enough, as many tokens there as srb
 
 An arm that only stops keeps a prefix of the static reply, so nothing is written again, and nats of
 a token are no measure of it: every arm keeps tokens of the same texts, and a loop is cheap. Quality
@@ -80,18 +81,23 @@ def replay(
         protocol.target,
     )
     lengths = np.array([row["tokens"] for row in reported])
+    mean = np.mean([finishing.stop_of(trace, found[finishing.RULE]) for trace in traces])
+    likely = rules.end_threshold([np.array(row["end_nats"]) for row in fitted], float(mean))
     old = np.array([rules.exit_after(study.signals(row), published) for row in reported])
     stops = {name: np.array([finishing.stop_of(t, rule) for t in seen])
              for name, rule in found.items()}  # fmt: skip
     names = np.array([row["name"] for row in reported])
-    arms = {"static": lengths, "srb": stops[finishing.RULE], "published": old}
+    arms = {
+        "static": lengths, "srb": stops[finishing.RULE], "published": old,
+        "end_rule": rules.end_stops([np.array(row["end_nats"]) for row in reported], likely),
+    }  # fmt: skip
     cuts = {name: measured(statics, kept, lengths) for name, kept in arms.items()}
     matched = analysis.matched_cuts(statics, lengths, arms["srb"])
     row = {
         "replies": len(reported), "rule": plain(found[finishing.RULE]),
         "arms": {name: analysis.summary(table, names) for name, table in cuts.items()},
         "srb_minus": {name: analysis.summary(cuts["srb"], names, cuts[name])
-                      for name in ("static", "published")},
+                      for name in ("static", "published", "end_rule")},
         "matched": {name: analysis.summary(cuts["srb"], names, table)
                     for name, table in matched.items()},
         "by_bucket": analysis.by_bucket(cuts, names, [row["bucket"] for row in reported]),
@@ -99,7 +105,7 @@ def replay(
             name: {"rule": plain(found[name]),
                    "minus_static": analysis.summary(measured(statics, kept, lengths), names,
                                                     cuts["static"])}
-            for name, kept in [*stops.items()]
+            for name, kept in stops.items()
         },
     }  # fmt: skip
     return row | {"bar": bar(row)}
@@ -155,8 +161,8 @@ def bar(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _counts(found: Mapping[str, Interval | None]) -> dict[str, int]:
-    """How many measures are better, and worse, beyond their interval."""
-    known = [_good(found[name], sign) for name, sign in GOOD.items() if found.get(name)]
+    """How many measures differ at all, and are better, or worse, beyond their interval."""
+    known = [_good(found[name], sign) for name, sign in GOOD.items() if any(found.get(name) or ())]
     return {
         "better": sum(low > 0 for _, low, _ in known),
         "worse": sum(high < 0 for _, _, high in known),

@@ -18,16 +18,8 @@ from reso_llm.decoding.controllers import (
     StabilityTemperature,
     StochasticResonance,
 )
-from reso_llm.decoding.row import (
-    Draw,
-    Event,
-    Measure,
-    Row,
-    SignalOptions,
-    deepened,
-    measure,
-    measure_row,
-)
+from reso_llm.decoding.measure import Measure, measure, measure_row
+from reso_llm.decoding.row import Draw, Event, Row, SignalOptions, deepened
 from reso_llm.decoding.sampling import SamplingOptions, sample
 from reso_llm.decoding.stability import StabilityMonitor
 
