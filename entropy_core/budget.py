@@ -63,18 +63,19 @@ class Draft(NamedTuple):
 class SRBOptions:
     """Thresholds of `srb_step`. Raises ValueError naming a field out of range.
 
-    `finish` False is the published rule, which reads only the thresholds of `settled`, deepening
-    and `max_tokens`; `published` has its values.
+    The defaults are those of SmolLM2-135M-Instruct (`evaluate.py srb --replay`). `finish` False is
+    the published rule, which reads only the thresholds of `settled`, deepening and `max_tokens`;
+    `published` has its values.
     """
 
     finish: bool = True
-    settled_nats: float = 2.0  # θ_H
+    settled_nats: float = 1.0  # θ_H
     settled_delta_nats: float = math.inf  # θ_Δ
     settled_coherence: float = -1.0  # θ_C
-    patience: float = 24  # τ, steps; math.inf for never
-    repeated: float = 0.3  # θ_r
-    end_nats: float = 3.0  # θ_end
-    loop_nats: float = 4.0  # θ_loop
+    patience: float = 8  # τ, steps; math.inf for never
+    repeated: float = 0.8  # θ_r
+    end_nats: float = 4.0  # θ_end
+    loop_nats: float = 2.0  # θ_loop
     over_nats: float = 4.0  # θ_over
     reserve: float = 32  # last tokens of max_tokens in which any finished place ends the reply
     deepen_nats: float = 3.5

@@ -73,7 +73,7 @@ class Structure:
 
 
 def place_of(text: str) -> Place:
-    """How good a place the end of a text is to end it."""
+    """How good a place the end of a text is to end it; a block of code has lines and no words."""
     whole = text.rstrip()
     in_block = text.count(FENCE) % 2 == 1
     tail = whole[-TAIL:]
@@ -81,7 +81,7 @@ def place_of(text: str) -> Place:
         return Place.FINISHED
     if text.rstrip(" ").endswith("\n"):
         return Place.LINE
-    return Place.WORD if text[-1:] and not text[-1].isalnum() else Place.INSIDE
+    return Place.WORD if text[-1:] and not text[-1].isalnum() and not in_block else Place.INSIDE
 
 
 def _is_sentence(tail: str) -> bool:

@@ -19,7 +19,7 @@ from run_core.terminal import encodable
 CONTROLLERS = {
     "srb": (
         "Semantic resonance budget",
-        "Stops when the text has settled, and compares continuations where it is undecided.",
+        "Ends a reply at a finished sentence, sooner in a loop or beyond its budget.",
     ),
     "phase_slip": ("Phase-Slip", "A jolt where entropy jumps or the text runs in circles."),
     "stochastic_resonance": (

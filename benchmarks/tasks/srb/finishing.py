@@ -27,7 +27,7 @@ from entropy_core.budget import Place
 from reso_llm.decoding.controllers import SRB
 from reso_llm.decoding.draft import Drafts, Written, kind_of
 
-SAVED = 0.3
+SAVED = 0.2
 GRID = {
     "end_nats": (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0),
     "over_nats": (0.0, 1.0, 2.0, 4.0, 8.0, 16.0),
@@ -43,6 +43,7 @@ QUANTILES = {"settled_nats": (0.25, 0.5, 0.75, 1.0), "settled_delta_nats": (0.25
 START = {"end_nats": 3.0, "over_nats": 4.0, "share": 0.6, "loop_nats": 4.0, "repeated": 0.3,
          "patience": 24.0, "settled_nats": 1.0, "settled_delta_nats": 1.0,
          "settled_coherence": 0.0}  # fmt: skip
+SIGNALS_OFF = {"settled_nats": 99.0, "settled_delta_nats": math.inf, "settled_coherence": -1.0}
 OFF = {"over_nats": 0.0, "loop_nats": 0.0, "repeated": 1.0, "patience": math.inf}
 PLACES = ("end_nats",)
 BUDGET = (*PLACES, "over_nats", "share")
@@ -126,7 +127,7 @@ def rule_of(
     """The rule of chosen values, quantiles of what these traces say; other parts are off."""
     values = {name: chosen[name] if name in parts else off for name, off in OFF.items()}
     values["end_nats"] = chosen["end_nats"]
-    if "share" in parts:
+    if "share" in parts and values["over_nats"]:
         lengths = {t.kind: [len(u.ema_nats) for u in traces if u.kind == t.kind] for t in traces}
         values["budgets"] = {
             kind: round(chosen["share"] * float(np.mean(some))) for kind, some in lengths.items()
@@ -138,7 +139,7 @@ def rule_of(
         off = 0.0 if name == "settled_coherence" else 1.0
         quantile = chosen[name] if name in parts else off
         value = round(float(np.nanquantile(np.concatenate(some), quantile)), 3)
-        values[name] = value if quantile != off else -1.0 if off == 0 else math.inf
+        values[name] = value if quantile != off else SIGNALS_OFF[name]
     return SRB(max_tokens=cap, candidates=0, **values)
 
 

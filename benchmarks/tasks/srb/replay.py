@@ -11,8 +11,9 @@ is how the text ends, what was asked for, and how often it repeats itself; `GOOD
 better side. `matched` compares with cuts that keep as many tokens on the reported half
 (analysis.py). `designs` are rules with fewer parts, calibrated alike.
 
-The bar: at least 20 % of the tokens saved, no measure worse than static by more than .05, and less
-repetition; against every matched rule better in half of the measures and worse in none.
+The bar: at least 20 % of the tokens saved and less repetition; the lower bound of every share's
+difference from static above -.05, and no nats worse beyond their interval; against every matched
+rule better in half of the measures that differ, worse in none.
 
 Replies that are missing are written first; those of a model of transformers in batches.
 
@@ -149,11 +150,15 @@ def plain(rule: SRB) -> dict[str, Any]:
 def bar(row: Mapping[str, Any]) -> dict[str, Any]:
     """What of the bar is met: each part, and better and worse measures against matched cuts."""
     minus = row["srb_minus"]["static"]
-    lost = {name: _good(minus[name], sign)[1] for name, sign in GOOD.items() if minus.get(name)}
+    better = {name: _good(minus[name], sign) for name, sign in GOOD.items() if minus.get(name)}
+    kept = [
+        high >= 0 if name.endswith("nats") else low > -MOST_LOST
+        for name, (_, low, high) in better.items()
+    ]
     counts = {arm: _counts(found) for arm, found in row["matched"].items()}
     return {
         "saved": row["arms"]["srb"]["saved"][0] >= LEAST_SAVED,
-        "kept": min(lost.values()) > -MOST_LOST, "lost": lost,
+        "kept": all(kept),
         "repeats_less": minus["rep4"][2] < 0,
         "against": counts,
         "beats": {arm: 2 * c["better"] >= c["of"] and not c["worse"] for arm, c in counts.items()},

@@ -62,7 +62,7 @@ def _bar(bar: Mapping[str, Any]) -> str:
         for arm, c in bar["against"].items()
     )
     return (
-        f"The bar: 20 % saved {met[bar['saved']]}; no measure worse by .05 {met[bar['kept']]}; "
+        f"The bar: 20 % saved {met[bar['saved']]}; nothing worse {met[bar['kept']]}; "
         f"fewer repeats {met[bar['repeats_less']]}. At equal tokens, against {against}."
     )
 

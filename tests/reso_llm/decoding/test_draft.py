@@ -30,7 +30,7 @@ from reso_llm.decoding.draft import (
         ("Do this:\n\n3.", Place.WORD),  # the number of an item
         ("Do this.\n\n**Step 3:**", Place.WORD),
         ("It weighs 3.", Place.FINISHED),
-        ("```python\nprint(1)  # One.", Place.WORD),  # inside a block
+        ("```python\nprint(1)  # One.", Place.INSIDE),  # inside a block
         ("```python\nprint(1)\n", Place.LINE),
         ("```python\nprint(1)\n```", Place.FINISHED),
         ("これは本です。", Place.FINISHED),
