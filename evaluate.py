@@ -76,7 +76,7 @@ def check(options: Any) -> None:
     if options.get("quick") and options.record:
         raise ValueError("--quick measures too little to be recorded: leave out --record")
     if plot and find_spec("matplotlib") is None:
-        raise ValueError("--plot needs matplotlib: pip install -e '.[plots]'")
+        raise ValueError('--plot needs matplotlib: pip install "reso-llm[plots]"')
     for name, path in (("--plot", plot), ("--json", options.json if options.json != "-" else None)):
         if path:
             require_writable(path, name)
@@ -93,7 +93,7 @@ def extras_named(name: str) -> Iterator[None]:
         if (error.name or "").partition(".")[0] in OURS:
             raise
         missing = f"{name} needs {error.name}"
-        raise ValueError(f"{missing}: pip install -e '.[bench,plots]'") from None
+        raise ValueError(f'{missing}: pip install "reso-llm[bench,plots]"') from None
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ try:
     from lm_eval.api.registry import register_model
     from lm_eval.models.utils import normalize_gen_kwargs
 except ImportError as error:
-    reason = 'this needs lm-evaluation-harness: pip install -e ".[lm_eval]"'
+    reason = 'this needs lm-evaluation-harness: pip install "reso-llm[lm_eval]"'
     if __name__ == "__main__":
         raise SystemExit(f"error: {reason}") from None
     raise ImportError(reason) from error

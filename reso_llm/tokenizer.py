@@ -106,6 +106,8 @@ class ResoTokenizer:
     special_ids = frozenset(range(len(SPECIAL_TOKENS)))
     end_ids = end_id, bos_id
     """Tokens that end a text: its own end, and the beginning of another."""
+    template_words: frozenset[str] = frozenset()
+    """The chat template has control tokens alone."""
 
     def __init__(self, vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> None:
         """Build from `vocab`, byte-level strings to ids, and `merges`, its pairs in order of rank.

@@ -214,12 +214,14 @@ class Parser(jsonargparse.ArgumentParser):
         """The first argument that is refused when it stands alone, and what would be accepted."""
         self._is_searching = True
         try:
+            name = ""
             for argument in self._arguments:
-                name, value = _split(argument)
-                if value is None:
+                option, value = _split(argument)
+                name, value = option or name, value if option else argument
+                if value is None or not name:
                     continue
                 try:
-                    self.parse_args([argument])
+                    self.parse_args([f"--{name}={value}"])
                 except (_Refused, RecursionError):
                     shown = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}..."
                     expected = " or ".join(map(_word, _kinds(self._type_of(name))))
@@ -234,7 +236,7 @@ class _Refused(Exception):
 
 
 def _split(argument: str) -> tuple[str, str | None]:
-    """(name, value) of --name=value; "" for anything else, None for no value."""
+    """(name, value) of --name=value or --name; "" for anything else, None for no value."""
     name, equals, value = argument.partition("=")
     return name[2:] if name.startswith("--") else "", value if equals else None
 

@@ -39,6 +39,11 @@ class Tokens(Protocol):
         """Equal for equal tokenizers alone."""
         ...
 
+    @property
+    def template_words(self) -> frozenset[str]:
+        """Words in lower case that the chat template writes into a prompt: nobody said them."""
+        ...
+
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without special tokens."""
         ...

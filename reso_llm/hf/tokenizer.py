@@ -21,9 +21,11 @@ from itertools import takewhile
 from typing import Any
 
 from reso_llm.data.conversation import Message
+from reso_llm.session.words import words
 from reso_llm.tokenizer import byte_alphabet
 
 _LONE_BYTE = re.compile("<0x[0-9A-F]{2}>")
+ROLES = ("system", "user", "assistant")
 NAMES = {"user": "User:", "assistant": "Assistant:"}
 PLAIN_STOP = f"\n{NAMES['user']}"
 """The string that ends a reply of a model without a chat template."""
@@ -117,6 +119,12 @@ class HFTokenizer:
         asked = (self.encode_prompt([Message("user", word)])[::-1] for word in ("a", "1"))
         same = takewhile(lambda pair: pair[0] == pair[1], zip(*asked, strict=False))
         return tuple(token for token, _ in same)[::-1]
+
+    @cached_property
+    def template_words(self) -> frozenset[str]:
+        """Those of roles and of a system message that the template has by itself."""
+        empty = [Message("user", ""), Message("assistant", ""), Message("user", "")]
+        return frozenset((*ROLES, *words(self.decode(self.encode_prompt(empty)))))
 
     def stream_decoder(self) -> "HFDecoder":
         """Make a decoder for one text."""

@@ -25,7 +25,7 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m reso_llm.serv
     """Serve as the arguments say, by default those of this process, until Ctrl-C."""
     options = vars(make_parser(prog).read(sys.argv[1:] if args is None else args))
     if missing := [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]:
-        raise ValueError(f"a server needs {' and '.join(missing)}: pip install -e '.[web]'")
+        raise ValueError(f'a server needs {" and ".join(missing)}: pip install "reso-llm[web]"')
     with loading():
         from reso_llm.inference import load_engine
         from reso_llm.server.guard import check_address

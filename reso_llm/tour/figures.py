@@ -27,7 +27,7 @@ def check_figure(path: str | Path) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise ValueError(
-            "save_figure needs matplotlib: pip install -e '.[plots]', or leave it out"
+            'save_figure needs matplotlib: pip install "reso-llm[plots]", or leave it out'
         ) from None
     path = Path(path)
     known = [f".{suffix}" for suffix in sorted(Figure().canvas.get_supported_filetypes())]
