@@ -11,12 +11,14 @@ doubt, higher where a wrong answer is expected, with its sign fixed beforehand:
     repetition   the highest loop score
     exponent     growth of a nudged copy of the cache over the answer, nats a token
     log p        minus the mean ln p of the tokens       )
+    sum log p    minus the sum of them                   )
     entropy      the mean entropy of the distributions   ) what anybody would try first
     max p        1 - the mean largest probability        )
+    tokens       how many there are                      )
 
     AUROC = P(doubt of a wrong answer > of a right one) + P(equal) / 2        0.5 is chance
 
-`minus` is a score's AUROC less that of the best of the last three. `kept right` is the accuracy
+`minus` is a score's AUROC less that of the best of the last five. `kept right` is the accuracy
 among the least doubtful share of the answers (selective answering). Intervals are 95 % bootstrap
 percentiles over facts or questions. Rows go to results/answers.jsonl.
 
@@ -49,7 +51,7 @@ from reso_llm.hf.clean_texts import stability_calibration
 
 TOKENS, BATCH, LEAST_FOLLOWED = 16, 20, 3
 OWN = ("warning", "excess", "repetition", "exponent")
-PLAIN = ("log p", "entropy", "max p")
+PLAIN = ("log p", "sum log p", "entropy", "max p", "tokens")
 SHARES = (0.2, 0.4, 0.6, 0.8, 1.0)
 
 
@@ -136,8 +138,10 @@ def doubts(answer: Answer, calibration: StabilityCalibration) -> dict[str, float
         "repetition": max(reading.repetition for reading in readings),
         "exponent": answer.exponent,
         "log p": float(surprise.mean()),
+        "sum log p": float(surprise.sum()),
         "entropy": float(entropy.mean()),
         "max p": float(1 - np.exp(-surprise).mean()),
+        "tokens": float(len(surprise)),
     }
 
 

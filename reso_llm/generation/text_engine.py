@@ -25,7 +25,7 @@ from reso_llm.generation.loop import Job, finish, telling
 from reso_llm.generation.options import GenerationOptions, options_of, seed_or_drawn
 from reso_llm.generation.prompt import Prompt
 from reso_llm.generation.prompt_cache import PromptCache
-from reso_llm.generation.remembered import (
+from reso_llm.generation.remembered import (, query_of
     Memories,
     memories_of,
     memory_limit,
