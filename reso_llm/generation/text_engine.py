@@ -25,10 +25,11 @@ from reso_llm.generation.loop import Job, finish, telling
 from reso_llm.generation.options import GenerationOptions, options_of, seed_or_drawn
 from reso_llm.generation.prompt import Prompt
 from reso_llm.generation.prompt_cache import PromptCache
-from reso_llm.generation.remembered import (, query_of
+from reso_llm.generation.remembered import (
     Memories,
     memories_of,
     memory_limit,
+    query_of,
     with_memories,
 )
 from reso_llm.generation.results import GenerationResult, result_of, written_text
