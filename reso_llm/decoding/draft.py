@@ -8,7 +8,7 @@ closed. A sentence ends with its mark, outside a block; the number of a list ite
 import math
 import re
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from entropy_core.budget import Draft, Place
@@ -36,7 +36,7 @@ class Written(NamedTuple):
 
     question: str  # the last turn of the prompt, or the text to be continued
     text: str
-    ids: list[int]
+    ids: Sequence[int]
     end_nats: float  # -ln p of ending here, inf where the row may not end
 
 
@@ -110,17 +110,24 @@ class Repeats:
 
 
 class Drafts:
-    """The drafts of one reply to a question, read in the order in which it is written."""
+    """The drafts of one reply to a question, read in the order in which it is written.
+
+    Tokens may be taken back between two of them.
+    """
 
     def __init__(self, question: str, budgets: Mapping[str, float]) -> None:
         self.structure = Structure(question)
         self.budget = budgets.get(kind_of(question), math.inf)
-        self.repeats, self.num_read = Repeats(), 0
+        self.repeats = Repeats()
+        self.ids: list[int] = []
 
     def read(self, written: Written) -> Draft:
         """The draft of what is written."""
-        repeated = self.repeats.add(written.ids[self.num_read :])
-        self.num_read = len(written.ids)
+        known = len(self.ids)
+        if list(written.ids[:known]) != self.ids:  # some were taken back
+            self.repeats, known = Repeats(), 0
+        self.ids = list(written.ids)
+        repeated = self.repeats.add(self.ids[known:])
         structure, text = self.structure, written.text
         return Draft(
             written.end_nats, repeated, place_of(text), structure.done(text),

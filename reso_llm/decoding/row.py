@@ -8,10 +8,12 @@ Logits are measured on their own device; a few numbers per token reach the host.
 Shapes: B batch, V vocabulary, D embedding width.
 """
 
+import copy
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,8 +26,10 @@ from reso_llm.decoding.controllers import (
     Controller,
     Decision,
     Deepen,
+    Rewind,
     RowView,
     check_controllers,
+    reach_of,
     reads_text,
 )
 from reso_llm.decoding.draft import Written
@@ -78,20 +82,30 @@ class Event(NamedTuple):
 class Draw(NamedTuple):
     """Options of drawing the token of this step.
 
-    Deepening excludes all but its candidates, then noise moves the logits, then `sample` draws. The
-    caller adds the noise in the cache, which acts on later tokens.
+    A rewind comes first: the token is that of an earlier step. Then deepening excludes all but its
+    candidates, noise moves the logits, and `sample` draws. The caller adds the noise in the cache,
+    which acts on later tokens.
     """
 
     sampling: SamplingOptions
     logit_noise: float = 0.0
     cache_noise: CacheNoise | None = None
     deepen: Deepen | None = None
+    rewind: Rewind | None = None
     stop: str = ""
     end: bool = False  # stop before this token, which is not drawn
 
     def changes(self, sampling: SamplingOptions) -> bool:
         """Whether this token is drawn otherwise than `sampling` alone would draw it."""
-        return self.sampling != sampling or bool(self.logit_noise) or self.deepen is not None
+        acts = (self.deepen, self.rewind)
+        return self.sampling != sampling or bool(self.logit_noise) or acts != (None, None)
+
+
+class _Past(NamedTuple):
+    """The attributes of what every token changes, and the loop score, as they once were."""
+
+    states: list[dict[str, Any]]
+    loop_score: float
 
 
 class Row:
@@ -118,7 +132,6 @@ class Row:
         check_controllers(controllers, has_monitor=monitor is not None, has_text=text is not None)
         self.reads_text = reads_text(controllers)
         self.question, self.text = question, text
-        self.ids: list[int] = []
         self.sampling, self.marks, self.mirostat = sampling, marks, Mirostat()
         self.controllers = [(c.name, c.start()) for c in controllers]
         self.generator = torch.Generator(device).manual_seed(seed)
@@ -127,6 +140,9 @@ class Row:
         self.monitor = monitor
         self.loops = LoopTracker(LOOP_WINDOW, MAX_PERIOD) if monitor is None else None
         self.loop_score = 0.0
+        self.reach = reach_of(controllers)
+        self.tokens: list[int] = []
+        self._past: deque[_Past] = deque(maxlen=self.reach + 1)  # at the last decisions
         self.events: list[Event] = []
         self.signals: list[Signals] = []
         self.temperatures: list[float] = []
@@ -146,24 +162,60 @@ class Row:
         if math.isnan(measured.entropy_nats):
             raise FloatingPointError("the model's logits are not finite: its weights are damaged")
         signals = self.tracker.update(*measured[:2], embedding)
+        if self.reach:
+            self._past.append(self._remembered())
         draw, written = Draw(self.sampling), None
         if self.reads_text:
-            written = Written(self.question, self.text(), self.ids, end_nats)
+            written = Written(self.question, self.text(), self.tokens, end_nats)
         for name, controller in self.controllers:
-            temperature = draw.sampling.temperature
-            decision = controller.decide(
-                RowView(signals, self.loop_score, temperature, self.monitor, written)
-            )
+            view = RowView(
+                signals, self.loop_score, draw.sampling.temperature, self.monitor, self.tokens,
+                self.signals, written,
+            )  # fmt: skip
+            decision = controller.decide(view)
             if decision is not None:
                 draw, effect = _applied(draw, decision, name)
-                self.events.append(Event(self.step, name, decision.cause, effect))
-        if not draw.end:
-            self.signals.append(signals)
-            self.temperatures.append(draw.sampling.temperature)
+                back = 0 if draw.rewind is None else draw.rewind.num_tokens
+                self.events.append(Event(self.step - back, name, decision.cause, effect))
+                if back or draw.end:
+                    break  # the others decide about tokens that stay
+        if draw.end:
+            return draw
+        self.signals.append(signals)
+        self.temperatures.append(draw.sampling.temperature)
+        if draw.rewind is not None:
+            self._take_back(draw.rewind.num_tokens)
         return draw
+
+    def _take_back(self, num_tokens: int) -> None:
+        """Forget the last tokens: the first of them is to be drawn anew, after the same signals."""
+        kept = len(self.tokens) - num_tokens
+        temperature = self.temperatures[-1]
+        for trace in (self.signals, self.temperatures):
+            del trace[kept + 1 :]
+        self.temperatures[kept] = temperature
+        for trace in (self.tokens, self.readings):
+            del trace[kept:]
+        for _ in range(num_tokens):
+            self._past.pop()
+        states, self.loop_score = copy.deepcopy(self._past[-1])
+        for part, state in zip(self._moving, states, strict=True):
+            vars(part).update(state)
+
+    @property
+    def _moving(self) -> list[Any]:
+        """What every token changes."""
+        parts = (self.tracker, self.mirostat, self.loops, self.monitor)
+        return [part for part in parts if part is not None]
+
+    def _remembered(self) -> "_Past":
+        return copy.deepcopy(_Past([vars(part) for part in self._moving], self.loop_score))
 
     def draw(self, logits: Tensor, seen: Tensor, draw: Draw, lookahead: Lookahead) -> int:
         """Draw a token from logits (1,V); the penalties act on the ids `seen` (1,n)."""
+        if draw.rewind is not None:
+            excluded = torch.tensor([*draw.rewind.excluded], device=logits.device)
+            logits = logits.index_fill(-1, excluded, -torch.inf)
         if draw.deepen is not None:
             logits = deepened(logits, draw.deepen, lookahead)
         if draw.logit_noise:
@@ -183,7 +235,7 @@ class Row:
         coherence: float | None = None,
     ) -> None:
         """Record the drawn token, its surprise, and the model's order parameter."""
-        self.ids.append(token)
+        self.tokens.append(token)
         if self.monitor is None:
             self.loop_score = self.loops.add(token)
             return
@@ -223,6 +275,9 @@ def _applied(draw: Draw, decision: Decision, name: str) -> tuple[Draw, str]:
     if decision.deepen is not None:
         draw = draw._replace(deepen=decision.deepen)
         effects.append("compared {} continuations of {} tokens".format(*decision.deepen))
+    if decision.rewind is not None:
+        draw = draw._replace(rewind=decision.rewind)
+        effects.append(f"took back {decision.rewind.num_tokens} tokens")
     if decision.stop or decision.end:
         draw = draw._replace(stop=f"{name}_{decision.cause}", end=decision.end)
         effects.append("stop")

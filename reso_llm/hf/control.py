@@ -1,6 +1,6 @@
 """The decoding controllers inside Hugging Face's `generate`, for any causal language model.
 
-    with controlled(model, [PhaseSlip(), SRB()], seed=0, tokenizer=tokenizer) as control:
+    with controlled(model, [PhaseSlip.published(), SRB()], seed=0, tokenizer=tokenizer) as control:
         ids = model.generate(**inputs, max_new_tokens=50)
     control.results[0].events
 
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from entropy_core.checks import is_whole, require
 from reso_llm.config import StabilityConfig
-from reso_llm.decoding.controllers import Controller, PhaseSlip, check_controllers
+from reso_llm.decoding.controllers import Controller, PhaseSlip, check_controllers, reach_of
 from reso_llm.decoding.row import Row, SignalOptions
 from reso_llm.decoding.sampling import SamplingOptions
 from reso_llm.decoding.stability import StabilityMonitor
@@ -61,6 +61,11 @@ class Control:
         tokenizer: Any,
     ) -> None:
         require(is_whole(seed) and abs(seed) < 2**62, "seed", seed, "a whole number below 2^62")
+        if reach_of(controllers):
+            raise ValueError(
+                "PhaseSlip() takes tokens back, which `generate` of transformers cannot: expected "
+                "PhaseSlip.published(), or HFEngine in place of `generate`"
+            )
         slips = (c for c in controllers if isinstance(c, PhaseSlip))
         self.adds_noise = any(c.noise.scale > 0 for c in slips)
         self.controllers, self.seed = tuple(controllers), int(seed)
@@ -133,7 +138,7 @@ class Control:
             signals=self.signals,
             monitor=None if self.stability is None else StabilityMonitor(self.stability),
             question="" if self.tokenizer is None else self._spell(prompt),
-            text=None if self.tokenizer is None else lambda: self._spell(row.ids),
+            text=None if self.tokenizer is None else lambda: self._spell(row.tokens),
         )
         return row
 
@@ -165,12 +170,12 @@ def controlled(
     cache.
 
     Raises ValueError on entry for a model that is already controlled, recurrent, or an
-    encoder-decoder; and from `generate`, before the first token: for beams, assisted decoding and
-    continuous batching; for inputs_embeds, token_type_ids and other inputs beside the ids; for
-    top_h, epsilon_cutoff and eta_cutoff; for a batch without a padding token; and, with
-    PhaseSlip, for no cache, a quantized or an offloaded one. A controller of another class that
-    adds noise to such a cache raises at that token. Raises FloatingPointError for logits that are
-    not finite.
+    encoder-decoder, and for a controller that takes tokens back; and from `generate`, before the
+    first token: for beams, assisted decoding and continuous batching; for inputs_embeds,
+    token_type_ids and other inputs beside the ids; for top_h, epsilon_cutoff and eta_cutoff; for a
+    batch without a padding token; and, with PhaseSlip, for no cache, a quantized or an offloaded
+    one. A controller of another class that adds noise to such a cache raises at that token. Raises
+    FloatingPointError for logits that are not finite.
     """
     _check_model(model)
     control = Control(controllers, seed, signals, stability, tokenizer)

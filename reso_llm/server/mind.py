@@ -21,7 +21,7 @@ CONTROLLERS = {
         "Semantic resonance budget",
         "Ends a reply at a finished sentence, sooner in a loop or beyond its budget.",
     ),
-    "phase_slip": ("Phase-Slip", "A jolt where entropy jumps or the text runs in circles."),
+    "phase_slip": ("Phase-Slip", "Takes a repeat back, and goes on from its least sure token."),
     "stochastic_resonance": (
         "Stochastic resonance",
         "Noise on the logits while the text repeats itself.",

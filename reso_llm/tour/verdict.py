@@ -19,7 +19,7 @@ STORED = f"Your weekend: {ASKED.reply}"
 """A text that ASKED asks for."""
 LENGTH, TEMPERATURE = 48, 0.7
 CONTROLLERS = (
-    PhaseSlip(loop_patience=4), SRB(max_tokens=LENGTH // 2), StochasticResonance(),
+    PhaseSlip.published(loop_patience=4), SRB(max_tokens=LENGTH // 2), StochasticResonance(),
     StabilityTemperature(),
 )  # fmt: skip
 NOT_A_STAGE = {"agency"}
