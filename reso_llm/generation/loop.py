@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from reso_llm.decoding.cache_noise import CacheNoise
-from reso_llm.decoding.row import Event, Measure, measure, measure_row
+from reso_llm.decoding.measure import Measure, measure, measure_row
+from reso_llm.decoding.row import Event
 from reso_llm.generation.row import Prediction, TextRow
 from reso_llm.generation.tokens import Tokens
 from reso_llm.session.agency import Goal
@@ -35,6 +36,10 @@ class ModelContext(Protocol):
 
     def heat(self, row: int, noise: CacheNoise, generator: torch.Generator) -> None:
         """Put noise into a row's cache; it acts from the next token on."""
+        ...
+
+    def take_back(self, row: int, num_tokens: int) -> None:
+        """Forget the last tokens of a row, which the row has not forgotten yet."""
         ...
 
     def lookahead(self, row: int, candidates: Tensor, horizon: int) -> Tensor:
@@ -84,8 +89,15 @@ def _write_token(
     context: ModelContext, row: TextRow, b: int, prediction: Prediction, measured: Measure | None
 ) -> None:
     """Decide about, draw and take the next token of row b."""
-    logits = row.allowed(prediction.logits[b : b + 1])
+    row.seen(measured, prediction, b)
     draw = row.decide(measured, prediction, b)
+    if draw.end:
+        row.end(draw.stop)
+        return
+    if draw.rewind is not None:
+        context.take_back(b, draw.rewind.num_tokens)
+        measured, prediction, b = row.take_back(draw.rewind.num_tokens)
+    logits = row.allowed(prediction.logits[b : b + 1])
     lookahead = partial(context.lookahead, b)
     token = row.decoding.draw(logits, row.penalised(logits.device), draw, lookahead)
     if draw.cache_noise is not None:

@@ -4,6 +4,7 @@ Shapes: B rows, V vocabulary, D width.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 
 from entropy_core.information import entropy_nats
-from reso_llm.decoding.row import Draw, Measure, Row
+from reso_llm.decoding.measure import Measure
+from reso_llm.decoding.row import Draw, Row
 from reso_llm.decoding.stability import StabilityMonitor
 from reso_llm.generation.bans import Bans, marks_of
 from reso_llm.generation.options import GenerationOptions
@@ -37,6 +39,10 @@ Alternative = tuple[int, float]
 """A token that could have been drawn, and ln p of it."""
 
 
+_Seen = tuple[Measure | None, Prediction, int]
+"""The measures of a token's distribution, the prediction, and the row of it."""
+
+
 class TextRow:
     """One row that is being written; `stop_reason` is "" until it has ended."""
 
@@ -51,6 +57,7 @@ class TextRow:
         monitor: StabilityMonitor | None = None,
         on_text: Callable[[str], None] | None = None,
         memories: Memories = NOTHING,
+        question: str = "",
     ) -> None:
         self.ids, self.num_prompt = list(prompt), len(prompt)
         self.memories = memories  # that the prompt asks for
@@ -63,10 +70,14 @@ class TextRow:
             signals=options.signals,
             monitor=monitor,
             marks=marks_of(options, tokenizer),
+            question=question,
+            text=lambda: self.stream.text,
         )
         self.bans = Bans(options, tokenizer)
         self.measured = options.metrics or bool(options.controllers)
-        self.stream = TextStream(tokenizer, options.stop_strings, on_text)
+        reach = self.decoding.reach
+        self.stream = TextStream(tokenizer, options.stop_strings, on_text, reach)
+        self._past: deque[_Seen] = deque(maxlen=reach + 1)  # what the last tokens were drawn from
         self.ends, self.special = tokenizer.end_ids, tokenizer.special_ids
         self.surprises: list[float] = []  # nats
         self.coherence: list[float] = []
@@ -102,7 +113,11 @@ class TextRow:
         Raises FloatingPointError where the logits are no distribution.
         """
         if measured is not None:
-            return self.decoding.decide(measured, prediction.embedding[row])
+            end_nats = math.inf
+            if self.decoding.reads_text:
+                ends = prediction.logits[row, list(self.ends)].logsumexp(-1)
+                end_nats = measured.log_total - ends.item()
+            return self.decoding.decide(measured, prediction.embedding[row], end_nats)
         if not math.isfinite(prediction.logits[row].max().item()):
             raise FloatingPointError("the model's logits are not finite: its weights are damaged")
         return Draw(self.decoding.sampling)
@@ -141,6 +156,28 @@ class TextRow:
         if not self.stop_reason:
             self.stop_reason = reason
             self.stream.close()
+
+    @property
+    def num_certain(self) -> int:
+        """New ids that no controller will take back."""
+        num_new = len(self.ids) - self.num_prompt
+        return num_new if self.stop_reason else max(0, num_new - self.decoding.reach)
+
+    def seen(self, measured: Measure | None, prediction: Prediction, row: int) -> None:
+        """Keep what the next token is drawn from, where a controller may take tokens back."""
+        if self.decoding.reach:
+            self._past.append((measured, prediction, row))
+
+    def take_back(self, num_tokens: int) -> "_Seen":
+        """Take back the last tokens; return what the first of them was drawn from."""
+        kept = len(self.new_ids) - num_tokens
+        del self.ids[self.num_prompt + kept :]
+        for trace in (self.surprises, self.coherence, self.layers, self.alternatives):
+            del trace[kept:]
+        self.stream = self.stream.after(self.new_ids)
+        for _ in range(num_tokens):
+            self._past.pop()
+        return self._past[-1]
 
     def allowed(self, logits: Tensor) -> Tensor:
         """Logits (1,V) without what the options rule out as the next token.

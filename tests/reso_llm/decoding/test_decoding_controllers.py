@@ -20,7 +20,7 @@ from reso_llm.decoding.controllers import (
 )
 from reso_llm.decoding.stability import StabilityMonitor
 
-ALL = (SRB(), PhaseSlip(), StochasticResonance(), StabilityTemperature())
+ALL = (SRB.published(), PhaseSlip.published(), StochasticResonance(), StabilityTemperature())
 
 
 def view(entropy=1.0, *, delta=0.0, coherence=0.0, loop=0.0, temperature=0.8, monitor=None):
@@ -58,22 +58,22 @@ LOST, TURNING = view(4.0, coherence=0.1), view(4.0, coherence=0.5)
     ],
 )
 def test_srb_table(options, views, expected):
-    assert causes(SRB(**options), views) == expected
+    assert causes(SRB.published(**options), views) == expected
 
 
 def test_srb_decisions_say_what_to_do():
     settled, budget = Decision("settled", stop=True), Decision("budget", stop=True)
-    assert decisions(SRB(patience=1), [CALM]) == [settled]
-    assert decisions(SRB(max_tokens=1), [BUSY]) == [budget]
+    assert decisions(SRB.published(patience=1), [CALM]) == [settled]
+    assert decisions(SRB.published(max_tokens=1), [BUSY]) == [budget]
     deepen = Decision("deepen", deepen=Deepen(candidates=3, horizon=5))
-    assert decisions(SRB(candidates=3, horizon=5), [LOST, TURNING]) == [None, deepen]
+    assert decisions(SRB.published(candidates=3, horizon=5), [LOST, TURNING]) == [None, deepen]
 
 
 @pytest.mark.parametrize("max_tokens", [1, 2, 7, 8, 9, 10, 16, 40])
 @pytest.mark.parametrize(("candidates", "horizon"), [(0, 3), (2, 3), (4, 1)])
 def test_the_budget_is_spent_to_the_last_token_and_never_exceeded(max_tokens, candidates, horizon):
     row, spent, num_tokens = (
-        SRB(max_tokens=max_tokens, candidates=candidates, horizon=horizon).start(),
+        SRB.published(max_tokens=max_tokens, candidates=candidates, horizon=horizon).start(),
         0,
         0,
     )
@@ -114,14 +114,14 @@ SPIKE, CONFIDENT = view(4.0), view(0.01)
     ],
 )
 def test_phase_slip_table(options, views, expected):
-    assert causes(PhaseSlip(**options), views) == expected
+    assert causes(PhaseSlip.published(**options), views) == expected
 
 
 def test_a_slip_is_hot_over_the_full_vocabulary_and_heats_the_cache():
     """And each of the two is switched off alone: the 2x2 that separates them."""
 
     def slip(**options):
-        return PhaseSlip(**options).start().decide(SPIKE)
+        return PhaseSlip.published(**options).start().decide(SPIKE)
 
     noise, none = CacheNoise(scale=0.1, window=4), CacheNoise(scale=0)
     hot = Decision("spike", temperature=1.5, full_vocabulary=True)
@@ -210,8 +210,8 @@ def test_options_are_values_with_a_name():
         "srb", "phase_slip", "stochastic_resonance", "stability_temperature",
     ]  # fmt: skip
     for controller in ALL:
-        assert controller == type(controller)()
-        assert hash(controller) == hash(type(controller)())
+        assert controller == dataclasses.replace(controller)
+        assert hash(controller) == hash(dataclasses.replace(controller))
         with pytest.raises(dataclasses.FrozenInstanceError):
             controller.name = "x"
 
