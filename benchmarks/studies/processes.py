@@ -9,6 +9,7 @@ same batch in four passes: what rounding alone does in float32, which the optimi
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import socket
@@ -60,7 +61,16 @@ def trained(directory: Path, dtype: str, size: int, changes: dict) -> dict[str, 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(learn, (size, port, directory, dtype, changes), nprocs=size)
+    server = multiprocessing.get_context("forkserver")  # imports once for all of them
+    server.set_forkserver_preload(["reso_llm.training.learner", "torch._dynamo"])
+    arguments = (size, port, directory, dtype, changes)
+    processes = [server.Process(target=learn, args=(rank, *arguments)) for rank in range(size)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    if any(process.exitcode for process in processes):
+        raise SystemExit("a process failed; its last lines say why")
     return torch.load(directory / "weights.pt", weights_only=True)
 
 
