@@ -1,11 +1,11 @@
 """Arrays of the one-token forms: numpy views of parameters, the norm, the logistic function.
 
-    rms_norm(x) = x / sqrt(mean x^2 + eps)    x (D,), eps of float32, as in `reso_llm.stages.fused`
+    rms_norm(x) = x / sqrt(mean x^2 + eps)    x (R,D), eps of float32, as in `reso_llm.stages.fused`
 
 A view costs no copy and sees later changes of the parameter. Zero-dimensional arrays serve as
 scalars: as an operand one costs half of what a Python float does.
 
-Shapes: D width, R rows.
+Shapes: R rows, D width.
 """
 
 import numpy as np
@@ -29,18 +29,21 @@ HALF = scalar(0.5)
 
 
 def matrix(layer: nn.Linear) -> ndarray:
-    """The map x (in,) -> x @ matrix (out,): a view (in,out)."""
+    """The map x (R,in) -> x @ matrix (R,out): a view (in,out)."""
     return view(layer.weight).T
 
 
 def rms_norm(x: ndarray, out: ndarray | None = None) -> ndarray:
-    """x (D,) divided by its root mean square."""
-    return np.divide(x, np.sqrt(x.dot(x) / x.size + EPS), out=out)
+    """Rows x (R,D), each divided by its root mean square."""
+    if len(x) == 1:  # a third of the time
+        row = x[0]
+        return np.divide(x, np.sqrt(row.dot(row) / row.size + EPS), out=out)
+    return np.divide(x, np.sqrt(row_squares(x) / x.shape[-1] + EPS), out=out)
 
 
 def row_squares(rows: ndarray) -> ndarray:
-    """Sum of squares of each row: (R,D) -> (R,1)."""
-    return np.matmul(rows[:, None, :], rows[:, :, None])[:, 0]
+    """Sum of squares of each row: (...,D) -> (...,1)."""
+    return np.matmul(rows[..., None, :], rows[..., None])[..., 0]
 
 
 def logistic(z: ndarray) -> ndarray:
