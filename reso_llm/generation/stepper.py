@@ -25,7 +25,7 @@ from reso_llm.generation.states import one_row, stacked_stages
 from reso_llm.generation.threads import OneThread
 from reso_llm.network import ResoNetwork, ResoState
 from reso_llm.stages import arrays
-from reso_llm.stages.arrays import matrix, view
+from reso_llm.stages.arrays import Matrix, view
 from reso_llm.stages.block import BlockStep
 from reso_llm.stages.cache import CacheStep, Scratch
 from reso_llm.stages.rotary import RotaryStep
@@ -109,7 +109,7 @@ class Stepper:
         ]
         plain = c.num_layers - c.num_value_embeddings
         self.value_tables = [None] * plain + [view(t.weight) for t in network.value_tables]
-        self._head = self.embedding.table.T if network.head is None else matrix(network.head)
+        self._head = Matrix(network.head_weight)
 
     def step(self, tokens: Sequence[int]) -> Step:
         """Read one more token of each row.
@@ -131,7 +131,7 @@ class Stepper:
                 deep = self.gate(doubts)
             x, coherence = self._trunk(tokens, deep)
             # Head: the network's own logits, bounded.
-            logits = np.dot(x, self._head)
+            logits = self._head(x)
             self._soft_cap(logits)
             # PRSC: evidence of the binding memory, weighed by the final x.
             if self.prsc:

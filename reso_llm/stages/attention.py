@@ -26,7 +26,7 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from reso_llm.config import ResoLLMConfig
-from reso_llm.stages.arrays import EPS, matrix, row_squares, scalar, view
+from reso_llm.stages.arrays import EPS, Matrix, row_squares, scalar, view
 from reso_llm.stages.cache import CacheStep, KVCache, Projected, Scratch
 from reso_llm.stages.fused import linear, rms_norm
 from reso_llm.stages.gate import DeepTokens
@@ -190,11 +190,10 @@ class AttentionStep:
 
     def __init__(self, module: Attention, caches: Sequence[CacheStep], scratch: Scratch) -> None:
         self.heads, self.caches, self.scratch = module.num_heads, caches, scratch
-        qkv = view(module.qkv)  # (3,D,D): which, out, in
-        D = qkv.shape[-1]
-        self.project = qkv.transpose(2, 0, 1).reshape(D, 3 * D)  # a view in the module's layout
-        self.project_kv = self.project[:, D:]
-        self.out = matrix(module.out)
+        D = module.qkv.shape[-1]
+        qkv = module.qkv.flatten(0, 1)  # (3D,D), a view in the module's layout
+        self.project, self.project_kv = (Matrix(module.qkv, part) for part in (qkv, qkv[D:]))
+        self.out = Matrix(module.out.weight)
         self.value_mix = None if module.value_mix is None else view(module.value_mix)
         # Scale of a head: temperature / rms, where rms = sqrt(sum of squares + K eps) / sqrt(K);
         # queries take the 1 / sqrt(K) of attention too.
@@ -218,14 +217,14 @@ class AttentionStep:
         The attention that the columns of a row get is added to the end of its array of `received`.
         """
         s, shared = self.scratch.all if deep else self.scratch.written, self.scratch
-        np.dot(shared.normed, self.project if deep else self.project_kv, out=s.projected)
+        (self.project if deep else self.project_kv)(shared.normed, out=s.projected)
         self._remember(s, turn, value)
         if not deep:
             return None
         for place, row in enumerate(deep):
             columns = None if received is None else received[row]
             self._attend(s.queries[row], self.caches[row], shared.heads[place], columns)
-        return np.dot(shared.mixed[: len(deep)], self.out, out=shared.out[: len(deep)])
+        return self.out(shared.mixed[: len(deep)], out=shared.out[: len(deep)])
 
     def _attend(
         self, query: ndarray, cache: CacheStep, mixed: ndarray, received: ndarray | None

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from reso_llm.config import ResoLLMConfig
 from reso_llm.stages import arrays
-from reso_llm.stages.arrays import matrix, scalar, view
+from reso_llm.stages.arrays import Matrix, scalar, view
 from reso_llm.stages.attention import Attention, AttentionReceived, AttentionStep
 from reso_llm.stages.cache import CacheStep, KVCache, Scratch
 from reso_llm.stages.fused import linear, relu_squared, rms_norm
@@ -136,7 +136,8 @@ class BlockStep:
     def __init__(self, module: Block, caches: Sequence[CacheStep], scratch: Scratch) -> None:
         self.scratch = scratch
         self.attention = AttentionStep(module.attention, caches, scratch)
-        self.up, self.down = matrix(module.feed_forward.up), matrix(module.feed_forward.down)
+        maps = module.feed_forward
+        self.up, self.down = Matrix(maps.up.weight), Matrix(maps.down.weight)
         self.residual_scale = view(module.residual_scale)
         self.input_scale = view(module.input_scale)
 
@@ -165,7 +166,7 @@ class BlockStep:
 
     def _feed_forward(self, x: ndarray) -> ndarray:
         s, n = self.scratch, len(x)
-        hidden = np.dot(arrays.rms_norm(x, out=s.normed[:n]), self.up, out=s.hidden[:n])
+        hidden = self.up(arrays.rms_norm(x, out=s.normed[:n]), out=s.hidden[:n])
         np.maximum(hidden, ZERO, out=hidden)
         hidden *= hidden
-        return np.dot(hidden, self.down, out=s.out[:n])
+        return self.down(hidden, out=s.out[:n])

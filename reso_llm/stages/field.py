@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from entropy_core import sedenion
 from reso_llm.config import TemporalSMFConfig
 from reso_llm.stages import arrays, register_constants
-from reso_llm.stages.arrays import EPS, logistic, matrix, row_squares, scalar, view
+from reso_llm.stages.arrays import EPS, Matrix, logistic, row_squares, scalar, view
 from reso_llm.stages.fused import linear, rms_norm
 
 S = sedenion.DIM
@@ -204,7 +204,7 @@ class FieldStep:
     """One-token form of `SedenionField`: read the field into x (R,D), then write to it."""
 
     def __init__(self, module: SedenionField, state: FieldState) -> None:
-        self.inputs, self.out = matrix(module.inputs), matrix(module.out)
+        self.inputs, self.out = Matrix(module.inputs.weight), Matrix(module.out.weight)
         self.order, self.bias = view(module.order)[..., None], view(module.gate_bias)[..., None]
         self.product = view(module.product)
         self.field = view(state.field).copy()  # (R,H,C,S)
@@ -215,7 +215,7 @@ class FieldStep:
 
     def __call__(self, x: ndarray) -> None:
         R, H, C, S = self.field.shape
-        z = np.dot(arrays.rms_norm(x), self.inputs)
+        z = self.inputs(arrays.rms_norm(x))
         content = z[:, 2 * H * S : -4 * H].reshape(R, H, C)
         gates = logistic(z[:, -4 * H :].reshape(R, 4, H, 1) + self.bias)
         write, erase, read, retention = gates.swapaxes(0, 1)  # (R,H,1) each
@@ -224,7 +224,7 @@ class FieldStep:
         y = np.matmul(self.field, reader[..., None])[..., 0]  # (R,H,C)
         held = np.matmul(self.field, key[..., None])[..., 0]
         y *= read * self.root / np.sqrt(row_squares(y) + self.size)
-        x += np.dot(y.reshape(R, H * C), self.out)
+        x += self.out(y.reshape(R, H * C))
         change = content * write - held * (erase * retention)
         self.field *= retention[..., None]
         self.field += change[..., None] * key[:, :, None]

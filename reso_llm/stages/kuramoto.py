@@ -40,7 +40,7 @@ from torch import Tensor, nn
 
 from reso_llm.config import KuramotoConfig
 from reso_llm.stages import arrays, register_constants
-from reso_llm.stages.arrays import matrix, scalar, view
+from reso_llm.stages.arrays import Matrix, scalar, view
 from reso_llm.stages.fused import linear, rms_norm
 
 CHUNK = 64  # tokens in one matrix product
@@ -205,8 +205,8 @@ class SynchronisationStep:
 
     def __init__(self, module: Synchronisation, state: SyncState) -> None:
         self.config, self.silent = module.config, module.silent
-        self.project, self.turn = matrix(module.project), matrix(module.turn)
-        self.read = matrix(module.read)
+        self.project, self.turn = (Matrix(m.weight) for m in (module.project, module.turn))
+        self.read = Matrix(module.read.weight)
         self.retention = scalar(self.config.retention)
         self.dt = scalar(self.config.step_size)
         self.sums = np.stack([view(total)[:, 0] for total in state.sums])  # (steps + 1,R,2,N)
@@ -217,7 +217,7 @@ class SynchronisationStep:
     def __call__(self, x: ndarray) -> tuple[ndarray, ndarray]:
         _, R, _, N = self.sums.shape
         normal = arrays.rms_norm(x)
-        phases = np.dot(normal, self.project).reshape(R, 2, N)  # theta, omega
+        phases = self.project(normal).reshape(R, 2, N)  # theta, omega
         drift = phases[:, 1:] * self.dt
         pair = np.empty((R, 2, N), np.float32)  # theta + pi/2, theta: one sine gives e^{i theta}
         np.add(phases[:, 0], math.pi / 2, out=pair[:, 0])
@@ -239,8 +239,8 @@ class SynchronisationStep:
         field += u
         lengths = np.add.reduce(np.hypot(field[:, 0], field[:, 1]), axis=-1)
         r = lengths / (N * self.weight[:, 0, 0])
-        self._tick(np.dot(normal, self.turn).reshape(R, 2, N), u)
-        x += np.dot(self.clocks.reshape(R, 2 * N), self.read)
+        self._tick(self.turn(normal).reshape(R, 2, N), u)
+        x += self.read(self.clocks.reshape(R, 2 * N))
         theta = np.zeros((R, N), np.float32) if self.silent else pair[:, 1]
         return theta, np.minimum(r, 1)  # NaN stays
 
