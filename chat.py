@@ -1,7 +1,7 @@
 """Chat with a trained model: `reso chat` for a checkout."""
 
 from reso.chat import main
-from run_core import cli
+from run_core import exits
 
 if __name__ == "__main__":
-    cli.run(main)
+    exits.run(main)

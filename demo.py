@@ -1,7 +1,7 @@
 """Show each stage of a trained model at work: `reso demo` for a checkout."""
 
 from reso.demo import main
-from run_core import cli
+from run_core import exits
 
 if __name__ == "__main__":
-    cli.run(main)
+    exits.run(main)

@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from benchmarks.tasks import TASKS
-from run_core import cli
+from run_core import cli, exits
 from run_core.files import require_writable
 
 DPI = 120
@@ -76,7 +76,7 @@ def check(options: Any) -> None:
     if options.get("quick") and options.record:
         raise ValueError("--quick measures too little to be recorded: leave out --record")
     if plot and find_spec("matplotlib") is None:
-        raise ValueError("--plot needs matplotlib: pip install -e '.[plots]'")
+        raise ValueError('--plot needs matplotlib: pip install "reso-llm[plots]"')
     for name, path in (("--plot", plot), ("--json", options.json if options.json != "-" else None)):
         if path:
             require_writable(path, name)
@@ -93,7 +93,7 @@ def extras_named(name: str) -> Iterator[None]:
         if (error.name or "").partition(".")[0] in OURS:
             raise
         missing = f"{name} needs {error.name}"
-        raise ValueError(f"{missing}: pip install -e '.[bench,plots]'") from None
+        raise ValueError(f'{missing}: pip install "reso-llm[bench,plots]"') from None
 
 
 def main() -> None:
@@ -134,4 +134,4 @@ def marked_quick(text: str) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    exits.run(main)

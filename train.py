@@ -1,7 +1,7 @@
 """Train a model: `reso train` for a checkout."""
 
 from reso.train import main
-from run_core import cli
+from run_core import exits
 
 if __name__ == "__main__":
-    cli.run(main)
+    exits.run(main)

@@ -63,8 +63,9 @@ TABLES = """Made by `python evaluate.py report` from `benchmarks/results/{name}.
 [All results]({document}).
 
 The commands as they were typed when the rows were measured. Rows of an older commit may name a
-script that `evaluate.py` has replaced since. A recorded row is not measured again: delete it
-first."""
+script that `evaluate.py` has replaced since, and data by the name it had on another machine;
+the claims of that page have the commands of today, with the data of `make data`. A recorded row is
+not measured again: delete it first."""
 
 
 def add_options(parser: Parser) -> None:

@@ -6,7 +6,7 @@ python -m phase_slip --model smollm2 --prompt "Once upon a time" --loops
 
 import sys
 
-from run_core import cli
+from run_core import cli, exits
 
 PROMPT = "The scientist opened the door to the secret lab and discovered"
 LOOP_PATIENCE = 4  # tokens in a loop before a shock
@@ -57,4 +57,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    exits.run(main)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from entropy_core.checks import nearest
-from run_core import cli
+from run_core import exits
 
 COMMANDS = {
     "train": ("reso.train", "train a model, or a reactor, from scratch"),
@@ -32,7 +32,7 @@ def main() -> int | None:
     if name not in COMMANDS:
         hint = nearest(name, list(COMMANDS)) or f": expected {', '.join(COMMANDS)}"
         print(f"reso: error: there is no command {name}{hint}", file=sys.stderr)
-        return cli.USAGE_ERROR
+        return exits.USAGE_ERROR
     command: Callable[[Sequence[str], str], None] = import_module(COMMANDS[name][0]).main
     return command(args, f"reso {name}")
 
@@ -45,7 +45,7 @@ def overview() -> str:
 
 def run() -> None:
     """The console script."""
-    cli.run(main)
+    exits.run(main)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@ from pathlib import Path
 
 from reso import train
 from run_core import cli
+from run_core.loading import loading
+from run_core.streams import reader_is_gone
+from run_core.terminal import Screen, printable
 
 QUICKSTART = "quickstart"
 
@@ -50,12 +53,11 @@ def main(args: Sequence[str] | None = None, prog: str = "demo.py") -> None:
         parser.error(f"{' and '.join(given)} are {len(given)} models: give one of them")
     if options.model and options.save_figure:
         parser.error("save_figure draws the stages of a ResoLLM: leave it out, or leave out model")
-    from reso_llm.inference import load_engine
-    from reso_llm.tour.figures import check_figure, save_figure
-    from reso_llm.tour.stations import STATIONS, stations_of, visit
-    from reso_llm.tour.verdict import verdict
-    from run_core.streams import reader_is_gone
-    from run_core.terminal import Screen, printable
+    with loading():
+        from reso_llm.inference import load_engine
+        from reso_llm.tour.figures import check_figure, save_figure
+        from reso_llm.tour.stations import STATIONS, stations_of, visit
+        from reso_llm.tour.verdict import verdict
 
     if options.save_figure:
         check_figure(options.save_figure)

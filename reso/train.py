@@ -133,9 +133,10 @@ def main(args: Sequence[str] | None = None, prog: str = "train.py") -> None:
 
 def main_language_model(config: TrainConfig, resume: bool) -> None:
     from reso_llm.training.run import train
+    from run_core.world import is_first_process
 
     summary = train(config, resume=resume)
-    if summary.validation is not None:
+    if summary.validation is not None and is_first_process():
         print(summary.told(config.out))
 
 

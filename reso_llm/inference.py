@@ -9,7 +9,6 @@ from reso_llm.decoding.text_class import StabilityCalibration
 from reso_llm.generation.engine import Engine
 from reso_llm.generation.text_engine import TextEngine
 from reso_llm.generation.trained import load_trained
-from reso_llm.hf.engine import HFEngine
 from reso_llm.session.agency import GoalCalibration
 from run_core.checkpoint import build_from, save_directory
 from run_core.hardware import pick_device
@@ -88,6 +87,8 @@ def load_engine(checkpoint: str | None, model: str | None, device: str = "cpu") 
     if checkpoint and model:
         raise ValueError("checkpoint and model are two models: give one of them")
     if model:
+        from reso_llm.hf.engine import HFEngine
+
         return HFEngine.from_pretrained(model, device)
     return ResoLLMInference.from_pretrained(checkpoint, device)
 

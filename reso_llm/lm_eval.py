@@ -20,7 +20,7 @@ from reso_llm.data.windows import eval_windows
 from reso_llm.inference import ResoLLMInference
 from reso_llm.network import ResoState
 from reso_llm.stages.echo import EchoState, TextCounts
-from run_core.cli import run
+from run_core.exits import run
 
 try:
     from lm_eval.__main__ import cli_evaluate
@@ -28,7 +28,7 @@ try:
     from lm_eval.api.registry import register_model
     from lm_eval.models.utils import normalize_gen_kwargs
 except ImportError as error:
-    reason = 'this needs lm-evaluation-harness: pip install -e ".[lm_eval]"'
+    reason = 'this needs lm-evaluation-harness: pip install "reso-llm[lm_eval]"'
     if __name__ == "__main__":
         raise SystemExit(f"error: {reason}") from None
     raise ImportError(reason) from error

@@ -10,9 +10,11 @@ Shapes: D width, H heads, C channels and S = 16 components of the field.
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from reso_llm.config import ResoLLMConfig
 from reso_llm.network import ResoNetwork, ResoState
@@ -99,7 +101,8 @@ class ResoLLMModel(ResoNetwork):
                 f"{source}: weights do not fit the configuration: it needs at least "
                 f"{config.least_parameters:,} numbers, and there are {held:,}"
             )
-        model = cls(config)
+        with _Undrawn():
+            model = cls(config)
         model.load_weights(weights, source)
         return model
 
@@ -237,6 +240,15 @@ class ResoLLMModel(ResoNetwork):
         finally:
             self.train(was_training)
         return field.field[0]
+
+
+class _Undrawn(TorchFunctionMode):
+    """Meanwhile `torch.nn.init` leaves tensors as they are: weights to be read need no drawing."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
+        return func(*args, **(kwargs or {}))
 
 
 @functools.cache

@@ -66,7 +66,7 @@ logger = logging.getLogger(__name__)
 def byte_alphabet() -> dict[str, int]:
     """The byte of each character of a byte-level vocabulary (GPT-2's table)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in set(printable)]
+    others = sorted({*range(256)} - {*printable})
     table = {chr(byte): byte for byte in printable}
     return table | {chr(256 + index): byte for index, byte in enumerate(others)}
 
@@ -106,6 +106,8 @@ class ResoTokenizer:
     special_ids = frozenset(range(len(SPECIAL_TOKENS)))
     end_ids = end_id, bos_id
     """Tokens that end a text: its own end, and the beginning of another."""
+    template_words: frozenset[str] = frozenset()
+    """The chat template has control tokens alone."""
 
     def __init__(self, vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> None:
         """Build from `vocab`, byte-level strings to ids, and `merges`, its pairs in order of rank.
@@ -177,7 +179,10 @@ class ResoTokenizer:
             tokenizer = cls(model["vocab"], [tuple(pair) for pair in model["merges"]])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{name}: not a Reso tokenizer ({error!r})") from error
-        ours, theirs = json.loads(tokenizer.to_json()), json.loads(text)
+        written = tokenizer.to_json()
+        if written == text:
+            return tokenizer
+        ours, theirs = json.loads(written), json.loads(text)
         differing = [
             key for key in ours if key not in theirs or not _agrees(theirs[key], ours[key])
         ]

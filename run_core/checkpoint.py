@@ -16,6 +16,7 @@ import errno
 import hashlib
 import inspect
 import json
+import math
 import os
 import re
 import shutil
@@ -189,8 +190,10 @@ def _check_finite(part: str, group: Mapping[str, Tensor]) -> None:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    numeric = tensor.is_floating_point() or tensor.is_complex()
-    return not numeric or bool(torch.isfinite(tensor.detach()).all())
+    values = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    if not values.is_floating_point() or not values.numel():
+        return True
+    return all(map(math.isfinite, torch.stack(values.detach().aminmax()).tolist()))
 
 
 def _check_untied(part: str, group: Mapping[str, Tensor]) -> None:

@@ -12,11 +12,10 @@ are checked in one way.
 
 import argparse
 import re
-import signal
 import sys
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,11 +25,10 @@ import jsonargparse
 from entropy_core.checks import nearest_name
 from run_core.command_help import HelpAll, short_help
 from run_core.config_file import as_arguments, read_mapping
+from run_core.exits import USAGE_ERROR
 from run_core.files import expanded
-from run_core.streams import LastingStream, lasting_streams
-from run_core.terminal import one_line, printable_log
+from run_core.terminal import one_line
 
-FAILURE, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 PATHS = {
     "config", "data", "val_data", "out", "tokenizer", "checkpoint", "train", "session", "init_from",
     "save_figure", "plot", "json", "from_csv",
@@ -216,12 +214,14 @@ class Parser(jsonargparse.ArgumentParser):
         """The first argument that is refused when it stands alone, and what would be accepted."""
         self._is_searching = True
         try:
+            name = ""
             for argument in self._arguments:
-                name, value = _split(argument)
-                if value is None:
+                option, value = _split(argument)
+                name, value = option or name, value if option else argument
+                if value is None or not name:
                     continue
                 try:
-                    self.parse_args([argument])
+                    self.parse_args([f"--{name}={value}"])
                 except (_Refused, RecursionError):
                     shown = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}..."
                     expected = " or ".join(map(_word, _kinds(self._type_of(name))))
@@ -236,7 +236,7 @@ class _Refused(Exception):
 
 
 def _split(argument: str) -> tuple[str, str | None]:
-    """(name, value) of --name=value; "" for anything else, None for no value."""
+    """(name, value) of --name=value or --name; "" for anything else, None for no value."""
     name, equals, value = argument.partition("=")
     return name[2:] if name.startswith("--") else "", value if equals else None
 
@@ -261,73 +261,3 @@ def _word(kind: Any) -> str:
     if typing.get_origin(kind) is typing.Literal:
         return ", ".join(map(repr, typing.get_args(kind)))
     return "null" if kind is type(None) else getattr(kind, "__name__", str(kind))
-
-
-def run(main: Callable[[], int | None]) -> NoReturn:
-    """Call a script's main and exit: expected failures become one line, Ctrl-C status 130.
-
-    A reader of stdout or stderr that goes away is no failure, see `streams.py`.
-    """
-    with lasting_streams(), printable_log():
-        status = _call(main)
-        sys.stdout.flush()
-        status = status or _output_status(sys.stdout)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # one more Ctrl-C ends the ending, silently
-    raise SystemExit(status)
-
-
-def _call(main: Callable[[], int | None]) -> int:
-    try:
-        return main() or 0
-    except SystemExit as stop:
-        return stop.code or 0
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return INTERRUPTED
-    except _usage_errors() as error:
-        return _fail(error, USAGE_ERROR)
-    except _failures() as error:
-        return _fail(error, FAILURE)
-    except (MemoryError, RuntimeError) as error:
-        asked = _asked_memory(error)
-        if asked is None:
-            raise
-        return _fail(f"out of memory: {asked}", FAILURE)
-
-
-def _asked_memory(error: Exception) -> str | None:
-    """The memory that a failed allocation asked for; None for another kind of error.
-
-    torch says on a CPU by its words alone that it got no memory.
-    """
-    first = str(error).partition("\n")[0]
-    _, found, request = first.partition("DefaultCPUAllocator: ")
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return first or "the request is unknown"
-    return request if found else None
-
-
-def _output_status(stream: LastingStream) -> int:
-    """The exit status of the output: a refusing disk is a failure, a closed reader is none."""
-    if stream.failure is None or stream.reader_is_gone:
-        return 0
-    return _fail(f"cannot write to stdout: {stream.failure.strerror}", FAILURE)
-
-
-def _usage_errors() -> tuple[type[Exception], ...]:
-    """ValueError, DataError among them, is how the packages refuse what a user gave them."""
-    return ValueError, jsonargparse.ArgumentError
-
-
-def _failures() -> tuple[type[Exception], ...]:
-    """The expected failures. They are imported only after a failure, as they import torch."""
-    from run_core.checkpoint import CheckpointError
-    from run_core.run import TrainingError
-    from run_core.runlog import RunLogError
-
-    return TrainingError, CheckpointError, RunLogError, FloatingPointError, OSError
-
-
-def _fail(error: Exception | str, status: int) -> int:
-    print(f"error: {one_line(str(error))}", file=sys.stderr)
-    return status

@@ -53,7 +53,7 @@ def _picture(training: Curve, validation: Curve, labels: tuple[str, str, str], t
         from matplotlib.figure import Figure
         from matplotlib.ticker import EngFormatter
     except ImportError as error:
-        raise ImportError("matplotlib is missing, pip install 'reso-llm[plots]'") from error
+        raise ImportError('matplotlib is missing, pip install "reso-llm[plots]"') from error
     # A Figure of its own, not pyplot: no backend, window or style of the caller is touched.
     figure = Figure(figsize=(8, 6), dpi=120, layout="constrained")
     figure.suptitle(f"{title}: lower is better")

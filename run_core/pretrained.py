@@ -13,6 +13,7 @@ from typing import Any
 from run_core.download import cache_folder, fetch, is_offline, probe
 
 DEADLINE_SECONDS = 60.0  # of a download that does not move
+NO_TRANSFORMERS = 'models need transformers: pip install "reso-llm[hf]"'
 FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors"]
 
 
@@ -25,7 +26,9 @@ def load_causal_lm(directory: str) -> tuple[Any, Any]:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
     except ImportError:
-        raise ValueError(f'{directory}: models need transformers: pip install -e ".[hf]"') from None
+        raise ValueError(
+            f'{directory}: models need transformers: pip install "reso-llm[hf]"'
+        ) from None
     if not Path(directory, "config.json").is_file():
         raise ValueError(f"{directory} has no causal language model to load: no config.json in it")
     try:
@@ -72,7 +75,7 @@ def model_directory(name: str, deadline: float = DEADLINE_SECONDS) -> str:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
     except ImportError:
-        raise ValueError(f'{name}: models need transformers: pip install -e ".[hf]"') from None
+        raise ValueError(f"{name}: {NO_TRANSFORMERS}") from None
     try:
         return snapshot_download(name, allow_patterns=FILES, local_files_only=True)
     except HFValidationError:

@@ -115,12 +115,13 @@ def find_start(run_dir: Path, resume: bool, report: Report) -> Path | None:
     return newest
 
 
-def write_records(run_dir: Path, config: Any, device: torch.device) -> None:
-    """Write config.yaml (from `to_dict`) and environment.json of a run."""
+def write_records(run_dir: str | Path, config: Any, device: torch.device, **more: Any) -> None:
+    """Write config.yaml (from `to_dict`) and environment.json, with `more` in it, of a run."""
+    run_dir = Path(run_dir)
     import yaml  # here, so that a model needs no more than torch
 
     write_file(run_dir / CONFIG, yaml.safe_dump(config.to_dict(), sort_keys=False).encode())
-    record = json.dumps(environment(device) | {"seed": config.seed}, indent=2)
+    record = json.dumps(environment(device) | {"seed": config.seed} | more, indent=2)
     write_file(run_dir / ENVIRONMENT, record.encode() + b"\n")
 
 

@@ -67,10 +67,10 @@ def printable_log() -> Iterator[None]:
         logging.getLogger().removeHandler(handler)
 
 
-def progress_bar(what: str, **options: Any) -> tqdm:
+def progress_bar(what: str, *, silent: bool = False, **options: Any) -> tqdm:
     """A bar on stderr at a terminal; elsewhere one plain line that says what is done."""
-    bar = tqdm(desc=what, file=sys.stderr, disable=None, **options)
-    if bar.disable:
+    bar = tqdm(desc=what, file=sys.stderr, disable=silent or None, **options)
+    if bar.disable and not silent:
         print(what, file=sys.stderr, flush=True)
     return bar
 

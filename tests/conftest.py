@@ -25,7 +25,7 @@ from reso_llm.model import ResoLLMModel
 from reso_llm.tokenizer import ResoTokenizer
 from reso_llm.training.config import TrainConfig
 from reso_llm.training.run import train
-from run_core import cli
+from run_core import exits
 from run_core.checkpoint import save_directory
 
 TINY = dict(
@@ -122,7 +122,7 @@ def evaluate_status(monkeypatch, files, *args) -> int:
 
     monkeypatch.setattr(sys, "argv", ["evaluate.py", *(files.get(a, str(a)) for a in args)])
     with pytest.raises(SystemExit) as caught:
-        cli.run(evaluate.main)
+        exits.run(evaluate.main)
     return caught.value.code
 
 

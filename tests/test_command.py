@@ -105,7 +105,7 @@ def test_serve_without_its_extra_says_so_before_the_model_is_read(monkeypatch, c
     monkeypatch.setattr("reso_llm.inference.load_engine", lambda *_: pytest.fail("read a model"))
     assert call(monkeypatch, "serve") == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "uvicorn: pip install -e '.[web]'" in line
+    assert 'uvicorn: pip install "reso-llm[web]"' in line
 
 
 # --- options

@@ -22,6 +22,9 @@ DOCUMENTS = [ROOT / name for name in
              ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")]  # fmt: skip
 # docs/results.md quotes documents of others.
 DOCUMENTS += sorted(path for path in (ROOT / "docs").glob("*.md") if path.name != "results.md")
+# All that a reader may copy a command from. docs/results/ shows commands as they were recorded.
+COMMANDED = [*DOCUMENTS, ROOT / "docs/results.md", ROOT / "reso_llm/shipped/README.md",
+             *sorted((ROOT / ".github").rglob("*.md"))]  # fmt: skip
 FILES = {
     f"/{path.relative_to(ROOT).as_posix()}"
     for folder in (*PACKAGES, "docs", "configs", "tests")
@@ -93,7 +96,7 @@ def unexplained(text):
     return [name for name in named if name not in made and not (ROOT / name).exists()]
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", COMMANDED, ids=lambda path: path.name)
 def test_a_command_names_only_data_that_can_be_had(path):
     """`make data` puts them there, or another command of the document writes them."""
     assert unexplained(path.read_text(encoding="utf-8")) == []
@@ -109,6 +112,13 @@ def test_reruns_of_claims_name_only_data_that_can_be_had():
 def test_data_that_nobody_can_get_are_found():
     assert unexplained("`python evaluate.py lm --data held.jsonl`") == ["held.jsonl"]
     assert unexplained("`python a.py --out x.jsonl` then `python b.py --data x.jsonl`") == []
+
+
+def test_the_address_of_the_repository_stands_in_one_place():
+    """It has none yet: who publishes it replaces `REPOSITORY_URL` in the README."""
+    texts = {path: path.read_text(encoding="utf-8") for path in COMMANDED}
+    assert [path for path, text in texts.items() if "git clone" in text] == [ROOT / "README.md"]
+    assert texts[ROOT / "README.md"].count("git clone REPOSITORY_URL reso") == 1
 
 
 STALE = (

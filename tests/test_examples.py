@@ -1,4 +1,7 @@
-"""The notebook runs from its first cell to its last, with fewer steps of training."""
+"""The notebook runs from its first cell to its last, with fewer steps of training.
+
+It is stored with the outputs of one whole run, so that a reader who runs nothing sees them.
+"""
 
 import json
 import re
@@ -8,6 +11,23 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 TOUR = ROOT / "examples" / "tour.ipynb"
+
+
+def test_the_tour_is_stored_with_its_outputs():
+    """Guards cells that were changed and not run again, and outputs that bloat the repository."""
+    cells = json.loads(TOUR.read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell["outputs"]]
+    assert {output["output_type"] for output in outputs} == {"stream", "display_data"}
+    told = "".join("".join(output.get("text", "")) for output in outputs)
+    steps = re.search(r"STEPS = (\d+)", "".join(code[0]["source"]))[1]
+    assert f"{steps} steps: " in told
+    assert ": ''" not in told
+    assert all(
+        name in told for name in ("guidance 0.0", "used:", "Phase-Slip: rep", "sampling: rep")
+    )
+    assert TOUR.stat().st_size < 1_000_000
 
 
 def test_the_tour_runs(tmp_path, capsys):

@@ -305,6 +305,27 @@ def test_importing_every_module_has_no_side_effect():
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+# What a command or an import that a user waits for has no use for.
+UNNEEDED = OPTIONAL | {"jsonargparse", "yaml"}
+
+
+@pytest.mark.parametrize(
+    ("code", "unneeded"),
+    [
+        ("from reso_llm.inference import ResoLLMInference", UNNEEDED | {"reso_llm.hf"}),
+        ("from reso.__main__ import overview; overview()", UNNEEDED | {"torch", "numpy"}),
+        ("from run_core import exits", UNNEEDED | {"torch", "numpy"}),
+        ("from reso import chat; chat.make_parser()", OPTIONAL | {"torch", "numpy"}),
+    ],
+)
+def test_a_start_imports_nothing_unneeded(code, unneeded):
+    code += f"\nimport sys\nassert not (found := {unneeded} & set(sys.modules)), found"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 if __name__ == "__main__":
     house = rooms(project())
     for room, floor in sorted(floors(house).items(), key=lambda item: (-item[1], item[0])):

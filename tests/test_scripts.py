@@ -16,7 +16,7 @@ from reso_llm.config import KuramotoConfig, ResoLLMConfig
 from reso_llm.tour.stations import STATIONS
 from reso_llm.training.config import TrainConfig
 from reso_llm.training.run import train
-from run_core import cli
+from run_core import exits
 
 ROWS = [f"### Human: question {i}?### Assistant: answer number {i}." for i in range(40)]
 TINY = {"vocab_size": 261, "dim": 32, "num_layers": 1, "num_heads": 2, "max_seq_len": 64,
@@ -41,7 +41,7 @@ def call(script, monkeypatch, *args):
     """Exit status of `script` called with `args`."""
     monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, args)])
     with pytest.raises(SystemExit) as caught:
-        cli.run(script.main)
+        exits.run(script.main)
     return caught.value.code
 
 

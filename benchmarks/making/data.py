@@ -26,7 +26,7 @@ from reso_llm.data.errors import DataError
 from reso_llm.data.files import Selection
 from reso_llm.data.hub import dataset_files
 from reso_llm.data.sources import HUB_NAMES
-from run_core import cli
+from run_core import exits
 from run_core.files import write_file
 
 FOLDER = REPOSITORY / "data"
@@ -138,4 +138,4 @@ def rows(folder: Path) -> list[bytes]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    exits.run(main)

@@ -1,6 +1,7 @@
 """Does a model answer with what it was told?
 
     python -m benchmarks.studies.told [--checkpoint DIR | --model DIR] [--facts 60] [--seeds 0 1 2]
+        [--said]
 
 All facts of `benchmarks/kit/told.py` are stored in one session. Each is asked for in three ways, of
 which no training text holds the third, as the first turn of a chat, with the chat's sampling, and
@@ -12,13 +13,18 @@ sixty other questions are asked beside them. The clock stands still: every fact 
               answer and another word of it that the question does not hold
     without   answered without one part: the system message, or the echo
 
+With --said nothing is stored: a fact is the first message of a chat, the model replies, and the
+question comes next. The other questions come after one fact each, and `unaided` is the chat in
+which nothing but the model's context knows what was said.
+
 A seed draws the tokens. Intervals are 95 % bootstrap percentiles over facts or questions, each with
-all its seeds. Rows go to results/told.jsonl.
+all its seeds. Rows go to results/told.jsonl, those of --said to results/said.jsonl.
 """
 
 import argparse
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from statistics import fmean
 from typing import Any
 
@@ -37,6 +43,10 @@ from reso_llm.session.session import Session
 from reso_llm.session.words import content_words, words
 
 MAX_LENGTH = 48
+CONDITIONS = {
+    "answered": "told", "without_context": "without the context",
+    "without_echo": "without the echo", "untold": "not told", "unaided": "unaided",
+}  # fmt: skip
 PHRASINGS = ("familiar", "familiar, other", "unseen")
 
 
@@ -47,11 +57,26 @@ def tell(engine: TextEngine, told: Sequence[Fact]) -> None:
         engine.update_memory(fact.text)
 
 
-def ask(engine: TextEngine, question: str, seed: int) -> str:
-    """The reply to a first question, at the time when the facts were told."""
+def ask(
+    engine: TextEngine, question: str, seed: int, before: Sequence[tuple[str, str]] = ()
+) -> str:
+    """The reply to a question after these messages, at the time when the facts were told."""
     engine.session.clock = 0.0
     options = SAMPLING | {"seed": seed, "metrics": False}
-    return engine.generate([("user", question)], MAX_LENGTH, **options).text
+    return engine.generate([*before, ("user", question)], MAX_LENGTH, **options).text
+
+
+def said(engine: TextEngine, fact: Fact, seed: int) -> list[tuple[str, str]]:
+    """The first two messages of a chat: a fact, and the model's reply."""
+    return [("user", fact.text), ("assistant", ask(engine, fact.text, seed))]
+
+
+def nothing_before(engine: TextEngine, fact: Fact, seed: int) -> list[tuple[str, str]]:
+    """No message: the question is the first."""
+    return []
+
+
+Before = Callable[[TextEngine, Fact, int], list[tuple[str, str]]]
 
 
 def holds(reply: str, answer: str) -> bool:
@@ -71,14 +96,19 @@ def is_verbatim(reply: str, text: str) -> bool:
 
 
 def answered(
-    engine: TextEngine, told: Sequence[Fact], seeds: Sequence[int], progress: str
+    engine: TextEngine,
+    told: Sequence[Fact],
+    seeds: Sequence[int],
+    progress: str,
+    before: Before = nothing_before,
 ) -> dict[str, Any]:
     """Shares of answers by phrasing and over all, and of those that are the text word for word."""
     hits: dict[str, list[float]] = {name: [] for name in PHRASINGS}
     verbatim: list[float] = []
     for fact in tqdm(told, desc=progress, leave=False, disable=None):
+        messages = [before(engine, fact, seed) for seed in seeds]
         for name, question in zip(PHRASINGS, fact.questions, strict=True):
-            replies = [ask(engine, question, seed) for seed in seeds]
+            replies = [ask(engine, question, *chat) for chat in zip(seeds, messages, strict=True)]
             right = [reply for reply in replies if holds(reply, fact.answer)]
             hits[name].append(len(right) / len(replies))
             verbatim += [float(is_verbatim(reply, fact.text)) for reply in right]
@@ -90,21 +120,27 @@ def answered(
     }
 
 
-def left_alone(engine: TextEngine, told: Sequence[Fact], seeds: Sequence[int]) -> list[float]:
+def left_alone(
+    engine: TextEngine,
+    told: Sequence[Fact],
+    seeds: Sequence[int],
+    before: Before = nothing_before,
+) -> list[float]:
     """Share of the replies to other questions that mention no fact."""
     shares = []
-    for question in tqdm(OTHER_QUESTIONS, desc="other questions", leave=False, disable=None):
-        replies = [ask(engine, question, seed) for seed in seeds]
+    asked = tqdm(OTHER_QUESTIONS, desc="other questions", leave=False, disable=None)
+    for question, fact in zip(asked, cycle(told), strict=False):
+        replies = [ask(engine, question, seed, before(engine, fact, seed)) for seed in seeds]
         named = [any(mentions(reply, fact, question) for fact in told) for reply in replies]
         shares.append(1 - fmean(named))
     return mean_of(shares)
 
 
 @contextmanager
-def without(engine: TextEngine, part: str):
+def without(engine: TextEngine, *parts: str):
     """The engine without the system message ("context") or the echo ("echo") of memory."""
     full: Callable = engine.memories_of
-    emptied = {"context": {"told": ()}, "echo": {"echo": ()}}[part]
+    emptied = {{"context": "told", "echo": "echo"}[part]: () for part in parts}
     engine.memories_of = lambda prompt: full(prompt)._replace(**emptied)
     try:
         yield
@@ -125,19 +161,31 @@ def measured(engine: TextEngine, told: Sequence[Fact], seeds: Sequence[int]) -> 
     return row
 
 
+def measured_said(
+    engine: TextEngine, facts: Sequence[Fact], seeds: Sequence[int]
+) -> dict[str, Any]:
+    """The values of a row of --said."""
+    row: dict[str, Any] = {"answered": answered(engine, facts, seeds, "said", said)}
+    row["left_alone"] = left_alone(engine, facts, seeds, said)
+    with without(engine, "context", "echo"):
+        row["unaided"] = answered(engine, facts, seeds, "unaided", said)
+        row["unaided_left_alone"] = left_alone(engine, facts, seeds, said)
+    return row
+
+
 def text(row: dict[str, Any]) -> str:
     """A row in markdown."""
-    conditions = [("told", row["answered"])]
-    conditions += [(f"without the {p}", row[f"without_{p}"]) for p in ("context", "echo")]
-    conditions.append(("not told", row["untold"]))
+    conditions = [(name, row[key]) for key, name in CONDITIONS.items() if key in row]
     columns = ("all", *PHRASINGS, "verbatim")
     lines = [
         [name, *(shown(values[c], 2) if values[c] else "-" for c in columns)]
         for name, values in conditions
     ]
     head = (f"{row['model']}, {row['facts']} facts", *columns)
-    alone = f"Other questions that are left alone: {shown(row['left_alone'], 3)}."
-    return f"{table(head, lines)}\n\n{alone}"
+    alone = f"Other questions that are left alone: {shown(row['left_alone'], 3)}"
+    if "unaided_left_alone" in row:
+        alone += f", unaided {shown(row['unaided_left_alone'], 3)}"
+    return f"{table(head, lines)}\n\n{alone}."
 
 
 def main() -> None:
@@ -146,6 +194,7 @@ def main() -> None:
     parser.add_argument("--model", help="a model of transformers: directory, hub name or smollm2")
     parser.add_argument("--facts", type=int, default=60)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--said", action="store_true", help="facts are said in the chat itself")
     options = parser.parse_args()
     if not 1 <= options.facts <= 60:
         parser.error(f"--facts {options.facts}: expected 1 to 60")
@@ -157,9 +206,9 @@ def main() -> None:
         name = checkpoint_name(options.checkpoint)
     told = list(facts())[: options.facts]
     row = {"model": name, "facts": len(told), "seeds": options.seeds}
-    row |= measured(engine, told, options.seeds)
+    row |= (measured_said if options.said else measured)(engine, told, options.seeds)
     print(text(row), flush=True)
-    write_row("told", row)
+    write_row("said" if options.said else "told", row)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ line says it to the model as it is: `\\goal keepers are tall`.
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from textwrap import wrap
 from typing import NamedTuple
 
 from entropy_core.checks import nearest
@@ -24,6 +25,9 @@ MAX_QUOTE = 60
 """Characters of a text that a note quotes, at most."""
 ARGUMENT_COLUMN = 17
 """Width of a command and its argument in `help`."""
+
+STATUS_COLUMN = 9
+"""Where the values of `status` begin."""
 
 
 class Chat:
@@ -178,7 +182,8 @@ class Chat:
     def show_status(self, _: str) -> None:
         """Show what the chat and the model's session hold."""
         for line in status(self.session):
-            self.screen.note(line)
+            for part in wrap(line, self.screen.columns, subsequent_indent=" " * STATUS_COLUMN):
+                self.screen.note(part)
 
     def show_help(self, topic: str) -> None:
         """List the commands, or what the panel shows."""

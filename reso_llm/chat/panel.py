@@ -106,7 +106,7 @@ DIALS = {
     ),
     "layers": Dial("layers that a token went through, on average (coherence gate)", _layers),
     "goal": Dial("progress of the reply towards its goal", _goal),
-    "used": Dial("stored texts that the question asked for, the first in words", _used),
+    "used": Dial("what you told that the question asked for, the first in words", _used),
     "tokens": Dial("tokens written", _tokens),
     "/s": Dial("tokens a second, the reading of the prompt included", _speed),
     "ended by": Dial("why the reply ended", lambda r, _: f"ended by {r.stop_reason}"),

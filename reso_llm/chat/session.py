@@ -11,10 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from entropy_core.checks import require
 from reso_llm.data.conversation import Message
 from reso_llm.decoding.row import Event
 from reso_llm.generation.context import opening_limit
 from reso_llm.generation.options import GenerationOptions
+from reso_llm.generation.prompt_cache import PromptCache
 from reso_llm.generation.remembered import with_memories
 from reso_llm.generation.results import GenerationResult
 from reso_llm.generation.text_engine import TextEngine
@@ -67,7 +69,9 @@ class ChatSession:
     ) -> None:
         self.engine, self.max_length, self.seed = engine, max_length, seed
         self.options = SAMPLING | options
-        GenerationOptions(max_length=max_length, **self.options)
+        checked = GenerationOptions(max_length=max_length, **self.options)
+        checked.require_known(engine.vocab_size)
+        require(max_length >= 1, "max_length", max_length, "at least 1, for a reply to have a word")
         context = engine.context_length
         self.room = context - min(max_length, context // 2)
         """Tokens of a prompt, at most."""
@@ -75,6 +79,7 @@ class ChatSession:
         self.exchanges: list[Exchange] = []
         self.num_replies = 0
         self.goal: Goal | None = None
+        self.cache = PromptCache()
 
     # --- replies
 
@@ -139,6 +144,7 @@ class ChatSession:
             seed=None if self.seed is None else self.seed + self.num_replies,
             on_text=on_text,
             on_event=on_event,
+            cache=self.cache,
             **({"metrics": metrics} | self.options),
         )
         self.num_replies += 1

@@ -48,7 +48,7 @@ class Decision(NamedTuple):
 
     cause: str
     temperature: float | None = None
-    full_vocabulary: bool = False  # without top-k, top-p and min-p
+    full_vocabulary: bool = False  # without filters
     logit_noise: float = 0.0  # deviation, in units of the deviation of the logits
     cache_noise: CacheNoise | None = None  # into the cache, for the tokens after this one
     deepen: "Deepen | None" = None

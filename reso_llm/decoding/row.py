@@ -28,10 +28,16 @@ from reso_llm.decoding.controllers import (
     RowView,
     StabilityTemperature,
 )
-from reso_llm.decoding.sampling import SamplingOptions, sample
+from reso_llm.decoding.filters import Mirostat
+from reso_llm.decoding.sampling import NO_MARKS, Marks, SamplingOptions, sample
 from reso_llm.decoding.stability import StabilityMonitor, StabilityReading
 from reso_llm.decoding.text_class import LOOP_WINDOW, MAX_PERIOD
 
+FULL_VOCABULARY = {
+    "top_k": 0, "top_p": 1.0, "min_p": 0.0, "top_n_sigma": 0.0, "typical_p": 1.0,
+    "xtc_probability": 0.0, "mirostat_tau": 0.0,
+}  # fmt: skip
+"""Values at which no filter excludes a token."""
 NOISE_STREAM = 0x5EED0F5E  # noise has its own random stream, so that it does not shift the draws
 
 Lookahead = Callable[[Tensor, int], Tensor]
@@ -136,9 +142,10 @@ class Row:
         device: torch.device | str = "cpu",
         signals: SignalOptions = SignalOptions(),
         monitor: StabilityMonitor | None = None,
+        marks: Marks = NO_MARKS,
     ) -> None:
         check_controllers(controllers, has_monitor=monitor is not None)
-        self.sampling = sampling
+        self.sampling, self.marks, self.mirostat = sampling, marks, Mirostat()
         self.controllers = [(c.name, c.start()) for c in controllers]
         self.generator = torch.Generator(device).manual_seed(seed)
         self.noise = torch.Generator(device).manual_seed(seed ^ NOISE_STREAM)
@@ -178,12 +185,18 @@ class Row:
         return draw
 
     def draw(self, logits: Tensor, seen: Tensor, draw: Draw, lookahead: Lookahead) -> int:
-        """Draw a token from logits (1,V); the repetition penalty acts on the ids `seen` (1,n)."""
+        """Draw a token from logits (1,V); the penalties act on the ids `seen` (1,n)."""
         if draw.deepen is not None:
             logits = deepened(logits, draw.deepen, lookahead)
         if draw.logit_noise:
             logits = self._noisy(logits, draw.logit_noise)
-        return int(sample(logits, seen, draw.sampling, self.generator))
+        return self.sampled(logits, seen, draw.sampling, self.generator)
+
+    def sampled(
+        self, logits: Tensor, seen: Tensor, sampling: SamplingOptions, generator: torch.Generator
+    ) -> int:
+        """`sample` from logits (1,V), with what the row remembers of its draws."""
+        return int(sample(logits, seen, sampling, generator, self.marks, self.mirostat))
 
     def observe(
         self,
@@ -224,7 +237,7 @@ def _applied(draw: Draw, decision: Decision, name: str) -> tuple[Draw, str]:
         changes["temperature"] = decision.temperature
         effects.append(f"temperature {decision.temperature:.3g}")
     if decision.full_vocabulary:
-        changes |= {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
+        changes |= FULL_VOCABULARY
         effects.append("full vocabulary")
     if changes:
         draw = draw._replace(sampling=replace(draw.sampling, **changes))

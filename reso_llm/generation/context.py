@@ -15,7 +15,7 @@ short row is read again when the longest is full, and loses nothing.
 Shapes: B rows, V vocabulary, D width.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ from torch import Tensor
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.generation.attention_received import received_attention
 from reso_llm.generation.nudge import FIRST_FORK, FORK_EVERY, Nudged
+from reso_llm.generation.prompt_cache import PromptCache
 from reso_llm.generation.remembered import memory_limit
 from reso_llm.generation.row import Prediction, TextRow
 from reso_llm.generation.states import heated, padded, selected, stacked
@@ -49,11 +50,13 @@ class Context:
         goal: Tensor | None = None,
         noise: torch.Generator | None = None,
         attending: bool = False,
+        cache: PromptCache | None = None,
     ) -> None:
         """rows hold at least one id each; goal is (D,); noise is stochastic resonance's source.
 
-        attending: sum up the attention received, which `received` returns. Rows with a monitor get
-        the exponents of their states, where the traces are kept.
+        cache: prompts that a single row may go on from, which its own joins. attending: sum up the
+        attention received, which `received` returns. Rows with a monitor get the exponents of their
+        states, where the traces are kept.
         """
         self.model, self.noise, self.attending = model, noise, attending
         self.tokenizer, self.table = tokenizer, model.embedding.weight
@@ -65,6 +68,7 @@ class Context:
         self._opening = [_opening_size(row.ids, tokenizer, limit) for row in rows]
         self._num_given = [num_given(row.ids, tokenizer) for row in rows]
         self.goal = None if goal is None else goal.to(self.table).view(1, -1)
+        self._cache = cache if len(rows) == 1 and noise is None else None
         self.forbidden = unwritable(tokenizer, model.config.vocab_size).to(self.device)
         self.ends = torch.tensor(tokenizer.end_ids, device=self.device)
         self._stepping = Stepper.supports(model)
@@ -272,12 +276,34 @@ class Context:
         state = self.model.recollected_state(kept.memories)
         state = self._after_dropped(padded(state, padding), kept)
         # What is given first, then the model's own words; those that come next are its own, too.
-        for ids in (kept.given, kept.own):
+        for read, ids in ((self._read_given, kept.given), (self._read_ids, kept.own)):
             if ids:
-                inputs = torch.tensor([ids], device=self.device)
-                output = self.model(inputs, state, self._goals(1), self.noise)
+                output = read(ids, state)
                 state = self._own_words_next(output.state)
         return output._replace(state=state)
+
+    def _read_ids(self, ids: Sequence[int], state: ResoState) -> ResoOutput:
+        inputs = torch.tensor([ids], device=self.device)
+        return self.model(inputs, state, self._goals(1), self.noise)
+
+    def _read_given(self, ids: Sequence[int], state: ResoState) -> ResoOutput:
+        """Read given ids, from where the longest prompt of the cache that they go on from ends."""
+        if self._cache is None or self._length or self.dropped[0]:
+            return self._read_ids(ids, state)
+        start = self._start(state)
+        before = self._cache.before(start, ids)
+        if before is None:
+            output = self._read_ids(ids, state)
+        else:
+            output = self._read_ids(ids[len(before.ids) :], before.state)
+        logits = self._cache.keep(start, ids, output.state, output.logits[0], before)
+        return output._replace(logits=logits[None])
+
+    def _start(self, state: ResoState) -> tuple[Hashable, ...]:
+        """What a row's reading starts from, by value: the goal, stored texts, and their field."""
+        field = state.stages.get("temporal_smf")
+        parts = self.goal, None if field is None else field.field
+        return self.rows[0].memories.echo, *(None if p is None else _bytes(p) for p in parts)
 
     def _own_words_next(self, state: ResoState) -> ResoState:
         """The state whose echo counts the words read next as the model's own."""
@@ -389,6 +415,10 @@ def _spread(values: Any, rows: Sequence[int], count: int) -> Any:
     spread = np.zeros((count, *np.shape(values)[1:]), np.asarray(values).dtype)
     spread[rows] = values
     return spread if isinstance(values, np.ndarray) else spread.tolist()
+
+
+def _bytes(values: Tensor) -> bytes:
+    return values.float().cpu().numpy().tobytes()
 
 
 def opening_limit(max_seq_len: int) -> int:

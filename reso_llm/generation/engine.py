@@ -17,6 +17,7 @@ from reso_llm.generation.loop import Job, write
 from reso_llm.generation.multi_agent import Agent
 from reso_llm.generation.options import GenerationOptions, seed_or_drawn
 from reso_llm.generation.prompt import Prompt, messages_of
+from reso_llm.generation.prompt_cache import PromptCache
 from reso_llm.generation.remembered import replies_of
 from reso_llm.model import ResoLLMModel
 from reso_llm.session.agency import Goal
@@ -57,6 +58,7 @@ class Engine(Agent):
         seeds: Sequence[int | None],
         on_text: Callable[[str], None] | None = None,
         goals: Sequence[Goal] = (),
+        cache: PromptCache | None = None,
     ) -> Job:
         started = time.perf_counter()
         seeds = [seed_or_drawn(seed) for seed in seeds]
@@ -74,6 +76,7 @@ class Engine(Agent):
                 goal=goal if towards else None,
                 noise=None if noise is None else noise.clone_state(),
                 attending=options.metrics and self.config.agency.enabled,
+                cache=cache,
             )
 
         reading = context_towards(options.guidance if steering else 0, context)

@@ -84,7 +84,7 @@ def _write_token(
     context: ModelContext, row: TextRow, b: int, prediction: Prediction, measured: Measure | None
 ) -> None:
     """Decide about, draw and take the next token of row b."""
-    logits = prediction.logits[b : b + 1]
+    logits = row.allowed(prediction.logits[b : b + 1])
     draw = row.decide(measured, prediction, b)
     lookahead = partial(context.lookahead, b)
     token = row.decoding.draw(logits, row.penalised(logits.device), draw, lookahead)

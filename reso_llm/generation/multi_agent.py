@@ -21,9 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from entropy_core.checks import nearest
+from entropy_core.checks import nearest, require
 from reso_llm.data.conversation import Message
-from reso_llm.decoding.sampling import sample
 from reso_llm.generation.loop import Job, finish, measured_rows
 from reso_llm.generation.options import GenerationOptions, options_of, seed_or_drawn
 from reso_llm.generation.prompt import Prompt
@@ -85,9 +84,13 @@ class Agent(TextEngine):
     ) -> list[GenerationResult]:
         """One result for each agent, this one first; after Ctrl-C of those that began.
 
-        Raises ValueError for an unknown strategy, in a consensus for agents whose tokenizers differ
-        and for controllers, and as `hear` and `generate` do.
+        Raises ValueError for anything but a list of agents, for an unknown strategy, in a consensus
+        for agents whose tokenizers differ and for controllers, and as `hear` and `generate` do.
         """
+        listed = isinstance(other_agents, Sequence) and all(
+            isinstance(agent, Agent) for agent in other_agents
+        )
+        require(listed, "other_agents", other_agents, "a list of agents, such as [other]")
         checked, agents = options_of(max_length, options), [self, *other_agents]
         strategy = coordination_strategy
         if strategy not in STRATEGIES:
@@ -170,7 +173,8 @@ def _agree(
         p = logits.softmax(-1)
         apart.append(float((p.amax(0) - p.amin(0)).max()))
         mixed = consensus_logits(logits, _trust(agents, predictions, network).to(device))
-        token = int(sample(mixed, rows[0].penalised(device), options.sampling, generator))
+        said = rows[0].penalised(device)
+        token = rows[0].decoding.sampled(rows[0].allowed(mixed), said, options.sampling, generator)
         for row, measured, prediction in turns:
             row.take(token, "", measured, prediction, 0)
         yield

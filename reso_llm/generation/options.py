@@ -1,4 +1,4 @@
-"""Options of a generation: length, sampling, stop strings, controllers, seed."""
+"""Options of a generation: length, sampling, what ends it, controllers, seed."""
 
 import secrets
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,14 @@ LARGEST_GUIDANCE = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerationOptions:
-    """Options of a generation. Raises ValueError naming the option of a wrong type or out of range.
+class GenerationOptions(SamplingOptions):
+    """Options of a generation, those of `SamplingOptions` among them, temperature and the like.
 
     max_length: number of new tokens, at most.
-    temperature, top_k, top_p, min_p, repetition_penalty: see `SamplingOptions`.
+    min_tokens: new tokens before a token may end the text; stop strings and controllers still may.
     stop: strings (or one) that end the text and are not part of it.
+    stop_token_ids: ids that end the text; their words are not part of it.
+    bad_words: strings (or one) that the text never contains (`bans.py`).
     guidance: how far goals move the text: 0 not at all, 1 as the model was trained to, above 1
         further (`guidance.py`). Without a goal it does nothing.
     controllers: what decides before each token, in this order (`reso_llm.decoding.controllers`).
@@ -31,15 +33,15 @@ class GenerationOptions:
     metrics: measure the text as it is written; without, no traces and no attention summary.
     alternatives: most probable tokens that each row keeps beside every token; 0 without metrics.
     sampling: the sampler's part of these options; derived.
+
+    Raises ValueError naming the option of a wrong type or out of range.
     """
 
     max_length: int = 100
-    temperature: float = 0.8
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
+    min_tokens: int = 0
     stop: str | Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
+    bad_words: str | Sequence[str] = ()
     guidance: float = 1.5
     controllers: Sequence[Controller] = ()
     signals: SignalOptions = field(default_factory=SignalOptions)
@@ -49,10 +51,16 @@ class GenerationOptions:
     sampling: SamplingOptions = field(init=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         length = self.max_length
         fits = is_whole(length) and 0 <= length <= LARGEST
         require(fits, "max_length", length, "a whole number from 0 to 2^63 - 1")
-        _check_stop(self.stop)
+        least = self.min_tokens
+        fits = is_whole(least) and 0 <= least <= LARGEST
+        require(fits, "min_tokens", least, "a whole number from 0 to 2^63 - 1")
+        _check_strings("stop", self.stop, "which would stop at once")
+        _check_strings("bad_words", self.bad_words, "which every text contains")
+        _check_ids(self.stop_token_ids)
         _check_controllers(self.controllers)
         signals, guidance = self.signals, self.guidance
         fits = is_number(guidance) and 0 <= guidance <= LARGEST_GUIDANCE
@@ -66,14 +74,25 @@ class GenerationOptions:
         require(counted, "alternatives", count, "a count of at least 0, and 0 without metrics")
         names = [item.name for item in fields(SamplingOptions)]
         sampling = SamplingOptions(**{name: getattr(self, name) for name in names})
-        derived = {name: getattr(sampling, name) for name in names}  # Python's numbers
-        for name, value in {**derived, "max_length": int(length), "sampling": sampling}.items():
+        derived = {"max_length": int(length), "min_tokens": int(least), "sampling": sampling}
+        for name, value in derived.items():
             object.__setattr__(self, name, value)
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
         """`stop` as a tuple."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        return _listed(self.stop)
+
+    @property
+    def banned(self) -> tuple[str, ...]:
+        """`bad_words` as a tuple."""
+        return _listed(self.bad_words)
+
+    def require_known(self, vocab_size: int) -> None:
+        """Raise ValueError for an id of an option that a vocabulary lacks."""
+        for name in ("stop_token_ids", "logit_bias"):
+            for token in getattr(self, name):
+                require(token < vocab_size, name, token, f"an id from 0 to {vocab_size - 1}")
 
     def followed_by(self, stability: StabilityConfig) -> "GenerationOptions":
         """The options with the controller that `auto_temperature` asks for, after the others."""
@@ -104,12 +123,22 @@ def seed_or_drawn(seed: int | None, count: int = 1) -> int:
     return int(seed)
 
 
-def _check_stop(stop: Any) -> None:
-    strings = [stop] if isinstance(stop, str) else stop
+def _listed(strings: str | Sequence[str]) -> tuple[str, ...]:
+    return (strings,) if isinstance(strings, str) else tuple(strings)
+
+
+def _check_strings(name: str, value: Any, consequence: str) -> None:
+    strings = [value] if isinstance(value, str) else value
     listed = isinstance(strings, Sequence) and all(isinstance(x, str) for x in strings)
-    require(listed, "stop", stop, "a string or a list of strings")
+    require(listed, name, value, "a string or a list of strings")
     if not all(strings):
-        raise ValueError("stop contains an empty string, which would stop at once")
+        raise ValueError(f"{name} contains an empty string, {consequence}")
+
+
+def _check_ids(ids: Any) -> None:
+    listed = isinstance(ids, Sequence) and not isinstance(ids, str | bytes)
+    whole = listed and all(is_whole(token) and token >= 0 for token in ids)
+    require(whole, "stop_token_ids", ids, "a list of ids of at least 0")
 
 
 def _check_controllers(controllers: Any) -> None:

@@ -1,9 +1,12 @@
-"""What a reply may use of the stored texts: those that its question asks for, and their wording.
+"""What a reply may use of what the user told: the texts that its question asks for, their wording.
 
-A prompt asks by its last user message, a plain text by its last sentence. At most `MOST` texts are
-used, in the order in which they were stored, in two ways:
+A prompt asks by its last user message, a plain text by its last sentence. It asks among the stored
+texts; a question of a conversation asks among the statements of the user's earlier messages, too,
+as if each had been stored when it was said. At most `MOST` texts are used, the stored ones first,
+in the order in which they were told, in two ways:
 
     context  a system message, after the user's own:  The user told you: <text> <text>
+             of stored texts alone; what was said stands in the conversation
     echo     what the echo reads before the prompt, `times` * importance * exp(-decay * age) times:
              replies that say the text back, "My" being "Your" there
 
@@ -13,12 +16,14 @@ model: an engine encodes, and says how many times. Matching and ranking are thos
 
 import re
 from collections.abc import Callable, Sequence
+from heapq import nlargest
 from typing import NamedTuple
 
+from reso_llm.config import TemporalSMFConfig
 from reso_llm.generation.prompt import Prompt, messages_of, with_system
-from reso_llm.session.episodes import CLOSE
+from reso_llm.session.episodes import CLOSE, EpisodicMemory, Recollection
 from reso_llm.session.session import Session
-from reso_llm.session.words import STOP_WORDS
+from reso_llm.session.words import STOP_WORDS, words
 
 TOLD = "The user told you:"
 MOST = 3
@@ -30,15 +35,21 @@ SAID_BACK = {
     "myself": "yourself",
 }  # fmt: skip
 SPEAKER = re.compile(r"\b(?:i['’](?:m|ve|d|ll)|i was|i am|i|me|my|mine|myself)\b", re.IGNORECASE)
+_ASKING = """
+am are can could did do does how is should was were what when where which who whom whose why would
+describe explain give list please remind say show tell write
+"""
+ASKING = frozenset(_ASKING.split())
+"""First words of sentences that ask, or bid the model do something."""
 END_MARKS = ".!?…"
 SENTENCE_END = re.compile(r"(?<=[.!?\n])\s+")
 
 
 class Memories(NamedTuple):
-    """Stored texts that a prompt asks for.
+    """Stored texts and statements of earlier user messages that a prompt asks for.
 
-    texts: in the order they were stored. told: those of them that fit into the context.
-    echo: ids and weight of each, as the echo reads them.
+    texts: stored ones first, in the order they were told. told: stored ones that fit into the
+    context. echo: ids and weight of each text, as the echo reads them.
     """
 
     texts: tuple[str, ...] = ()
@@ -51,29 +62,70 @@ NOTHING = Memories()
 
 def memories_of(
     session: Session,
-    query: str,
+    prompt: Prompt,
     encode: Callable[[str], Sequence[int]],
     times: float,
     room: int = 0,
 ) -> Memories:
-    """The texts of a session that a query asks for.
+    """The texts of a session, and of the user's earlier messages, that a prompt asks for.
 
     encode: ids of a text as the echo is to read it, `times` times where it is new and of importance
-    1. room: tokens of texts that are told, at most.
+    1. room: tokens of stored texts that are told, at most. A session that keeps no texts uses none.
+    Raises ValueError as `messages_of`.
     """
     episodes = session.episodes
-    if episodes is None or not len(episodes):
+    if episodes is None or not episodes.config.episodic_tagging:
         return NOTHING
-    found = [r for r in session.recall(query, MOST) if r.asked_for]
-    found = [r for r in found if r.resonance >= CLOSE * found[0].resonance]
-    found.sort(key=lambda r: episodes.moments.index(r.moment))
+    stored = session.recall(query_of(prompt), MOST)
+    known = {r.moment.text for r in stored}
+    said = [r for r in _said(prompt, episodes.config) if r.moment.text not in known]
+    found = [r for r in (*stored, *said) if r.asked_for]
+    close = CLOSE * max((r.resonance for r in found), default=0.0)
+    found = [r for r in found if r.resonance >= close]
+    best = nlargest(MOST, found, key=lambda r: r.resonance * r.weight)
+    if not best:
+        return NOTHING
+    places = {moment: i for i, moment in enumerate(episodes.moments)}
+    best.sort(key=lambda r: (places.get(r.moment, len(places)), r.moment.time))
     told = []
-    for r in found:
-        room -= len(r.moment.token_ids) + 1
+    for moment in (r.moment for r in best if r.moment in places):
+        room -= len(moment.token_ids) + 1
         if room >= 0:
-            told.append(r.moment.text)
-    echo = [(tuple(encode(r.moment.text)), times * r.weight) for r in found]
-    return Memories(tuple(r.moment.text for r in found), tuple(told), tuple(echo))
+            told.append(moment.text)
+    echo = [(tuple(encode(r.moment.text)), times * r.weight) for r in best]
+    return Memories(tuple(r.moment.text for r in best), tuple(told), tuple(echo))
+
+
+def _said(prompt: Prompt, config: TemporalSMFConfig) -> list[Recollection]:
+    """The statements of the user's earlier messages that resonate with the last one, a question.
+
+    Their age counts user messages; what was said twice is as old as the last time.
+    """
+    if isinstance(prompt, str):
+        return []
+    *earlier, query = ["", *(m.content for m in messages_of(prompt) if m.role == "user")]
+    if all(map(is_statement, _sentences(query))):
+        return []
+    times: dict[str, int] = {}
+    for time, message in enumerate(earlier):
+        for sentence in filter(is_statement, _sentences(message)):
+            times.pop(sentence, None)
+            times[sentence] = time
+    heard = EpisodicMemory(config)
+    for sentence, time in times.items():
+        heard.store(sentence, (), importance=1.0, time=time)
+    return heard.recall(query, now=len(earlier), count=MOST)
+
+
+def is_statement(sentence: str) -> bool:
+    """Whether a sentence tells something: it asks and bids nothing, by its mark and first word."""
+    said = words(sentence)
+    return bool(said) and not sentence.endswith("?") and said[0].partition("'")[0] not in ASKING
+
+
+def _sentences(text: str) -> list[str]:
+    """At least one, which may be empty or unfinished."""
+    return SENTENCE_END.split(text.strip())
 
 
 def memory_limit(context_length: int) -> int:
@@ -87,7 +139,7 @@ def query_of(prompt: Prompt) -> str:
     The sentence may be unfinished. Raises ValueError as `messages_of`.
     """
     if isinstance(prompt, str):
-        return SENTENCE_END.split(prompt.strip())[-1]
+        return _sentences(prompt)[-1]
     asked = [message.content for message in messages_of(prompt) if message.role == "user"]
     return asked[-1] if asked else ""
 

@@ -69,7 +69,7 @@ class GenerationResult:
     attention_sentence: str = ""
     """The same as a sentence."""
     memories_used: tuple[str, ...] = ()
-    """Stored texts that the prompt asked for, and that the model was therefore told again."""
+    """What the user told before and the prompt asked for; the model was therefore told it again."""
     warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def written_text(context: ModelContext, b: int, goals: Collection[Goal]) -> Writ
     surprises = [0.0] * (len(row.ids) - len(row.surprises)) + row.surprises  # 0 in the prompt
     received = context.received(b)[: len(row.ids)] if context.attending else [0.0] * len(row.ids)
     vectors = table if goals else None
-    targets = targets_of(context.tokenizer, row.ids, surprises, received, vectors)
+    targets = targets_of(context.tokenizer, row.ids, surprises, received, vectors, row.num_prompt)
     return WrittenText(vector, tuple(targets))
 
 

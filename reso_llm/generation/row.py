@@ -14,6 +14,7 @@ from torch import Tensor
 from entropy_core.information import entropy_nats
 from reso_llm.decoding.row import Draw, Measure, Row
 from reso_llm.decoding.stability import StabilityMonitor
+from reso_llm.generation.bans import Bans, marks_of
 from reso_llm.generation.options import GenerationOptions
 from reso_llm.generation.remembered import NOTHING, Memories
 from reso_llm.generation.text_stream import TextStream
@@ -61,7 +62,9 @@ class TextRow:
             device=device,
             signals=options.signals,
             monitor=monitor,
+            marks=marks_of(options, tokenizer),
         )
+        self.bans = Bans(options, tokenizer)
         self.measured = options.metrics or bool(options.controllers)
         self.stream = TextStream(tokenizer, options.stop_strings, on_text)
         self.ends, self.special = tokenizer.end_ids, tokenizer.special_ids
@@ -126,7 +129,7 @@ class TextRow:
         self.ids.append(token)
         if token in self.ends:
             self.end("end")
-        elif self.stream.add(token):
+        elif token in self.options.stop_token_ids or self.stream.add(token):
             self.end("stop")
         elif stop:
             self.end(stop)
@@ -139,12 +142,19 @@ class TextRow:
             self.stop_reason = reason
             self.stream.close()
 
+    def allowed(self, logits: Tensor) -> Tensor:
+        """Logits (1,V) without what the options rule out as the next token.
+
+        Raises ValueError where nothing is left.
+        """
+        return self.bans.allowed(logits, self.new_ids) if self.bans.any else logits
+
     def penalised(self, device: torch.device) -> Tensor:
-        """Ids (1,n) that the repetition penalty counts: words of the row's own.
+        """Ids (1,n) that the penalties count: words of the row's own.
 
         What it read it may say, as an answer that repeats a name must; and a turn may always end.
         """
-        if self.decoding.sampling.repetition_penalty == 1:
+        if not self.decoding.sampling.reads_said:
             return torch.empty((1, 0), dtype=torch.long, device=device)
         words = [i for i in self.new_ids if i not in self.special]
         return torch.tensor([words], dtype=torch.long, device=device)

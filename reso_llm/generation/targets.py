@@ -19,14 +19,17 @@ def targets_of(
     surprises: Sequence[float],
     received: Sequence[float],
     table: Tensor | None,
+    num_prompt: int = 0,
 ) -> list[Target]:
     """The content words of a text (T,) as targets; one that comes again is one target.
+
+    Words of the chat template are left out of its first num_prompt tokens.
 
     Surprise is the largest of a word's tokens; attention received is their sum, as a share of that
     of the word with most. The vector is that of its tokens in the table (V,D); without a table
     there is none, and no goal is relevant to it.
     """
-    places = word_places(tokenizer, ids)
+    places = word_places(tokenizer, ids, num_prompt)
     attention = {word: float(sum(received[i] for i in at)) for word, at in places.items()}
     most = max(attention.values(), default=0.0) or 1.0
     return [
@@ -40,10 +43,11 @@ def targets_of(
     ]
 
 
-def word_places(tokenizer: Tokens, ids: Sequence[int]) -> dict[str, list[int]]:
+def word_places(tokenizer: Tokens, ids: Sequence[int], num_prompt: int = 0) -> dict[str, list[int]]:
     """The content words of a text, as first written, and the places of their tokens.
 
-    A word that the end of the ids may have cut is left out.
+    A word that the end of the ids may have cut is left out, and so are words of the chat template
+    among the first num_prompt ids.
     """
     decoder = tokenizer.stream_decoder()
     text, owners, unfinished = "", [], []
@@ -59,6 +63,8 @@ def word_places(tokenizer: Tokens, ids: Sequence[int]) -> dict[str, list[int]]:
         word = match.group()
         if match.end() < len(text) and is_content(word.lower()):
             tokens = {at for owner in owners[slice(*match.span())] for at in owner}
+            if min(tokens) < num_prompt and word.lower() in tokenizer.template_words:
+                continue
             name = names.setdefault(word.lower(), word)
             places.setdefault(name, []).extend(sorted(tokens))
     return places

@@ -24,11 +24,11 @@ from reso_llm.decoding.text_class import DEFAULT, StabilityCalibration
 from reso_llm.generation.loop import Job, finish, telling
 from reso_llm.generation.options import GenerationOptions, options_of, seed_or_drawn
 from reso_llm.generation.prompt import Prompt
+from reso_llm.generation.prompt_cache import PromptCache
 from reso_llm.generation.remembered import (
     Memories,
     memories_of,
     memory_limit,
-    query_of,
     with_memories,
 )
 from reso_llm.generation.results import GenerationResult, result_of, written_text
@@ -117,10 +117,11 @@ class TextEngine(ABC):
         seeds: Sequence[int | None],
         on_text: Callable[[str], None] | None = None,
         goals: Sequence[Goal] = (),
+        cache: PromptCache | None = None,
     ) -> Job:
         """Prepare a generation with the session's goals, episodes and monitor; write nothing yet.
 
-        on_text belongs to a single row; goals steer this generation beside the session's.
+        on_text and cache belong to a single row; goals steer this generation beside the session's.
         """
 
     # --- texts
@@ -133,6 +134,7 @@ class TextEngine(ABC):
         seed: int | None = None,
         on_text: Callable[[str], None] | None = None,
         on_event: Callable[[Event], None] | None = None,
+        cache: PromptCache | None = None,
         **options: Any,
     ) -> GenerationResult:
         """Continue a text, or reply to a conversation.
@@ -140,16 +142,17 @@ class TextEngine(ABC):
         A conversation is a list of {"role": ..., "content": ...} or (role, content). max_length is
         the number of new tokens; the options are the fields of `GenerationOptions`; on_text
         receives the text as it becomes certain, on_event what a controller decides, once for the
-        same decision token after token; without a seed one is drawn and reported. Active goals
-        steer the text; stored texts that the prompt asks for are told to the model again. Ctrl-C
-        ends the text early, and the result is that of the part written.
+        same decision token after token; without a seed one is drawn and reported. With the `cache`
+        of a conversation, what its prompts have in common is read once; the result is the same up
+        to rounding. Active goals steer the text; what the user told and the prompt asks for is told
+        to the model again. Ctrl-C ends the text early, and the result is that of the part written.
 
         Raises, before the first token, ValueError for a value of a wrong type or out of range, and
         TypeError for an unknown option; later FloatingPointError when the model's logits are not
         finite.
         """
         checked = options_of(max_length, options)
-        job = self.start([prompt], checked, [seed], on_text)
+        job = self.start([prompt], checked, [seed], on_text, cache=cache)
         if on_event is not None:
             job = job._replace(steps=telling(job.steps, job.rows[0], on_event))
         return self.finish(job)[0]
@@ -260,6 +263,7 @@ class TextEngine(ABC):
             raise ValueError(f"on_text = {on_text!r}: expected a function of a text, or None")
         if self.stability_calibration is not None:
             options = options.followed_by(self.session.config.stability)
+        options.require_known(self.vocab_size)
         rows = [
             self._row(prompt, options, seed, on_text)
             for prompt, seed in zip(prompts, seeds, strict=True)
@@ -275,7 +279,7 @@ class TextEngine(ABC):
         seed: int,
         on_text: Callable[[str], None] | None,
     ) -> TextRow:
-        """Make one row, with the stored texts that its prompt asks for.
+        """Make one row, with what the user told and its prompt asks for.
 
         It has a stability monitor where metrics or a controller read it.
         """
@@ -296,8 +300,8 @@ class TextEngine(ABC):
         )
 
     def memories_of(self, prompt: Prompt) -> Memories:
-        """The stored texts that a prompt asks for, as its reply uses them."""
+        """What the user told that a prompt asks for, as its reply uses it."""
         encode, room = self.reply_ids, memory_limit(self.context_length)
         if isinstance(prompt, str):
             encode = self.tokenizer.encode
-        return memories_of(self.session, query_of(prompt), encode, self.echo_times, room)
+        return memories_of(self.session, prompt, encode, self.echo_times, room)

@@ -1,5 +1,6 @@
 """What a generation asks of a tokenizer: ResoLLM's own, or one of transformers (`reso_llm.hf`)."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 
@@ -29,8 +30,18 @@ class Tokens(Protocol):
         ...
 
     @property
+    def names(self) -> Sequence[bytes]:
+        """The bytes of every token in the order of the ids, none for a special token."""
+        ...
+
+    @property
     def fingerprint(self) -> str:
         """Equal for equal tokenizers alone."""
+        ...
+
+    @property
+    def template_words(self) -> frozenset[str]:
+        """Words in lower case that the chat template writes into a prompt: nobody said them."""
         ...
 
     def encode(self, text: str) -> list[int]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from entropy_core.checks import require
 from reso_llm.config import ResoLLMConfig
 from reso_llm.model import ResoLLMModel
 from reso_llm.tokenizer import ResoTokenizer, check_tokenizer
@@ -22,9 +23,10 @@ class Trained(NamedTuple):
 def load_trained(directory: str | Path) -> Trained:
     """Read a checkpoint, or the best one of a run.
 
-    Raises CheckpointError for one that is missing or damaged, ValueError for one of another kind,
-    and where the tokenizer beside it is not the one the model was trained with.
+    Raises CheckpointError for one that is missing or damaged, ValueError for another type, for one
+    of another kind, and where the tokenizer beside it is not the one the model was trained with.
     """
+    require(isinstance(directory, str | Path), "directory", directory, "the path of a checkpoint")
     path = resolve(directory)
     tensors, documents = load_checkpoint(path)
     for name in ("config.json", "tokenizer.json", "training.json"):

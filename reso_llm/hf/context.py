@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from reso_llm.config import EchoConfig
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.generation.context import opening_limit
+from reso_llm.generation.prompt_cache import PromptCache
 from reso_llm.generation.remembered import memory_limit
 from reso_llm.generation.row import PROMPT_WINDOW, Prediction, TextRow
 from reso_llm.hf.cache import add_noise, is_recurrent
@@ -44,11 +45,13 @@ class HFContext:
         limit: int,
         openings: Sequence[int],
         echo: EchoConfig,
+        cache: PromptCache | None = None,
     ) -> None:
         """prompts: ids that the model reads before the new ones, in place of the rows' own prompts.
 
         limit: the model's positions. openings: first ids of each prompt that stay in a cut. echo:
-        options of what speaks of the stored texts that a row's prompt asks for.
+        options of what speaks of the stored texts that a row's prompt asks for. cache: prompts that
+        a single row may go on from, which its own joins.
         """
         self.model, self.tokenizer, self.rows, self.limit = model, tokenizer, rows, limit
         self.table = model.get_input_embeddings().weight
@@ -56,6 +59,7 @@ class HFContext:
         longest = opening_limit(limit) + memory_limit(limit)
         self.openings = [n if n <= longest else 0 for n in openings]
         self.dropped = [0] * len(rows)  # tokens between the opening and the newest
+        self._prompts_read = cache if len(rows) == 1 else None
         self._cache: Any = None
         self._mask = torch.zeros(0)  # (B,T), 1 where a column of the cache is a token
         parameters = inspect.signature(model.forward).parameters
@@ -127,14 +131,28 @@ class HFContext:
             [[0] * n + [1] * (longest - n) for n in pads], dtype=torch.long, device=device
         )
         ids = [[part[0]] * n + part for n, part in zip(pads, parts, strict=True)]
-        counts = self._cache is None and self.monitored  # the prompt, for the class of the text
-        self._cache = None
-        kept = PROMPT_WINDOW + 1 if counts else 1
-        logits = self._read(torch.tensor(ids, device=device), None, self._mask, kept)
+        first, self._cache = self._cache is None, None
+        counts = first and self.monitored  # the prompt, for the class of the text
+        if first and self._prompts_read is not None and not self.dropped[0]:
+            logits = self._read_prompt(self._prompts_read, ids[0])
+        else:
+            kept = PROMPT_WINDOW + 1 if counts else 1
+            logits = self._read(torch.tensor(ids, device=device), None, self._mask, kept)
         if counts:
             for row, part, read in zip(self.rows, parts, logits, strict=True):
                 row.read_prompt(read[-len(part) :], part)
         return logits[:, -1]
+
+    def _read_prompt(self, earlier: PromptCache, ids: list[int]) -> Tensor:
+        """Logits (1,k,V) after the last ids of a prompt; only what no prompt before it has is read.
+
+        A cache that is kept is copied, as the model extends it in place.
+        """
+        before = earlier.before(None, ids)
+        self._cache = None if before is None else copy.deepcopy(before.state)
+        rest = torch.tensor([ids[0 if before is None else len(before.ids) :]])
+        logits = self._read(rest.to(self._mask), self._cache, self._mask, PROMPT_WINDOW + 1)
+        return earlier.keep(None, ids, copy.deepcopy(self._cache), logits[0], before)[None]
 
     def _read(self, ids: Tensor, cache: Any, mask: Tensor, kept: int = 1) -> Tensor:
         """Logits (B,k,V) after ids (B,n), the newest columns of the mask (B,T).

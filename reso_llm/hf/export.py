@@ -34,7 +34,7 @@ def save_exported(model: ResoLLMModel, tokenizer: ResoTokenizer, out: Path) -> N
     try:
         from transformers import GenerationConfig
     except ImportError:
-        raise ValueError('an export needs transformers: pip install -e ".[hf]"') from None
+        raise ValueError('an export needs transformers: pip install "reso-llm[hf]"') from None
     from reso_llm.hf.model import ResoConfig, ResoForCausalLM, table_shapes
 
     config = ResoConfig(

@@ -1,7 +1,8 @@
 """The logits processors of Hugging Face's `generate`, for rows that controllers draw.
 
-The sampler's own processors (temperature, top-k, top-p, min-p) become the `SamplingOptions` of a
-row. All others, such as penalties, bans, grammars and watermarks, act on every token.
+The sampler's own processors (temperature, top-k, top-p, min-p, typical) become the
+`SamplingOptions` of a row. All others, such as penalties, bans, grammars and watermarks, act on
+every token.
 
 Shapes: B rows of a batch, T tokens, V vocabulary.
 """
@@ -20,12 +21,15 @@ SAMPLER = {
     "TopKLogitsWarper": "top_k",
     "TopPLogitsWarper": "top_p",
     "MinPLogitsWarper": "min_p",
-}
-"""Classes that `SamplingOptions` replaces, each with the attribute that holds its value."""
-IN_A_ROW = {"temperature": mul, "top_k": min, "top_p": mul, "min_p": max}
-"""The value that acts as two processors one after the other (top-p: up to one token)."""
-OTHER_FILTERS = {
     "TypicalLogitsWarper": "typical_p",
+}
+"""Classes that `SamplingOptions` replaces, each with the option that makes it."""
+ATTRIBUTES = {"typical_p": "mass"}
+"""Attributes of these classes that have another name than their option."""
+IN_A_ROW = {"temperature": mul, "top_k": min, "top_p": mul, "min_p": max, "typical_p": min}
+"""The value that acts as two processors one after the other (top-p: up to one token; typical: the
+narrower, as the second would begin from what the first has left)."""
+OTHER_FILTERS = {
     "TopHLogitsWarper": "top_h",
     "EpsilonLogitsWarper": "epsilon_cutoff",
     "EtaLogitsWarper": "eta_cutoff",
@@ -51,7 +55,7 @@ def sampling_of(processors: Sequence[Any], do_sample: bool) -> SamplingOptions:
             raise ValueError(f"{other}: controllers do not know this filter; leave it unset")
         name = option_of(processor, SAMPLER)
         if name is not None:
-            value = getattr(processor, name)
+            value = getattr(processor, ATTRIBUTES.get(name, name))
             values[name] = IN_A_ROW[name](values[name], value) if name in values else value
     return SamplingOptions(**{"temperature": 1.0} | values if do_sample else {"temperature": 0.0})
 

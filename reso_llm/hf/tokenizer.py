@@ -14,13 +14,18 @@ and its reply ends where it writes the next line that begins with "User:".
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import takewhile
 from typing import Any
 
 from reso_llm.data.conversation import Message
+from reso_llm.session.words import words
+from reso_llm.tokenizer import byte_alphabet
 
+_LONE_BYTE = re.compile("<0x[0-9A-F]{2}>")
+ROLES = ("system", "user", "assistant")
 NAMES = {"user": "User:", "assistant": "Assistant:"}
 PLAIN_STOP = f"\n{NAMES['user']}"
 """The string that ends a reply of a model without a chat template."""
@@ -50,6 +55,19 @@ class HFTokenizer:
         """Hash of the vocabulary."""
         vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items()))
         return hashlib.sha256(vocabulary.encode()).hexdigest()
+
+    @cached_property
+    def names(self) -> list[bytes]:
+        """The bytes of every token in the order of the ids, none for a special token."""
+        tokens = self.tokenizer.convert_ids_to_tokens(range(len(self.tokenizer)))
+        words = [
+            "" if token is None or i in self.special_ids else token
+            for i, token in enumerate(tokens)
+        ]
+        alphabet = byte_alphabet()
+        if all(alphabet.keys() >= set(word) for word in words):
+            return [bytes(alphabet[letter] for letter in word) for word in words]
+        return [_sentence_piece_bytes(word) for word in words]
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without special tokens."""
@@ -102,6 +120,12 @@ class HFTokenizer:
         same = takewhile(lambda pair: pair[0] == pair[1], zip(*asked, strict=False))
         return tuple(token for token, _ in same)[::-1]
 
+    @cached_property
+    def template_words(self) -> frozenset[str]:
+        """Those of roles and of a system message that the template has by itself."""
+        empty = [Message("user", ""), Message("assistant", ""), Message("user", "")]
+        return frozenset((*ROLES, *words(self.decode(self.encode_prompt(empty)))))
+
     def stream_decoder(self) -> "HFDecoder":
         """Make a decoder for one text."""
         return HFDecoder(self)
@@ -143,6 +167,13 @@ class HFDecoder:
     def _piece(self) -> str:
         decode = self.tokenizer.decode
         return decode(self.ids[self.start :])[len(decode(self.ids[self.start : self.read])) :]
+
+
+def _sentence_piece_bytes(token: str) -> bytes:
+    """The bytes of a token of SentencePiece, whose spaces are U+2581 and lone bytes <0xNN>."""
+    if _LONE_BYTE.fullmatch(token):
+        return bytes([int(token[3:5], 16)])
+    return token.replace("\u2581", " ").encode()
 
 
 def _plain(messages: Sequence[Message]) -> str:

@@ -4,7 +4,8 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from run_core import cli
+from run_core import cli, exits
+from run_core.loading import loading
 
 
 def make_parser(prog: str = "python -m reso_llm.server") -> cli.Parser:
@@ -24,15 +25,16 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m reso_llm.serv
     """Serve as the arguments say, by default those of this process, until Ctrl-C."""
     options = vars(make_parser(prog).read(sys.argv[1:] if args is None else args))
     if missing := [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]:
-        raise ValueError(f"a server needs {' and '.join(missing)}: pip install -e '.[web]'")
-    from reso_llm.inference import load_engine
-    from reso_llm.server.guard import check_address
-    from reso_llm.server.serve import serve
+        raise ValueError(f'a server needs {" and ".join(missing)}: pip install "reso-llm[web]"')
+    with loading():
+        from reso_llm.inference import load_engine
+        from reso_llm.server.guard import check_address
+        from reso_llm.server.serve import serve
 
-    check_address(options["host"], options["token"])
-    engine = load_engine(*(options.pop(name) for name in ("checkpoint", "model", "device")))
+        check_address(options["host"], options["token"])
+        engine = load_engine(*(options.pop(name) for name in ("checkpoint", "model", "device")))
     serve(engine, **options)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    exits.run(main)

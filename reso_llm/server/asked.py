@@ -5,6 +5,7 @@ same for both forms, a conversation to answer and texts to continue.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,15 +26,25 @@ MAX_TEXTS = 8
 MAX_MESSAGES = 1000
 MAX_ALTERNATIVES = {"top_logprobs": 20, "logprobs": 5}
 MAX_SEED = 2**63 - 1 - MAX_TEXTS
+MAX_BIASES = 300
+_ID = re.compile("[0-9]{1,9}")
 ROLES = ("system", "developer", "user", "assistant")
 
 SHARED = {
     "model", "stream", "stream_options", "seed", "stop", "n", "temperature", "top_p", "max_tokens",
-    "logprobs", "reso",
+    "logprobs", "reso", "presence_penalty", "frequency_penalty", "logit_bias", "min_tokens",
+    "stop_token_ids",
 }  # fmt: skip
+SAMPLED = (
+    "temperature", "top_p", "presence_penalty", "frequency_penalty", "min_tokens", "stop_token_ids",
+)  # fmt: skip
 CHAT = SHARED | {"messages", "max_completion_tokens", "top_logprobs"}
 COMPLETION = SHARED | {"prompt"}
-EXTENSIONS = {"guidance", "top_k", "min_p", "repetition_penalty"}
+EXTENSIONS = {
+    "guidance", "top_k", "min_p", "repetition_penalty", "dry_multiplier", "dry_base",
+    "dry_allowed_length", "top_n_sigma", "typical_p", "xtc_probability", "xtc_threshold",
+    "mirostat_tau", "mirostat_eta", "bad_words",
+}  # fmt: skip
 """Options of a generation that OpenAI has no parameter for."""
 RESO = EXTENSIONS | {"goal", "controllers", "auto_temperature", "without", "alternatives"}
 
@@ -138,8 +149,10 @@ def _options(
     for name in names:
         hint = nearest(name, list(controllers))
         refuse(name in controllers, "reso.controllers", f"some of {', '.join(controllers)}{hint}")
-    sampling = {name: given[name] for name in ("temperature", "top_p") if name in given}
+    sampling = {name: given[name] for name in SAMPLED if name in given}
     sampling |= {n: reso[n] for n in EXTENSIONS if n in reso}
+    if "logit_bias" in given:
+        sampling["logit_bias"] = _bias(given["logit_bias"])
     try:
         return GenerationOptions(
             max_length=given.whole(length, DEFAULT_TOKENS, 1, MAX_TOKENS),
@@ -153,6 +166,14 @@ def _options(
         name = str(error).partition(" ")[0]
         param = name if name in given or name in reso else None
         raise ApiError(400, str(error), param) from None
+
+
+def _bias(value: Any) -> dict[int, Any]:
+    """The bias of a body, whose ids are strings as all keys of JSON are."""
+    spelt = isinstance(value, dict) and all(_ID.fullmatch(key) for key in value)
+    refuse(spelt, "logit_bias", 'an object of token ids and numbers, {"42": -1.5}')
+    refuse(len(value) <= MAX_BIASES, "logit_bias", f"at most {MAX_BIASES} ids")
+    return {int(key): number for key, number in value.items()}
 
 
 def _messages(value: Any) -> list[Message]:

@@ -7,8 +7,7 @@ from entropy_core.checks import is_whole, nearest
 from reso_llm.server.errors import ApiError, refuse
 
 NEUTRAL: dict[str, Any] = {
-    "frequency_penalty": 0, "presence_penalty": 0, "logit_bias": {}, "tools": [],
-    "tool_choice": "none", "response_format": {"type": "text"}, "modalities": ["text"],
+    "tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "modalities": ["text"],
     "store": False, "best_of": 1, "echo": False, "suffix": "",
 }  # fmt: skip
 """Parameters that are not built, and the value with which each asks for nothing."""

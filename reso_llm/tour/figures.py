@@ -12,6 +12,7 @@ from run_core.files import require_writable
 
 Axes = Any  # of matplotlib, which is imported only where a figure is drawn
 
+NAMES = {"prsc": "binding memory (PRSC)", "temporal_smf": "sedenion memory"}
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 STYLES = ((BLUE, "-"), (ORANGE, "--"), (RED, ":"))
 
@@ -26,7 +27,7 @@ def check_figure(path: str | Path) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise ValueError(
-            "save_figure needs matplotlib: pip install -e '.[plots]', or leave it out"
+            'save_figure needs matplotlib: pip install "reso-llm[plots]", or leave it out'
         ) from None
     path = Path(path)
     known = [f".{suffix}" for suffix in sorted(Figure().canvas.get_supported_filetypes())]
@@ -64,7 +65,8 @@ def _draw_entropy(ax: Axes, finding: Finding) -> None:
     for i, place in enumerate(finding.traces["slips"]):
         label = "slip" if i == 0 else ""
         ax.axvline(place, color=RED, lw=0.8, alpha=0.6, zorder=0, label=label)
-    ax.set(title="Greedy decoding: entropy", xlabel="token", ylabel="entropy (nats)")
+    _caption(ax, "Phase-Slip", "entropy of the most repetitive greedy text, with slips and without")
+    ax.set(xlabel="token", ylabel="entropy (nats)")
     ax.locator_params(axis="x", integer=True)
     highest = max(max(values, default=0.0) for values in texts.values())
     ax.set_ylim(0, 1.35 * highest + 0.1)  # room for the legend
@@ -72,7 +74,8 @@ def _draw_entropy(ax: Axes, finding: Finding) -> None:
 
 
 def _draw_order(ax: Axes, finding: Finding) -> None:
-    ax.set(title="Kuramoto order parameter along a conversation", xlabel="token", ylabel="r")
+    _caption(ax, "Kuramoto oscillators", "how far the phases agree: 0 not at all, 1 fully")
+    ax.set(xlabel="token", ylabel="order parameter")
     if not finding.traces:
         _say_absent(ax)
         return
@@ -82,7 +85,8 @@ def _draw_order(ax: Axes, finding: Finding) -> None:
 
 
 def _draw_layers(ax: Axes, finding: Finding) -> None:
-    ax.set(title="Layers that run, token by token", ylabel="layers")
+    _caption(ax, "Coherence gate", "layers that run for each token; fewer is faster")
+    ax.set(ylabel="layers")
     if not finding.traces:
         _say_absent(ax)
         return
@@ -95,7 +99,8 @@ def _draw_layers(ax: Axes, finding: Finding) -> None:
 
 
 def _draw_warnings(ax: Axes, finding: Finding) -> None:
-    ax.set(title="Stability monitor: damage begins half-way", xlabel="token", ylabel="warning")
+    _caption(ax, "Stability monitor", "damage begins half-way; above the grey line is a warning")
+    ax.set(xlabel="token", ylabel="warning (0 to 1)")
     if not finding.traces:
         _say_absent(ax)
         return
@@ -106,30 +111,38 @@ def _draw_warnings(ax: Axes, finding: Finding) -> None:
 
 
 def _draw_memory(ax: Axes, finding: Finding) -> None:
-    ax.set(title="Episodic memory: probability of a fact told once", ylabel="probability")
+    _caption(ax, "Memory", "probability of a fact, before and after it was told once")
+    ax.set(ylabel="probability")
     if not finding.numbers:
         _say_absent(ax)
         return
     names, values = list(finding.numbers), list(finding.numbers.values())
     bars = ax.bar(names, values, color=[ORANGE, BLUE, GREEN], width=0.6)
-    ax.bar_label(bars, [f"{value:.2g}" for value in values])
+    ax.bar_label(bars, [f"{value:.3g}" for value in values])
     ax.set_ylim(0, 1.15 * max(values))
 
 
 def _draw_saved(ax: Axes, findings: Iterable[Finding]) -> None:
     """One bar for everything that a station has switched off."""
     saved = {name: bits for finding in findings for name, bits in finding.saved.items()}
-    ax.set(title="What each stage saves on unseen talk", xlabel="bits per byte saved")
+    _caption(ax, "What each stage brings", "on talk that was not trained on; red: it costs")
+    ax.set(xlabel="bits per byte saved (more is better)")
     if not saved:
         _say_absent(ax)
         return
     values = list(saved.values())
     colours = [BLUE if value >= 0 else RED for value in values]
-    bars = ax.barh(list(saved), values, color=colours)
+    names = [NAMES.get(name, name.replace("_", " ")) for name in saved]
+    bars = ax.barh(names, values, color=colours)
     ax.bar_label(bars, [f"{round(value, 3) + 0.0:+.3f}" for value in values], padding=3)
     ax.axvline(0, color="0.3", lw=0.8)
     ax.invert_yaxis()
     ax.margins(x=0.2)
+
+
+def _caption(ax: Axes, title: str, caption: str) -> None:
+    ax.set_title(title, loc="left", weight="bold", pad=22)
+    ax.text(0, 1.03, caption, transform=ax.transAxes, fontsize=9, color="0.35")
 
 
 def _draw_lines(ax: Axes, traces: Mapping[str, list[float]]) -> None:

@@ -160,7 +160,9 @@ def measure_goals(engine: Engine, seed: int) -> Finding:
         f"against none it {_verdict(against_none)}; against another's it "
         f"{_verdict(against_others)}",
     ]
-    return Finding(lines, {"goal, to none": against_none, "goal, to another's": against_others})
+    return Finding(
+        lines, {"goal, against none": against_none, "goal, against another's": against_others}
+    )
 
 
 def measure_stability(engine: Engine, seed: int) -> Finding:
@@ -205,7 +207,7 @@ def measure_memory(engine: Engine, seed: int) -> Finding:
         f"told: {FACT!r}; p({ANSWER!r} after {CUE!r}):",
         "  " + "   ".join(f"{name} {value:.3g}" for name, value in p.items()),
         f"after, without the echo: {p_without:.3g}",
-        f"it costs other talk {cost:+.4f} bits per byte",
+        f"other talk after it: {cost:+.4f} bits per byte (less is better)",
         f"recall('Olga'): {recalled}",
     ]
     return Finding(lines, numbers=p)

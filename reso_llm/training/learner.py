@@ -29,6 +29,7 @@ from run_core.hardware import autocast, keep_freed_memory
 from run_core.run import TrainingError
 from run_core.saved_state import rng_state, set_rng_state
 from run_core.signals import Abandoned
+from run_core.world import ALONE, World
 
 MAX_EPOCHS = 10  # each cuts the data at other places, so a short reply may be missed by a few
 
@@ -44,6 +45,7 @@ class StepResult(NamedTuple):
 class Learner:
     """Model, optimizers and place in the data of one run: all that a step reads or changes.
 
+    In a `world` of several processes each has its own, all equal after every step.
     `abandonable` makes a context in which Abandoned may be raised; by default it never is.
     """
 
@@ -55,10 +57,11 @@ class Learner:
         data: TokenData,
         device: torch.device,
         initial: Initial | None = None,
+        world: World = ALONE,
     ) -> None:
         keep_freed_memory()
         torch.manual_seed(config.seed)
-        self.config, self.data, self.device = config, data, device
+        self.config, self.data, self.device, self.world = config, data, device, world
         self.model = ResoLLMModel(config.model).to(device)
         self.optimizers = make_optimizers(self.model, config.optim)
         if initial is not None:
@@ -80,17 +83,17 @@ class Learner:
         """One optimizer step at `progress` (0 to 1) of the budget.
 
         The gradient is taken within `abandonable()`: a step given up there has changed nothing but
-        the place in the data. Raises TrainingError where MAX_EPOCHS of windows have no token for
-        the loss.
+        the place in the data; where one process gives it up, all do. Raises TrainingError where
+        MAX_EPOCHS of windows have no token for the loss, or another process is gone.
         """
         start = self.stream.position
         set_learning_rate(self.optimizers, learning_rate_factor(self.config.optim, progress))
-        try:
-            with self.abandonable():
-                loss = self._gradient()
-        except Abandoned:
+        losses = self.world.gather(self._own_gradient())
+        if None in losses:
             self.model.zero_grad(set_to_none=True)
-            raise
+            raise Abandoned
+        loss = sum(losses)
+        self.world.sum_gradients(self.model.parameters())
         problem = self.clip(loss)
         if problem is None:
             for optimizer in self.optimizers.values():
@@ -99,8 +102,16 @@ class Learner:
         num_windows = self.stream.position - start
         return StepResult(loss, num_windows * self.stream.context, problem)
 
+    def _own_gradient(self) -> float | None:
+        """`_gradient`, or None where it was given up for a signal."""
+        try:
+            with self.abandonable():
+                return self._gradient()
+        except Abandoned:
+            return None
+
     def _gradient(self) -> float:
-        """Add up the gradient of a step's passes; their loss, nats per target."""
+        """Add up the gradient of this process's rows; their part of the loss, nats per target."""
         batches, generator = self.read()
         objective = StepObjective(
             self.model,
@@ -108,13 +119,15 @@ class Learner:
             generator,
             past=self.past,
             replies_only=self.config.replies_only,
+            world=self.world,
         )
         return sum(self.backward(objective, index) for index in range(len(batches)))
 
     def read(self) -> tuple[list[Batch], torch.Generator]:
         """The windows of the next step, one batch a pass, and the generator of its goals.
 
-        Windows are passed over, a whole step at a time, as long as none has a token for the loss.
+        Every process reads the windows of all, so that they draw and count alike. Windows are
+        passed over, a whole step at a time, as long as none has a token for the loss.
         """
         last = self.stream.position + MAX_EPOCHS * self.stream.windows_per_epoch
         while True:
@@ -123,6 +136,8 @@ class Learner:
             place = self.config.seed * 2654435761 + self.stream.position
             batches = [self._next_batch() for _ in range(self.config.grad_accumulation)]
             if count_targets(batches, self.config.replies_only):
+                if self.world.size > 1:  # each process drops out units of its own
+                    torch.manual_seed((place + self.world.rank) % 2**63)
                 return batches, torch.Generator().manual_seed(place % 2**32)
             if self.stream.position > last:
                 raise TrainingError(

@@ -1,8 +1,8 @@
 """A training run from its configuration to its last checkpoint."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from run_core.checkpoint import get_document, load_checkpoint
 from run_core.files import expanded
 from run_core.hardware import pick_device, require_memory
 from run_core.run import Report, TrainingError, find_start, open_run, write_records
+from run_core.world import ALONE, World, is_restart_of, launch, local_device, open_world
 
 BYTES_PER_PARAMETER = 12  # in float32: the weight, its gradient, and one number of the optimizer
 
@@ -30,37 +31,59 @@ def train(
 ) -> TrainSummary:
     """Run the training `config` describes; messages go to `report`, progress to stderr.
 
-    Raises TrainingError, DataError, CheckpointError or RunLogError, each with one message.
+    Called by several processes of one run (`run_core/world.py`), it is one training by all of them;
+    the first alone reports, and writes to the run. Raises TrainingError, DataError, CheckpointError
+    or RunLogError, each with one message.
     """
     with _as_training_error():
         config = _with_absolute_paths(config)
-        device = pick_device(config.device)
-        _require_memory(config, device)
-    with open_run(config.out, resume) as run_dir:
+        device = local_device(pick_device(config.device))
+    with open_world(device) as world:
+        return _train(config, device, world, resume, report if world.is_first else _unreported)
+
+
+def _train(
+    config: TrainConfig, device: torch.device, world: World, resume: bool, report: Report
+) -> TrainSummary:
+    with _as_training_error():
+        _require_memory(config, device, world)
+    with contextlib.ExitStack() as held:
+        if world.is_first:
+            resume = resume or is_restart_of(config.out)
+            held.enter_context(open_run(config.out, resume))
         with _as_training_error():
-            start = find_start(run_dir, resume, report)
-            if start is None:
-                write_records(run_dir, config, device)  # from here on --resume finds a run
+            start = world.first_does(lambda: find_start(Path(config.out), resume, report))
+            if start is None and world.is_first:
+                write_records(config.out, config, device, **launch())  # now --resume finds a run
             initial = read_initial(config) if start is None else None
-            tokenizer = _tokenizer(config, start, initial, report)
-            data = _prepare(config, tokenizer, report)
-            trainer = Trainer(config, tokenizer, data, device, report, initial)
+            tokenizer = _tokenizer(config, start, initial, report, world)
+            data = _prepare(config, tokenizer, report, world)
+            trainer = Trainer(config, tokenizer, data, device, report, initial, world)
             if initial is not None:
                 report(f"starting from the weights of {initial.path}")
             if start is not None:
                 trainer.restore(start)
-                write_records(run_dir, config, device)
+                if world.is_first:
+                    write_records(config.out, config, device, **launch())
         return trainer.run()
 
 
-def _require_memory(config: TrainConfig, device: torch.device) -> None:
-    """MemoryError, before anything is built, for a model or a step that cannot fit."""
+def _unreported(text: str) -> None:
+    """What a process that is not the first reports goes nowhere."""
+
+
+def _require_memory(config: TrainConfig, device: torch.device, world: World) -> None:
+    """MemoryError, before anything is built, for a model or a step that cannot fit.
+
+    ValueError for windows that cannot be shared equally.
+    """
+    windows = len(range(config.batch_size)[world.rows(config.batch_size, "batch_size")])
     model = config.model
     needed = model.least_parameters * BYTES_PER_PARAMETER
     require_memory(needed, device, f"training {model.least_parameters:,} parameters")
-    tokens = config.batch_size * model.max_seq_len
+    tokens = windows * model.max_seq_len
     needed = tokens * model.num_layers * model.dim * 2  # one bfloat16 activation of each layer
-    require_memory(needed, device, f"a pass of batch_size = {config.batch_size:,} windows")
+    require_memory(needed, device, f"a pass of batch_size = {windows:,} windows")
     passes = config.grad_accumulation
     needed = passes * tokens * 16  # inputs and targets
     require_memory(needed, device, f"a step of grad_accumulation = {passes:,} passes")
@@ -81,7 +104,11 @@ def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
 
 
 def _tokenizer(
-    config: TrainConfig, start: Path | None, initial: Initial | None, report: Report
+    config: TrainConfig,
+    start: Path | None,
+    initial: Initial | None,
+    report: Report,
+    world: World = ALONE,
 ) -> ResoTokenizer:
     """The tokenizer of the checkpoint, the configured one, or one trained on the data."""
     if start is not None:
@@ -100,14 +127,8 @@ def _tokenizer(
         tokenizer = create_default_tokenizer() if default else ResoTokenizer.load(config.tokenizer)
     else:
         report(f"training a tokenizer of {config.model.vocab_size} tokens on {config.data}")
-        texts = tokenizer_texts(
-            config.data,
-            columns=config.columns,
-            val_fraction=config.val_fraction,
-            val_spec=config.val_data,
-            on_bad_row=config.on_bad_row,
-        )
-        tokenizer = ResoTokenizer.train(texts, config.model.vocab_size)
+        content = world.first_does(lambda: _trained_tokenizer(config).to_json())
+        tokenizer = ResoTokenizer.from_json(content, "the tokenizer of the first process")
     if tokenizer.vocab_size > config.model.vocab_size:
         raise TrainingError(
             f"the tokenizer has {tokenizer.vocab_size} tokens: set model.vocab_size to at least "
@@ -116,8 +137,23 @@ def _tokenizer(
     return tokenizer
 
 
-def _prepare(config: TrainConfig, tokenizer: ResoTokenizer, report: Report) -> TokenData:
-    bar = terminal.progress_bar("tokenising", unit="B", unit_scale=True, leave=False)
+def _trained_tokenizer(config: TrainConfig) -> ResoTokenizer:
+    texts = tokenizer_texts(
+        config.data,
+        columns=config.columns,
+        val_fraction=config.val_fraction,
+        val_spec=config.val_data,
+        on_bad_row=config.on_bad_row,
+    )
+    return ResoTokenizer.train(texts, config.model.vocab_size)
+
+
+def _prepare(
+    config: TrainConfig, tokenizer: ResoTokenizer, report: Report, world: World = ALONE
+) -> TokenData:
+    """The tokens; of the processes of a machine one makes them, and the others wait for it."""
+    options = {"unit": "B", "unit_scale": True, "leave": False}
+    bar = terminal.progress_bar("tokenising", silent=not world.is_first, **options)
     with logging_redirect_tqdm(), bar:  # so that a warning has a line of its own
         data = prepare(
             config.data,
@@ -142,7 +178,7 @@ def _prepare(config: TrainConfig, tokenizer: ResoTokenizer, report: Report) -> T
     return data
 
 
-@contextmanager
+@contextlib.contextmanager
 def _as_training_error() -> Iterator[None]:
     """Turn a ValueError or OSError of setting a run up into one message for the user."""
     try:

@@ -43,9 +43,12 @@ class Counters:
 def save(learner: Learner, tokenizer: ResoTokenizer, counters: Counters) -> None:
     """Save the step of `counters`, note it where it is the best, and delete old checkpoints.
 
-    Raises TrainingError where the weights are not finite, CheckpointError when the disk refuses.
+    Of several processes the first does it. Raises TrainingError where the weights are not finite,
+    CheckpointError when the disk refuses.
     """
     config = learner.config
+    if not learner.world.is_first:
+        return
     try:
         _save_checkpoint(learner, tokenizer, counters)
     except ValueError as error:  # non-finite weights after a finite loss
@@ -85,7 +88,8 @@ def restore(learner: Learner, path: Path) -> Counters:
             f"{path}: the state of its optimizers does not fit this run "
             f"({type(error).__name__}: {error}); use another checkpoint"
         ) from error
-    record_best(config.out, counters)  # a kill may have come between the save and this note
+    if learner.world.is_first:
+        record_best(config.out, counters)  # a kill may have come between the save and this note
     return counters
 
 

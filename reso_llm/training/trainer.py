@@ -8,7 +8,7 @@
 
 import math
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from run_core.run import Report, TrainingError
 from run_core.runlog import RunLog, read_metrics
 from run_core.signals import Abandoned, StopRequests, catch_signals
 from run_core.terminal import progress_bar
+from run_core.world import ALONE, World
 
 LN2 = math.log(2)
 PICTURE = "loss.png"
@@ -61,7 +62,11 @@ class TrainSummary:
 
 
 class Trainer:
-    """A learner, its counters and the records of one run."""
+    """A learner, its counters and the records of one run.
+
+    In a `world` of several processes all train, and count alike; the first alone validates, logs
+    and saves, and its clock is that of all.
+    """
 
     def __init__(
         self,
@@ -71,10 +76,11 @@ class Trainer:
         device: torch.device,
         report: Report,
         initial: Initial | None = None,
+        world: World = ALONE,
     ) -> None:
         self.config, self.tokenizer, self.data = config, tokenizer, data
-        self.report = report
-        self.learner = Learner(config, data, device, initial)
+        self.report, self.world = report, world
+        self.learner = Learner(config, data, device, initial, world)
         self.learner.model.embedding.read_names(tokenizer.names)
         self.counters, self.stops = Counters(), StopRequests()
 
@@ -86,14 +92,16 @@ class Trainer:
     def run(self) -> TrainSummary:
         """Train until the budget is used up, or until a signal asks to stop."""
         self.clock_zero = time.perf_counter() - self.counters.seconds
-        signals = catch_signals(self.report)
-        with signals as self.stops, self._open_log() as self.log, self._progress_bar() as bar:
+        signals, log = catch_signals(self.report), nullcontext()
+        if self.world.is_first:
+            log = self._open_log()
+        with signals as self.stops, log as self.log, self._progress_bar() as bar:
             self.learner.abandonable = self.stops.abandonable
             self.meter = Meter(self.report)
             self._catch_up()
             if self._progress() >= 1:
                 self.report(self.config.finished_at(self.counters.step))
-            while not self.stops and self._progress() < 1:
+            while self._signal() is None and self._progress() < 1:
                 before = self.counters.step
                 self.train_step()
                 if self.counters.step == before:
@@ -161,35 +169,47 @@ class Trainer:
             self._validate()
         else:
             self._note_best(logged)
-        saving.record_best(self.config.out, c)
+        if self.world.is_first:
+            saving.record_best(self.config.out, c)
 
     def _finish(self) -> TrainSummary:
         """Save the last step; score all of the validation data unless a signal came."""
         c = self.counters
-        if self.stops:
+        if self._signal() is not None:
             return self._stop()
         self._log_training(None)
         if self._logged("validation_bits_per_byte") is None and not self._validate():
             return self._stop()
         self._save()
+        score = self.world.first_does(self._final_score)
+        return TrainSummary(c.step, c.seconds, score, self._signal() if score is None else None)
+
+    def _final_score(self) -> LanguageModelScore | None:
+        """Score all of the validation data, and log it; None where a signal comes first."""
         score = final_score(self.learner.model, self.data.val, self.stops, self.report)
-        if score is None:
-            return TrainSummary(c.step, c.seconds, None, self.stops.first)
-        if self._logged("final_bits_per_byte") is None:
+        if score is not None and self._logged_here("final_bits_per_byte") is None:
             final = {f"final_{name}": value for name, value in score.to_dict().items()}
-            self.log.log({"step": c.step, **final})
-        return TrainSummary(c.step, c.seconds, score, None)
+            self.log.log({"step": self.counters.step, **final})
+        return score
 
     def _stop(self) -> TrainSummary:
         """Save for a signal."""
         c = self.counters
         self._log_training(None)
         self._save()
-        self.report(f"stopped by {self.stops.first} at step {c.step}; --resume goes on")
-        return TrainSummary(c.step, c.seconds, None, self.stops.first)
+        signal = self._signal()
+        self.report(f"stopped by {signal} at step {c.step}; --resume goes on")
+        return TrainSummary(c.step, c.seconds, None, signal)
+
+    def _signal(self) -> str | None:
+        """The signal that asked a process of the run to stop; None before one came."""
+        return next(filter(None, self.world.gather(self.stops.first)), None)
 
     def _logged(self, name: str) -> Any:
         """Logged value of `name` at this step: a finished run that is resumed repeats no row."""
+        return self.world.first_does(lambda: self._logged_here(name))
+
+    def _logged_here(self, name: str) -> Any:
         rows = [row for row in read_metrics(self.log.path) if row["step"] == self.counters.step]
         return next((row[name] for row in rows if name in row), None)
 
@@ -202,6 +222,15 @@ class Trainer:
         False where a signal cut it short; then nothing of it is logged.
         """
         started = time.perf_counter()
+        bits_per_byte = self.world.first_does(self._bits_per_byte_of_validation)
+        if bits_per_byte is None:
+            return False
+        self.meter.leave_out(time.perf_counter() - started)
+        self._note_best(bits_per_byte)
+        return True
+
+    def _bits_per_byte_of_validation(self) -> float | None:
+        """The score, logged with a sample; None where a signal cut it short."""
         c, model = self.counters, self.learner.model
         try:
             with self.stops.abandonable():
@@ -209,7 +238,7 @@ class Trainer:
                 text = sample(model, self.tokenizer, self.config)
         except Abandoned:
             model.train()
-            return False
+            return None
         self.log.log(
             {
                 "step": c.step,
@@ -228,9 +257,7 @@ class Trainer:
         )
         if text:
             self.report(f"  {self.config.sample_prompt!r} -> {text!r}")
-        self.meter.leave_out(time.perf_counter() - started)
-        self._note_best(score.bits_per_byte)
-        return True
+        return score.bits_per_byte
 
     def _note_best(self, bits_per_byte: float) -> None:
         # All text is scored, which says little about a run that learns replies alone: its newest
@@ -242,7 +269,7 @@ class Trainer:
     def _log_training(self, bar: tqdm | None) -> None:
         """A row of metrics over the steps since the last one, shown beside the bar as well."""
         c = self.counters
-        if not self.meter.tokens:
+        if not self.meter.tokens or not self.world.is_first:
             return
         rates = self.meter.rates()
         row = {
@@ -266,8 +293,8 @@ class Trainer:
         return loss / LN2 * self.data.train.num_tokens / self.data.train.num_bytes
 
     def _seconds(self) -> float:
-        """Seconds of training so far, those before a resume included."""
-        return time.perf_counter() - self.clock_zero
+        """Seconds of training so far by the first process's clock, those before a resume too."""
+        return self.world.first_does(lambda: time.perf_counter() - self.clock_zero)
 
     def _progress(self) -> float:
         c = self.counters
@@ -285,6 +312,7 @@ class Trainer:
     def _progress_bar(self) -> tqdm:
         return progress_bar(
             "training",
+            silent=not self.world.is_first,
             total=1000,
             initial=round(self._progress() * 1000),
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",

@@ -88,6 +88,8 @@ def test_every_table_of_a_quick_run_says_so():
         (["mirror", "--plot", "x.foo"], 2, "--plot x.foo: expected a name that ends in .png, .svg"),
         (["mirror", "--plot", "x"], 2, "--plot x: expected a name that ends in .png, .svg"),
         (["mirror", "--seeds", "0", "0"], 2, "--seeds 0 0: expected different seeds from 0 on"),
+        (["mirror", "--seeds", "x"], 2, "error: seeds = x: expected int"),
+        (["mirror", "--seeds", "1", "2.5"], 2, "error: seeds = 2.5: expected int"),
         (["setpoint", "--seeds", "1", "-1"], 2, "--seeds 1 -1: expected different seeds"),
         (["memory", "--quick", "--seeds", "2", "2"], 2, "--seeds 2 2: expected different seeds"),
         (["lm", "--checkpoint", "RUN"], 2, "--data FILE"),
@@ -126,7 +128,7 @@ def test_a_package_of_an_extra_is_asked_for(call, capsys, monkeypatch, missing, 
     if asked_for:
         assert call("srb", "--quick") == 2
         assert capsys.readouterr().err.strip() == (
-            "error: srb needs scipy: pip install -e '.[bench,plots]'"
+            'error: srb needs scipy: pip install "reso-llm[bench,plots]"'
         )
     else:  # a mistake of ours is no wish for an extra
         with pytest.raises(ModuleNotFoundError):

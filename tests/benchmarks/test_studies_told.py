@@ -1,5 +1,7 @@
 """The study of told facts: what counts as an answer, and what each condition takes away."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -45,3 +47,22 @@ def test_each_condition_takes_away_what_it_names(engine, monkeypatch):
     assert not len(engine.session.episodes)
     text = study.text({"model": "tiny", "facts": 3} | row)
     assert "| not told | 0.00" in text
+
+
+def test_said_facts_are_the_first_message_of_a_chat(engine, monkeypatch):
+    """Replies are here what the echo reads first: what memory brings, and nothing else."""
+
+    def generate(prompt, *_, **__):
+        memories = engine.memories_of(prompt)
+        return SimpleNamespace(text=" ".join(memories.texts[: len(memories.echo)]))
+
+    monkeypatch.setattr(engine, "generate", generate)
+    told = list(facts())
+    assert study.said(engine, told[0], 0) == [("user", told[0].text), ("assistant", "")]
+    row = study.measured_said(engine, told, [0])
+    assert row["answered"]["all"][0] > 0.95
+    assert row["unaided"]["all"][0] == 0.0
+    assert row["left_alone"][0] > 0.95
+    text = study.text({"model": "tiny", "facts": 60} | row)
+    assert "| unaided | 0.00" in text
+    assert ", unaided 1.000" in text

@@ -25,7 +25,7 @@ from cer.tasks import Distributions, TaskConfig
 from cer.training import CERTrainConfig, ReactorConfig, Trainer
 from entropy_core.information import entropy_nats_from_probs, kl_nats_from_probs
 from reso import train as script
-from run_core import cli, runlog
+from run_core import exits, runlog
 from run_core.checkpoint import load_checkpoint
 from run_core.run import changed_keys, checkpoint_path, resolve
 from run_core.runlog import read_metrics
@@ -434,7 +434,7 @@ def call(monkeypatch, *args):
     """Exit status of train.py called with `args`."""
     monkeypatch.setattr(sys, "argv", ["train.py", *map(str, args)])
     with pytest.raises(SystemExit) as caught:
-        cli.run(script.main)
+        exits.run(script.main)
     return caught.value.code
 
 

@@ -42,7 +42,7 @@ from cer.zombie_training import (
     train,
     valid_windows,
 )
-from run_core import cli
+from run_core import exits
 
 F64 = torch.float64
 V, D, T = 11, 16, 12
@@ -462,7 +462,7 @@ def test_table_and_figure_show_every_line_of_the_summary(result):
 def call(monkeypatch, *args):
     monkeypatch.setattr(sys, "argv", ["evaluate", "zombie", *map(str, args)])
     with pytest.raises(SystemExit) as caught:
-        cli.run(evaluate.main)
+        exits.run(evaluate.main)
     return caught.value.code
 
 

@@ -443,6 +443,12 @@ def test_a_swapped_tokenizer_of_the_same_size_is_refused(saved):
         ResoLLMInference.from_pretrained(path)
 
 
+@pytest.mark.parametrize("path", [3, ["runs/first"], b"runs/first"])
+def test_a_path_of_another_type_is_named(path):
+    with pytest.raises(ValueError, match=r"directory = .*: expected the path of a checkpoint"):
+        ResoLLMInference.from_pretrained(path)
+
+
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "training.json"])
 def test_a_directory_that_is_no_checkpoint_says_what_is_missing(saved, byte_tokenizer, name):
     _, path = saved(byte_tokenizer, byte_tokenizer.fingerprint, drop=[name])

@@ -27,7 +27,7 @@ from cer.training import CERTrainConfig
 from reso import train
 from reso_llm.data import errors, hub
 from reso_llm.training.config import TrainConfig
-from run_core import cli
+from run_core import exits
 
 TINY = [
     "model.vocab_size=261", "model.dim=32", "model.num_layers=2", "model.num_heads=2",
@@ -218,16 +218,16 @@ def test_run_turns_expected_failures_into_one_line_and_no_others(capsys):
 
     for error, status in (
         (errors.DataError("bad row"), 2),
-        (cli._failures()[0]("no"), 1),
+        (exits._failures()[0]("no"), 1),
         (KeyboardInterrupt(), 130),
         (SystemExit(5), 5),
     ):
         with pytest.raises(SystemExit) as stop:
-            cli.run(fails(error))
+            exits.run(fails(error))
         assert stop.value.code == status
         assert len(capsys.readouterr().err.strip().splitlines()) <= 1
     with pytest.raises(ZeroDivisionError):  # a bug keeps its traceback
-        cli.run(fails(ZeroDivisionError()))
+        exits.run(fails(ZeroDivisionError()))
 
 
 # --- runs as processes --------------------------------------------------------------------------

@@ -177,7 +177,7 @@ def test_missing_matplotlib_costs_one_message(tmp_path, monkeypatch):
         log.log({"step": 1, "tokens": 1, "loss_nats": 1.0})
         log.plot()
         log.plot()
-    assert messages == ["no loss.png: matplotlib is missing, pip install 'reso-llm[plots]'"]
+    assert messages == ['no loss.png: matplotlib is missing, pip install "reso-llm[plots]"']
 
 
 # --- wandb ------------------------------------------------------------------------------------

@@ -269,6 +269,20 @@ def test_status_counts(session):
     assert "clock    1 text\n" in text
 
 
+def test_status_fits_its_lines(session, monkeypatch):
+    description = "a model " * 20
+    monkeypatch.setattr(type(session.engine), "description", description)
+    first, second, *_ = chat(session, "status").splitlines()
+    assert first.startswith("model    a model")
+    assert len(first) <= 80
+    assert second.startswith(" " * 9 + "a model")
+
+
+def test_a_reply_of_no_token_is_refused(make_session):
+    with pytest.raises(ValueError, match="max_length = 0: expected at least 1"):
+        make_session(max_length=0)
+
+
 def test_status_of_a_reply_longer_than_the_context(session):
     """The last exchange counts as read, and no more tokens than the context holds."""
     session.exchanges = [Exchange("hi", "b" * 9), Exchange("a" * 30, "b" * 60)]

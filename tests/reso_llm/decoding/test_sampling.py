@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 
-from reso_llm.decoding.sampling import SamplingOptions, filter_logits, penalize_repetition, sample
+from reso_llm.decoding.penalties import penalize_repetition
+from reso_llm.decoding.sampling import SamplingOptions, filter_logits, sample
 
 PROBABILITIES = torch.tensor([[0.05, 0.5, 0.1, 0.25, 0.1]], dtype=torch.float64)
 LOGITS = PROBABILITIES.log() + 1.3  # a constant changes nothing
@@ -183,6 +184,21 @@ def test_extreme_temperatures_can_still_be_drawn_from(temperature):
         ("repetition_penalty", -1.0),
         ("repetition_penalty", math.inf),
         ("repetition_penalty", math.nan),
+        ("presence_penalty", 2.1),
+        ("frequency_penalty", -2.1),
+        ("dry_multiplier", -0.1),
+        ("dry_base", 0.5),
+        ("dry_allowed_length", 0),
+        ("top_n_sigma", -1.0),
+        ("typical_p", 0.0),
+        ("xtc_probability", 1.1),
+        ("xtc_threshold", 0.6),
+        ("mirostat_tau", math.inf),
+        ("mirostat_eta", 0.0),
+        ("logit_bias", {1: 101.0}),
+        ("logit_bias", {-1: 1.0}),
+        ("logit_bias", {"1": 1.0}),
+        ("logit_bias", [1]),
     ],
 )
 def test_an_option_out_of_range_is_refused_by_name(name, value):

@@ -244,6 +244,9 @@ def test_what_does_not_fit_is_refused(pair, make_agent):
     def ask(others, strategy="parallel", **options):
         return pair[0].generate_multi_agent("x", others, strategy, 4, **options)
 
+    for others in (3, [3], "x", [type(pair[0])], None):
+        with pytest.raises(ValueError, match=r"other_agents = .*: expected a list of agents"):
+            ask(others)
     with pytest.raises(ValueError, match="did you mean consensus"):
         ask(pair[1:], "consensu")
     other = ResoTokenizer.train(["aabb " * 20], 263)

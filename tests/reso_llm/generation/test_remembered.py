@@ -9,6 +9,7 @@ from reso_llm.generation.options import GenerationOptions
 from reso_llm.generation.remembered import (
     MOST,
     NOTHING,
+    is_statement,
     memories_of,
     memory_limit,
     query_of,
@@ -77,6 +78,62 @@ def test_what_asks():
     assert query_of([Message("system", "s")]) == ""
     assert query_of("Once. Twice?\nOlga lives in") == "Olga lives in"
     assert query_of("All said. ") == "All said."
+
+
+# --- what was said earlier in the same conversation ----------------------------------------------
+
+
+def test_a_question_finds_what_the_user_said_earlier(engine):
+    chat = [
+        ("user", f"Hello! {SISTER}. Do you know Olga?"), ("assistant", "Olga lives in Rome."),
+        ("user", "I like tea."), ("assistant", "Good."), ("user", "Where does Olga live?"),
+    ]  # fmt: skip
+    assert told(engine, chat).texts == (f"{SISTER}.",), "no question, and no reply of the model"
+    assert told(engine, [*chat[:4], ("user", "Tell me about Olga.")]).texts == (f"{SISTER}.",)
+    assert told(engine, [*chat[:4], ("user", "Olga is here.")]) is NOTHING, "asks nothing"
+    assert told(engine, [*chat[:4], ("user", "How are you?")]) is NOTHING
+    assert told(engine, chat[-1:]) is NOTHING
+    assert told(engine, f"{SISTER}. Where does Olga live?") is NOTHING, "a text reads itself"
+
+
+def test_what_was_said_stands_beside_what_is_stored(engine):
+    """Stored texts come first; the same text counts once, and a newer one more."""
+    remember(engine, "Olga likes tulips.")
+    said = [("user", SISTER), ("user", "Olga likes tulips."), ("user", "What of Olga?")]
+    found = told(engine, said)
+    assert found.texts == ("Olga likes tulips.", SISTER)
+    rate = engine.config.temporal_smf.memory_decay_rate
+    assert [weight for _, weight in found.echo] == pytest.approx(
+        [TIMES, TIMES * math.exp(-2 * rate)]
+    )
+    many = [("user", f"Olga has tulip {i}.") for i in range(MOST + 2)]
+    newest = tuple(text for _, text in many[-MOST:])
+    engine.session = type(engine.session)(engine.session.config)
+    assert told(engine, [*many, ("user", "Olga?")]).texts == newest
+    assert told(engine, [many[0], many[0], ("user", "Olga?")]).texts == (many[0][1],)
+
+
+def test_a_session_that_keeps_no_texts_asks_for_none(tiny_model, byte_tokenizer):
+    model = tiny_model(stages=(), vocab_size=261, max_seq_len=256)
+    plain = ResoLLMInference(model, byte_tokenizer, model.config)
+    assert told(plain, [("user", SISTER), ("user", "Where is Olga?")]) is NOTHING
+
+
+def test_a_reply_uses_what_was_said(engine):
+    chat = [("user", f"{SISTER}."), ("assistant", "I see."), ("user", "Where is Olga?")]
+    job = engine.start([chat], *_greedy())
+    assert job.rows[0].ids == engine.prompt_ids(chat), "it is in the conversation already"
+    assert [list(ids) for ids, _ in job.rows[0].memories.echo] == [engine.reply_ids(f"{SISTER}.")]
+    assert engine.finish(job)[0].memories_used == (f"{SISTER}.",)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "tells"),
+    [("My dog is called Rex.", True), ("I have a dog", True), ("What is my dog called", False),
+     ("Who's that?", False), ("You like tea?", False), ("Tell me more.", False), ("", False)],
+)  # fmt: skip
+def test_a_statement_asks_nothing(sentence, tells):
+    assert is_statement(sentence) == tells
 
 
 # --- how -----------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ from reso_llm.decoding.controllers import (
     StabilityTemperature,
     StochasticResonance,
 )
+from reso_llm.decoding.filters import typical_p
 from reso_llm.hf.control import controlled
 from reso_llm.hf.rows import continuation_log_probs
 
@@ -93,6 +94,22 @@ def test_signals_are_those_of_the_raw_logits():
         turn = torch.cosine_similarity(e[0], e.sum(0), dim=0)
         assert row.signals[1].coherence == pytest.approx(float(turn), abs=1e-5)
         assert math.isnan(row.signals[0].coherence)
+
+
+def test_typical_sampling_is_the_sampler_of_a_drawn_row_too():
+    """The row draws each token at temperature 1, from what typical sampling leaves of it."""
+    model = TINY["llama"]
+    warm = Script({step: Decision("warm", temperature=1.0) for step in range(NEW)})
+    given = dict(do_sample=True, temperature=3.0, return_dict_in_generate=True, output_logits=True)
+    outside = {}
+    for mass in (0.3, 1.0):
+        out, results = run(model, [warm], torch_seed=0, typical_p=mass, **given)
+        logits = torch.stack(out.logits, dim=1)  # (B,T,V)
+        left = [typical_p(z, 0.3).isfinite() for z in logits]
+        pairs = [(left[i], row.token_ids) for i, row in enumerate(results)]
+        outside[mass] = [not z[t, token] for z, ids in pairs for t, token in enumerate(ids)]
+    assert not any(outside[0.3])
+    assert any(outside[1.0])
 
 
 def test_the_end_of_a_row_is_recorded():

@@ -230,11 +230,9 @@ def test_the_controlled_generate_shows_the_signature_of_the_original():
         (dict(prompt_lookup_num_tokens=2), "assisted"),
         (dict(cache_implementation="paged"), "cache_implementation = 'paged'"),
         (dict(stop_strings=["x"]), "tokenizer"),
-        (dict(do_sample=True, typical_p=0.5), "typical_p"),
         (dict(do_sample=True, eta_cutoff=0.1), "eta_cutoff"),
         (dict(do_sample=True, epsilon_cutoff=0.1), "epsilon_cutoff"),
         (dict(do_sample=True, top_h=0.5), "top_h"),
-        (dict(logits_processor=[transformers.TypicalLogitsWarper(0.5)]), "typical_p"),
         (dict(attention_mask=MASK.flip(1)), "pad on the left"),
     ],
 )

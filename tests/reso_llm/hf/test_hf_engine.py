@@ -17,6 +17,7 @@ from reso_llm.decoding.text_class import CLASSES
 from reso_llm.generation.multi_agent import ALIKE
 from reso_llm.generation.options import GenerationOptions
 from reso_llm.generation.results import GenerationResult
+from reso_llm.generation.targets import word_places
 from reso_llm.hf import smollm2
 from reso_llm.hf.engine import HFEngine
 from reso_llm.hf.rows import continuation_log_probs
@@ -209,6 +210,19 @@ def test_foci_of_these_models_are_what_is_novel_and_relevant(engine):
     assert "kites" in {f.target for f in result.attention_summary if f.type == "relevance"}
 
 
+def test_words_of_the_chat_template_are_no_foci(engine):
+    """Its roles come in every prompt; as words of the reply they count."""
+    tokenizer = engine.tokenizer
+    assert {"user", "assistant"} <= tokenizer.template_words
+    ids = engine.prompt_ids([("user", "Kites fly")])
+    assert {*word_places(tokenizer, ids)} >= {"Kites", "fly", "user"}
+    assert {*word_places(tokenizer, ids, len(ids))} == {"Kites", "fly"}
+    again = [*ids, *tokenizer.encode(" user user ")]
+    assert "user" in word_places(tokenizer, again, len(ids))
+    names = {f.target for f in engine.generate([("user", "Kites")], 8, **HOT).attention_summary}
+    assert names.isdisjoint(tokenizer.template_words)
+
+
 def test_what_is_remembered_is_recalled_and_echoes():
     engine = tiny_engine.engine(positions=256)
     cue = "My sister lives in"
@@ -218,6 +232,15 @@ def test_what_is_remembered_is_recalled_and_echoes():
     assert result.text == " Oslo."
     assert result.memories_used == ("My sister lives in Oslo.",)
     assert tiny_engine.engine(positions=256).generate(cue, 6, temperature=0.0).text != " Oslo."
+
+
+# --- mistakes
+
+
+@pytest.mark.parametrize("name", [3, None, ["smollm2"]])
+def test_a_name_of_another_type_is_refused(name):
+    with pytest.raises(ValueError, match=r"name = .*: expected a directory, a hub id or smollm2"):
+        HFEngine.from_pretrained(name)
 
 
 # --- its tokens

@@ -110,6 +110,38 @@ def test_greedy_takes_the_most_probable(client):
         assert token.logprob == pytest.approx(token.top_logprobs[0].logprob, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("body", "extra", "options"),
+    [
+        ({"frequency_penalty": 1.5}, {}, {}),
+        ({"presence_penalty": 1.5}, {}, {}),
+        ({}, {"stop_token_ids": [38]}, {}),
+        ({}, {"stop_token_ids": [38], "min_tokens": 4}, {}),
+        ({}, {}, {"bad_words": ["B"]}),
+        ({}, {}, {"dry_multiplier": 3.0, "dry_allowed_length": 1}),
+        ({}, {}, {"mirostat_tau": 0.5}),
+        ({}, {}, {"xtc_probability": 1.0}),
+    ],
+)
+def test_samplers_are_those_of_the_engine(client, engine, body, extra, options):
+    """A bias leaves two letters, so that every option is felt."""
+    assert engine.tokenizer.encode("AB") == [37, 38]
+    bias = {37: 80, 38: 80}
+    asked = dict(max_tokens=12, seed=1, temperature=4.0, top_p=1.0)
+    reso = {"repetition_penalty": 1.0, "auto_temperature": False}
+    texts = [
+        chat(client, **asked, **b, logit_bias={str(i): z for i, z in bias.items()},
+             extra_body={"reso": reso | o, **e}).choices[0].message.content
+        for b, e, o in ((body, extra, options), ({}, {}, {}))
+    ]  # fmt: skip
+    same = engine.generate(
+        [("user", "hello")], 12, seed=1, temperature=4.0, logit_bias=bias, auto_temperature=False,
+        **body, **extra, **options,
+    )  # fmt: skip
+    assert texts[0] == same.text
+    assert texts[0] != texts[1]
+
+
 def test_n_texts_have_seeds_in_a_row(client):
     many = chat(client, n=3, seed=5)
     alone = [chat(client, seed=5 + i).choices[0].message.content for i in range(3)]
@@ -259,7 +291,13 @@ REFUSED = [
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
     ({"stream": "yes"}, "stream"),
     ({"stream_options": {"include_usage": True}}, "stream_options"),
-    ({"frequency_penalty": 0.5}, "frequency_penalty"),
+    ({"frequency_penalty": 2.5}, "frequency_penalty"),
+    ({"logit_bias": {"x": 1}}, "logit_bias"),
+    ({"logit_bias": {"5": 101}}, "logit_bias"),
+    ({"logit_bias": {"999999": 1}}, None),
+    ({"min_tokens": -1}, "min_tokens"),
+    ({"stop_token_ids": "x"}, "stop_token_ids"),
+    ({"reso": {"dry_base": 0}}, "dry_base"),
     ({"tools": [{"type": "function"}]}, "tools"),
     ({"response_format": {"type": "json_object"}}, "response_format"),
     ({"user": "somebody"}, "user"),

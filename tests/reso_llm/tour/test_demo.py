@@ -256,10 +256,10 @@ def test_numbers_are_those_of_the_probes(toured):
     pays = bits_per_byte(engine.model, t, replies_only=True) - bits_per_byte(
         engine.model, t, own, replies_only=True
     )
-    assert findings["goals"].saved["goal, to none"] == pytest.approx(pays)
+    assert findings["goals"].saved["goal, against none"] == pytest.approx(pays)
     others = bits_per_byte(engine.model, t, own[1:] + own[:1], replies_only=True)
     aims = others - bits_per_byte(engine.model, t, own, replies_only=True)
-    assert findings["goals"].saved["goal, to another's"] == pytest.approx(aims)
+    assert findings["goals"].saved["goal, against another's"] == pytest.approx(aims)
     for name, trace in findings["stability"].traces.items():
         assert findings["stability"].numbers[name] == max(trace[32:])  # of 63
 
