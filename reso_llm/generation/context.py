@@ -288,7 +288,7 @@ class Context:
 
     def _read_given(self, ids: Sequence[int], state: ResoState) -> ResoOutput:
         """Read given ids, from where the longest prompt of the cache that they go on from ends."""
-        if self._cache is None or self._length or self.dropped[0]:
+        if self._cache is None or self._begun or self.dropped[0]:
             return self._read_ids(ids, state)
         start = self._start(state)
         before = self._cache.before(start, ids)
