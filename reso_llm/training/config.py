@@ -16,6 +16,7 @@ RESUMABLE = {
     "kind", "data", "val_data", "columns", "out", *BUDGETS, "validate_every", "save_every",
     "log_every", "keep_last",
     "sample_prompt", "sample_length", "validate_tokens", "wandb", "device", "compile",
+    "shard", "activation_checkpointing",
     # Lower learning rates let a run go on that stopped at steps that were not finite.
     "max_bad_steps", "optim.matrix_lr", "optim.embedding_lr", "optim.head_lr", "optim.scalar_lr",
 }  # fmt: skip
@@ -89,6 +90,8 @@ class TrainConfig:
         wandb: where the run is also logged.
         device: cpu, cuda, or auto.
         compile: compile the loss with torch.compile.
+        shard: share weights, gradients and optimizers between processes (FSDP2).
+        activation_checkpointing: compute the blocks again in the backward pass, for less memory.
         optim: optimizers and schedule.
         model: shape of the model.
     """
@@ -122,6 +125,8 @@ class TrainConfig:
     wandb: Literal["offline", "online", "disabled"] = "offline"
     device: str = "auto"
     compile: bool = False
+    shard: bool = False
+    activation_checkpointing: bool = False
     optim: OptimConfig = field(default_factory=OptimConfig)
     model: ResoLLMConfig = field(default_factory=ResoLLMConfig)
 

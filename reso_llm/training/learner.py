@@ -7,10 +7,13 @@ only where the loss and every gradient are finite.
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_
 
 from reso_llm.data.token_cache import TokenData
 from reso_llm.data.windows import Batch, BatchStream
@@ -20,10 +23,20 @@ from reso_llm.training.document_past import DocumentPast
 from reso_llm.training.initial import Initial
 from reso_llm.training.objective import StepObjective, count_targets
 from reso_llm.training.optim import (
+    distributed,
     learning_rate_factor,
     make_optimizers,
     match_layout,
     set_learning_rate,
+)
+from reso_llm.training.sharding import (
+    by_sharding,
+    gathered,
+    gradient_norm,
+    is_sharded,
+    own_part,
+    recompute_blocks,
+    shard,
 )
 from run_core.hardware import autocast, keep_freed_memory
 from run_core.run import TrainingError
@@ -63,12 +76,17 @@ class Learner:
         torch.manual_seed(config.seed)
         self.config, self.data, self.device, self.world = config, data, device, world
         self.model = ResoLLMModel(config.model).to(device)
-        self.optimizers = make_optimizers(self.model, config.optim)
         if initial is not None:
             self.model.load_weights(initial.weights, initial.path)
         if not config.keep_memory:
             self.model.fit_bindings(data.train.tokens)
         self.past = DocumentPast(data.train, self.model)
+        if config.activation_checkpointing:
+            recompute_blocks(self.model)
+        self.sharded = config.shard and world.size > 1
+        if self.sharded:
+            shard(self.model, device, world)
+        self.optimizers = make_optimizers(self.model, config.optim)
         _let_signals_into_backward(self.model)
         if config.compile:
             self.model.loss = torch.compile(self.model.loss)
@@ -93,7 +111,7 @@ class Learner:
             self.model.zero_grad(set_to_none=True)
             raise Abandoned
         loss = sum(losses)
-        self.world.sum_gradients(self.model.parameters())
+        self.world.sum_gradients(p for p in self.model.parameters() if not is_sharded(p))
         problem = self.clip(loss)
         if problem is None:
             for optimizer in self.optimizers.values():
@@ -103,9 +121,12 @@ class Learner:
         return StepResult(loss, num_windows * self.stream.context, problem)
 
     def _own_gradient(self) -> float | None:
-        """`_gradient`, or None where it was given up for a signal."""
+        """`_gradient`, or None where it was given up for a signal.
+
+        A sharded step is not: the processes wait for each other within it.
+        """
         try:
-            with self.abandonable():
+            with nullcontext() if self.sharded else self.abandonable():
                 return self._gradient()
         except Abandoned:
             return None
@@ -150,8 +171,9 @@ class Learner:
 
     def backward(self, objective: StepObjective, index: int) -> float:
         """Add the gradient of one pass; what it adds to the step's loss, nats per target."""
+        forward = partial(objective.pass_loss, index)
         with autocast(self.device):
-            loss = objective.pass_loss(index)
+            loss = self.model.forward_pass(forward) if self.sharded else forward()
         loss.backward()
         return loss.item()
 
@@ -159,18 +181,40 @@ class Learner:
         """Clip the gradients, or name what is not finite and leave them as they are."""
         if not math.isfinite(loss):
             return "the loss"
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = gradient_norm(self.model.parameters(), self.world)
         if not math.isfinite(norm):
-            return f"the gradient of {_first_bad_gradient(self.model)}"
-        clip = self.config.optim.grad_clip
-        torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), clip, norm)
+            names = self.world.gather(_first_bad_gradient(self.model))
+            return f"the gradient of {next(filter(None, names), 'all parameters together')}"
+        for parameters in by_sharding(self.model.parameters()):
+            clip_grads_with_norm_(parameters, self.config.optim.grad_clip, norm)
         return None
 
+    def whole_model(self) -> ResoLLMModel | None:
+        """The model with all of its weights; all processes call it together.
+
+        Of a sharded one a copy, in the first process, and None in the others.
+        """
+        if not self.sharded:
+            return self.model
+        weights = gathered(self.model.state_dict(), self.world)
+        if not self.world.is_first:
+            return None
+        model = ResoLLMModel.from_weights(self.config.model, weights, "this run")
+        return model.to(self.device)
+
+    def load_weights(self, weights: dict[str, Tensor], source: str | Path) -> None:
+        """Take over the whole weights of a checkpoint; ValueError where they do not fit."""
+        own = self.model.state_dict()
+        parts = {n: distributed(t, own[n]) if n in own else t for n, t in weights.items()}
+        self.model.load_weights(parts, source)
+
     def state(self) -> dict[str, Any]:
-        """State of the optimizers and generators, for `restore`."""
+        """State of the optimizers and generators, for `restore`; all processes call it together.
+
+        What is sharded is whole in the first process, and None in the others.
+        """
         state = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
-        return state | {"generators": rng_state({})}
+        return gathered(state, self.world) | {"generators": rng_state({})}
 
     def restore(self, state: dict[str, Any], position: int) -> None:
         """Take over a saved `state`; full learning rates stay those of this run."""
@@ -193,10 +237,9 @@ def _let_signals_into_backward(model: ResoLLMModel) -> None:
         parameter.register_post_accumulate_grad_hook(nothing)
 
 
-def _first_bad_gradient(model: ResoLLMModel) -> str:
-    names = (n for n, p in model.named_parameters() if not _is_finite(p.grad))
-    return next(names, "all parameters together")
+def _first_bad_gradient(model: ResoLLMModel) -> str | None:
+    return next((n for n, p in model.named_parameters() if not _is_finite(p.grad)), None)
 
 
 def _is_finite(grad: Tensor | None) -> bool:
-    return grad is None or bool(torch.isfinite(grad).all())
+    return grad is None or bool(torch.isfinite(own_part(grad)).all())

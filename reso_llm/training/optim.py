@@ -15,6 +15,7 @@ from collections import defaultdict
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from reso_llm.training.config import OptimConfig
 
@@ -78,7 +79,10 @@ class Muon(torch.optim.Optimizer):
                 self._update(params, group)
 
     def _update(self, params: list[Tensor], group: dict) -> None:
-        """One step for parameters of equal shape (..., rows, columns)."""
+        """One step for parameters of equal shape (..., rows, columns).
+
+        Of sharded ones every process gathers the momentum and orthogonalises it whole.
+        """
         momentum = group["momentum"]
         for p in params:
             if "momentum" not in self.state[p]:
@@ -88,10 +92,12 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(buffers, list(grads.unbind()), 1 - momentum)
         update = grads.lerp_(torch.stack(buffers), momentum)
         rows, columns = update.shape[-2:]
-        flat = orthogonalize(update.view(-1, rows, columns), group["polar_steps"])
+        whole = update.full_tensor() if isinstance(update, DTensor) else update
+        flat = orthogonalize(whole.view(-1, rows, columns), group["polar_steps"])
+        update = distributed(flat.view_as(whole), update)
         scale = max(1, rows / columns) ** 0.5
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(params, list(flat.view_as(update).unbind()), alpha=-group["lr"] * scale)
+        torch._foreach_add_(params, list(update.unbind()), alpha=-group["lr"] * scale)
 
 
 def make_optimizers(model: nn.Module, config: OptimConfig) -> dict[str, torch.optim.Optimizer]:
@@ -125,6 +131,11 @@ def make_optimizers(model: nn.Module, config: OptimConfig) -> dict[str, torch.op
     return optimizers
 
 
+def is_matrix(name: str, p: Tensor) -> bool:
+    """Whether a parameter is a matrix, a stack of them, or a table; else a vector or a scalar."""
+    return _kind(name, p) != "scalar"
+
+
 def _kind(name: str, p: Tensor) -> str:
     if name.startswith("head."):
         return "head"
@@ -133,12 +144,20 @@ def _kind(name: str, p: Tensor) -> str:
     return "matrix" if p.ndim >= 2 and min(p.shape[-2:]) > 1 else "scalar"
 
 
+def distributed(tensor: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor that every process has, sharded where `like` is: each keeps its part."""
+    if not isinstance(like, DTensor):
+        return tensor
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
+
+
 def match_layout(optimizer: torch.optim.Optimizer) -> None:
     """Give loaded state the layout of its parameter: fused AdamW reads both as flat memory."""
     for p, values in optimizer.state.items():
         for key, value in values.items():
             if isinstance(value, Tensor) and value.shape == p.shape:
-                values[key] = torch.empty_like(p, dtype=value.dtype).copy_(value)
+                own = torch.empty_like(p, dtype=value.dtype)
+                values[key] = own.copy_(distributed(value, p))
 
 
 def learning_rate_factor(config: OptimConfig, progress: float) -> float:

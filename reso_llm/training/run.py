@@ -23,7 +23,8 @@ from run_core.hardware import pick_device, require_memory
 from run_core.run import Report, TrainingError, find_start, open_run, write_records
 from run_core.world import ALONE, World, is_restart_of, launch, local_device, open_world
 
-BYTES_PER_PARAMETER = 12  # in float32: the weight, its gradient, and one number of the optimizer
+BYTES_PER_WEIGHT = 4  # in float32
+BYTES_LEARNING = 8  # for each weight: its gradient, and one number of the optimizer
 
 
 def train(
@@ -79,7 +80,8 @@ def _require_memory(config: TrainConfig, device: torch.device, world: World) -> 
     """
     windows = len(range(config.batch_size)[world.rows(config.batch_size, "batch_size")])
     model = config.model
-    needed = model.least_parameters * BYTES_PER_PARAMETER
+    shares = world.size if config.shard else 1
+    needed = model.least_parameters * (BYTES_PER_WEIGHT + BYTES_LEARNING // shares)
     require_memory(needed, device, f"training {model.least_parameters:,} parameters")
     tokens = windows * model.max_seq_len
     needed = tokens * model.num_layers * model.dim * 2  # one bfloat16 activation of each layer

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from reso_llm.model import ResoLLMModel
 from reso_llm.tokenizer import ResoTokenizer
 from reso_llm.training.calibration import goal_calibration, stability_calibration
 from reso_llm.training.config import RESUMABLE, completed
@@ -43,14 +44,15 @@ class Counters:
 def save(learner: Learner, tokenizer: ResoTokenizer, counters: Counters) -> None:
     """Save the step of `counters`, note it where it is the best, and delete old checkpoints.
 
-    Of several processes the first does it. Raises TrainingError where the weights are not finite,
-    CheckpointError when the disk refuses.
+    Of several processes, which all call it together, the first does it. Raises TrainingError where
+    the weights are not finite, CheckpointError when the disk refuses.
     """
     config = learner.config
+    model, state = learner.whole_model(), learner.state()
     if not learner.world.is_first:
         return
     try:
-        _save_checkpoint(learner, tokenizer, counters)
+        _save_checkpoint(learner, model, state, tokenizer, counters)
     except ValueError as error:  # non-finite weights after a finite loss
         raise TrainingError(
             f"step {counters.step}: {error}; --resume from the checkpoint before it with lower "
@@ -79,7 +81,7 @@ def restore(learner: Learner, path: Path) -> Counters:
     counters = build_from(Counters, training["counters"], f"{path}/training.json: counters")
     if counters.best_bits_per_byte is None:
         counters.best_bits_per_byte = math.inf
-    learner.model.load_weights(tensors["model"], path)
+    learner.load_weights(tensors["model"], path)
     try:
         state = unflatten_state(tensors["optimizer"], training["state"])
         learner.restore(state, counters.position)
@@ -93,13 +95,19 @@ def restore(learner: Learner, path: Path) -> Counters:
     return counters
 
 
-def _save_checkpoint(learner: Learner, tokenizer: ResoTokenizer, counters: Counters) -> None:
-    tensors, document = flatten_state(learner.state())
+def _save_checkpoint(
+    learner: Learner,
+    model: ResoLLMModel,
+    state: dict[str, Any],
+    tokenizer: ResoTokenizer,
+    counters: Counters,
+) -> None:
+    tensors, document = flatten_state(state)
     best = counters.best_bits_per_byte
     run.save_checkpoint(
         learner.config.out,
         counters.step,
-        tensors={"model": learner.model.state_dict(), "optimizer": tensors},
+        tensors={"model": model.state_dict(), "optimizer": tensors},
         documents={
             "config.json": learner.config.model.to_dict(),
             "tokenizer.json": tokenizer.to_json(),
@@ -107,8 +115,8 @@ def _save_checkpoint(learner: Learner, tokenizer: ResoTokenizer, counters: Count
                 "counters": vars(counters)
                 | {"best_bits_per_byte": best if math.isfinite(best) else None},
                 "tokenizer_fingerprint": tokenizer.fingerprint,
-                "goal_calibration": _goal_calibration(learner),
-                "stability_calibration": _stability_calibration(learner),
+                "goal_calibration": _goal_calibration(learner, model),
+                "stability_calibration": _stability_calibration(learner, model),
                 "data": learner.data.path.name,
                 "config": learner.config.to_dict(),
                 "state": document,
@@ -124,16 +132,15 @@ def record_best(run_dir: str, counters: Counters) -> None:
         run.record_best(run_dir, step, counters.best_bits_per_byte)
 
 
-def _goal_calibration(learner: Learner) -> dict[str, float] | None:
-    if learner.model.goal is None:
+def _goal_calibration(learner: Learner, model: ResoLLMModel) -> dict[str, float] | None:
+    if model.goal is None:
         return None
     with torch.no_grad():
-        calibration = goal_calibration(learner.data.train, learner.model.embedding.weight)
+        calibration = goal_calibration(learner.data.train, model.embedding.weight)
     return calibration and calibration._asdict()
 
 
-def _stability_calibration(learner: Learner) -> dict[str, Any] | None:
-    model = learner.model
+def _stability_calibration(learner: Learner, model: ResoLLMModel) -> dict[str, Any] | None:
     if not model.config.stability.enabled:
         return None
     was_training = model.training

@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from reso_llm.data.token_cache import TokenData
+from reso_llm.model import ResoLLMModel
 from reso_llm.tokenizer import ResoTokenizer
 from reso_llm.training import saving
 from reso_llm.training.config import TrainConfig
@@ -181,12 +182,13 @@ class Trainer:
         if self._logged("validation_bits_per_byte") is None and not self._validate():
             return self._stop()
         self._save()
-        score = self.world.first_does(self._final_score)
+        model = self.learner.whole_model()
+        score = self.world.first_does(lambda: self._final_score(model))
         return TrainSummary(c.step, c.seconds, score, self._signal() if score is None else None)
 
-    def _final_score(self) -> LanguageModelScore | None:
+    def _final_score(self, model: ResoLLMModel) -> LanguageModelScore | None:
         """Score all of the validation data, and log it; None where a signal comes first."""
-        score = final_score(self.learner.model, self.data.val, self.stops, self.report)
+        score = final_score(model, self.data.val, self.stops, self.report)
         if score is not None and self._logged_here("final_bits_per_byte") is None:
             final = {f"final_{name}": value for name, value in score.to_dict().items()}
             self.log.log({"step": self.counters.step, **final})
@@ -222,16 +224,17 @@ class Trainer:
         False where a signal cut it short; then nothing of it is logged.
         """
         started = time.perf_counter()
-        bits_per_byte = self.world.first_does(self._bits_per_byte_of_validation)
+        model = self.learner.whole_model()
+        bits_per_byte = self.world.first_does(lambda: self._bits_per_byte_of_validation(model))
         if bits_per_byte is None:
             return False
         self.meter.leave_out(time.perf_counter() - started)
         self._note_best(bits_per_byte)
         return True
 
-    def _bits_per_byte_of_validation(self) -> float | None:
+    def _bits_per_byte_of_validation(self, model: ResoLLMModel) -> float | None:
         """The score, logged with a sample; None where a signal cut it short."""
-        c, model = self.counters, self.learner.model
+        c = self.counters
         try:
             with self.stops.abandonable():
                 score = quick_score(model, self.data.val, self.config)

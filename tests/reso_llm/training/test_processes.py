@@ -5,8 +5,10 @@ starts runs anew after a kill is measured by `benchmarks/studies/restarts.py`.
 """
 
 import dataclasses
+import hashlib
 import math
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -15,14 +17,16 @@ import numpy as np
 import pytest
 import torch
 from processes import end, run_processes, start_processes
-from test_training import TINY, metrics, quiet, state_hash, stop_after, write_rows
+from test_training import TINY, final_state, metrics, quiet, stop_after, write_rows
 from test_training import rows as guanaco_rows
 
 from reso_llm.data.prepare import prepare
+from reso_llm.stages.block import Block
 from reso_llm.tokenizer import ResoTokenizer
 from reso_llm.training.config import TrainConfig
 from reso_llm.training.learner import Learner
 from reso_llm.training.run import train
+from reso_llm.training.sharding import own_part
 from run_core import signals
 from run_core.run import TrainingError
 from run_core.world import ALONE, World, open_world
@@ -60,14 +64,16 @@ def learner_of(config: TrainConfig, files: Path, world: World) -> Learner:
 # --- the same weights -----------------------------------------------------------------------
 
 
-def weights_after(rank: int, config: TrainConfig, files: Path) -> dict[str, np.ndarray]:
+def weights_after(rank: int, config: TrainConfig, files: Path) -> dict[str, np.ndarray] | None:
     """Weights after STEPS steps in float64: both optimizers magnify the rounding of float32."""
+    torch.set_default_dtype(torch.float64)
     with open_world(CPU) as world:
         learner = learner_of(config, files, world)
-        learner.model.double()
         for step in range(STEPS):
             learner.step(step / STEPS)
-        return {name: p.detach().numpy() for name, p in learner.model.named_parameters()}
+        model = learner.whole_model()
+        if model is not None:
+            return {name: p.detach().numpy() for name, p in model.named_parameters()}
 
 
 @pytest.fixture(scope="module")
@@ -80,16 +86,47 @@ def alone(files):
     }
 
 
-@pytest.mark.parametrize(("size", "replies_only"), [(2, True), (4, False)])
-def test_processes_learn_what_one_does(files, alone, size, replies_only):
-    """Goals, counts of replies, spans of the memory and known pasts are of the whole batch."""
-    config = config_of(files, replies_only=replies_only)
+@pytest.mark.parametrize(
+    ("size", "replies_only", "memory"),
+    [(2, True, {}), (4, False, {}), (2, True, {"shard": True, "activation_checkpointing": True})],
+)
+def test_processes_learn_what_one_does(files, alone, size, replies_only, memory):
+    """Goals, counts of replies, spans of the memory and known pasts are of the whole batch.
+
+    Of a sharded model the first process has all of the weights.
+    """
+    config = config_of(files, replies_only=replies_only, **memory)
     found = run_processes(size, weights_after, config, files)
     expected = alone[replies_only]
     assert abs(expected["goal.weight"]).max() > 0.01  # goals were learnt from
+    if memory:
+        assert found.pop() is None
     for one in found:
         for name, values in expected.items():
             assert abs(one[name] - values).max() < 1e-5, name
+
+
+def test_recomputed_blocks_learn_the_same(files, monkeypatch):
+    calls, forward = [], Block.forward
+
+    def counted(self, *inputs):
+        calls.append(self)
+        return forward(self, *inputs)
+
+    monkeypatch.setattr(Block, "forward", counted)
+    learners = [
+        learner_of(config_of(files, activation_checkpointing=value), files, ALONE)
+        for value in (False, True)
+    ]
+    counts = []
+    for learner in learners:
+        calls.clear()
+        learner.step(0.0)
+        learner.step(0.5)
+        counts.append(len(calls))
+    assert counts == [8, 16]  # two steps of two passes through two blocks
+    for one, other in zip(*(learner.model.parameters() for learner in learners), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_rows_of_one_global_batch():
@@ -99,7 +136,48 @@ def test_rows_of_one_global_batch():
         World(1, 4).rows(6, "batch_size")
 
 
+# --- the same checkpoints -------------------------------------------------------------------
+
+
+def steps_of(rank: int, config: TrainConfig, cache: str, resume: bool) -> int:
+    """The step that a run in float64 ends at."""
+    torch.set_default_dtype(torch.float64)
+    os.environ["RESO_CACHE"] = cache
+    return train(config, resume=resume, report=quiet).step
+
+
+def test_checkpoints_of_a_sharded_run_are_those_of_any(files, tmp_path):
+    """Sharded or not, a run goes on from the other's checkpoint to the same weights."""
+    cache = str(files / "cache")
+    one = config_of(files, out=str(tmp_path / "run"), steps=2, sample_prompt="")
+    run_processes(1, steps_of, one, cache, False)
+    sharded = dataclasses.replace(one, shard=True, steps=4)
+    assert run_processes(2, steps_of, sharded, cache, True) == [4, 4]
+    shutil.copytree(one.out, tmp_path / "copy")
+    copy = dataclasses.replace(one, out=str(tmp_path / "copy"), steps=6)
+    assert run_processes(1, steps_of, copy, cache, True) == [6]
+    assert run_processes(2, steps_of, dataclasses.replace(sharded, steps=6), cache, True) == [6, 6]
+    states = [final_state(each) for each in (one, copy)]
+    for part in ("model", "optimizer"):
+        for name, tensor in states[0][0][part].items():
+            if tensor.is_floating_point():  # the generators' state is not
+                torch.testing.assert_close(tensor, states[1][0][part][name], rtol=1e-6, atol=1e-6)
+    assert [counters["position"] for _, _, counters in states] == [48, 48]
+
+
 # --- one decision ---------------------------------------------------------------------------
+
+
+def own_state_hash(learner: Learner) -> str:
+    """Of this process's parts of the weights, and of the optimizers' state."""
+    digest = hashlib.sha256()
+    tensors = list(learner.model.state_dict().values())
+    for optimizer in learner.optimizers.values():
+        for state in optimizer.state_dict()["state"].values():
+            tensors += [value for value in state.values() if isinstance(value, torch.Tensor)]
+    for tensor in tensors:
+        digest.update(own_part(tensor).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def bad_steps_of_the_second(rank: int, config: TrainConfig, cache: str):
@@ -109,9 +187,9 @@ def bad_steps_of_the_second(rank: int, config: TrainConfig, cache: str):
     step, backward = Learner.step, Learner.backward
 
     def hashed_step(self, progress):
-        before = state_hash(self)
+        before = own_state_hash(self)
         result = step(self, progress)
-        hashes.append((before, state_hash(self)))
+        hashes.append((before, own_state_hash(self)))
         return result
 
     def bad_backward(self, objective, index):
@@ -119,7 +197,7 @@ def bad_steps_of_the_second(rank: int, config: TrainConfig, cache: str):
         if rank == 1 and len(hashes) == 1:
             return math.nan
         if rank == 1 and len(hashes) == 2:
-            self.model.blocks[0].feed_forward.up.weight.grad[0, 0] = math.nan
+            own_part(self.model.blocks[0].feed_forward.up.weight.grad)[0, 0] = math.nan
         return loss
 
     Learner.step, Learner.backward = hashed_step, bad_backward
@@ -127,15 +205,17 @@ def bad_steps_of_the_second(rank: int, config: TrainConfig, cache: str):
     return messages, hashes, torch.initial_seed()
 
 
-def test_a_step_that_is_not_finite_in_one_process_is_skipped_by_all(files, tmp_path):
+@pytest.mark.parametrize("shard", [False, True])
+def test_a_step_that_is_not_finite_in_one_process_is_skipped_by_all(files, tmp_path, shard):
     """FAULT 10."""
-    config = config_of(files, out=str(tmp_path / "run"), steps=4)
+    config = config_of(files, out=str(tmp_path / "run"), steps=4, shard=shard)
     task = bad_steps_of_the_second
     (messages, hashes, seed), (unreported, others, other_seed) = run_processes(
         2, task, config, str(files / "cache")
     )
-    assert [before == after for before, after in hashes] == [False, True, True, False]
-    assert others == hashes
+    for pairs in (hashes, others):
+        assert [before == after for before, after in pairs] == [False, True, True, False]
+    assert (others == hashes) is not shard  # or each holds parts of its own
     assert [m for m in messages if "skipped" in m] == [
         "step 2 skipped: the loss is not finite",
         "step 3 skipped: the gradient of blocks.0.feed_forward.up.weight is not finite",
