@@ -2,6 +2,8 @@
 
 python -m benchmarks.studies.speed                    training and batch-1 decoding, 2 threads
 python -m benchmarks.studies.speed --threads 1
+python -m benchmarks.studies.speed --threads 1 --profile        where a token's time goes
+python -m benchmarks.studies.speed --table                      the README's table again
 
 The models take turns in one process; the figures are medians over the rounds, and the ratios are
 medians of the ratios within a round. The weights are random. The binding memory has counted random
@@ -14,17 +16,22 @@ loop and an argmax.
 import argparse
 import statistics
 import time
+from collections.abc import Iterable
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.kit.first_questions import FIRST
 from benchmarks.kit.gpt2 import gpt2_like
-from benchmarks.kit.records import num_parameters, write_row
+from benchmarks.kit.profile import PARTS, median_parts
+from benchmarks.kit.records import Row, current_rows, num_parameters, write_row
+from benchmarks.kit.tables import table
 from benchmarks.kit.timing import interleaved, median_ratio, rate
 from reso_llm.config import ResoLLMConfig, control_of, small_config
 from reso_llm.data.windows import Batch
+from reso_llm.generation.options import GenerationOptions
 from reso_llm.generation.stepper import Stepper
 from reso_llm.inference import ResoLLMInference
 from reso_llm.model import ResoLLMModel
@@ -36,6 +43,7 @@ from run_core.hardware import keep_freed_memory
 
 FITTED = 400_000
 PROMPT_TOKENS, NEW_TOKENS, BATCH = 16, 240, 8
+TEXT = "It was a dark night, and"
 RATIOS = (
     ("full", "control"), ("control", "gpt2"), ("full", "gpt2"),
     ("full", "full_stepper"), ("full_stepper", "full_torch"),
@@ -51,13 +59,13 @@ def made(config: ResoLLMConfig) -> ResoLLMModel:
     return model
 
 
-def training_step(model, loss, optimizers, config: ResoLLMConfig):
+def training_step(model, loss, optimizers, config: ResoLLMConfig, windows: int):
     """A function that runs one optimizer step and returns tokens per second."""
 
     def step() -> float:
-        ids = torch.randint(config.vocab_size, (BATCH, config.max_seq_len + 1))
-        reply = torch.ones(BATCH, config.max_seq_len, dtype=torch.bool)
-        starts = torch.randint(FITTED, (BATCH,))
+        ids = torch.randint(config.vocab_size, (windows, config.max_seq_len + 1))
+        reply = torch.ones(windows, config.max_seq_len, dtype=torch.bool)
+        starts = torch.randint(FITTED, (windows,))
         batch = Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), reply, starts)
         started = time.perf_counter()
         loss(batch).backward()
@@ -65,12 +73,13 @@ def training_step(model, loss, optimizers, config: ResoLLMConfig):
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        return BATCH * config.max_seq_len / (time.perf_counter() - started)
+        return windows * config.max_seq_len / (time.perf_counter() - started)
 
     return step
 
 
-def training_measures(config: ResoLLMConfig):
+def training_measures(config: ResoLLMConfig, windows: int = BATCH):
+    """Functions that train each model for one step and return tokens per second."""
     theirs, generator = gpt2_like(config), torch.Generator()
 
     def gpt2_loss(batch: Batch):
@@ -84,13 +93,13 @@ def training_measures(config: ResoLLMConfig):
         def loss(batch: Batch) -> Tensor:
             return StepObjective(model, [batch], generator).pass_loss(0)
 
-        return training_step(model, loss, optimizers, config)
+        return training_step(model, loss, optimizers, config, windows)
 
     adamw = torch.optim.AdamW(theirs.parameters(), lr=1e-3, fused=True)
     return {
         "full": ours(config),
         "control": ours(control_of(config)),
-        "gpt2": training_step(theirs, gpt2_loss, [adamw], config),
+        "gpt2": training_step(theirs, gpt2_loss, [adamw], config, windows),
     }
 
 
@@ -160,15 +169,58 @@ def forward(model: ResoLLMModel, prompt_ids: Tensor) -> None:
         output = model(output.logits[:, -1:].argmax(-1), output.state)
 
 
+def profile(config: ResoLLMConfig, threads: int, rounds: int) -> None:
+    """Print and record the milliseconds of a token by part: random weights and the shipped model.
+
+    The random model writes one text greedily, the shipped one ten first replies at temperature .8.
+    """
+    small = ResoLLMInference(random_model(config), create_default_tokenizer(), config)
+    questions = [[("user", question)] for question in FIRST[:10]]
+    works = {
+        "small, random weights": (
+            small, [TEXT], GenerationOptions(max_length=NEW_TOKENS, temperature=0.0)
+        ),
+        "shipped": (
+            ResoLLMInference.from_pretrained(), questions, GenerationOptions(temperature=0.8)
+        ),
+    }  # fmt: skip
+    lines = []
+    for name, work in works.items():
+        row = {"work": "profile", "model": name, "threads": threads, "rounds": rounds}
+        row |= median_parts(*work, rounds=rounds)
+        write_row("speed", row)
+        shares = [f"{1000 * row['milliseconds'][part]:,.0f}" for part in (*PARTS, "whole")]
+        lines.append((name, *shares, f"{row['timed_over_untimed']:.2f}"))
+    print(table(("microseconds a token", *PARTS, "whole", "timed / untimed"), lines))
+
+
+def readme_table(rows: Iterable[Row]) -> str:
+    """The README's table, of the newest rows of training and decoding with one thread."""
+    newest = {row["work"]: row["tokens_per_second"] for row in rows
+              if row["threads"] == 1 and "tokens_per_second" in row}  # fmt: skip
+    lines = {"training": newest["training"], "writing, all dials on": newest["decoding"]}
+    head = ("tokens a second, one thread", "Reso", "plain decoder", "Hugging Face GPT-2")
+    models = ("full", "control", "gpt2")
+    return table(head, [(n, *(f"{v[m]:,.0f}" for m in models)) for n, v in lines.items()])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--profile", action="store_true", help="the parts of a token's time alone")
+    parser.add_argument("--table", action="store_true", help="the README's, of recorded rows")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     keep_freed_memory()
     config = small_config()
+    if options.profile:
+        profile(config, options.threads, options.rounds)
+        return
+    if options.table:
+        print(readme_table(current_rows("speed")))
+        return
     for work, make in (("training", training_measures), ("decoding", decoding_measures)):
         measures = make(config)
         interleaved(measures, 2)  # warm up

@@ -76,6 +76,7 @@ class Context:
         self._stepped: list[int] = []  # the rows that the stepper reads
         self.state: ResoState | None = None  # of all rows, where no stepper reads them
         self._begun = False
+        self._taken_back: set[int] = set()  # rows that the state is no longer true of
         self._bounded = model.config.attention_window == 0
         self._num_first = [0] * len(rows)  # tokens of the last reading in one pass
         self._received = [np.zeros(0)] * len(rows)  # attention received before, by index in ids
@@ -99,8 +100,8 @@ class Context:
 
     def _read_newest(self) -> Prediction:
         self._leave_ended()
-        if full := self._full():
-            self._read_anew(full, num_unread=1)
+        if stale := self._full() | self._taken_back:
+            self._read_anew(sorted(stale), num_unread=1)
         newest = [row.ids[-1] for row in self.rows]
         if self._stepping:
             return self._step(newest)
@@ -162,6 +163,13 @@ class Context:
         states = self._states()
         states[row] = heated(states[row], 0, noise, num_prompt, generator)
         self._take(states)
+
+    def take_back(self, row: int, num_tokens: int) -> None:
+        """Forget the last tokens of a row: it is read again, as no stage can forget."""
+        if self.attending:
+            kept = len(self.rows[row].ids) - num_tokens
+            self._received[row] = self._received_by_id(row)[:kept]
+        self._taken_back.add(row)
 
     def lookahead(self, row: int, candidates: Tensor, horizon: int) -> Tensor:
         """ln p (m,) of the most probable `horizon` tokens after each of the candidates (m,).
@@ -230,17 +238,18 @@ class Context:
         ended = [row for row in self._stepped if self.rows[row].stop_reason]
         if ended:
             self._forget(ended)
+            self._taken_back.difference_update(ended)
             self._take({r: state for r, state in self._states().items() if r not in ended})
 
-    def _full(self) -> Sequence[int]:
+    def _full(self) -> set[int]:
         """The rows that have no room for another token, or whose common state has none."""
         limit = self.model.config.max_seq_len
         if not self._bounded:
-            return ()
+            return set()
         if not self._stepping:
-            return range(len(self.rows)) if self.state.length == limit else ()
+            return {*range(len(self.rows))} if self.state.length == limit else set()
         lengths = zip(self._stepped, self.stepper.lengths, strict=True)
-        return [row for row, length in lengths if length == limit]
+        return {row for row, length in lengths if length == limit}
 
     def _read_anew(self, rows: Sequence[int], num_unread: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Read rows from their start, or their opening and newest tokens where they are too long.
@@ -251,20 +260,25 @@ class Context:
         states = self._states()
         self._settle()
         kept = {row: self._cut_to_fit(row, num_unread) for row in rows}
-        longest = max(part.length for part in kept.values())
+        columns = max(part.length for part in kept.values())
+        if not self._stepping and len(rows) < len(self.rows):  # the others stay where they are
+            columns = self.state.length
+            states = {row: selected(self.state, [row]) for row in range(len(self.rows))}
         read = {
-            part: self._read_alone(part, 0 if self._stepping else longest - part.length)
+            part: self._read_alone(part, 0 if self._stepping else columns - part.length)
             for part in dict.fromkeys(kept.values())
         }
         outputs = [read[part] for part in kept.values()]
+        self._taken_back.clear()
         if not self._begun and self.monitored:
             for row, output in zip(self.rows, outputs, strict=True):
                 row.read_prompt(output.logits[0], row.ids)
         self._forget(rows)
+        states |= {row: read[part].state for row, part in kept.items()}
         if self._stepping:
-            self._take(states | {row: read[part].state for row, part in kept.items()})
+            self._take(states)
         else:
-            self.state = stacked([output.state for output in outputs])
+            self.state = stacked([states[row] for row in range(len(self.rows))])
         logits = torch.cat([output.logits[:, -1] for output in outputs])
         return logits, {
             name: torch.cat([output.diagnostics[name][:, -1:] for output in outputs])
@@ -351,7 +365,9 @@ class Context:
     def _received_by_id(self, row: int) -> np.ndarray:
         """Attention received (n,) by each of a row's ids, up to now."""
         columns, received = self._columns(row), np.zeros(0)
-        if self._stepping:
+        if row in self._taken_back:
+            pass  # what was summed up is of other ids
+        elif self._stepping:
             if self.stepper is not None and row in self._stepped:
                 received = self.stepper.received(self._stepped.index(row))
         else:
