@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from reso_llm.decoding.cache_noise import CacheNoise
-from reso_llm.decoding.row import Event, Measure, measure, measure_row
+from reso_llm.decoding.measure import Measure, measure, measure_row
+from reso_llm.decoding.row import Event
 from reso_llm.generation.row import Prediction, TextRow
 from reso_llm.generation.tokens import Tokens
 from reso_llm.session.agency import Goal
@@ -90,6 +91,9 @@ def _write_token(
     """Decide about, draw and take the next token of row b."""
     row.seen(measured, prediction, b)
     draw = row.decide(measured, prediction, b)
+    if draw.end:
+        row.end(draw.stop)
+        return
     if draw.rewind is not None:
         context.take_back(b, draw.rewind.num_tokens)
         measured, prediction, b = row.take_back(draw.rewind.num_tokens)

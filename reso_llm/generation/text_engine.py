@@ -29,6 +29,7 @@ from reso_llm.generation.remembered import (
     Memories,
     memories_of,
     memory_limit,
+    query_of,
     with_memories,
 )
 from reso_llm.generation.results import GenerationResult, result_of, written_text
@@ -297,6 +298,7 @@ class TextEngine(ABC):
             monitor=monitor,
             on_text=on_text,
             memories=memories,
+            question=query_of(prompt),
         )
 
     def memories_of(self, prompt: Prompt) -> Memories:

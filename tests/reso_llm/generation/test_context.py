@@ -109,7 +109,7 @@ def test_a_row_that_ended_stays_as_it_was(make_engine, by_torch):
 def test_controllers_of_rows_act_on_their_own_row(make_engine):
     """Deepening looks ahead from its row; heat is that row's, in values, which know no column."""
     engine = make_engine()
-    srb = SRB(
+    srb = SRB.published(
         deepen_nats=0.0, deepen_coherence_rise=0.0, candidates=3, horizon=2, patience=99,
         max_tokens=99,
     )  # fmt: skip
@@ -170,7 +170,7 @@ def test_a_phase_slip_by_the_stepper_equals_the_model(make_engine, by_torch, max
 
 def test_deepening_by_the_stepper_equals_the_model(make_engine, by_torch):
     engine = make_engine(max_seq_len=24)
-    srb = SRB(
+    srb = SRB.published(
         deepen_nats=0.0, deepen_coherence_rise=0.0, candidates=3, horizon=2, patience=99,
         max_tokens=99,
     )  # fmt: skip
