@@ -153,6 +153,13 @@ CLAIMS = (
           reso_views.warnings, "{case} {warning:.2f}, best plain {best_plain:.2f}",
           (lambda row: row["warning"][1] > max(0.5, row["best_plain"]),),
           frame="AUROC of the warning, {num_seeds} seeds: {cases}"),
+    Claim("(ours) The warning tells right answers from wrong ones, better than the probability of "
+          "the answer", "benchmarks.studies.answers",
+          "python -m benchmarks.studies.answers --model DIR --record",
+          rows_of("answers", "model", "facts", case="facts"),
+          "facts {case}: AUROC {auroc.warning:.2f}, less the best of ln p, entropy and largest "
+          "probability {minus.warning:.2f}; right {accuracy:.2f}, of the surest fifth "
+          "{kept_right.warning.0:.0%}", (above("auroc.warning", 0.5), above("minus.warning"))),
     Claim("The stability class is one of stable, periodic, chaotic and divergent", NEW, STABILITY,
           reso_views.classes, "{case} {accuracy:.2f}", (above("accuracy", 0.8),),
           frame="balanced accuracy on clean text, loops, half of the tokens replaced, and lost "
@@ -162,12 +169,12 @@ CLAIMS = (
           frame="what the exponent adds to the balanced accuracy of the class, which is read from "
           "surprise and repetition: {cases}"),
     Claim("Hallucination prevention, auto-correction", NEW, AUTO_TEMPERATURE,
-          rows_of("auto_temperature", "model", "temperature", case="model"),
-          "{case} at T = {temperature:.1f} {difference.facts:+.3f}, repeated 4-grams "
+          rows_of("auto_temperature", "temperature", case="temperature", model="shipped"),
+          "T = {case} {difference.facts:+.3f}, repeated 4-grams "
           "{difference.rep-4:+.3f}, non-words {difference.non-words:+.3f}",
           (above("difference.facts"),),
-          frame="share of answers that name the fact in the prompt, with the temperature "
-          "adjustment less without: {cases}"),
+          frame="share of the shipped model's answers that name the fact in the prompt, with the "
+          "temperature adjustment less without: {cases}"),
     Claim("Multiple models can share state non-locally", NEW, HEARSAY,
           rows_of("hearsay", "listener", "seed", case="listener", fidelity=1.0),
           "{case} {told:.2f}, a fact nobody was told {untold:.2f}", (apart("untold", "told"),),

@@ -20,6 +20,9 @@ Shapes: B batch, T time, D width, V vocabulary, M orders, E entries, C contexts,
 a token (sum over orders of the entries read at most).
 """
 
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -31,17 +34,17 @@ from torch import Tensor, nn
 from reso_llm.config import PRSCConfig
 from reso_llm.stages import register_constants
 from reso_llm.stages.arrays import view
+from reso_llm.stages.kept_tables import kept_tables
 from reso_llm.stages.ngrams import (
     FOLDS,
     MODULI,
     NO_CONTEXT,
     context_keys,
-    count_tables,
     prime_powers,
-    pruned,
 )
+from reso_llm.stages.tables import count_tables
 
-MAX_FITTED = 10_000_000  # tokens: counting them takes some GB and half a minute
+MAX_FITTED = 100_000_000  # tokens: counting them takes minutes and some GB of disk
 SAMPLES, SAMPLE_LENGTH = 256, 256  # spans of the fitted text whose doubts set the gate
 
 
@@ -155,24 +158,29 @@ class BindingMemory(nn.Module):
         return self.fold_doubts[self.fold_of(starts).view(-1, 1), rows].flatten()
 
     @torch.no_grad()
-    def fit(self, tokens: np.ndarray) -> int:
+    def fit(self, tokens: np.ndarray, directory: Path | None = None) -> int:
         """Count the training text (N,) ids; the number of n-grams that collide (0 in practice).
 
-        Of a longer text the first MAX_FITTED tokens are counted.
+        Of a longer text the first MAX_FITTED tokens are counted. The tables are kept in
+        `directory`, which is of this text alone, and taken from there the next time.
         Raises ValueError for a text shorter than two tokens or ids beyond the vocabulary.
         """
-        tokens = np.asarray(tokens, dtype=np.int64)
+        tokens = np.asarray(tokens)
         if len(tokens) < 2 or tokens.min() < 0 or tokens.max() >= self.vocab_size:
             raise ValueError(
                 f"expected at least 2 token ids below {self.vocab_size}, got {len(tokens)}"
             )
         tokens = tokens[:MAX_FITTED]
-        tables, collisions = count_tables(
-            tokens, self.vocab_size, self.slots, self.powers.cpu().numpy()
-        )
+        powers = self.powers.cpu().numpy()
+        settings = self.vocab_size, self.slots, self.max_entries
+        count = partial(count_tables, tokens, powers, *settings)
+        if directory is None:
+            tables, collisions = count()
+        else:
+            tables, collisions = kept_tables(directory, [len(tokens), *settings], count)
         self.num_fitted = len(tokens)
         device, dtype = self.gate.device, self.gate.dtype
-        for name, array in pruned(tables, self.max_entries).items():
+        for name, array in tables.items():
             tensor = torch.from_numpy(array).to(device)
             setattr(self, name, tensor.to(dtype) if tensor.is_floating_point() else tensor)
         return collisions
@@ -227,10 +235,9 @@ class Match(NamedTuple):
 
 
 class BindingStep:
-    """One-token form of `BindingMemory`: the contexts that a text ends with, and their evidence.
+    """One-token form of `BindingMemory`: the contexts that texts end with, and their evidence.
 
-    `doubt` is that after the newest look-up. Keys are Python integers. Only entries that exist are
-    read, so nothing is padded.
+    Keys are Python integers. Only entries that exist are read, so nothing is padded.
     """
 
     def __init__(self, module: BindingMemory) -> None:
@@ -238,13 +245,16 @@ class BindingStep:
         self.ids, self.evidence, self.log_counts = map(
             view, (module.entry_ids, module.evidence, module.log_counts)
         )
-        self.doubts, self.doubt = view(module.doubts), float(module.doubts[-1])
+        self.doubts = view(module.doubts)
         self.slots, self.width_scale = module.slots, module.gate.shape[1] ** -0.5
         self.gate = view(module.gate)  # (M,D)
         self.trust, self.count_scale = module.trust.tolist(), module.count_scale.tolist()
 
-    def look_up(self, history: list[int]) -> list[Match]:
-        """Contexts that `history` (at least M ids, the newest last, -1 for none) ends with."""
+    def look_up(self, history: list[int]) -> tuple[list[Match], float]:
+        """Contexts that one row ends with, and the doubt after it, in nats.
+
+        history: at least M ids, the newest last, -1 for none.
+        """
         keys, high, low = [], 1, 1
         for order, powers in enumerate(self.powers[history[: -len(self.slots) - 1 : -1]].tolist()):
             high = high * powers[order][0] % MODULI[0]
@@ -258,15 +268,13 @@ class BindingStep:
                 entries = slice(first, min(end, first + self.slots[order]))
                 matches.append(Match(order, entries, float(self.log_counts[row])))
                 longest = row
-        self.doubt = float(self.doubts[longest])
-        return matches
+        return matches, float(self.doubts[longest])
 
-    def add(self, matches: list[Match], hidden: ndarray, logits: ndarray) -> None:
-        """Add the evidence of the matches, weighed by the final x (D,), to the logits (V,)."""
-        if not matches:
-            return
-        alphas = np.dot(self.gate, hidden).tolist()
-        for order, entries, log_count in matches:
-            alpha = alphas[order] * self.width_scale + self.trust[order]
-            alpha += self.count_scale[order] * log_count
-            np.add.at(logits, self.ids[entries], alpha * self.evidence[entries])
+    def add(self, matches: Sequence[list[Match]], hidden: ndarray, logits: ndarray) -> None:
+        """Add each row's evidence, weighed by its final x (R,D), to its logits (R,V)."""
+        weights = np.dot(hidden, self.gate.T).tolist()
+        for found, alphas, z in zip(matches, weights, logits, strict=True):
+            for order, entries, log_count in found:
+                alpha = alphas[order] * self.width_scale + self.trust[order]
+                alpha += self.count_scale[order] * log_count
+                np.add.at(z, self.ids[entries], alpha * self.evidence[entries])
