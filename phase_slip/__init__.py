@@ -7,8 +7,8 @@
     print(result.text, result.events)
 
 The controller is `reso_llm.decoding.controllers.PhaseSlip`, the loop `reso_llm.hf.engine.HFEngine`;
-`python -m phase_slip` shows the shocks in a text as it is written. What they are worth is measured
-by `python evaluate.py phase-slip`.
+`Sampler.published` has the published shocks. `python -m phase_slip` shows the slips of both in a
+text. What they are worth is measured by `python evaluate.py phase-slip`.
 """
 
 from phase_slip.sampler import Sampler

@@ -11,9 +11,9 @@ from reso_llm.hf.engine import HFEngine
 
 
 class Sampler:
-    """Writes with a model of transformers: greedily, as published, and hot at its shocks.
+    """Writes with a model of transformers: greedily, and repeats are taken back.
 
-    `options` are the fields of `PhaseSlip`, for example spike_nats=3.5. Raises ValueError naming a
+    `options` are the fields of `PhaseSlip`, for example repeat_length=4. Raises ValueError naming a
     field out of range, and as `HFEngine` does.
     """
 
@@ -21,10 +21,17 @@ class Sampler:
         self.controller = PhaseSlip(**options)
         self.engine = HFEngine(model, tokenizer)
 
+    @classmethod
+    def published(cls, model: nn.Module, tokenizer: Any, **options: Any) -> "Sampler":
+        """The published sampler: hot and noisy at its shocks, `options` changed (spike_nats=2)."""
+        sampler = cls(model, tokenizer)
+        sampler.controller = PhaseSlip.published(**options)
+        return sampler
+
     def generate(
         self, prompt: Prompt, max_length: int = 100, *, temperature: float = 0.0, **options: Any
     ) -> GenerationResult:
-        """Continue a text or answer a conversation; every shock is one of the result's `events`.
+        """Continue a text or answer a conversation; every slip is one of the result's `events`.
 
         The options, such as seed, on_text and on_event, are those of `TextEngine.generate`, and so
         are the errors.

@@ -62,7 +62,7 @@ def make_parser(prog: str = "chat.py") -> cli.Parser:
     add("--device", type=str, default="cpu", help="cpu or cuda")
     add("--metrics", type=bool | None, help="what was measured; default: at a terminal")
     add("--srb", type=bool, default=False, help="stop when the text has settled")
-    add("--phase_slip", type=bool, default=False, help="heat at spikes of entropy and in loops")
+    add("--phase_slip", type=bool, default=False, help="take repeats back; text waits 16 tokens")
     add("--stochastic_resonance", type=bool, default=False, help="noise on the logits in loops")
     add("--stability_temperature", type=bool, default=False, help="as the monitor suggests")
     add("--auto_temperature", type=bool, default=True, help="that, if the monitor is calibrated")

@@ -231,11 +231,13 @@ def test_inspect_of_data_is_that_of_train(run, monkeypatch, capsys):
 def test_the_sampler_is_greedy_between_its_shocks():
     engine = tiny_engine.engine()
     inner = engine.tokenizer.tokenizer
-    calm = phase_slip.Sampler(engine.model, inner, spike_nats=100, stale_steps=float("inf"))
+    calm = phase_slip.Sampler.published(
+        engine.model, inner, spike_nats=100, stale_steps=float("inf")
+    )
     greedy = engine.generate("once", 12, temperature=0.0)
     assert calm.generate("once", 12).token_ids == greedy.token_ids
     seen = []
-    hot = phase_slip.Sampler(engine.model, inner, spike_nats=0.1, cooldown_steps=0)
+    hot = phase_slip.Sampler.published(engine.model, inner, spike_nats=0.1, cooldown_steps=0)
     result = hot.generate("once", 12, seed=1, on_event=seen.append)
     assert result.token_ids != greedy.token_ids
     assert {event.controller for event in result.events} == {"phase_slip"}

@@ -37,7 +37,9 @@ from reso_llm.inference import SHIPPED, ResoLLMInference
 from run_core.run import resolve
 
 SAMPLER = {"temperature": 0.8, "top_p": 0.95}  # of replies
-WATCH = PhaseSlip(confident_nats=float("inf"))  # never slips: for the entropies it is shown
+WATCH = PhaseSlip.published(
+    confident_nats=float("inf")
+)  # never slips: for the entropies it is shown
 BATCH_ROWS = 20
 
 Arm = dict[str, Any]

@@ -11,7 +11,7 @@ from benchmarks.studies.serving import server
 
 FOLDER = REPOSITORY / "docs" / "figures"
 FACT, QUESTION = "My dog is called Biscuit.", "What is my dog called?"
-GOAL, SECOND = "music, bands and songs", "What do you like to do on Sundays?"
+FIRST = "Hi! How was your weekend?"
 
 
 def say(page, text: str) -> None:
@@ -23,17 +23,16 @@ def say(page, text: str) -> None:
 
 
 def talk(page, place: str, seed: int) -> None:
-    """A fact, a question for it, and a reply towards a goal with and without Phase-Slip."""
+    """A greeting, a fact, and a question for it, answered with the echo and without."""
     page.add_init_script(f"crypto.getRandomValues = (array) => array.fill({2 * seed})")
     page.goto(f"http://{place}/")
     page.wait_for_selector("body[data-ready]")
+    say(page, FIRST)
     page.fill("#fact", FACT)
     page.click("#remember button")
     page.wait_for_selector("#memories summary")
     say(page, QUESTION)
-    page.fill("#goal", GOAL)
-    say(page, SECOND)
-    page.check("#switch-phase_slip")
+    page.uncheck("#switch-echo")
     page.wait_for_selector(".difference")
 
 
@@ -48,8 +47,7 @@ def main() -> None:
             with server() as (place, _):
                 page = browser.new_page(**options)
                 talk(page, place, seed)
-                page.locator(".exchange:first-child .token").nth(4).focus()
-                page.locator(".exchange:first-child").scroll_into_view_if_needed()
+                page.locator(".exchange:nth-child(2) .reply:first-of-type .token").nth(4).focus()
                 page.evaluate("scrollTo(0, 0)")
                 page.screenshot(path=FOLDER / f"{name}.png")
 

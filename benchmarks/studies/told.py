@@ -17,11 +17,13 @@ With --said nothing is stored: a fact is the first message of a chat, the model 
 question comes next. The other questions come after one fact each, and `unaided` is the chat in
 which nothing but the model's context knows what was said.
 
-A seed draws the tokens. Intervals are 95 % bootstrap percentiles over facts or questions, each with
-all its seeds. Rows go to results/told.jsonl, those of --said to results/said.jsonl.
+A seed and the question draw the tokens. Intervals are 95 % bootstrap percentiles over facts or
+questions, each with all its seeds. Rows go to results/told.jsonl, those of --said to
+results/said.jsonl.
 """
 
 import argparse
+import random
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from itertools import cycle
@@ -60,9 +62,13 @@ def tell(engine: TextEngine, told: Sequence[Fact]) -> None:
 def ask(
     engine: TextEngine, question: str, seed: int, before: Sequence[tuple[str, str]] = ()
 ) -> str:
-    """The reply to a question after these messages, at the time when the facts were told."""
+    """The reply to a question after these messages, at the time when the facts were told.
+
+    Every question draws from a stream of its own: replies often differ by their first word alone.
+    """
     engine.session.clock = 0.0
-    options = SAMPLING | {"seed": seed, "metrics": False}
+    stream = random.Random(f"{seed} {question}").getrandbits(31)
+    options = SAMPLING | {"seed": stream, "metrics": False}
     return engine.generate([*before, ("user", question)], MAX_LENGTH, **options).text
 
 

@@ -1,7 +1,8 @@
 """Decoding controllers: small objects that see one row's signals and decide how to draw its token.
 
     SRB                   stop when the text has settled, deepen when it is undecided but turning
-    PhaseSlip             add noise to the key-value cache and draw one token at a high temperature
+    PhaseSlip             take back a repeat and draw its least sure token anew; as published, draw
+                          one token hot and add noise to the key-value cache
     StochasticResonance   add noise to the logits while the text repeats itself
     StabilityTemperature  draw at the temperature that the stability monitor suggests
 
@@ -15,8 +16,9 @@ Shapes: D embedding width.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from entropy_core.checks import require
 from entropy_core.policies import (
@@ -29,6 +31,7 @@ from entropy_core.policies import (
     phase_slip_step,
     srb_step,
 )
+from entropy_core.rewinding import RewindOptions, RewindState, rewind_step
 from entropy_core.signals import Signals
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.decoding.stability import StabilityMonitor
@@ -41,6 +44,8 @@ class RowView(NamedTuple):
     loop_score: float  # of the ids so far, 0 to 1
     temperature: float  # the sampler's, as earlier controllers have left it
     monitor: StabilityMonitor | None = None  # the row's stability monitor, if it is on
+    tokens: Sequence[int] = ()  # that the row has written
+    trace: Sequence[Signals] = ()  # behind each of these tokens
 
 
 class Decision(NamedTuple):
@@ -53,6 +58,7 @@ class Decision(NamedTuple):
     cache_noise: CacheNoise | None = None  # into the cache, for the tokens after this one
     deepen: "Deepen | None" = None
     stop: bool = False  # after this token
+    rewind: "Rewind | None" = None
 
 
 class Deepen(NamedTuple):
@@ -60,6 +66,13 @@ class Deepen(NamedTuple):
 
     candidates: int
     horizon: int
+
+
+class Rewind(NamedTuple):
+    """Take back the last `num_tokens`, and draw the first of them anew without the `excluded`."""
+
+    num_tokens: int
+    excluded: frozenset[int]
 
 
 class RowController(Protocol):
@@ -71,7 +84,10 @@ class RowController(Protocol):
 
 
 class Controller(Protocol):
-    """The options of a controller: frozen, comparable, used by any number of rows."""
+    """The options of a controller: frozen, comparable, used by any number of rows.
+
+    One that takes tokens back has a `reach` too: how many of the last tokens may be gone.
+    """
 
     @property
     def name(self) -> str:
@@ -126,20 +142,37 @@ class _SRBRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhaseSlip(PhaseSlipOptions):
-    """Phase-Slip: at a trigger, draw one token hot and add noise to the cache.
+class PhaseSlip(RewindOptions, PhaseSlipOptions):
+    """Phase-Slip: take a repeat back as soon as it is seen, and go on from where it began.
 
-    The defaults are the published ones; the published sampler is greedy between triggers.
-    `loop_patience` switches on the trigger on loops. slip_temperature None keeps the temperature,
-    and a noise scale of 0 keeps the cache. Raises ValueError naming a field out of range.
+    Of the last `repeat_length` tokens, if they stood before, the least sure one is drawn anew,
+    without those that led into a repeat there. `published()` has the published triggers instead: at
+    a spike of entropy, or when nothing has happened for long, one token is drawn hot and noise goes
+    into the cache; `loop_patience` adds a trigger on loops. At any of these slips slip_temperature
+    is that of the token, over the whole vocabulary, None the sampler's own; a noise scale of 0
+    keeps the cache. Raises ValueError naming a field out of range.
     """
 
-    slip_temperature: float | None = 1.5
-    noise: CacheNoise = field(default_factory=CacheNoise)
+    spike_nats: float = math.inf
+    stale_steps: float = math.inf
+    slip_temperature: float | None = None
+    noise: CacheNoise = field(default_factory=lambda: CacheNoise(scale=0.0))
     name: str = field(default="phase_slip", init=False)
+    reach: int = field(default=0, init=False)
+
+    @classmethod
+    def published(cls, **changes: Any) -> "PhaseSlip":
+        """The published sampler, greedy between its slips, with changes."""
+        published = PhaseSlipOptions()
+        return cls(**{
+            "repeat_length": None, "spike_nats": published.spike_nats,
+            "stale_steps": published.stale_steps, "slip_temperature": 1.5, "noise": CacheNoise(),
+        } | changes)  # fmt: skip
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        PhaseSlipOptions.__post_init__(self)
+        RewindOptions.__post_init__(self)
+        object.__setattr__(self, "reach", self.rewind_tokens if self.repeat_length else 0)
         t = self.slip_temperature
         ok = t is None or 1e-6 <= t < math.inf
         require(ok, "slip_temperature", t, "None, or a finite number from 1e-6 up")
@@ -151,20 +184,36 @@ class PhaseSlip(PhaseSlipOptions):
 class _PhaseSlipRow:
     def __init__(self, options: PhaseSlip) -> None:
         self.options, self.state = options, phase_slip_init(options)
+        self.taken_back = RewindState()
 
     def decide(self, view: RowView) -> Decision | None:
         options = self.options
+        rewind = self._rewind(view)
+        if rewind is not None:
+            return self._slip("repeat", rewind)
         cause, self.state = phase_slip_step(
             self.state, view.signals.entropy_nats, options, view.loop_score
         )
-        if cause is SlipCause.NONE:
-            return None
+        return None if cause is SlipCause.NONE else self._slip(cause.name.lower())
+
+    def _slip(self, cause: str, rewind: Rewind | None = None) -> Decision:
+        options = self.options
         return Decision(
-            cause.name.lower(),
+            cause,
             temperature=options.slip_temperature,
             full_vocabulary=options.slip_temperature is not None,
             cache_noise=options.noise if options.noise.scale > 0 else None,
+            rewind=rewind,
         )
+
+    def _rewind(self, view: RowView) -> Rewind | None:
+        if self.options.repeat_length is None:
+            return None
+        entropies = [signals.entropy_nats for signals in view.trace]
+        place, self.taken_back = rewind_step(self.taken_back, view.tokens, entropies, self.options)
+        if place is None:
+            return None
+        return Rewind(len(view.tokens) - place, self.taken_back.excluded[place])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,10 +257,12 @@ class StabilityTemperature:
         return Decision(view.monitor.steering_cause, temperature=suggested)
 
 
-def controllers_by_name(srb: SRB) -> dict[str, Controller]:
-    """The controllers that a person switches on by name; `srb` has the checkpoint's thresholds.
+def reach_of(controllers: Sequence[Controller]) -> int:
+    """How many of a text's last tokens some controllers may take back."""
+    return max((getattr(controller, "reach", 0) for controller in controllers), default=0)
 
-    Phase-Slip has the trigger on loops too, which a small model meets often.
-    """
-    known = (srb, PhaseSlip(loop_patience=4), StochasticResonance(), StabilityTemperature())
+
+def controllers_by_name(srb: SRB) -> dict[str, Controller]:
+    """The controllers that a person switches on by name; `srb` has the checkpoint's thresholds."""
+    known = (srb, PhaseSlip(), StochasticResonance(), StabilityTemperature())
     return {controller.name: controller for controller in known}

@@ -8,10 +8,12 @@ Logits are measured on their own device; a few numbers per token reach the host.
 Shapes: B batch, V vocabulary, D embedding width.
 """
 
+import copy
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,8 +27,10 @@ from reso_llm.decoding.controllers import (
     Controller,
     Decision,
     Deepen,
+    Rewind,
     RowView,
     StabilityTemperature,
+    reach_of,
 )
 from reso_llm.decoding.filters import Mirostat
 from reso_llm.decoding.sampling import NO_MARKS, Marks, SamplingOptions, sample
@@ -84,19 +88,22 @@ class Event(NamedTuple):
 class Draw(NamedTuple):
     """Options of drawing the token of this step.
 
-    Deepening excludes all but its candidates, then noise moves the logits, then `sample` draws. The
-    caller adds the noise in the cache, which acts on later tokens.
+    A rewind comes first: the token is that of an earlier step. Then deepening excludes all but its
+    candidates, noise moves the logits, and `sample` draws. The caller adds the noise in the cache,
+    which acts on later tokens.
     """
 
     sampling: SamplingOptions
     logit_noise: float = 0.0
     cache_noise: CacheNoise | None = None
     deepen: Deepen | None = None
+    rewind: Rewind | None = None
     stop: str = ""
 
     def changes(self, sampling: SamplingOptions) -> bool:
         """Whether this token is drawn otherwise than `sampling` alone would draw it."""
-        return self.sampling != sampling or bool(self.logit_noise) or self.deepen is not None
+        acts = (self.deepen, self.rewind)
+        return self.sampling != sampling or bool(self.logit_noise) or acts != (None, None)
 
 
 def measure(logits: Tensor, min_prob: float | None = None) -> list[Measure]:
@@ -126,6 +133,13 @@ def measure_row(logits: np.ndarray, min_prob: float | None = None) -> Measure:
     return Measure(entropy, normalised, top + math.log(total))
 
 
+class _Past(NamedTuple):
+    """The attributes of what every token changes, and the loop score, as they once were."""
+
+    states: list[dict[str, Any]]
+    loop_score: float
+
+
 class Row:
     """The state of one row of one generation; the same seed draws the same tokens.
 
@@ -153,6 +167,9 @@ class Row:
         self.monitor = monitor
         self.loops = LoopTracker(LOOP_WINDOW, MAX_PERIOD) if monitor is None else None
         self.loop_score = 0.0
+        self.reach = reach_of(controllers)
+        self.tokens: list[int] = []
+        self._past: deque[_Past] = deque(maxlen=self.reach + 1)  # at the last decisions
         self.events: list[Event] = []
         self.signals: list[Signals] = []
         self.temperatures: list[float] = []
@@ -171,21 +188,57 @@ class Row:
         if math.isnan(measured.entropy_nats):
             raise FloatingPointError("the model's logits are not finite: its weights are damaged")
         signals = self.tracker.update(*measured[:2], embedding)
+        if self.reach:
+            self._past.append(self._remembered())
         draw = Draw(self.sampling)
         for name, controller in self.controllers:
             temperature = draw.sampling.temperature
             decision = controller.decide(
-                RowView(signals, self.loop_score, temperature, self.monitor)
+                RowView(
+                    signals, self.loop_score, temperature, self.monitor, self.tokens, self.signals
+                )
             )
             if decision is not None:
                 draw, effect = _applied(draw, decision, name)
-                self.events.append(Event(self.step, name, decision.cause, effect))
+                back = 0 if draw.rewind is None else draw.rewind.num_tokens
+                self.events.append(Event(self.step - back, name, decision.cause, effect))
+                if back:
+                    break  # the others decide about tokens that stay
         self.signals.append(signals)
         self.temperatures.append(draw.sampling.temperature)
+        if draw.rewind is not None:
+            self._take_back(draw.rewind.num_tokens)
         return draw
+
+    def _take_back(self, num_tokens: int) -> None:
+        """Forget the last tokens: the first of them is to be drawn anew, after the same signals."""
+        kept = len(self.tokens) - num_tokens
+        temperature = self.temperatures[-1]
+        for trace in (self.signals, self.temperatures):
+            del trace[kept + 1 :]
+        self.temperatures[kept] = temperature
+        for trace in (self.tokens, self.readings):
+            del trace[kept:]
+        for _ in range(num_tokens):
+            self._past.pop()
+        states, self.loop_score = copy.deepcopy(self._past[-1])
+        for part, state in zip(self._moving, states, strict=True):
+            vars(part).update(state)
+
+    @property
+    def _moving(self) -> list[Any]:
+        """What every token changes."""
+        parts = (self.tracker, self.mirostat, self.loops, self.monitor)
+        return [part for part in parts if part is not None]
+
+    def _remembered(self) -> "_Past":
+        return copy.deepcopy(_Past([vars(part) for part in self._moving], self.loop_score))
 
     def draw(self, logits: Tensor, seen: Tensor, draw: Draw, lookahead: Lookahead) -> int:
         """Draw a token from logits (1,V); the penalties act on the ids `seen` (1,n)."""
+        if draw.rewind is not None:
+            excluded = torch.tensor([*draw.rewind.excluded], device=logits.device)
+            logits = logits.index_fill(-1, excluded, -torch.inf)
         if draw.deepen is not None:
             logits = deepened(logits, draw.deepen, lookahead)
         if draw.logit_noise:
@@ -205,6 +258,7 @@ class Row:
         coherence: float | None = None,
     ) -> None:
         """Record the drawn token, its surprise, and the model's order parameter."""
+        self.tokens.append(token)
         if self.monitor is None:
             self.loop_score = self.loops.add(token)
             return
@@ -250,6 +304,9 @@ def _applied(draw: Draw, decision: Decision, name: str) -> tuple[Draw, str]:
     if decision.deepen is not None:
         draw = draw._replace(deepen=decision.deepen)
         effects.append("compared {} continuations of {} tokens".format(*decision.deepen))
+    if decision.rewind is not None:
+        draw = draw._replace(rewind=decision.rewind)
+        effects.append(f"took back {decision.rewind.num_tokens} tokens")
     if decision.stop:
         draw = draw._replace(stop=f"{name}_{decision.cause}")
         effects.append("stop")

@@ -73,6 +73,7 @@ class Context:
         self.stepper: Stepper | None = None
         self.state: ResoState | None = None
         self._length = 0  # columns of the state
+        self._taken_back: set[int] = set()  # rows that the state is no longer true of
         self._bounded = model.config.attention_window == 0
         self._num_first = [0] * len(rows)  # tokens of the last reading in one pass
         self._received = [np.zeros(0)] * len(rows)  # attention received before, by index in ids
@@ -96,6 +97,8 @@ class Context:
     def _read_newest(self) -> Prediction:
         if self._bounded and self._length == self.model.config.max_seq_len:
             self._read_anew(num_unread=1)
+        elif self._taken_back:
+            self._read_taken_back()
         self._length += 1
         newest = [row.ids[-1] for row in self.rows]
         if self.stepper is not None:
@@ -139,6 +142,13 @@ class Context:
         if self.attending and self.stepper is not None:
             self._received[row] = self._received_by_id(row)
         self._take(state)
+
+    def take_back(self, row: int, num_tokens: int) -> None:
+        """Forget the last tokens of a row: it is read again, as no stage can forget."""
+        if self.attending:
+            kept = len(self.rows[row].ids) - num_tokens
+            self._received[row] = self._received_by_id(row)[:kept]
+        self._taken_back.add(row)
 
     def lookahead(self, row: int, candidates: Tensor, horizon: int) -> Tensor:
         """ln p (m,) of the most probable `horizon` tokens after each of the candidates (m,).
@@ -197,6 +207,7 @@ class Context:
             part: self._read_alone(part, longest - part.length) for part in dict.fromkeys(kept)
         }
         rows = [outputs[part] for part in kept]
+        self._taken_back.clear()
         if self._length == 0 and self.monitored:
             for row, output in zip(self.rows, rows, strict=True):
                 row.read_prompt(output.logits[0], row.ids)
@@ -206,6 +217,20 @@ class Context:
             name: torch.cat([row.diagnostics[name][:, -1:] for row in rows])
             for name in rows[0].diagnostics
         }
+
+    def _read_taken_back(self) -> None:
+        """Read again, without their newest token, the rows of which tokens were taken back."""
+        state, alone = self._current(), len(self.rows) == 1
+        states = []
+        for row in range(len(self.rows)):
+            if row in self._taken_back:
+                part = self._cut_to_fit(row, num_unread=1)
+                padding = 0 if alone else self._length - part.length
+                states.append(self._read_alone(part, padding).state)
+            else:
+                states.append(selected(state, [row]))
+        self._taken_back.clear()
+        self._take(stacked(states))
 
     def _read_alone(self, kept: "_Kept", padding: int) -> ResoOutput:
         """Read a row from its start, behind `padding` columns."""
@@ -288,7 +313,9 @@ class Context:
     def _received_by_id(self, row: int) -> np.ndarray:
         """Attention received (n,) by each of a row's ids, up to now."""
         columns = self._columns(row)
-        if self.stepper is not None:
+        if row in self._taken_back:
+            received = np.zeros(0)
+        elif self.stepper is not None:
             received = self.stepper.received
         else:
             tokens = [self.rows[row].ids[i] for i in columns[:-1]]

@@ -45,6 +45,11 @@ class GuidedContext:
         self.none.heat(row, noise, generator.clone_state())
         self.goal.heat(row, noise, generator)
 
+    def take_back(self, row: int, num_tokens: int) -> None:
+        """Forget the last tokens of a row."""
+        self.none.take_back(row, num_tokens)
+        self.goal.take_back(row, num_tokens)
+
     def lookahead(self, row: int, candidates: Tensor, horizon: int) -> Tensor:
         """`ModelContext.lookahead` (m,) of the model told of the goals, not guided."""
         return self.goal.lookahead(row, candidates, horizon)

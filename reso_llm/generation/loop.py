@@ -37,6 +37,10 @@ class ModelContext(Protocol):
         """Put noise into a row's cache; it acts from the next token on."""
         ...
 
+    def take_back(self, row: int, num_tokens: int) -> None:
+        """Forget the last tokens of a row, which the row has not forgotten yet."""
+        ...
+
     def lookahead(self, row: int, candidates: Tensor, horizon: int) -> Tensor:
         """ln p (m,) of the most probable `horizon` tokens after each of the candidates (m,)."""
         ...
@@ -84,8 +88,12 @@ def _write_token(
     context: ModelContext, row: TextRow, b: int, prediction: Prediction, measured: Measure | None
 ) -> None:
     """Decide about, draw and take the next token of row b."""
-    logits = row.allowed(prediction.logits[b : b + 1])
+    row.seen(measured, prediction, b)
     draw = row.decide(measured, prediction, b)
+    if draw.rewind is not None:
+        context.take_back(b, draw.rewind.num_tokens)
+        measured, prediction, b = row.take_back(draw.rewind.num_tokens)
+    logits = row.allowed(prediction.logits[b : b + 1])
     lookahead = partial(context.lookahead, b)
     token = row.decoding.draw(logits, row.penalised(logits.device), draw, lookahead)
     if draw.cache_noise is not None:

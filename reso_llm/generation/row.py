@@ -4,6 +4,7 @@ Shapes: B rows, V vocabulary, D width.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -37,6 +38,10 @@ Alternative = tuple[int, float]
 """A token that could have been drawn, and ln p of it."""
 
 
+_Seen = tuple[Measure | None, Prediction, int]
+"""The measures of a token's distribution, the prediction, and the row of it."""
+
+
 class TextRow:
     """One row that is being written; `stop_reason` is "" until it has ended."""
 
@@ -66,7 +71,9 @@ class TextRow:
         )
         self.bans = Bans(options, tokenizer)
         self.measured = options.metrics or bool(options.controllers)
-        self.stream = TextStream(tokenizer, options.stop_strings, on_text)
+        reach = self.decoding.reach
+        self.stream = TextStream(tokenizer, options.stop_strings, on_text, reach)
+        self._past: deque[_Seen] = deque(maxlen=reach + 1)  # what the last tokens were drawn from
         self.ends, self.special = tokenizer.end_ids, tokenizer.special_ids
         self.surprises: list[float] = []  # nats
         self.coherence: list[float] = []
@@ -141,6 +148,28 @@ class TextRow:
         if not self.stop_reason:
             self.stop_reason = reason
             self.stream.close()
+
+    @property
+    def num_certain(self) -> int:
+        """New ids that no controller will take back."""
+        num_new = len(self.ids) - self.num_prompt
+        return num_new if self.stop_reason else max(0, num_new - self.decoding.reach)
+
+    def seen(self, measured: Measure | None, prediction: Prediction, row: int) -> None:
+        """Keep what the next token is drawn from, where a controller may take tokens back."""
+        if self.decoding.reach:
+            self._past.append((measured, prediction, row))
+
+    def take_back(self, num_tokens: int) -> "_Seen":
+        """Take back the last tokens; return what the first of them was drawn from."""
+        kept = len(self.new_ids) - num_tokens
+        del self.ids[self.num_prompt + kept :]
+        for trace in (self.surprises, self.coherence, self.layers, self.alternatives):
+            del trace[kept:]
+        self.stream = self.stream.after(self.new_ids)
+        for _ in range(num_tokens):
+            self._past.pop()
+        return self._past[-1]
 
     def allowed(self, logits: Tensor) -> Tensor:
         """Logits (1,V) without what the options rule out as the next token.

@@ -65,6 +65,7 @@ class HFContext:
         parameters = inspect.signature(model.forward).parameters
         self._keeps_some = "logits_to_keep" in parameters
         self.monitored = any(row.decoding.monitor is not None for row in rows)
+        self._echo = echo
         self._echoes = [_echo_of(row, echo) for row in rows]
         self._heard = [0] * len(rows)  # ids that the echo has read
 
@@ -86,9 +87,19 @@ class HFContext:
 
     def heat(self, row: int, noise: CacheNoise, generator: torch.Generator) -> None:
         """Put noise into a row's cache; it acts from the next token on."""
-        num_pads = int((self._mask[row] == 0).sum())
+        num_pads = int((self._mask[row].cumsum(0) == 0).sum())
+        num_gone = int((self._mask[row] == 0).sum()) - num_pads  # taken back, all of them new
         num_new = min(len(self.rows[row].new_ids), self._length(row) - self.openings[row])
-        add_noise(self._cache, row, noise, num_pads, num_new, generator)
+        add_noise(self._cache, row, noise, num_pads, num_new + num_gone, generator)
+
+    def take_back(self, row: int, num_tokens: int) -> None:
+        """Forget the last tokens of a row: no later one attends to them, and theirs are its places.
+
+        The echo hears the rest again.
+        """
+        held = self._mask[row].nonzero()[:, 0]
+        self._mask[row, held[-num_tokens:]] = 0
+        self._heard[row], self._echoes[row] = 0, _echo_of(self.rows[row], self._echo)
 
     def lookahead(self, row: int, candidates: Tensor, horizon: int) -> Tensor:
         """ln p (m,) of the most probable `horizon` tokens after each of the candidates (m,).

@@ -1,6 +1,6 @@
 """The decoding controllers inside Hugging Face's `generate`, for any causal language model.
 
-    with controlled(model, [PhaseSlip(), SRB()], seed=0) as control:
+    with controlled(model, [PhaseSlip.published(), SRB()], seed=0) as control:
         ids = model.generate(**inputs, max_new_tokens=50)
     control.results[0].events
 
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from entropy_core.checks import is_whole, require
 from reso_llm.config import StabilityConfig
-from reso_llm.decoding.controllers import Controller, PhaseSlip
+from reso_llm.decoding.controllers import Controller, PhaseSlip, reach_of
 from reso_llm.decoding.row import Row, SignalOptions, check_controllers
 from reso_llm.decoding.sampling import SamplingOptions
 from reso_llm.decoding.stability import StabilityMonitor
@@ -60,6 +60,11 @@ class Control:
         stability: StabilityConfig | None,
     ) -> None:
         require(is_whole(seed) and abs(seed) < 2**62, "seed", seed, "a whole number below 2^62")
+        if reach_of(controllers):
+            raise ValueError(
+                "PhaseSlip() takes tokens back, which `generate` of transformers cannot: expected "
+                "PhaseSlip.published(), or HFEngine in place of `generate`"
+            )
         slips = (c for c in controllers if isinstance(c, PhaseSlip))
         self.adds_noise = any(c.noise.scale > 0 for c in slips)
         self.controllers, self.seed = tuple(controllers), int(seed)
@@ -150,12 +155,12 @@ def controlled(
     padding gets no noise. Deepening reads a row again from its ids, without the noise in the cache.
 
     Raises ValueError on entry for a model that is already controlled, recurrent, or an
-    encoder-decoder; and from `generate`, before the first token: for beams, assisted decoding and
-    continuous batching; for inputs_embeds, token_type_ids and other inputs beside the ids; for
-    top_h, epsilon_cutoff and eta_cutoff; for a batch without a padding token; and, with
-    PhaseSlip, for no cache, a quantized or an offloaded one. A controller of another class that
-    adds noise to such a cache raises at that token. Raises FloatingPointError for logits that are
-    not finite.
+    encoder-decoder, and for a controller that takes tokens back; and from `generate`, before the
+    first token: for beams, assisted decoding and continuous batching; for inputs_embeds,
+    token_type_ids and other inputs beside the ids; for top_h, epsilon_cutoff and eta_cutoff; for a
+    batch without a padding token; and, with PhaseSlip, for no cache, a quantized or an offloaded
+    one. A controller of another class that adds noise to such a cache raises at that token. Raises
+    FloatingPointError for logits that are not finite.
     """
     _check_model(model)
     control, original = Control(controllers, seed, signals, stability), model.generate

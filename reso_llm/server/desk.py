@@ -193,7 +193,8 @@ class Desk:
         if going:
             piece = "".join(opened.pieces)
             opened.pieces.clear()
-            opened.text.on_event(opened.reader.newest(piece))
+            for token in opened.reader.certain(piece):
+                opened.text.on_event(token)
         if opened.job.rows[0].stop_reason:
             opened.job.steps.close()
             (result,) = opened.engine.close(opened.job)

@@ -42,14 +42,19 @@ def own_text(tokenizer: Tokens, token: int) -> str:
 
 
 class TokenReader:
-    """Reads the tokens of a row as it is written."""
+    """Reads the tokens of a row as they become certain: what a controller may take back waits."""
 
     def __init__(self, row: TextRow, tokenizer: Tokens, sources: Sources) -> None:
         self.row, self.tokenizer, self.sources = row, tokenizer, sources
-        self._num_read = self._num_events = 0
+        self._num_read = 0
 
-    def newest(self, text: str) -> Token:
-        """The token just written; `text` is what it completes of the row's text."""
+    def certain(self, text: str) -> Iterator[Token]:
+        """The tokens that have become certain; `text` is what they complete of the row's text."""
+        while self._num_read < self.row.num_certain:
+            yield self._next(text)
+            text = ""
+
+    def _next(self, text: str) -> Token:
         t, row = self._num_read, self.row
         token = row.ids[row.num_prompt + t]
         self._num_read += 1
@@ -82,8 +87,7 @@ class TokenReader:
             yield "warning", decoded.readings[t].warning
             if math.isfinite(decoded.readings[t].lyapunov_per_token):
                 yield "lyapunov", decoded.readings[t].lyapunov_per_token
-        if events := decoded.events[self._num_events :]:
-            self._num_events = len(decoded.events)
+        if events := [event for event in decoded.events if event.step == t]:
             names = ("controller", "cause", "effect")
             yield "events", [{name: getattr(e, name) for name in names} for e in events]
         if source is not None:

@@ -21,7 +21,7 @@ CONTROLLERS = {
         "Semantic resonance budget",
         "Stops when the text has settled, and compares continuations where it is undecided.",
     ),
-    "phase_slip": ("Phase-Slip", "A jolt where entropy jumps or the text runs in circles."),
+    "phase_slip": ("Phase-Slip", "Takes a repeat back, and goes on from its least sure token."),
     "stochastic_resonance": (
         "Stochastic resonance",
         "Noise on the logits while the text repeats itself.",

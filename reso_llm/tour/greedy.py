@@ -19,8 +19,7 @@ GREEDY_LENGTH = 96
 """Tokens of a greedy text, at most."""
 SRB_TOKENS = 48
 """Tokens that SRB may spend on a text."""
-SLIPPING = PhaseSlip(loop_patience=4)
-"""The published triggers, which a small model meets often, and the one for loops."""
+SLIPPING = PhaseSlip()
 
 
 def measure_control(engine: TextEngine, seed: int) -> Finding:

@@ -15,9 +15,11 @@ from reso_llm.tour.any_model import asked, fresh_session
 from reso_llm.tour.probes import DIALOGUES, without
 
 ASKED = DIALOGUES[0]
+STORED = f"Your weekend: {ASKED.reply}"
+"""A text that ASKED asks for."""
 LENGTH, TEMPERATURE = 48, 0.7
 CONTROLLERS = (
-    PhaseSlip(loop_patience=4), SRB(max_tokens=LENGTH // 2), StochasticResonance(),
+    PhaseSlip.published(loop_patience=4), SRB(max_tokens=LENGTH // 2), StochasticResonance(),
     StabilityTemperature(),
 )  # fmt: skip
 NOT_A_STAGE = {"agency"}
@@ -56,5 +58,5 @@ def _switched(engine: TextEngine, seed: int) -> Iterator[tuple[str, str]]:
         if engine.session.stability is not None or not isinstance(controller, StabilityTemperature):
             yield controller.name, _reply(engine, seed, controller)
     if engine.session.episodes is not None:
-        engine.update_memory(f"My weekend: {ASKED.reply}")
+        engine.update_memory(STORED)
         yield "memory", _reply(engine, seed)

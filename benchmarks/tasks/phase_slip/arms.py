@@ -41,7 +41,7 @@ PATIENCE = 4  # of the loop trigger, as chat.py has it
 
 def slip(**changes: Any) -> Arm:
     """Greedy decoding with Phase-Slip: the published one with changes."""
-    return {"temperature": 0.0, "controllers": (PhaseSlip(**changes),)}
+    return {"temperature": 0.0, "controllers": (PhaseSlip.published(**changes),)}
 
 
 def noise_only(scale: float) -> Arm:

@@ -99,7 +99,7 @@ export class Reply {
     while (t < own.length && t < others.length && own[t].text === others[t].text) t++;
     const same = t === own.length && t === others.length;
     this.spans[t]?.classList.add("differs");
-    let words = t ? `The first ${t} tokens are the same.` : "Other from the first token on.";
+    let words = t ? `They part at token ${t + 1}.` : "Other from the first token on.";
     if (same) words = "Token for token the same: here this changed nothing.";
     this.foot.append(make("p", { class: "difference" }, words));
   }

@@ -544,7 +544,7 @@ def test_help_metrics_explains_every_value_of_the_panel_in_a_line(session):
 
 def test_events_are_shown_where_they_happen(make_session):
     """Behind the word they fall into, a run of the same decision once; not without the panel."""
-    slip = PhaseSlip(spike_nats=0.0, cooldown_steps=3, slip_temperature=None)
+    slip = PhaseSlip.published(spike_nats=0.0, cooldown_steps=3, slip_temperature=None)
     session = make_session(controllers=(slip, Script()), temperature=5.0, max_length=7)
     text = chat(session, "hi", metrics=True)
     reply = text.split("entropy ")[0]

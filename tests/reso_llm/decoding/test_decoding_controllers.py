@@ -20,7 +20,7 @@ from reso_llm.decoding.controllers import (
 )
 from reso_llm.decoding.stability import StabilityMonitor
 
-ALL = (SRB(), PhaseSlip(), StochasticResonance(), StabilityTemperature())
+ALL = (SRB(), PhaseSlip.published(), StochasticResonance(), StabilityTemperature())
 
 
 def view(entropy=1.0, *, delta=0.0, coherence=0.0, loop=0.0, temperature=0.8, monitor=None):
@@ -114,14 +114,14 @@ SPIKE, CONFIDENT = view(4.0), view(0.01)
     ],
 )
 def test_phase_slip_table(options, views, expected):
-    assert causes(PhaseSlip(**options), views) == expected
+    assert causes(PhaseSlip.published(**options), views) == expected
 
 
 def test_a_slip_is_hot_over_the_full_vocabulary_and_heats_the_cache():
     """And each of the two is switched off alone: the 2x2 that separates them."""
 
     def slip(**options):
-        return PhaseSlip(**options).start().decide(SPIKE)
+        return PhaseSlip.published(**options).start().decide(SPIKE)
 
     noise, none = CacheNoise(scale=0.1, window=4), CacheNoise(scale=0)
     hot = Decision("spike", temperature=1.5, full_vocabulary=True)
@@ -210,8 +210,8 @@ def test_options_are_values_with_a_name():
         "srb", "phase_slip", "stochastic_resonance", "stability_temperature",
     ]  # fmt: skip
     for controller in ALL:
-        assert controller == type(controller)()
-        assert hash(controller) == hash(type(controller)())
+        assert controller == dataclasses.replace(controller)
+        assert hash(controller) == hash(dataclasses.replace(controller))
         with pytest.raises(dataclasses.FrozenInstanceError):
             controller.name = "x"
 

@@ -34,10 +34,12 @@ from reso_llm.decoding.stability import StabilityMonitor
 V, INF = 5, math.inf
 GREEDY, PLAIN = SamplingOptions(temperature=0), SamplingOptions(temperature=0.9)
 NOTHING_SEEN = torch.zeros(1, 0, dtype=torch.long)  # by the repetition penalty
-ALWAYS = PhaseSlip(cooldown_steps=0, confident_nats=0, spike_nats=0, noise=CacheNoise(scale=0))
+ALWAYS = PhaseSlip.published(
+    cooldown_steps=0, confident_nats=0, spike_nats=0, noise=CacheNoise(scale=0)
+)
 NEVER = (
     SRB(settled_nats=0, deepen_nats=99, max_tokens=999),
-    PhaseSlip(spike_nats=99, stale_steps=INF, loop_patience=999),
+    PhaseSlip.published(spike_nats=99, stale_steps=INF, loop_patience=999),
     StochasticResonance(amplitude=0),
 )
 
@@ -167,7 +169,10 @@ def test_seeds_repeat_and_differ():
 
 
 def test_rows_of_the_same_options_share_nothing():
-    controllers = (SRB(deepen_nats=0.5, max_tokens=99), PhaseSlip(spike_nats=1.0, loop_patience=2))
+    controllers = (
+        SRB(deepen_nats=0.5, max_tokens=99),
+        PhaseSlip.published(spike_nats=1.0, loop_patience=2),
+    )
     alone = [tokens(controllers, seed=seed) for seed in (1, 2)]
     rows = [steps(Row(PLAIN, controllers, seed=seed), 60) for seed in (1, 2)]
     together = [[token for _, token in both] for both in zip(*rows, strict=True)]
@@ -294,7 +299,7 @@ def decide(row, entropy, embedding=(1.0, 0.0, 0.0)):
 
 
 def test_decisions_are_recorded_with_step_cause_and_effect():
-    slip = PhaseSlip(noise=CacheNoise(scale=0.05), loop_patience=1)
+    slip = PhaseSlip.published(noise=CacheNoise(scale=0.05), loop_patience=1)
     srb = SRB(max_tokens=40, patience=99)
     row = Row(GREEDY, [slip, StochasticResonance(loop=0.5), srb], seed=0)
     draws = []
@@ -354,8 +359,8 @@ def test_later_controllers_see_and_overrule_the_temperature_of_earlier_ones():
 
     warm = 0.9 * math.exp(0.4)
     assert first_draw(StabilityTemperature()).temperature == pytest.approx(warm)
-    assert first_draw(StabilityTemperature(), PhaseSlip()).temperature == 1.5
-    both = first_draw(PhaseSlip(slip_temperature=1.0), StabilityTemperature())
+    assert first_draw(StabilityTemperature(), PhaseSlip.published()).temperature == 1.5
+    both = first_draw(PhaseSlip.published(slip_temperature=1.0), StabilityTemperature())
     assert both.temperature == pytest.approx(math.exp(0.4))
 
 

@@ -114,7 +114,7 @@ def test_controllers_of_rows_act_on_their_own_row(make_engine):
         max_tokens=99,
     )  # fmt: skip
     noise = CacheNoise(scale=0.5, values_only=True)
-    slip = PhaseSlip(spike_nats=0.01, cooldown_steps=3, noise=noise)
+    slip = PhaseSlip.published(spike_nats=0.01, cooldown_steps=3, noise=noise)
     options = dict(temperature=5.0, controllers=[srb, slip])
     rows = engine.generate_batch(PROMPTS, 10, seed=4, **options)
     for i, (prompt, row) in enumerate(zip(PROMPTS, rows, strict=True)):
@@ -126,7 +126,7 @@ def test_noise_in_the_cache_moves_no_draw(make_engine):
     engine = make_engine()
 
     def written(scale):
-        slip = PhaseSlip(spike_nats=0.01, cooldown_steps=3, noise=CacheNoise(scale=scale))
+        slip = PhaseSlip.published(spike_nats=0.01, cooldown_steps=3, noise=CacheNoise(scale=scale))
         return engine.generate("x", 30, temperature=5.0, seed=2, controllers=[slip])
 
     silent, faint, loud = map(written, (0, 1e-7, 0.9))
@@ -160,7 +160,7 @@ def test_a_batch_of_one_and_of_none(make_engine):
 )
 def test_a_phase_slip_by_the_stepper_equals_the_model(make_engine, by_torch, max_seq_len, noise):
     engine = make_engine(max_seq_len=max_seq_len)
-    slip = PhaseSlip(spike_nats=0.01, cooldown_steps=3, noise=noise)
+    slip = PhaseSlip.published(spike_nats=0.01, cooldown_steps=3, noise=noise)
     options = dict(temperature=5.0, controllers=[slip], seed=2)
     stepped = engine.generate("Once upon", 40, **options)
     by_torch()

@@ -73,7 +73,7 @@ def test_rows_of_a_batch_do_as_they_would_alone(engine):
 def test_controllers_act_on_a_guided_text(engine):
     """Slips heat both caches with one draw of noise; deepening looks ahead."""
     engine.model.create_goal("bells and drums")
-    slips = [PhaseSlip(spike_nats=0.1), SRB(settled_nats=0, candidates=2)]
+    slips = [PhaseSlip.published(spike_nats=0.1), SRB(settled_nats=0, candidates=2)]
     results = [engine.generate("Once upon", 12, controllers=slips, **HOT) for _ in range(2)]
     assert results[0].token_ids == results[1].token_ids
     assert "spike" in {event.cause for event in results[0].events}
@@ -81,7 +81,7 @@ def test_controllers_act_on_a_guided_text(engine):
 
 def test_both_caches_get_the_same_noise(engine):
     engine.model.create_goal("bells and drums")
-    context, noise = context_of(engine), PhaseSlip().noise
+    context, noise = context_of(engine), PhaseSlip.published().noise
     with torch.inference_mode():
         context.predict()
         before = [c.stepper.state.caches[0].keys.clone() for c in (context.goal, context.none)]

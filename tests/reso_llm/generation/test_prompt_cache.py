@@ -94,7 +94,7 @@ def test_a_retry_goes_on_from_the_prompt_before(engine, widths):
 
 
 @pytest.mark.parametrize(
-    "controllers", [(), (PhaseSlip(spike_nats=0.1, noise=CacheNoise(scale=2.0)),)]
+    "controllers", [(), (PhaseSlip.published(spike_nats=0.1, noise=CacheNoise(scale=2.0)),)]
 )
 def test_noise_in_a_cache_stays_out_of_the_next_turn(engine, controllers):
     options = dict(controllers=controllers, temperature=3.0)

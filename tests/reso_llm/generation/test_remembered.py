@@ -110,7 +110,9 @@ def test_what_was_said_stands_beside_what_is_stored(engine):
     newest = tuple(text for _, text in many[-MOST:])
     engine.session = type(engine.session)(engine.session.config)
     assert told(engine, [*many, ("user", "Olga?")]).texts == newest
-    assert told(engine, [many[0], many[0], ("user", "Olga?")]).texts == (many[0][1],)
+    twice = told(engine, [many[0], many[1], many[0], ("user", "Olga?")])
+    assert twice.texts == (many[1][1], many[0][1])
+    assert twice.echo[1][1] == pytest.approx(TIMES * math.exp(-rate)), "as old as the last time"
 
 
 def test_a_session_that_keeps_no_texts_asks_for_none(tiny_model, byte_tokenizer):

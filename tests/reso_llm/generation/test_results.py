@@ -32,7 +32,7 @@ SETTLES = SRB(
 BUDGET = SRB(settled_nats=0, max_tokens=5, candidates=0)
 NEVER = (
     SRB(settled_nats=0, max_tokens=10**6, candidates=0),
-    PhaseSlip(spike_nats=99, confident_nats=0, stale_steps=math.inf),
+    PhaseSlip.published(spike_nats=99, confident_nats=0, stale_steps=math.inf),
     StochasticResonance(amplitude=0),
     StabilityTemperature(),
 )
@@ -204,7 +204,9 @@ def test_ctrl_c_ends_the_text_and_keeps_it(engine, monkeypatch, at):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Row, "observe", interrupted)
-    result = engine.generate("Once upon", 40, controllers=[PhaseSlip(spike_nats=0.1)], **HOT)
+    result = engine.generate(
+        "Once upon", 40, controllers=[PhaseSlip.published(spike_nats=0.1)], **HOT
+    )
     assert (result.stop_reason, result.tokens_generated) == ("interrupted", at - 1)
     assert set(lengths(result).values()) == {at - 1}
     assert all(event.step < at - 1 for event in result.events)
@@ -359,7 +361,9 @@ def test_the_clock_runs_on_by_one_a_text(engine):
 
 def test_json_holds_everything_and_no_nan(engine):
     engine.model.create_goal("be kind")
-    result = engine.generate("A red fox", 12, controllers=[PhaseSlip(spike_nats=0.1)], **HOT)
+    result = engine.generate(
+        "A red fox", 12, controllers=[PhaseSlip.published(spike_nats=0.1)], **HOT
+    )
     assert math.isnan(result.signals_trace[0].delta_nats)
     told = json.loads(result.to_json())
     assert told.keys() == {field.name for field in dataclasses.fields(result)}

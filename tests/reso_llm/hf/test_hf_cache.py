@@ -99,7 +99,7 @@ def test_noise_out_of_reach_is_an_error_and_not_silent():
         run(model, [late], use_cache=False)
     with pytest.raises(ValueError, match="offloaded"):
         kv_layers(filled(transformers.DynamicCache, offloading=True, layers=2))
-    run(model, [PhaseSlip(noise=CacheNoise(scale=0))], use_cache=False)
+    run(model, [PhaseSlip.published(noise=CacheNoise(scale=0))], use_cache=False)
     strange = filled(transformers.DynamicCache, layers=1)
     strange.layers.append(type("QuantizedLayer", (type(strange.layers[0]),), {})())
     strange.layers[-1].is_initialized = True

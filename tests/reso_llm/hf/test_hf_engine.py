@@ -137,8 +137,10 @@ def test_a_text_that_outgrows_the_model_goes_on_from_its_opening_and_newest_toke
 
 def test_controllers_act_and_are_recorded(engine):
     controllers = [
-        PhaseSlip(spike_nats=0.0, cooldown_steps=3), SRB(max_tokens=8), StabilityTemperature(),
-    ]  # fmt: skip
+        PhaseSlip.published(spike_nats=0.0, cooldown_steps=3),
+        SRB(max_tokens=8),
+        StabilityTemperature(),
+    ]
     result = engine.generate(ASKED, 30, seed=0, temperature=0.0, controllers=controllers)
     assert result.stop_reason == "srb_budget"
     assert {event.controller for event in result.events} >= {"phase_slip", "srb"}
@@ -146,7 +148,7 @@ def test_controllers_act_and_are_recorded(engine):
 
 
 def test_noise_in_the_cache_acts_from_the_next_token_on(engine):
-    slip = PhaseSlip(spike_nats=0.0, cooldown_steps=3, slip_temperature=None,
+    slip = PhaseSlip.published(spike_nats=0.0, cooldown_steps=3, slip_temperature=None,
                      noise=CacheNoise(scale=2.0))  # fmt: skip
     calm = engine.generate(ASKED, 6, temperature=0.0)
     heated = engine.generate(ASKED, 6, temperature=0.0, controllers=[slip])

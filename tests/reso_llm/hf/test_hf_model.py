@@ -310,14 +310,14 @@ def test_bfloat16(exported, model, tok):
 # --- controllers ----------------------------------------------------------------------------------
 
 CONTROLLERS = {
-    "noise in the cache": [PhaseSlip(spike_nats=0.0, cooldown_steps=2)],
+    "noise in the cache": [PhaseSlip.published(spike_nats=0.0, cooldown_steps=2)],
     "noise behind the prompt": [
-        PhaseSlip(
+        PhaseSlip.published(
             spike_nats=0.0, cooldown_steps=2, noise=CacheNoise(scale=0.5, protect_prompt=True)
         )
     ],
     "srb": [SRB()],
-    "both": [PhaseSlip(spike_nats=0.5), SRB()],
+    "both": [PhaseSlip.published(spike_nats=0.5), SRB()],
 }
 
 

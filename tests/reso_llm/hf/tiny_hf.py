@@ -40,9 +40,9 @@ NAMES = tuple(MODELS)
 TINY = {name: make(name) for name in NAMES}
 IDS = torch.tensor([[PAD, PAD, 5, 7, 11], [3, 1, 4, 1, 5], [PAD, 9, 2, 6, 8]])
 MASK = (IDS != PAD).long()
-NOTHING = PhaseSlip(confident_nats=math.inf)
-SILENT = PhaseSlip(spike_nats=0.0, slip_temperature=None, noise=CacheNoise(scale=0.0))
-SLIPS = PhaseSlip(spike_nats=0.0, cooldown_steps=2)
+NOTHING = PhaseSlip.published(confident_nats=math.inf)
+SILENT = PhaseSlip.published(spike_nats=0.0, slip_temperature=None, noise=CacheNoise(scale=0.0))
+SLIPS = PhaseSlip.published(spike_nats=0.0, cooldown_steps=2)
 
 
 @dataclass(frozen=True)

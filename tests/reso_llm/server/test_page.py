@@ -252,11 +252,11 @@ def test_the_earlier_turns_are_read(page):
 def test_stop_ends_the_reply_and_frees_the_slot(browser, byte_tokenizer, monkeypatch):
     from conftest import make_tiny_model
 
-    def slowly(*arguments, newest=TokenReader.newest):
+    def slowly(*arguments, certain=TokenReader.certain):
         time.sleep(0.02)
-        return newest(*arguments)
+        return certain(*arguments)
 
-    monkeypatch.setattr(TokenReader, "newest", slowly)
+    monkeypatch.setattr(TokenReader, "certain", slowly)
     engine = tiny_engine(make_tiny_model, byte_tokenizer)
     endless(engine)
     with running(engine) as (address, desk), opened(browser, address) as page:

@@ -59,6 +59,12 @@ def test_the_verdict_counts_what_changes_the_reply(engine, monkeypatch):
     assert verdict.verdict(engine, 0).startswith("1 of 6")  # the goal alone is not asked here
 
 
+def test_the_verdict_asks_for_what_it_stores(engine):
+    engine.update_memory(verdict.STORED)
+    asked = any_model.asked(verdict.ASKED.question)
+    assert engine.memories_of(asked).texts == (verdict.STORED,)
+
+
 def test_the_verdict_on_a_resollm_switches_its_stages(tiny_model, byte_tokenizer):
     model = tiny_model(stages=FULL, vocab_size=261, max_seq_len=64)
     engine = ResoLLMInference(model, byte_tokenizer, model.config)

@@ -280,7 +280,7 @@ def test_a_small_effect_is_called_none(toured, monkeypatch):
 def test_slips_are_those_of_the_controller(toured, monkeypatch):
     """Guards a comparison of a text with itself."""
     monkeypatch.setattr(greedy, "GREEDY_LENGTH", 8)
-    monkeypatch.setattr(greedy, "SLIPPING", PhaseSlip(spike_nats=0.0, cooldown_steps=0))
+    monkeypatch.setattr(greedy, "SLIPPING", PhaseSlip.published(spike_nats=0.0, cooldown_steps=0))
     finding = visit(toured[0], STATIONS["control"], 0)
     assert finding.traces["slips"]
     assert finding.traces["greedy"] != finding.traces["with slips"]
