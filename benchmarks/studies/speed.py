@@ -158,9 +158,9 @@ def step(model: ResoLLMModel, prompt_ids: Tensor) -> None:
     """Generate greedily with a stepper alone."""
     with torch.inference_mode():
         output = model(prompt_ids, model.init_state())
-    stepper, logits = Stepper(model, output.state), output.logits[0, -1].numpy()
+    stepper, logits = Stepper(model, [output.state]), output.logits[0, -1].numpy()
     for _ in range(NEW_TOKENS):
-        logits = stepper.step(int(logits.argmax())).logits
+        logits = stepper.step([int(logits.argmax())]).logits
 
 
 @torch.inference_mode()
