@@ -32,12 +32,37 @@ CONTINENTS = (
     "Spain Europe, Ghana Africa, Thailand Asia, Vietnam Asia, Chile South, Poland Europe, "
     "Morocco Africa"
 )
+LANGUAGES = (
+    "France French, Germany German, Italy Italian, Spain Spanish, Japan Japanese, Russia Russian, "
+    "Portugal Portuguese, Brazil Portuguese, Greece Greek, Poland Polish, Turkey Turkish, Sweden "
+    "Swedish, Norway Norwegian, Finland Finnish, Hungary Hungarian, Thailand Thai, Vietnam "
+    "Vietnamese, Mexico Spanish, Argentina Spanish, Denmark Danish, Australia English, England "
+    "English, Egypt Arabic, Austria German"
+)
+COLOURS = (
+    "grass green, snow white, blood red, coal black, milk white, chocolate brown, gold yellow, "
+    "silver gray, fire red, leaves green, sand yellow, ink black"
+)
+MONTHS = (
+    "January February, February March, March April, April May, May June, June July, July August, "
+    "August September, September October, October November, November December"
+)
+DAYS = (
+    "Monday Tuesday, Tuesday Wednesday, Wednesday Thursday, Thursday Friday, Friday Saturday, "
+    "Saturday Sunday"
+)
+SUMS = ", ".join(f"{a}+{b} {a + b}" for a in range(1, 6) for b in range(a, 6))
 TEMPLATES = {
     "What is the capital of {}?": CAPITALS,
     "What is the chemical symbol of {}?": SYMBOLS,
     "What is the opposite of {}?": OPPOSITES,
     "What is the plural of {}?": PLURALS,
     "On which continent is {}?": CONTINENTS,
+    "Which language do people speak in {}?": LANGUAGES,
+    "What color is {}?": COLOURS,
+    "Which month comes after {}?": MONTHS,
+    "Which day comes after {}?": DAYS,
+    "What is {}?": SUMS,
 }
 QUESTIONS = tuple(
     (template.format(pair.split()[0]), pair.split()[1])
