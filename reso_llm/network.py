@@ -10,6 +10,7 @@ is a modern plain decoder.
 Shapes: B batch, T time, D width, H heads, K head width, V vocabulary, L layers, N oscillators.
 """
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -332,14 +333,15 @@ class ResoNetwork(nn.Module):
         }
 
     @torch.no_grad()
-    def fit_bindings(self, tokens: np.ndarray) -> None:
+    def fit_bindings(self, tokens: np.ndarray, directory: Path | None = None) -> None:
         """Let the binding memory, where there is one, count the training text (N,) of ids.
 
+        What it counts is kept in `directory`, which is of this text alone, for the next time.
         The coherence gate takes its threshold from the memory's doubts about parts of that text.
         """
         if self.prsc is None:
             return
-        self.prsc.fit(tokens)
+        self.prsc.fit(tokens, directory)
         if self.gate is not None:
             self.gate.fit(self.prsc.doubts_within(tokens))
 

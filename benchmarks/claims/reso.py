@@ -162,12 +162,12 @@ CLAIMS = (
           frame="what the exponent adds to the balanced accuracy of the class, which is read from "
           "surprise and repetition: {cases}"),
     Claim("Hallucination prevention, auto-correction", NEW, AUTO_TEMPERATURE,
-          rows_of("auto_temperature", "model", "temperature", case="model"),
-          "{case} at T = {temperature:.1f} {difference.facts:+.3f}, repeated 4-grams "
+          rows_of("auto_temperature", "temperature", case="temperature", model="shipped"),
+          "T = {case} {difference.facts:+.3f}, repeated 4-grams "
           "{difference.rep-4:+.3f}, non-words {difference.non-words:+.3f}",
           (above("difference.facts"),),
-          frame="share of answers that name the fact in the prompt, with the temperature "
-          "adjustment less without: {cases}"),
+          frame="share of the shipped model's answers that name the fact in the prompt, with the "
+          "temperature adjustment less without: {cases}"),
     Claim("Multiple models can share state non-locally", NEW, HEARSAY,
           rows_of("hearsay", "listener", "seed", case="listener", fidelity=1.0),
           "{case} {told:.2f}, a fact nobody was told {untold:.2f}", (apart("untold", "told"),),

@@ -20,6 +20,8 @@ Shapes: B batch, T time, D width, V vocabulary, M orders, E entries, C contexts,
 a token (sum over orders of the entries read at most).
 """
 
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -31,17 +33,17 @@ from torch import Tensor, nn
 from reso_llm.config import PRSCConfig
 from reso_llm.stages import register_constants
 from reso_llm.stages.arrays import view
+from reso_llm.stages.kept_tables import kept_tables
 from reso_llm.stages.ngrams import (
     FOLDS,
     MODULI,
     NO_CONTEXT,
     context_keys,
-    count_tables,
     prime_powers,
-    pruned,
 )
+from reso_llm.stages.tables import count_tables
 
-MAX_FITTED = 10_000_000  # tokens: counting them takes some GB and half a minute
+MAX_FITTED = 100_000_000  # tokens: counting them takes minutes and some GB of disk
 SAMPLES, SAMPLE_LENGTH = 256, 256  # spans of the fitted text whose doubts set the gate
 
 
@@ -155,24 +157,29 @@ class BindingMemory(nn.Module):
         return self.fold_doubts[self.fold_of(starts).view(-1, 1), rows].flatten()
 
     @torch.no_grad()
-    def fit(self, tokens: np.ndarray) -> int:
+    def fit(self, tokens: np.ndarray, directory: Path | None = None) -> int:
         """Count the training text (N,) ids; the number of n-grams that collide (0 in practice).
 
-        Of a longer text the first MAX_FITTED tokens are counted.
+        Of a longer text the first MAX_FITTED tokens are counted. The tables are kept in
+        `directory`, which is of this text alone, and taken from there the next time.
         Raises ValueError for a text shorter than two tokens or ids beyond the vocabulary.
         """
-        tokens = np.asarray(tokens, dtype=np.int64)
+        tokens = np.asarray(tokens)
         if len(tokens) < 2 or tokens.min() < 0 or tokens.max() >= self.vocab_size:
             raise ValueError(
                 f"expected at least 2 token ids below {self.vocab_size}, got {len(tokens)}"
             )
         tokens = tokens[:MAX_FITTED]
-        tables, collisions = count_tables(
-            tokens, self.vocab_size, self.slots, self.powers.cpu().numpy()
-        )
+        powers = self.powers.cpu().numpy()
+        settings = self.vocab_size, self.slots, self.max_entries
+        count = partial(count_tables, tokens, powers, *settings)
+        if directory is None:
+            tables, collisions = count()
+        else:
+            tables, collisions = kept_tables(directory, [len(tokens), *settings], count)
         self.num_fitted = len(tokens)
         device, dtype = self.gate.device, self.gate.dtype
-        for name, array in pruned(tables, self.max_entries).items():
+        for name, array in tables.items():
             tensor = torch.from_numpy(array).to(device)
             setattr(self, name, tensor.to(dtype) if tensor.is_floating_point() else tensor)
         return collisions

@@ -79,7 +79,7 @@ class Learner:
         if initial is not None:
             self.model.load_weights(initial.weights, initial.path)
         if not config.keep_memory:
-            self.model.fit_bindings(data.train.tokens)
+            self.model.fit_bindings(data.train.tokens, data.path)
         self.past = DocumentPast(data.train, self.model)
         if config.activation_checkpointing:
             recompute_blocks(self.model)

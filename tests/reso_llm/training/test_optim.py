@@ -8,6 +8,7 @@ import torch
 from conftest import FULL
 
 from reso_llm.model import ResoLLMModel
+from reso_llm.training import optim
 from reso_llm.training.config import OptimConfig
 from reso_llm.training.optim import (
     POLAR_EXPRESS,
@@ -70,6 +71,19 @@ def test_a_single_direction_becomes_its_unit_matrix():
     scale = (out * unit).sum()
     assert scale == pytest.approx(1, abs=0.13)
     torch.testing.assert_close(out, scale * unit, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("steps", POLAR_EXPRESS)
+@pytest.mark.parametrize("smallest", [1e-2, 1e-4, 0])
+def test_a_wide_matrix_is_iterated_by_its_gram_matrix_alike(monkeypatch, steps, smallest):
+    u, values, vt = torch.linalg.svd(draw(2, 32, 128), full_matrices=False)
+    values[:] = torch.logspace(0, -4, 32).clamp_min(smallest)
+    x = u @ torch.diag_embed(values) @ vt
+    by_gram = orthogonalize(x, steps)
+    monkeypatch.setattr(optim, "WIDE", math.inf)
+    plain = orthogonalize(x.double(), steps).float()
+    assert (by_gram - plain).norm() < 2e-3 * plain.norm()
+    assert (orthogonalize(x, steps) - plain).norm() < 3e-5 * plain.norm()
 
 
 def test_scale_and_transpose_do_not_matter():
