@@ -17,6 +17,14 @@ def require(condition: bool, key: str, value: object, expected: str) -> None:
         raise ValueError(f"{key} = {value!r}: expected {expected}")
 
 
+def require_within(options: object, **ranges: tuple[float, float]) -> None:
+    """Raise ValueError naming the first field outside its closed range (NaN is outside)."""
+    for name, (low, high) in ranges.items():
+        value = getattr(options, name)
+        if not low <= value <= high:
+            raise ValueError(f"{name} must be in [{low}, {high}], got {value}")
+
+
 def is_number(value: object) -> bool:
     """Whether a value is a finite real number, numpy's included; a bool is none."""
     if not isinstance(value, Real) or isinstance(value, bool):

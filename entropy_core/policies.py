@@ -1,6 +1,5 @@
 """Decoding and reactor policies as pure functions of signals.
 
-    SRB:   stop when E <= θ_H, |ΔE| <= θ_Δ and C+ >= θ_C held for τ steps   (SRB notes, section 4)
     slip:  H > θ, or nothing for long, or a loop; never twice within the cooldown  (Phase-Slip)
     T:     T' = clamp(T exp(-g λ)), and T with H(softmax(z / T)) = H*
     CER:   d = min(H* - H, d_max) below target (escape), e = H - H* above the margin (brake)
@@ -19,89 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from entropy_core.checks import require_within
 from entropy_core.information import entropy_nats, varentropy_nats2
-
-
-def _check(options: object, **ranges: tuple[float, float]) -> None:
-    """Raise ValueError naming the first field outside its closed range (NaN is outside)."""
-    for name, (low, high) in ranges.items():
-        value = getattr(options, name)
-        if not low <= value <= high:
-            raise ValueError(f"{name} must be in [{low}, {high}], got {value}")
-
-
-# --- SRB: stop, continue or deepen ----------------------------------------------------------
-
-
-class SRBAction(IntEnum):
-    """Decision after a token. Both STOP values end the row; the name is the stop reason."""
-
-    CONTINUE = 0
-    DEEPEN = 1
-    STOP_SETTLED = 2
-    STOP_BUDGET = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class SRBOptions:
-    """Thresholds of `srb_step`. Raises ValueError naming a field out of range."""
-
-    settled_nats: float = 1.0  # θ_H
-    settled_delta_nats: float = 0.05  # θ_Δ
-    settled_coherence: float = 0.9  # θ_C
-    patience: float = 8  # τ, steps; math.inf for never
-    deepen_nats: float = 3.5
-    deepen_coherence_rise: float = 0.02
-    max_tokens: float = 512  # math.inf for no budget
-
-    def __post_init__(self) -> None:
-        _check(
-            self,
-            settled_nats=(0, math.inf),
-            settled_delta_nats=(0, math.inf),
-            settled_coherence=(-1, 1),
-            patience=(1, math.inf),
-            deepen_nats=(0, math.inf),
-            deepen_coherence_rise=(0, 2),
-            max_tokens=(1, math.inf),
-        )
-
-
-class SRBState(NamedTuple):
-    """Memory of `srb_step`; its defaults are the state before the first generated token."""
-
-    num_settled: int = 0  # consecutive settled steps
-    num_spent: int = 0  # tokens of the budget
-    coherence: float = math.nan  # the previous C+
-
-
-def srb_step(
-    state: SRBState,
-    ema_nats: float,
-    delta_ema_nats: float,
-    coherence: float,
-    options: SRBOptions,
-) -> tuple[SRBAction, SRBState]:
-    """Decide at one generated token, which costs one of the budget: signals -> action, new state.
-
-    Settled text stops, also when it stops exactly at the budget. Deepen asks for more computation
-    on this token: the averaged entropy is high but coherence has risen since the last token. The
-    caller adds the cost of deepening to `num_spent`.
-    """
-    settled = (
-        ema_nats <= options.settled_nats
-        and abs(delta_ema_nats) <= options.settled_delta_nats
-        and coherence >= options.settled_coherence
-    )
-    after = SRBState(state.num_settled + 1 if settled else 0, state.num_spent + 1, coherence)
-    if after.num_settled >= options.patience:
-        return SRBAction.STOP_SETTLED, after
-    if after.num_spent >= options.max_tokens:
-        return SRBAction.STOP_BUDGET, after
-    rising = coherence - state.coherence >= options.deepen_coherence_rise
-    deepen = ema_nats >= options.deepen_nats and rising
-    return (SRBAction.DEEPEN if deepen else SRBAction.CONTINUE), after
-
 
 # --- Phase-Slip -------------------------------------------------------------------------------
 
@@ -131,7 +49,7 @@ class PhaseSlipOptions:
     loop_score: float = 0.9
 
     def __post_init__(self) -> None:
-        _check(
+        require_within(
             self,
             spike_nats=(0, math.inf),
             confident_nats=(0, math.inf),
@@ -141,7 +59,7 @@ class PhaseSlipOptions:
             loop_score=(0, 1),
         )
         if self.loop_patience is not None:
-            _check(self, loop_patience=(1, math.inf))
+            require_within(self, loop_patience=(1, math.inf))
 
 
 class PhaseSlipState(NamedTuple):
@@ -197,8 +115,8 @@ class TemperatureOptions:
     max_temperature: float = 1.5
 
     def __post_init__(self) -> None:
-        _check(self, gain=(0, math.inf), min_temperature=(1e-6, math.inf))
-        _check(self, max_temperature=(self.min_temperature, math.inf))
+        require_within(self, gain=(0, math.inf), min_temperature=(1e-6, math.inf))
+        require_within(self, max_temperature=(self.min_temperature, math.inf))
 
 
 def stability_temperature(
@@ -295,8 +213,8 @@ class CEROptions:
     min_divisor: float = 0.5
 
     def __post_init__(self) -> None:
-        _check(self, **{field.name: (0, math.inf) for field in fields(self)})
-        _check(self, min_divisor=(1e-6, 1))
+        require_within(self, **{field.name: (0, math.inf) for field in fields(self)})
+        require_within(self, min_divisor=(1e-6, 1))
 
 
 class CERControl(NamedTuple):

@@ -133,12 +133,14 @@ def slipped(evidence: Evidence) -> Row:
 
 def stopped(evidence: Evidence) -> Row:
     """Share of SmolLM2's replies that end in a finished sentence, by the rule that ends them."""
-    row = evidence.row("srb", kind="study", model=REAL)
-    rules = {"static": "the model's own end", "end_rule": "likely end of text",
-             "random": "random place", "srb": "SRB"}  # fmt: skip
-    bars = {label: row["arms"][arm]["finished"] for arm, label in rules.items()}
-    return {"bars": bars, "saved": row["arms"]["srb"]["saved"][0],
-            "end_saved": row["arms"]["end_rule"]["saved"][0]}  # fmt: skip
+    row = evidence.row("srb", kind="replay", model=REAL)
+    rules = {"static": "the model's own end", "published": "SRB as published",
+             "end_rule": "likely end of text", "srb": "SRB at finished places"}  # fmt: skip
+    arms = row["arms"]
+    bars = {label: arms[arm]["finished"] for arm, label in rules.items()}
+    saved = {arm: arms[arm]["saved"][0] for arm in ("published", "end_rule", "srb")}
+    repeats = {arm: arms[arm]["rep4"][0] for arm in rules}
+    return {"bars": bars, "saved": saved, "repeats": repeats}
 
 
 def mirrored(evidence: Evidence) -> Row:

@@ -125,15 +125,17 @@ HEADLINES = (
         "python evaluate.py phase-slip --model DIR",
     ),
     headline(
-        "SRB saves a third of the tokens, and cuts sentences short", views.stopped,
-        f"On {REAL} it saves {{saved:.0%}} of the tokens. {{bars.SRB.0:.0%}} of its replies end in "
-        "a finished sentence; {bars.the model's own end.0:.0%} where the model ends by itself. A "
-        "stop where the end of the text is likely saves {end_saved:.0%} and finishes "
-        "{bars.likely end of text.0:.0%}.",
-        lambda row: row["saved"] > 0.3
-        and row["bars"]["SRB"][0] < row["bars"]["the model's own end"][0],
+        "SRB as published cuts sentences short; at finished places it saves as much", views.stopped,
+        f"On {REAL} the published rule saves {{saved.published:.0%}} of the tokens, and "
+        "{bars.SRB as published.0:.0%} of its replies end in a finished sentence; "
+        "{bars.the model's own end.0:.0%} where the model ends by itself or at the longest length. "
+        "Ending at finished places, by p(end), a budget and loops, saves "
+        "{saved.srb:.0%} and finishes {bars.SRB at finished places.0:.0%}; of the 4-grams "
+        "{repeats.srb:.0%} were said before, {repeats.static:.0%} in whole replies.",
+        lambda row: row["saved"]["srb"] > 0.3
+        and row["bars"]["SRB as published"][2] < row["bars"]["SRB at finished places"][1],
         "share of replies that end in a finished sentence, higher is better", BOOTSTRAP,
-        "python evaluate.py srb --model DIR",
+        "python evaluate.py srb --replay --model DIR",
     ),
     headline(
         "The reactor's published mirror test comes out to the last digit", views.mirrored,

@@ -153,6 +153,13 @@ CLAIMS = (
           reso_views.warnings, "{case} {warning:.2f}, best plain {best_plain:.2f}",
           (lambda row: row["warning"][1] > max(0.5, row["best_plain"]),),
           frame="AUROC of the warning, {num_seeds} seeds: {cases}"),
+    Claim("(ours) The warning tells right answers from wrong ones, better than the probability of "
+          "the answer", "benchmarks.studies.answers",
+          "python -m benchmarks.studies.answers --model DIR --record",
+          rows_of("answers", "model", "facts", case="facts"),
+          "facts {case}: AUROC {auroc.warning:.2f}, less the best of ln p, entropy and largest "
+          "probability {minus.warning:.2f}; right {accuracy:.2f}, of the surest fifth "
+          "{kept_right.warning.0:.0%}", (above("auroc.warning", 0.5), above("minus.warning"))),
     Claim("The stability class is one of stable, periodic, chaotic and divergent", NEW, STABILITY,
           reso_views.classes, "{case} {accuracy:.2f}", (above("accuracy", 0.8),),
           frame="balanced accuracy on clean text, loops, half of the tokens replaced, and lost "

@@ -1,13 +1,14 @@
 """The claims of the SRB public README and the questions of its notes, on our own studies.
 
-What the published files themselves say is in srb_published.py.
+They are of the published rule; what SRB does by default is in srb_finishing.py, and what the
+published files themselves say in srb_published.py.
 """
 
 import itertools
 import math
 import statistics
 
-from benchmarks.claims import Cases, Claim, Evidence, Missing, Row, srb_published
+from benchmarks.claims import Cases, Claim, Evidence, Missing, Row, srb_finishing, srb_published
 from benchmarks.claims.rules import above, apart, below, less, more, one, rows_of, truths
 from benchmarks.kit.records import newest
 from benchmarks.kit.tables import shown
@@ -149,4 +150,5 @@ CLAIMS = (
           f"below {SAME_CURVE})", (less("gap", SAME_CURVE),)),
     Claim("4. Can this serve as a formal instrument for semantic thermodynamics?", QUESTIONS,
           because="no thermodynamic quantity is defined that a measurement could contradict"),
+    *srb_finishing.CLAIMS,
 )  # fmt: skip

@@ -91,10 +91,7 @@ class PretrainedWriter:
     def _batch(self, prompts: Sequence[Prompt], seed: int, arm: Arm, length: int) -> list[Text]:
         from transformers import GenerationConfig
 
-        rows = [self.prompt_ids(prompt) for prompt in prompts]
-        longest = max(map(len, rows))
-        ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
-        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        ids, mask = padded([self.prompt_ids(prompt) for prompt in prompts])
         sampler = {"do_sample": False}
         if arm["temperature"]:
             sampler = {"do_sample": True, "temperature": arm["temperature"]}
@@ -153,6 +150,14 @@ class PretrainedWriter:
 
 
 Writer = ResoWriter | PretrainedWriter
+
+
+def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Ids (B,T) of rows padded with 0 on the left, and the mask (B,T) of what is no padding."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+    return ids, mask
 
 
 @contextmanager

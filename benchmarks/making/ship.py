@@ -7,7 +7,7 @@
         --talk runs/dialogues.jsonl --out runs/tokenizer.json
     python train.py --config configs/shipped.yaml --out runs/shipped
     python -m benchmarks.making.ship --run runs/shipped --heldout runs/heldout.jsonl
-    python evaluate.py srb --record
+    python evaluate.py srb --replay --record
     python evaluate.py talk --data runs/heldout.jsonl \\
         --train runs/dialogues.jsonl+runs/train.jsonl --record
     python -m benchmarks.making.ship --run runs/shipped --heldout runs/heldout.jsonl \\
@@ -19,7 +19,7 @@ of ten windows of unseen text. So half of the held-out rows is given, and the st
 reads the other half.
 
 A study of an earlier model with the same name is in the way of a new one: first move its directory
-results/srb/shipped and its row of results/srb.jsonl away.
+results/srb/shipped and its rows of results/srb.jsonl away.
 
 Weights and tables are stored in half precision, and scored as stored; the optimizer stays behind.
 The model card is made here too, so that its numbers are those of this very file.
@@ -36,7 +36,6 @@ from benchmarks.kit.first_questions import FIRST
 from benchmarks.kit.records import num_parameters, weights_hash
 from benchmarks.kit.tables import table
 from benchmarks.tasks import talk
-from benchmarks.tasks.srb.analysis import SETTLED
 from reso_llm.config import ResoLLMConfig
 from reso_llm.data.prepare import tokenise_all
 from reso_llm.inference import SHIPPED, ResoLLMInference
@@ -103,13 +102,15 @@ def main() -> None:
     print(f"{args.out}: {size / 1e6:.2f} MB\n\n{card}")
 
 
-def rule_of(path: Path, model: str) -> dict[str, float]:
-    """Thresholds of SRB in the newest study of a model. ValueError where there is none."""
+def rule_of(path: Path, model: str) -> dict[str, Any]:
+    """Options of SRB in the newest replay of a model. ValueError where there is none."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    rules = [r["rule"] for r in rows if r.get("kind") == "study" and r["model"] == model]
+    rules = [r["rule"] for r in rows if r.get("kind") == "replay" and r["model"] == model]
     if not rules:
-        raise ValueError(f"{path}: expected a row of the study of {model}: run evaluate.py srb")
-    return {name: rules[-1][name] for name in SETTLED}
+        raise ValueError(
+            f"{path}: expected a replay of {model}: run evaluate.py srb --replay --record"
+        )
+    return {name: value for name, value in rules[-1].items() if value is not None}
 
 
 def talk_of(path: Path, checkpoint: Path) -> dict[str, str]:

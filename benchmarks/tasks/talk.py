@@ -29,9 +29,9 @@ from benchmarks.kit.records import Records, Row, grouped, weights_hash
 from benchmarks.kit.statistics import mean_interval, mean_of
 from benchmarks.kit.tables import shown, table
 from benchmarks.tasks.phase_slip.measures import repeated_grams
-from benchmarks.tasks.srb.quality import FINISHED
 from reso_llm.chat.session import ChatSession
 from reso_llm.data.sources import read_documents
+from reso_llm.decoding.draft import FINISHED
 from reso_llm.inference import SHIPPED, ResoLLMInference
 from run_core.run import resolve
 

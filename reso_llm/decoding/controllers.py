@@ -1,6 +1,7 @@
 """Decoding controllers: small objects that see one row's signals and decide how to draw its token.
 
-    SRB                   stop when the text has settled, deepen when it is undecided but turning
+    SRB                   stop where the reply is finished and its budget says so; deepen when it
+                          is undecided but turning
     PhaseSlip             take back a repeat and draw its least sure token anew; as published, draw
                           one token hot and add noise to the key-value cache
     StochasticResonance   add noise to the logits while the text repeats itself
@@ -8,32 +9,25 @@
 
 A controller is a frozen set of options. Its `start()` makes the state of one row of one generation,
 so nothing leaks between rows or calls. A decision is taken before a token is drawn, from the
-entropy of its distribution and the text so far; a stop takes effect after that token. The pure
-rules are in `entropy_core.policies`. Sources: SRB derivation notes; the Phase-Slip sampler;
-Gammaitoni 1998, Rev. Mod. Phys. 70, 223.
+entropy of its distribution and the text so far; a stop takes effect after that token, or before it
+(`end`). The pure rules are in `entropy_core`: `budget` and `policies`. Sources: SRB derivation
+notes; the Phase-Slip sampler; Gammaitoni 1998, Rev. Mod. Phys. 70, 223.
 
 Shapes: D embedding width.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from entropy_core.budget import Draft, SRBAction, SRBOptions, SRBState, srb_step
 from entropy_core.checks import require
-from entropy_core.policies import (
-    PhaseSlipOptions,
-    SlipCause,
-    SRBAction,
-    SRBOptions,
-    SRBState,
-    phase_slip_init,
-    phase_slip_step,
-    srb_step,
-)
+from entropy_core.policies import PhaseSlipOptions, SlipCause, phase_slip_init, phase_slip_step
 from entropy_core.rewinding import RewindOptions, RewindState, rewind_step
 from entropy_core.signals import Signals
 from reso_llm.decoding.cache_noise import CacheNoise
+from reso_llm.decoding.draft import KINDS, OTHER, Drafts, Written
 from reso_llm.decoding.stability import StabilityMonitor
 
 
@@ -46,6 +40,7 @@ class RowView(NamedTuple):
     monitor: StabilityMonitor | None = None  # the row's stability monitor, if it is on
     tokens: Sequence[int] = ()  # that the row has written
     trace: Sequence[Signals] = ()  # behind each of these tokens
+    written: Written | None = None  # None where nobody can read the row's ids as text
 
 
 class Decision(NamedTuple):
@@ -58,6 +53,7 @@ class Decision(NamedTuple):
     cache_noise: CacheNoise | None = None  # into the cache, for the tokens after this one
     deepen: "Deepen | None" = None
     stop: bool = False  # after this token
+    end: bool = False  # before this token
     rewind: "Rewind | None" = None
 
 
@@ -103,17 +99,28 @@ class Controller(Protocol):
 class SRB(SRBOptions):
     """Semantic resonance budget: spend `max_tokens` on new tokens and on deepening some of them.
 
+    By default it ends a reply at a finished sentence or code block, where the model itself would
+    nearly have ended it, and asks for less of that as the tokens pass `budgets` (by kind of
+    question, `decoding.draft.KINDS`; a kind without one has no such limit) and as the text loops.
+    `SRB.published()` is the rule of the derivation notes: it stops where entropy and coherence have
+    settled.
+
     Deepening compares `candidates` tokens by continuations of `horizon` tokens and costs their
     product; 0 candidates switch it off. It happens only where the rest of the budget exceeds its
     cost, so a run ends within max_tokens. Raises ValueError naming a field out of range.
     """
 
+    budgets: Mapping[str, float] = field(default_factory=dict, hash=False)
     candidates: int = 4
     horizon: int = 4
     name: str = field(default="srb", init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for kind, tokens in self.budgets.items():
+            known = kind in KINDS or kind == OTHER
+            require(known, "budgets", kind, f"one of {', '.join((*KINDS, OTHER))}")
+            require(tokens > 0, f"budgets[{kind!r}]", tokens, "tokens above 0")
         some = self.candidates == 0 or self.candidates >= 2
         require(some, "candidates", self.candidates, "at least 2 to compare, or 0 for none")
         require(self.horizon >= 1, "horizon", self.horizon, "at least 1")
@@ -125,12 +132,16 @@ class SRB(SRBOptions):
 class _SRBRow:
     def __init__(self, options: SRB) -> None:
         self.options, self.state = options, SRBState()
+        self.drafts: Drafts | None = None
 
     def decide(self, view: RowView) -> Decision | None:
         options, signals = self.options, view.signals
+        draft = self._draft(view.written) if options.finish else None
         action, self.state = srb_step(
-            self.state, signals.ema_nats, signals.delta_ema_nats, signals.coherence, options
+            self.state, signals.ema_nats, signals.delta_ema_nats, signals.coherence, options, draft
         )
+        if action in (SRBAction.STOP_FINISHED, SRBAction.STOP_LOOP):
+            return Decision(action.name.removeprefix("STOP_").lower(), end=True)
         if action in (SRBAction.STOP_SETTLED, SRBAction.STOP_BUDGET):
             return Decision(action.name.removeprefix("STOP_").lower(), stop=True)
         cost = options.candidates * options.horizon
@@ -139,6 +150,11 @@ class _SRBRow:
             self.state = self.state._replace(num_spent=self.state.num_spent + cost)
             return Decision("deepen", deepen=Deepen(options.candidates, options.horizon))
         return None
+
+    def _draft(self, written: Written) -> Draft:
+        if self.drafts is None:
+            self.drafts = Drafts(written.question, self.options.budgets)
+        return self.drafts.read(written)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,3 +282,21 @@ def controllers_by_name(srb: SRB) -> dict[str, Controller]:
     """The controllers that a person switches on by name; `srb` has the checkpoint's thresholds."""
     known = (srb, PhaseSlip(), StochasticResonance(), StabilityTemperature())
     return {controller.name: controller for controller in known}
+
+
+def check_controllers(
+    controllers: Sequence[Controller], *, has_monitor: bool, has_text: bool
+) -> None:
+    """Raise ValueError for a controller that lacks what it reads: a monitor, or the text."""
+    if not has_monitor and any(isinstance(c, StabilityTemperature) for c in controllers):
+        raise ValueError("StabilityTemperature follows the stability monitor, which is off")
+    if not has_text and reads_text(controllers):
+        raise ValueError(
+            "SRB ends replies at finished sentences, so it reads the text: give a tokenizer, or "
+            "take SRB.published()"
+        )
+
+
+def reads_text(controllers: Sequence[Controller]) -> bool:
+    """Whether one of the controllers reads what is written: an SRB that finishes sentences."""
+    return any(isinstance(c, SRB) and c.finish for c in controllers)

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from entropy_core.checks import require
-from entropy_core.information import entropy_nats, normalised_entropy
 from entropy_core.signals import LoopTracker, Signals, SignalTracker
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.decoding.controllers import (
@@ -29,10 +28,13 @@ from reso_llm.decoding.controllers import (
     Deepen,
     Rewind,
     RowView,
-    StabilityTemperature,
+    check_controllers,
     reach_of,
+    reads_text,
 )
+from reso_llm.decoding.draft import Written
 from reso_llm.decoding.filters import Mirostat
+from reso_llm.decoding.measure import Measure
 from reso_llm.decoding.sampling import NO_MARKS, Marks, SamplingOptions, sample
 from reso_llm.decoding.stability import StabilityMonitor, StabilityReading
 from reso_llm.decoding.text_class import LOOP_WINDOW, MAX_PERIOD
@@ -68,14 +70,6 @@ class SignalOptions:
         require(p is None or 0 < p < 1, "min_prob", p, "None, or between 0 and 1")
 
 
-class Measure(NamedTuple):
-    """Entropy, normalised entropy and ln sum exp of one row's logits."""
-
-    entropy_nats: float
-    normalised_entropy: float
-    log_total: float
-
-
 class Event(NamedTuple):
     """One decision of a controller, with the token (from 0) that it was about."""
 
@@ -99,38 +93,12 @@ class Draw(NamedTuple):
     deepen: Deepen | None = None
     rewind: Rewind | None = None
     stop: str = ""
+    end: bool = False  # stop before this token, which is not drawn
 
     def changes(self, sampling: SamplingOptions) -> bool:
         """Whether this token is drawn otherwise than `sampling` alone would draw it."""
         acts = (self.deepen, self.rewind)
         return self.sampling != sampling or bool(self.logit_noise) or acts != (None, None)
-
-
-def measure(logits: Tensor, min_prob: float | None = None) -> list[Measure]:
-    """Measure each row of logits (B,V), with one pass on their device and one transfer to the host.
-
-    A row that is no distribution (NaN or +inf among its logits, or all of them -inf) has entropy
-    NaN, here and in `measure_row`.
-    """
-    with torch.inference_mode():
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        parts = entropy_nats(logits), normalised_entropy(logits, min_prob), logits.logsumexp(-1)
-        return [Measure(*row) for row in torch.stack(parts, dim=1).tolist()]
-
-
-def measure_row(logits: np.ndarray, min_prob: float | None = None) -> Measure:
-    """`measure` of one row (V,) on the host, in a third of the time."""
-    if min_prob is not None:
-        return measure(torch.from_numpy(logits)[None], min_prob)[0]
-    top = float(logits.max())
-    if not math.isfinite(top):
-        return Measure(math.nan, math.nan, top)
-    shifted = np.maximum(logits - logits.dtype.type(top), -700.0)  # 0 times -inf would be NaN
-    p = np.exp(shifted)
-    total = float(p.sum())
-    entropy = max(math.log(total) - float(p.dot(shifted)) / total, 0.0)
-    normalised = entropy / math.log(len(logits)) if len(logits) > 1 else 0.0
-    return Measure(entropy, normalised, top + math.log(total))
 
 
 class _Past(NamedTuple):
@@ -143,8 +111,9 @@ class _Past(NamedTuple):
 class Row:
     """The state of one row of one generation; the same seed draws the same tokens.
 
-    No other row may use the monitor, which may have read earlier text. Raises ValueError for
-    StabilityTemperature without a monitor.
+    No other row may use the monitor, which may have read earlier text. `question` and `text` tell
+    SRB what was asked and what is written so far. Raises ValueError for StabilityTemperature
+    without a monitor, and for an SRB that finishes sentences where nobody tells the text.
     """
 
     def __init__(
@@ -157,8 +126,12 @@ class Row:
         signals: SignalOptions = SignalOptions(),
         monitor: StabilityMonitor | None = None,
         marks: Marks = NO_MARKS,
+        question: str = "",
+        text: Callable[[], str] | None = None,
     ) -> None:
-        check_controllers(controllers, has_monitor=monitor is not None)
+        check_controllers(controllers, has_monitor=monitor is not None, has_text=text is not None)
+        self.reads_text = reads_text(controllers)
+        self.question, self.text = question, text
         self.sampling, self.marks, self.mirostat = sampling, marks, Mirostat()
         self.controllers = [(c.name, c.start()) for c in controllers]
         self.generator = torch.Generator(device).manual_seed(seed)
@@ -180,30 +153,34 @@ class Row:
         """Number of decisions so far."""
         return len(self.signals)
 
-    def decide(self, measured: Measure, embedding: np.ndarray) -> Draw:
+    def decide(self, measured: Measure, embedding: np.ndarray, end_nats: float = math.inf) -> Draw:
         """Decide how to draw a token: its measured distribution, the embedding (D,) before it.
 
-        Raises FloatingPointError where the logits are no distribution.
+        `end_nats` is -ln p of ending here, which is asked for where the row `reads_text`. Raises
+        FloatingPointError where the logits are no distribution.
         """
         if math.isnan(measured.entropy_nats):
             raise FloatingPointError("the model's logits are not finite: its weights are damaged")
         signals = self.tracker.update(*measured[:2], embedding)
         if self.reach:
             self._past.append(self._remembered())
-        draw = Draw(self.sampling)
+        draw, written = Draw(self.sampling), None
+        if self.reads_text:
+            written = Written(self.question, self.text(), self.tokens, end_nats)
         for name, controller in self.controllers:
-            temperature = draw.sampling.temperature
-            decision = controller.decide(
-                RowView(
-                    signals, self.loop_score, temperature, self.monitor, self.tokens, self.signals
-                )
-            )
+            view = RowView(
+                signals, self.loop_score, draw.sampling.temperature, self.monitor, self.tokens,
+                self.signals, written,
+            )  # fmt: skip
+            decision = controller.decide(view)
             if decision is not None:
                 draw, effect = _applied(draw, decision, name)
                 back = 0 if draw.rewind is None else draw.rewind.num_tokens
                 self.events.append(Event(self.step - back, name, decision.cause, effect))
-                if back:
+                if back or draw.end:
                     break  # the others decide about tokens that stay
+        if draw.end:
+            return draw
         self.signals.append(signals)
         self.temperatures.append(draw.sampling.temperature)
         if draw.rewind is not None:
@@ -278,12 +255,6 @@ class Row:
         return logits + amplitude * possible.std(correction=0) * xi
 
 
-def check_controllers(controllers: Sequence[Controller], *, has_monitor: bool) -> None:
-    """Raise ValueError for StabilityTemperature without a monitor."""
-    if not has_monitor and any(isinstance(c, StabilityTemperature) for c in controllers):
-        raise ValueError("StabilityTemperature follows the stability monitor, which is off")
-
-
 def _applied(draw: Draw, decision: Decision, name: str) -> tuple[Draw, str]:
     """Apply one more decision to a draw; return the new draw and the effect in words."""
     effects, changes = [], {}
@@ -307,8 +278,8 @@ def _applied(draw: Draw, decision: Decision, name: str) -> tuple[Draw, str]:
     if decision.rewind is not None:
         draw = draw._replace(rewind=decision.rewind)
         effects.append(f"took back {decision.rewind.num_tokens} tokens")
-    if decision.stop:
-        draw = draw._replace(stop=f"{name}_{decision.cause}")
+    if decision.stop or decision.end:
+        draw = draw._replace(stop=f"{name}_{decision.cause}", end=decision.end)
         effects.append("stop")
     return draw, ", ".join(effects)
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from entropy_core.information import entropy_nats
-from reso_llm.decoding.row import Draw, Measure, Row
+from reso_llm.decoding.measure import Measure
+from reso_llm.decoding.row import Draw, Row
 from reso_llm.decoding.stability import StabilityMonitor
 from reso_llm.generation.bans import Bans, marks_of
 from reso_llm.generation.options import GenerationOptions
@@ -56,6 +57,7 @@ class TextRow:
         monitor: StabilityMonitor | None = None,
         on_text: Callable[[str], None] | None = None,
         memories: Memories = NOTHING,
+        question: str = "",
     ) -> None:
         self.ids, self.num_prompt = list(prompt), len(prompt)
         self.memories = memories  # that the prompt asks for
@@ -68,6 +70,8 @@ class TextRow:
             signals=options.signals,
             monitor=monitor,
             marks=marks_of(options, tokenizer),
+            question=question,
+            text=lambda: self.stream.text,
         )
         self.bans = Bans(options, tokenizer)
         self.measured = options.metrics or bool(options.controllers)
@@ -109,7 +113,11 @@ class TextRow:
         Raises FloatingPointError where the logits are no distribution.
         """
         if measured is not None:
-            return self.decoding.decide(measured, prediction.embedding[row])
+            end_nats = math.inf
+            if self.decoding.reads_text:
+                ends = prediction.logits[row, list(self.ends)].logsumexp(-1)
+                end_nats = measured.log_total - ends.item()
+            return self.decoding.decide(measured, prediction.embedding[row], end_nats)
         if not math.isfinite(prediction.logits[row].max().item()):
             raise FloatingPointError("the model's logits are not finite: its weights are damaged")
         return Draw(self.decoding.sampling)

@@ -1,6 +1,6 @@
 """The decoding controllers inside Hugging Face's `generate`, for any causal language model.
 
-    with controlled(model, [PhaseSlip.published(), SRB()], seed=0) as control:
+    with controlled(model, [PhaseSlip.published(), SRB()], seed=0, tokenizer=tokenizer) as control:
         ids = model.generate(**inputs, max_new_tokens=50)
     control.results[0].events
 
@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from entropy_core.checks import is_whole, require
 from reso_llm.config import StabilityConfig
-from reso_llm.decoding.controllers import Controller, PhaseSlip, reach_of
-from reso_llm.decoding.row import Row, SignalOptions, check_controllers
+from reso_llm.decoding.controllers import Controller, PhaseSlip, check_controllers, reach_of
+from reso_llm.decoding.row import Row, SignalOptions
 from reso_llm.decoding.sampling import SamplingOptions
 from reso_llm.decoding.stability import StabilityMonitor
 from reso_llm.hf.cache import is_recurrent
@@ -58,6 +58,7 @@ class Control:
         seed: int,
         signals: SignalOptions,
         stability: StabilityConfig | None,
+        tokenizer: Any,
     ) -> None:
         require(is_whole(seed) and abs(seed) < 2**62, "seed", seed, "a whole number below 2^62")
         if reach_of(controllers):
@@ -72,7 +73,12 @@ class Control:
         self.stability = stability if stability is not None and stability.enabled else None
         self.results: tuple[RowResult, ...] = ()
         self.num_calls = 0
-        check_controllers(self.controllers, has_monitor=self.stability is not None)
+        self.tokenizer = tokenizer
+        check_controllers(
+            self.controllers,
+            has_monitor=self.stability is not None,
+            has_text=tokenizer is not None,
+        )
 
     def generate(self, model: nn.Module, original: Callable, arguments: Mapping[str, Any]) -> Any:
         """Run the original `generate` of a model, its arguments by name, with these controllers."""
@@ -102,7 +108,7 @@ class Control:
         sampling = sampling_of(logits_processor, generation_config.do_sample)
         rows = Rows(
             model,
-            [self._row(sampling, i, input_ids.device) for i in range(len(input_ids))],
+            [self._row(sampling, i, ids) for i, ids in enumerate(input_ids)],
             input_ids,
             logits_processor,
             generation_config,
@@ -122,16 +128,22 @@ class Control:
         self.num_calls += 1
         return output
 
-    def _row(self, sampling: SamplingOptions, i: int, device: Any) -> Row:
-        """Row i of the next call."""
-        return Row(
+    def _row(self, sampling: SamplingOptions, i: int, prompt: Tensor) -> Row:
+        """Row i of the next call, after the ids (T,) of its prompt."""
+        row = Row(
             sampling,
             self.controllers,
             seed=self.seed + len(self.results) + i,
-            device=device,
+            device=prompt.device,
             signals=self.signals,
             monitor=None if self.stability is None else StabilityMonitor(self.stability),
+            question="" if self.tokenizer is None else self._spell(prompt),
+            text=None if self.tokenizer is None else lambda: self._spell(row.tokens),
         )
+        return row
+
+    def _spell(self, ids: Tensor | list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
 
 
 @contextmanager
@@ -142,6 +154,7 @@ def controlled(
     seed: int,
     signals: SignalOptions = SIGNALS,
     stability: StabilityConfig | None = None,
+    tokenizer: Any = None,
 ) -> Iterator[Control]:
     """Inside the block, `model.generate` runs with controllers; `Control.results` has its rows.
 
@@ -150,9 +163,11 @@ def controlled(
     model made inside the block is a plain model.
 
     The temperature that controllers see is that of the sampler, and 0 if `generate` is greedy.
-    `stability` switches on the monitor that StabilityTemperature follows. In the `scores` of an
-    output, a token that a controller drew is the only possible one. Prompts are padded on the left;
-    padding gets no noise. Deepening reads a row again from its ids, without the noise in the cache.
+    `stability` switches on the monitor that StabilityTemperature follows. SRB reads the text with
+    the model's `tokenizer`; it ends a row before a token, which is padding then. In the `scores` of
+    an output, a token that a controller drew is the only possible one. Prompts are padded on the
+    left; padding gets no noise. Deepening reads a row again from its ids, without the noise in the
+    cache.
 
     Raises ValueError on entry for a model that is already controlled, recurrent, or an
     encoder-decoder, and for a controller that takes tokens back; and from `generate`, before the
@@ -163,7 +178,8 @@ def controlled(
     FloatingPointError for logits that are not finite.
     """
     _check_model(model)
-    control, original = Control(controllers, seed, signals, stability), model.generate
+    control = Control(controllers, seed, signals, stability, tokenizer)
+    original = model.generate
 
     @wraps(original)
     def generate(*args: Any, **kwargs: Any) -> Any:

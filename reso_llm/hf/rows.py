@@ -10,6 +10,7 @@ on; the cache keeps its length. Source: `reso_llm.decoding.row`; cache classes o
 Shapes: B rows of a batch, T tokens, V vocabulary, D embedding width, H heads, m candidates.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from entropy_core.signals import Signals
-from reso_llm.decoding.row import Draw, Event, Row, measure
+from reso_llm.decoding.measure import measure
+from reso_llm.decoding.row import Draw, Event, Row
 from reso_llm.decoding.stability import StabilityReading
 from reso_llm.hf.cache import add_noise, left_padding, takes_noise
 from reso_llm.hf.processors import only, process
@@ -60,7 +62,8 @@ class Rows:
         self.min_prob, self.adds_noise = min_prob, adds_noise
         eos = config.eos_token_id
         self.eos = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
-        self.pad = self.eos[0] if config.pad_token_id is None and self.eos else config.pad_token_id
+        pads = [i for i in (config.pad_token_id, *self.eos, 0) if i is not None]
+        self.pad = pads[0]
         self.max_length = config.max_length
         self.num_pads = left_padding(kwargs.get("attention_mask"), len(rows))
         self.embeddings = self._embed(input_ids[:, -1]).cpu().numpy()  # (B,D)
@@ -125,8 +128,17 @@ class Rows:
         if self.reasons[i]:
             return False
         row = self.rows[i]
-        self.draws[i] = row.decide(self.measures[i], self.embeddings[i])
+        self.draws[i] = row.decide(self.measures[i], self.embeddings[i], self._end_nats(i))
+        if self.draws[i].end:
+            self.reasons[i] = self.draws[i].stop
+            return False
         return self.draws[i].changes(row.sampling)
+
+    def _end_nats(self, i: int) -> float:
+        """-ln p of an end token in row i, where a controller reads it."""
+        if not self.rows[i].reads_text or not self.eos:
+            return math.inf
+        return self.measures[i].log_total - self.logits[i, self.eos].logsumexp(-1).item()
 
     def _draw(self, i: int, input_ids: Tensor, scores: Tensor) -> int:
         """Draw the token of row i from its scores (1,V)."""

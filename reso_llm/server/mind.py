@@ -19,7 +19,7 @@ from run_core.terminal import encodable
 CONTROLLERS = {
     "srb": (
         "Semantic resonance budget",
-        "Stops when the text has settled, and compares continuations where it is undecided.",
+        "Ends a reply at a finished sentence, sooner in a loop or beyond its budget.",
     ),
     "phase_slip": ("Phase-Slip", "Takes a repeat back, and goes on from its least sure token."),
     "stochastic_resonance": (

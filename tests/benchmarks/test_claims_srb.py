@@ -173,3 +173,35 @@ def test_every_claim_with_rows_is_among_the_turns():
         evidence = evidence_of(srb=[study(), study("n"), *published()])
         judged = claim.finding(evidence).verdict != UNTESTED
         assert claim.text.startswith(starts) == judged, claim.text
+
+
+RULE = "+ loops of low entropy"
+NOTHING = {"finished": (0.0, -0.1, 0.05), "rep4": (0.0, -0.05, 0.1), "saved": (0.4, 0.3, 0.5)}
+
+
+def replayed():
+    """A replay that meets its bar, and in which low entropy tells loops."""
+    good = {"finished": (0.2, 0.1, 0.3), "rep4": (-0.2, -0.3, -0.1), "saved": (0.4, 0.3, 0.5)}
+    return {
+        "kind": "replay", "model": "m", "arms": {"srb": {"saved": (0.4, 0.3, 0.5)}},
+        "srb_minus": {"static": good},
+        "designs": {"+ loops by repetition": {"minus_static": NOTHING},
+                    RULE: {"minus_static": good}},
+        "bar": {"saved": True, "kept": True, "repeats_less": True,
+                "against": {"fixed": {"better": 4, "worse": 0, "of": 7}}, "beats": {"fixed": True}},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "verdict"),
+    [
+        ("(ours) A reply", {("bar", "kept"): False}, MIXED),
+        ("(ours) ... and at equal", {("bar", "beats"): {"fixed": False}}, NOT),
+        ("(ours) ... and low", {("designs", RULE, "minus_static"): NOTHING}, NOT),
+    ],
+)  # fmt: skip
+def test_claims_on_the_rule_that_finishes_turn(text, changes, verdict):
+    claim = the_claim(srb.CLAIMS, text)
+    assert claim.finding(evidence_of(srb=[replayed()])).verdict == HOLDS
+    assert claim.finding(evidence_of(srb=[changed(replayed(), changes)])).verdict == verdict
+    assert claim.finding(evidence_of(srb=[study()])).verdict == UNTESTED

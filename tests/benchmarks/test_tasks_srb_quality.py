@@ -15,7 +15,7 @@ from scipy import stats
 
 from benchmarks.tasks.srb import analysis, quality, questions, rules
 from benchmarks.tasks.srb.prompts import BUCKETS, Prompt, prompts
-from entropy_core.policies import SRBAction, SRBState, srb_step
+from entropy_core.budget import SRBAction, SRBState, srb_step
 from reso_llm.decoding.controllers import SRB
 
 # --- prompts and rules
@@ -58,7 +58,7 @@ def slow_exit(trace, options):
 
 @pytest.mark.parametrize(("patience", "nats"), [(1, 0.5), (2, 2), (5, 3.5)])
 def test_exits_are_those_of_the_rule(patience, nats):
-    options = SRB(
+    options = SRB.published(
         settled_nats=nats, settled_delta_nats=0.15, settled_coherence=0.2, patience=patience,
         max_tokens=math.inf,
     )  # fmt: skip
@@ -77,7 +77,7 @@ def test_calibration_reaches_the_target_with_the_least_entropy():
         assert np.mean(exits) >= target
         options = {name: getattr(rule, name) for name in analysis.SETTLED}
         options["settled_nats"] -= 0.002
-        less = SRB(**options)
+        less = SRB.published(**options)
         assert np.mean([slow_exit(t, less) < len(t) for t in traces]) < target
     with pytest.raises(ValueError, match="ask for less"):
         rules.calibrated(traces, ends, 1.0)

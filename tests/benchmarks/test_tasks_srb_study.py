@@ -33,7 +33,7 @@ from reso_llm.decoding.controllers import SRB
 from reso_llm.inference import ResoLLMInference
 
 PROTOCOL = study.Protocol(target=0.4, cap=12, seeds=(0, 1), per_bucket=1)
-SETTLES = SRB(
+SETTLES = SRB.published(
     settled_nats=9, settled_delta_nats=9, settled_coherence=0, patience=3, max_tokens=math.inf,
     candidates=0,
 )  # fmt: skip
@@ -311,7 +311,7 @@ def test_all_parameters_come_from_the_calibration_half(done):
     }
     assert distances[done.found.fixed_tokens] == min(distances.values())
     assert done.found.default_exits == np.mean(
-        [slow_exit(t, SRB(max_tokens=math.inf)) < len(t) for t in traces]
+        [slow_exit(t, SRB.published(max_tokens=math.inf)) < len(t) for t in traces]
     )
     assert study.calibration(done.replies, PROTOCOL.target) == done.found
 
@@ -506,6 +506,17 @@ def test_the_quick_form_has_rows_text_and_a_figure(call, checkpoint, llama, tmp_
     assert records.read_rows("srb") == []
 
 
+def test_the_quick_form_of_a_replay_has_rows_and_text(call, llama, tmp_path):
+    """Of a model of transformers, so its replies are written in batches."""
+    options = ["--model", llama, "--judge", llama, "--replay", "--quick"]
+    (row,) = rows = json.loads(call(*options, "--json", "-"), parse_constant=pytest.fail)
+    assert (row["kind"], row["per_bucket"], row["replies"]) == ("replay", 2, 10)
+    said = srb.text(rows)
+    assert "rules replayed on 10 replies, 10 prompts" in said
+    assert "| designs minus static | p(end) at finished places |" in said
+    assert "The bar: 20 % saved" in said
+
+
 def test_a_rerun_is_the_last_seed_against_the_first(done, tables):
     runs = [analysis.runs_of(done.replies, tables, [seed]) for seed in (0, 1)]
     found, by_seed = analysis.rerun(*runs), [some.minus("static") for some in runs]
@@ -610,13 +621,14 @@ def test_replies_that_are_no_gzip_are_named(tmp_path):
         study.Replies(path)
 
 
-def test_the_shipped_rule_is_that_of_the_newest_study_of_the_model(tmp_path):
+def test_the_shipped_rule_is_that_of_the_newest_replay_of_the_model(tmp_path):
     path = tmp_path / "srb.jsonl"
-    rule = dict.fromkeys(analysis.SETTLED, 1.0)
-    rows = [{"rule": rule}, {"kind": "csv"}]
-    rows += [{"kind": "study", "model": m, "rule": rule | {"patience": n, "more": 0}}
+    rule = {"end_nats": 4.0, "budgets": {"essay": 9}, "settled_delta_nats": None}
+    rows = [{"rule": rule}, {"kind": "csv"}, {"kind": "study", "model": "shipped", "rule": {}}]
+    rows += [{"kind": "replay", "model": m, "rule": rule | {"patience": n}}
              for n, m in enumerate(("shipped", "shipped", "other"))]  # fmt: skip
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert ship.rule_of(path, "shipped") == rule | {"patience": 1}
-    with pytest.raises(ValueError, match="the study of tiny: run"):
+    kept = {"end_nats": 4.0, "budgets": {"essay": 9}, "patience": 1}
+    assert ship.rule_of(path, "shipped") == kept
+    with pytest.raises(ValueError, match="a replay of tiny: run"):
         ship.rule_of(path, "tiny")

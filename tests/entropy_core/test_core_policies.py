@@ -11,75 +11,14 @@ from torch.autograd import gradcheck
 
 from entropy_core import policies
 from entropy_core.information import entropy_nats
-from entropy_core.policies import CERAction, SlipCause, SRBAction
+from entropy_core.policies import CERAction, SlipCause
 
 F64 = torch.float64
 NAN = math.nan
-CONTINUE, DEEPEN, SETTLED, BUDGET = SRBAction
 
 
 def column(values):
     return torch.tensor(values, dtype=F64)
-
-
-# --- SRB --------------------------------------------------------------------------------------
-
-SRB = policies.SRBOptions(
-    settled_nats=1.0,
-    settled_delta_nats=0.1,
-    settled_coherence=0.8,
-    patience=2,
-    deepen_nats=3.0,
-    deepen_coherence_rise=0.05,
-    max_tokens=6,
-)
-
-
-def run_srb(signals, options=SRB):
-    """The actions at a list of (E, ΔE, C+)."""
-    state, actions = policies.SRBState(), []
-    for ema, delta, coherence in signals:
-        action, state = policies.srb_step(state, ema, delta, coherence, options)
-        actions.append(action)
-    return actions
-
-
-CALM = (0.9, 0.0, 0.9)
-
-
-@pytest.mark.parametrize(
-    ("signals", "actions"),
-    [
-        ([CALM, CALM, CALM], [CONTINUE, SETTLED, SETTLED]),
-        ([(1.0, 0.1, 0.8), (1.0, -0.1, 0.8)], [CONTINUE, SETTLED]),  # every bound is inclusive
-        ([CALM, (1.01, 0.0, 0.9), CALM, CALM], [CONTINUE] * 3 + [SETTLED]),  # streak starts again
-        ([CALM, (0.9, 0.11, 0.9), CALM], [CONTINUE] * 3),
-        ([CALM, (0.9, -0.11, 0.9), CALM], [CONTINUE] * 3),
-        ([CALM, (0.9, 0.0, 0.79), CALM], [CONTINUE] * 3),
-        ([(0.9, NAN, 0.9), CALM, CALM], [CONTINUE, CONTINUE, SETTLED]),  # undefined never counts
-        ([CALM, (0.9, 0.0, NAN), CALM], [CONTINUE] * 3),
-        ([(NAN, NAN, NAN)] * 6, [CONTINUE] * 5 + [BUDGET]),
-        ([(2.0, 0.0, 0.9)] * 6, [CONTINUE] * 5 + [BUDGET]),
-        ([(2.0, 0.0, 0.9)] * 4 + [CALM] * 2, [CONTINUE] * 5 + [SETTLED]),  # settled at the budget
-        ([(4.0, 0.5, 0.1), (4.0, 0.5, 0.2)], [CONTINUE, DEEPEN]),  # no earlier C+ at first
-        ([(4.0, 0.5, 0.1), (4.0, 0.5, 0.14)], [CONTINUE, CONTINUE]),  # rises too little
-        ([(4.0, 0.5, 0.2), (4.0, 0.5, 0.1)], [CONTINUE, CONTINUE]),
-        ([(4.0, 0.5, NAN), (4.0, 0.5, 0.9)], [CONTINUE, CONTINUE]),
-        ([(2.9, 0.5, 0.1), (2.9, 0.5, 0.9)], [CONTINUE, CONTINUE]),  # entropy not high
-    ],
-)
-def test_srb_table(signals, actions):
-    assert run_srb(signals) == actions
-
-
-def test_srb_counts_what_was_spent_besides():
-    """Who deepens adds its cost to num_spent, and the budget ends that much earlier."""
-    signals = (2.0, 0.0, 0.9)
-    _, state = policies.srb_step(policies.SRBState(), *signals, SRB)
-    assert state == (0, 1, 0.9)
-    spent = state._replace(num_spent=state.num_spent + 4)
-    assert policies.srb_step(state, *signals, SRB)[0] == CONTINUE
-    assert policies.srb_step(spent, *signals, SRB)[0] == BUDGET
 
 
 # --- Phase-Slip -------------------------------------------------------------------------------
@@ -276,13 +215,6 @@ def test_brake_lowers_and_escape_noise_hardly_raises_entropy():
 @pytest.mark.parametrize(
     ("options", "field", "value"),
     [
-        (policies.SRBOptions, "settled_nats", -0.1),
-        (policies.SRBOptions, "settled_delta_nats", NAN),
-        (policies.SRBOptions, "settled_coherence", 1.1),
-        (policies.SRBOptions, "patience", 0),
-        (policies.SRBOptions, "deepen_nats", -1.0),
-        (policies.SRBOptions, "deepen_coherence_rise", -0.1),
-        (policies.SRBOptions, "max_tokens", 0),
         (policies.PhaseSlipOptions, "spike_nats", -1.0),
         (policies.PhaseSlipOptions, "confident_nats", NAN),
         (policies.PhaseSlipOptions, "stale_steps", -1),

@@ -5,7 +5,9 @@ import re
 import pytest
 import torch
 
+from entropy_core.budget import Place
 from reso_llm.decoding.controllers import SRB
+from reso_llm.decoding.draft import place_of
 from reso_llm.inference import SHIPPED, ResoLLMInference
 
 
@@ -48,6 +50,19 @@ def test_it_answers_and_ends_its_turns(engine):
         for seed in range(5)
     ]
     assert ends.count("end") >= 3
+
+
+def test_srb_ends_before_a_token_and_after_a_sentence(engine):
+    """What is written until then is what is written without it."""
+    asked = [("user", "Tell me a story about the sea.")]
+    whole = engine.generate(asked, 60, seed=1)
+    cut = engine.generate(asked, 60, seed=1, controllers=[SRB(end_nats=99.0, candidates=0)])
+    assert cut.stop_reason == "srb_finished"
+    assert whole.token_ids[: len(cut.token_ids)] == cut.token_ids
+    assert len(cut.signals_trace) == len(cut.token_ids) < len(whole.token_ids)
+    assert place_of(cut.text) is Place.FINISHED
+    dear = engine.generate(asked, 60, seed=1, controllers=[SRB(end_nats=0.0, candidates=0)])
+    assert dear.token_ids == whole.token_ids
 
 
 def test_it_has_learnt_something(engine):

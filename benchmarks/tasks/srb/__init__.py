@@ -2,6 +2,7 @@
 
 python evaluate.py srb --record                                     the checkpoint of the package
 python evaluate.py srb --model SmolLM2-135M-Instruct --record       a directory or a hub id
+python evaluate.py srb --replay --model DIR --record                the rule that finishes
 python evaluate.py srb --from-csv summary_longform.csv              published files
 python evaluate.py srb --from-csv runs_longform.csv --plot srb.png  with the picture of the public
                                                                     plot_entropy_overlay
@@ -17,14 +18,18 @@ Replies, and the four public files (schema.py), are written to --out and read fr
 a study that was stopped goes on. With --record the directory is benchmarks/results/srb/MODEL. A
 reply that is there is not written again, whatever else changed; other options need another --out.
 
-A row is of one `kind`: a study, or csv, the statistics of published files (comparison.py).
+A study runs the published rule. `--replay` stops the static replies of the same file, and of more
+prompts, by the rule that SRB has by default, and by others (replay.py).
+
+A row is of one `kind`: a study, a replay, or csv, the statistics of published files
+(comparison.py).
 """
 
 import functools
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +40,13 @@ from benchmarks.kit import records
 from benchmarks.kit.pretrained import PretrainedWriter, Writer
 from benchmarks.kit.records import REPOSITORY, Records
 from benchmarks.kit.writers import SAMPLER, ResoWriter
-from benchmarks.tasks.srb import analysis, questions, study
+from benchmarks.tasks.srb import analysis, questions, replay, study
 from benchmarks.tasks.srb.comparison import from_csv
 from benchmarks.tasks.srb.comparison_text import csv_text
 from benchmarks.tasks.srb.panels import figure, pictures
 from benchmarks.tasks.srb.statistics import DRAWS
 from benchmarks.tasks.srb.tables import write_all
-from benchmarks.tasks.srb.text import study_text
+from benchmarks.tasks.srb.text import replay_text, study_text
 from run_core.cli import Parser
 from run_core.hardware import keep_freed_memory
 
@@ -49,7 +54,8 @@ __all__ = ["add_options", "figure", "pictures", "run", "text"]
 
 QUICK = study.Protocol(cap=32, seeds=(0,), per_bucket=1)
 QUICK_DRAWS = 200
-TEXTS = {"study": study_text, "csv": csv_text}
+QUICK_PROMPTS = 2
+TEXTS = {"study": study_text, "replay": replay_text, "csv": csv_text}
 CSV_KEY = ("kind", "files", "sha256", "backend", "model_id")
 
 
@@ -57,10 +63,14 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--model", type=str, help="causal language model of transformers")
     parser.add_argument("--checkpoint", type=str, help="run directory; default: the shipped one")
     parser.add_argument("--judge", type=str, help="model that reads the replies; for --model: ours")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: 0 1, and 0 1 2 of a replay")
     parser.add_argument("--cap", type=int, default=512, help="tokens of a reply at most")
     parser.add_argument("--target", type=float, default=0.5, help="share of replies that SRB ends")
     parser.add_argument("--out", type=str, help="directory of replies and tables")
+    parser.add_argument("--replay", action="store_true", help="rules on recorded replies, no runs")
+    parser.add_argument(
+        "--prompts", type=int, default=analysis.EVERY, help="of a bucket's half, for --replay"
+    )
     parser.add_argument(
         "--from_csv", type=str, nargs="+", metavar="FILE",
         help="no study: compare the arms in these files, of any of the four public kinds",
@@ -74,7 +84,13 @@ def run(options: Any) -> list[dict[str, Any]]:
         return of_files(options, recorded)
     torch.set_num_threads(1)
     keep_freed_memory()
-    protocol = study.Protocol(target=options.target, cap=options.cap, seeds=tuple(options.seeds))
+    seeds = options.seeds or ((0, 1, 2) if options.replay else (0, 1))
+    protocol = study.Protocol(target=options.target, cap=options.cap, seeds=tuple(seeds))
+    if options.replay:
+        more = {"per_bucket": options.prompts}
+        if options.quick:
+            more = {"per_bucket": QUICK_PROMPTS, "cap": QUICK.cap, "seeds": QUICK.seeds}
+        return [of_replay(options, replace(protocol, **more), recorded)]
     return [of_model(options, QUICK if options.quick else protocol, recorded)]
 
 
@@ -110,6 +126,27 @@ def of_model(options: Any, protocol: study.Protocol, recorded: Records) -> dict[
     files = whole.relative_to(REPOSITORY) if whole.is_relative_to(REPOSITORY) else directory
     row = {**key, "files": str(files), **_plain(parameters)}
     row |= results(replies, writer, judge, protocol, directory)
+    recorded.add(row)
+    return row
+
+
+def of_replay(options: Any, protocol: study.Protocol, recorded: Records) -> dict[str, Any]:
+    """The replay of one model's replies: its recorded row, or a new one."""
+    writer, judge = models(options)
+    written = {
+        "model": writer.name, "weights_sha256": writer.weights, "sampler": SAMPLER,
+        "cap": protocol.cap,
+    }  # fmt: skip
+    key = {
+        "kind": "replay", **written, "per_bucket": protocol.per_bucket,
+        "judge": judge and judge.name, "seeds": protocol.seeds,
+    }  # fmt: skip
+    if row := recorded.find(**key):
+        return row
+    directory = place(options, writer)
+    same_study(directory, written)
+    replies = study.Replies(directory / "replies.jsonl.gz")
+    row = {**key, **replay.replay(writer, judge, replies, protocol)}
     recorded.add(row)
     return row
 
@@ -171,7 +208,10 @@ def results(
     bar = functools.partial(tqdm, desc="quality", unit="reply", leave=False)
     tables = analysis.tables_of(replies, writer, judge, bar)
     write_all(directory, analysis.public_runs(replies, tables, writer, protocol.seeds))
-    statics = [row for row in replies.of(1, "static") if row["seed"] in protocol.seeds]
+    statics = [
+        row for row in replies.of(1, "static")
+        if row["seed"] in protocol.seeds and (row["name"], row["seed"]) in tables
+    ]  # fmt: skip
     alone = {seed: analysis.runs_of(replies, tables, [seed]) for seed in protocol.seeds}
     first, last = alone[protocol.seeds[0]], alone[protocol.seeds[-1]]
     return {

@@ -42,6 +42,7 @@ Table = dict[str, np.ndarray]
 """Each measure of N replies: (N,2), numerator and denominator of a mean."""
 
 
+EVERY = 12  # prompts of a bucket's half
 PROMPTS = {prompt.name: prompt for prompt in prompts(1)}
 Tables = Mapping[tuple[str, int], Measures]
 """Measures at every cut of the reported static replies, by prompt's name and seed."""
@@ -52,7 +53,7 @@ def tables_of(
 ) -> Tables:
     return {
         (row["name"], row["seed"]): measures(row, PROMPTS[row["name"]], writer, judge)
-        for row in progress(replies.of(1, "static"))
+        for row in progress([r for r in replies.of(1, "static") if r["name"] in PROMPTS])
     }
 
 

@@ -25,10 +25,9 @@ import numpy as np
 from benchmarks.kit.pretrained import Writer
 from benchmarks.kit.writers import breaks
 from benchmarks.tasks.srb.prompts import Prompt
+from reso_llm.decoding.draft import FINISHED, num_steps
 
-FINISHED = re.compile(r"[.!?…。！？][\"'»”)\]*`]*$")
 BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
-STEP = re.compile(r"^[\s*#]*(?:step\s*)?(\d+)\s*[.):]", re.IGNORECASE | re.MULTILINE)
 
 Measures = Mapping[str, np.ndarray]
 
@@ -122,14 +121,6 @@ def parses(text: str) -> bool:
     except (SyntaxError, ValueError):  # ValueError: a null byte
         return False
     return bool(blocks)
-
-
-def num_steps(text: str) -> int:
-    """Numbered steps at the beginnings of lines, counted 1, 2, 3 ... in order."""
-    expected = 1
-    for number in STEP.findall(text):
-        expected += int(number) == expected
-    return expected - 1
 
 
 def cut(tables: Sequence[Measures], stops: np.ndarray) -> dict[str, np.ndarray]:

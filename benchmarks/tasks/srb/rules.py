@@ -67,10 +67,11 @@ def calibrated(traces: Sequence[np.ndarray], ends: Sequence[np.ndarray], target:
             "max_tokens": math.inf,
             "candidates": 0,
         }
-        least = sorted(needed_nats(t, SRB(**triple))[:-1].min(initial=math.inf) for t in traces)
+        tried = SRB.published(**triple)
+        least = sorted(needed_nats(t, tried)[:-1].min(initial=math.inf) for t in traces)
         nats = least[math.ceil(target * len(least)) - 1]
         if nats < math.inf:
-            rule = SRB(settled_nats=math.ceil(nats * 1000) / 1000, **triple)
+            rule = SRB.published(settled_nats=math.ceil(nats * 1000) / 1000, **triple)
             candidates.append((_advantage(rule, traces, ends), rule))
     if not candidates:
         raise ValueError(f"no thresholds make {target:.0%} of these replies exit: ask for less")

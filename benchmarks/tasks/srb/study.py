@@ -24,6 +24,7 @@ import math
 import os
 import random
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.kit.batched import TracedReply
 from benchmarks.kit.pretrained import Writer
 from benchmarks.kit.writers import Reply, asked
 from benchmarks.tasks.srb import rules
@@ -161,11 +163,7 @@ def static(writer: Writer, replies: Replies, half: int, prompt: Prompt, seed: in
         "entropy_nats": reply.entropy_nats, "ema_nats": reply.ema_nats,
         "coherence": reply.coherence, "surprise_nats": surprise, "end_nats": end,
     }  # fmt: skip
-    kept = {
-        name: [None if math.isnan(v) else round(v, DIGITS) for v in values.tolist()]
-        for name, values in columns.items()
-    }
-    return replies.add(record(half, prompt, seed, "static", reply) | {"ids": reply.ids} | kept)
+    return replies.add(record(half, prompt, seed, "static", reply, columns))
 
 
 def cut_short(
@@ -202,12 +200,21 @@ def draws(prompt: Prompt, seed: int) -> int:
     return 1000 * seed + prompt.number
 
 
-def record(half: int, prompt: Prompt, seed: int, arm: str, reply: Reply) -> Row:
-    return {
+def record(
+    half: int, prompt: Prompt, seed: int, arm: str, reply: Reply | TracedReply,
+    columns: Mapping[str, np.ndarray] | None = None,
+) -> Row:  # fmt: skip
+    """The row of a reply; a static one has its ids and columns of numbers, one for each token."""
+    row = {
         "half": half, "bucket": prompt.bucket, "name": prompt.name, "seed": seed, "strategy": arm,
         "tokens": len(reply.ids), "seconds": round(reply.seconds, DIGITS),
         "stop_reason": reply.stop_reason, "text": reply.text,
     }  # fmt: skip
+    if columns is not None:
+        row["ids"] = reply.ids
+    for name, values in (columns or {}).items():
+        row[name] = [None if math.isnan(v) else round(v, DIGITS) for v in values.tolist()]
+    return row
 
 
 def calibration(replies: Replies, target: float) -> Calibration:
@@ -226,7 +233,7 @@ def calibration(replies: Replies, target: float) -> Calibration:
         end_nats=rules.end_threshold(ends, mean),
         random_caps=tuple(np.where(cut, stops, math.inf).tolist()),
         exits=float(cut.mean()),
-        default_exits=rules.exit_share(traces, SRB()),
+        default_exits=rules.exit_share(traces, SRB.published()),
     )
 
 

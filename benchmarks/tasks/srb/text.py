@@ -27,6 +27,46 @@ def study_text(row: Mapping[str, Any]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def replay_text(row: Mapping[str, Any]) -> str:
+    """A recorded replay as text."""
+    seeds = ", ".join(map(str, row["seeds"]))
+    head = (
+        f"**{row['model']}** (weights {row['weights_sha256']}), rules replayed on "
+        f"{row['replies']} replies, {5 * row['per_bucket']} prompts, seeds {seeds}, cap "
+        f"{row['cap']} tokens, judge {row['judge'] or 'none'}; calibrated on other "
+        f"{5 * row['per_bucket']} prompts. SRB: {_rule(row['rule'])}."
+    )
+    designs = {name: design["minus_static"] for name, design in row["designs"].items()}
+    return "\n\n".join((
+        head,
+        _measures("replayed: all arms", row["arms"]),
+        _measures("srb minus", row["srb_minus"]),
+        _measures("srb minus (cuts of equal tokens)", row["matched"]),
+        _measures("srb minus static, by bucket", row["by_bucket"]),
+        _measures("designs minus static", designs),
+        _bar(row["bar"]),
+    ))  # fmt: skip
+
+
+def _rule(rule: Mapping[str, Any]) -> str:
+    words = [f"{name} {value:g}" for name, value in rule.items() if isinstance(value, float | int)]
+    budgets = ", ".join(f"{kind} {tokens}" for kind, tokens in rule["budgets"].items())
+    return ", ".join(words) + (f"; budgets {budgets} tokens" if budgets else "")
+
+
+def _bar(bar: Mapping[str, Any]) -> str:
+    met = {True: "met", False: "missed"}
+    against = "; ".join(
+        f"{arm} better in {c['better']}, worse in {c['worse']} of {c['of']} measures "
+        f"({met[bar['beats'][arm]]})"
+        for arm, c in bar["against"].items()
+    )
+    return (
+        f"The bar: 20 % saved {met[bar['saved']]}; nothing worse {met[bar['kept']]}; "
+        f"fewer repeats {met[bar['repeats_less']]}. At equal tokens, against {against}."
+    )
+
+
 def _head(row: Mapping[str, Any]) -> str:
     rule = ", ".join(f"{name} {value:g}" for name, value in row["rule"].items())
     seeds = ", ".join(map(str, row["seeds"]))

@@ -20,7 +20,7 @@ from reso_llm.decoding.controllers import (
 )
 from reso_llm.decoding.stability import StabilityMonitor
 
-ALL = (SRB(), PhaseSlip.published(), StochasticResonance(), StabilityTemperature())
+ALL = (SRB.published(), PhaseSlip.published(), StochasticResonance(), StabilityTemperature())
 
 
 def view(entropy=1.0, *, delta=0.0, coherence=0.0, loop=0.0, temperature=0.8, monitor=None):
@@ -58,22 +58,22 @@ LOST, TURNING = view(4.0, coherence=0.1), view(4.0, coherence=0.5)
     ],
 )
 def test_srb_table(options, views, expected):
-    assert causes(SRB(**options), views) == expected
+    assert causes(SRB.published(**options), views) == expected
 
 
 def test_srb_decisions_say_what_to_do():
     settled, budget = Decision("settled", stop=True), Decision("budget", stop=True)
-    assert decisions(SRB(patience=1), [CALM]) == [settled]
-    assert decisions(SRB(max_tokens=1), [BUSY]) == [budget]
+    assert decisions(SRB.published(patience=1), [CALM]) == [settled]
+    assert decisions(SRB.published(max_tokens=1), [BUSY]) == [budget]
     deepen = Decision("deepen", deepen=Deepen(candidates=3, horizon=5))
-    assert decisions(SRB(candidates=3, horizon=5), [LOST, TURNING]) == [None, deepen]
+    assert decisions(SRB.published(candidates=3, horizon=5), [LOST, TURNING]) == [None, deepen]
 
 
 @pytest.mark.parametrize("max_tokens", [1, 2, 7, 8, 9, 10, 16, 40])
 @pytest.mark.parametrize(("candidates", "horizon"), [(0, 3), (2, 3), (4, 1)])
 def test_the_budget_is_spent_to_the_last_token_and_never_exceeded(max_tokens, candidates, horizon):
     row, spent, num_tokens = (
-        SRB(max_tokens=max_tokens, candidates=candidates, horizon=horizon).start(),
+        SRB.published(max_tokens=max_tokens, candidates=candidates, horizon=horizon).start(),
         0,
         0,
     )

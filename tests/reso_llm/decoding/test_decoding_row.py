@@ -18,16 +18,8 @@ from reso_llm.decoding.controllers import (
     StabilityTemperature,
     StochasticResonance,
 )
-from reso_llm.decoding.row import (
-    Draw,
-    Event,
-    Measure,
-    Row,
-    SignalOptions,
-    deepened,
-    measure,
-    measure_row,
-)
+from reso_llm.decoding.measure import Measure, measure, measure_row
+from reso_llm.decoding.row import Draw, Event, Row, SignalOptions, deepened
 from reso_llm.decoding.sampling import SamplingOptions, sample
 from reso_llm.decoding.stability import StabilityMonitor
 
@@ -38,7 +30,7 @@ ALWAYS = PhaseSlip.published(
     cooldown_steps=0, confident_nats=0, spike_nats=0, noise=CacheNoise(scale=0)
 )
 NEVER = (
-    SRB(settled_nats=0, deepen_nats=99, max_tokens=999),
+    SRB.published(settled_nats=0, deepen_nats=99, max_tokens=999),
     PhaseSlip.published(spike_nats=99, stale_steps=INF, loop_patience=999),
     StochasticResonance(amplitude=0),
 )
@@ -170,7 +162,7 @@ def test_seeds_repeat_and_differ():
 
 def test_rows_of_the_same_options_share_nothing():
     controllers = (
-        SRB(deepen_nats=0.5, max_tokens=99),
+        SRB.published(deepen_nats=0.5, max_tokens=99),
         PhaseSlip.published(spike_nats=1.0, loop_patience=2),
     )
     alone = [tokens(controllers, seed=seed) for seed in (1, 2)]
@@ -282,7 +274,7 @@ def test_deepening_takes_the_token_that_leads_on():
 
 def test_srb_deepens_where_it_says_and_its_stop_is_named():
     """Budget 20 on the chain: tokens and lookaheads together, and then no more."""
-    srb = SRB(deepen_nats=0.1, candidates=2, horizon=2, max_tokens=20, patience=99)
+    srb = SRB.published(deepen_nats=0.1, candidates=2, horizon=2, max_tokens=20, patience=99)
     row = Row(PLAIN, [srb], seed=0)
     taken = list(itertools.takewhile(lambda s: not s[0].stop, steps(row, 99)))
     deep = [draw for draw, _ in taken if draw.deepen is not None]
@@ -300,7 +292,7 @@ def decide(row, entropy, embedding=(1.0, 0.0, 0.0)):
 
 def test_decisions_are_recorded_with_step_cause_and_effect():
     slip = PhaseSlip.published(noise=CacheNoise(scale=0.05), loop_patience=1)
-    srb = SRB(max_tokens=40, patience=99)
+    srb = SRB.published(max_tokens=40, patience=99)
     row = Row(GREEDY, [slip, StochasticResonance(loop=0.5), srb], seed=0)
     draws = []
     for t in range(40):
@@ -325,7 +317,7 @@ def test_decisions_are_recorded_with_step_cause_and_effect():
 
 
 def test_an_event_says_what_is_compared():
-    row = Row(PLAIN, [SRB(candidates=2, horizon=6)], seed=0)
+    row = Row(PLAIN, [SRB.published(candidates=2, horizon=6)], seed=0)
     for embedding in ((1, 0, 0), (-1, 1, 0), (0, 1, 0)):  # C+ undefined, 0, 1
         draw = decide(row, 4.0, embedding)
     assert draw.deepen == Deepen(2, 6)
@@ -419,4 +411,4 @@ def test_signal_options_out_of_range_name_the_field(field, value):
 
 def test_a_temperature_that_follows_the_monitor_needs_one():
     with pytest.raises(ValueError, match="StabilityTemperature follows the stability monitor"):
-        Row(PLAIN, [SRB(), StabilityTemperature()], seed=0)
+        Row(PLAIN, [SRB.published(), StabilityTemperature()], seed=0)

@@ -73,7 +73,7 @@ def test_rows_of_a_batch_do_as_they_would_alone(engine):
 def test_controllers_act_on_a_guided_text(engine):
     """Slips heat both caches with one draw of noise; deepening looks ahead."""
     engine.model.create_goal("bells and drums")
-    slips = [PhaseSlip.published(spike_nats=0.1), SRB(settled_nats=0, candidates=2)]
+    slips = [PhaseSlip.published(spike_nats=0.1), SRB.published(settled_nats=0, candidates=2)]
     results = [engine.generate("Once upon", 12, controllers=slips, **HOT) for _ in range(2)]
     assert results[0].token_ids == results[1].token_ids
     assert "spike" in {event.cause for event in results[0].events}
@@ -84,9 +84,9 @@ def test_both_caches_get_the_same_noise(engine):
     context, noise = context_of(engine), PhaseSlip.published().noise
     with torch.inference_mode():
         context.predict()
-        before = [c.stepper.state.caches[0].keys.clone() for c in (context.goal, context.none)]
+        before = [c.stepper.states[0].caches[0].keys.clone() for c in (context.goal, context.none)]
         context.heat(0, noise, torch.Generator().manual_seed(1))
-        after = [c.stepper.state.caches[0].keys for c in (context.goal, context.none)]
+        after = [c.stepper.states[0].caches[0].keys for c in (context.goal, context.none)]
     moved = [a - b for a, b in zip(after, before, strict=True)]
     assert all(m.any() for m in moved)
     normal = [m / m.std() for m in moved]

@@ -26,12 +26,12 @@ TRACES = (
     "entropy_trace", "lyapunov_trace", "temperature_trace", "coherence_trace", "signals_trace",
     "layers_trace",
 )  # fmt: skip
-SETTLES = SRB(
+SETTLES = SRB.published(
     settled_nats=99, settled_delta_nats=99, settled_coherence=-1, patience=3, candidates=0
 )
-BUDGET = SRB(settled_nats=0, max_tokens=5, candidates=0)
+BUDGET = SRB.published(settled_nats=0, max_tokens=5, candidates=0)
 NEVER = (
-    SRB(settled_nats=0, max_tokens=10**6, candidates=0),
+    SRB.published(settled_nats=0, max_tokens=10**6, candidates=0),
     PhaseSlip.published(spike_nats=99, confident_nats=0, stale_steps=math.inf),
     StochasticResonance(amplitude=0),
     StabilityTemperature(),

@@ -229,9 +229,43 @@ def test_without_a_padding_token_the_end_token_pads():
 
 
 def test_the_budget_of_srb():
-    ids, results = run(TINY["gpt2"], [SRB(max_tokens=6, candidates=0)], eos_token_id=V - 1)
+    ids, results = run(
+        TINY["gpt2"], [SRB.published(max_tokens=6, candidates=0)], eos_token_id=V - 1
+    )
     assert ids.shape[1] == IDS.shape[1] + 6
     assert {row.stop_reason for row in results} == {"srb_budget"}
+
+
+class Spell:
+    """A tokenizer that spells every id as a sentence."""
+
+    def decode(self, ids, skip_special_tokens):
+        return "Yes. " * len(ids)
+
+
+def test_srb_ends_a_row_before_a_token():
+    """The step at which a row ends is padding, and the other rows go on."""
+    model = TINY["gpt2"]
+    rule = SRB(end_nats=5.0, reserve=0, patience=math.inf, candidates=0)
+    free = plain(model)
+    with controlled(model, [rule], seed=0, tokenizer=Spell()) as control:
+        ids = plain(model)
+    for row, result in enumerate(control.results):
+        n, text = len(result.token_ids), free[row][free[row] != PAD]
+        prompt = int(MASK[row].sum())
+        with torch.no_grad():
+            ends = -model(text[None]).logits[0, prompt - 1 :].log_softmax(-1)[:, EOS]
+        expected = next((k for k in range(1, len(ends) - 1) if ends[k] <= 5.0), len(ends) - 1)
+        assert n == len(result.signals) == expected
+        assert torch.equal(ids[row, IDS.shape[1] :][:n], free[row, IDS.shape[1] :][:n])
+        if n < ids.shape[1] - IDS.shape[1]:
+            assert (ids[row, IDS.shape[1] + n :] == PAD).all()
+    assert any(result.stop_reason == "srb_finished" for result in control.results)
+
+
+def test_srb_says_that_it_needs_a_tokenizer():
+    with pytest.raises(ValueError, match=r"give a tokenizer, or take SRB.published\(\)"):
+        run(TINY["gpt2"], [SRB()])
 
 
 def brute_force(model, text, m, horizon):
@@ -299,7 +333,7 @@ def test_streamers_and_bfloat16_work():
             self.seen.append(None)
 
     model, streamer = make("llama").to(torch.bfloat16), Collect()
-    with controlled(model, [SLIPS, SRB(max_tokens=9)], seed=0) as control:
+    with controlled(model, [SLIPS, SRB.published(max_tokens=9)], seed=0) as control:
         ids = model.generate(IDS[1:2], max_new_tokens=8, do_sample=True, streamer=streamer)
     assert streamer.seen.pop() is None
     assert torch.equal(torch.cat(streamer.seen), ids[0])

@@ -244,7 +244,7 @@ def test_what_does_not_work_says_so(kwargs, message):
         assert control.results == ()
 
 
-@pytest.mark.parametrize("controllers", [[], [NOTHING], [SRB()], [StochasticResonance()]])
+@pytest.mark.parametrize("controllers", [[], [NOTHING], [SRB.published()], [StochasticResonance()]])
 def test_inputs_beside_the_ids_are_refused_at_entry(controllers):
     """Guards a refusal at the first deepening, hundreds of tokens into a text."""
     with pytest.raises(ValueError, match="token_type_ids: "):
@@ -256,7 +256,7 @@ SMALL_MAMBA = dict(vocab_size=V, hidden_size=16, num_hidden_layers=2, state_size
 HEADS = dict(num_attention_heads=2, num_key_value_heads=2)
 
 
-@pytest.mark.parametrize("controllers", [[], [SRB()], [HOT]])
+@pytest.mark.parametrize("controllers", [[], [SRB.published()], [HOT]])
 @pytest.mark.parametrize(
     ("name", "options"),
     [

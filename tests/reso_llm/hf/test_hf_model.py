@@ -316,8 +316,8 @@ CONTROLLERS = {
             spike_nats=0.0, cooldown_steps=2, noise=CacheNoise(scale=0.5, protect_prompt=True)
         )
     ],
-    "srb": [SRB()],
-    "both": [PhaseSlip.published(spike_nats=0.5), SRB()],
+    "srb": [SRB.published()],
+    "both": [PhaseSlip.published(spike_nats=0.5), SRB.published()],
 }
 
 
