@@ -34,6 +34,7 @@ from run_core.run import (
 from run_core.runlog import RunLog
 from run_core.saved_state import flatten_state, unflatten_state
 from run_core.signals import Abandoned, StopRequests, catch_signals
+from run_core.world import launch
 
 # Keys that may change when a run is resumed: its budget, its place, how it is watched. Every other
 # key changes the weights.
@@ -69,6 +70,8 @@ def train(
     when a reaction or a gradient is not finite.
     """
     config = dataclasses.replace(config, out=expanded(config.out))
+    if launch()["processes"] > 1:
+        raise TrainingError("a reactor trains in one process: start it without torchrun")
     _require_memory(config)
     with open_run(config.out, resume) as run_dir:
         start = _start(config, resume, report)

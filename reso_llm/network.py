@@ -179,7 +179,8 @@ class ResoNetwork(nn.Module):
         logits = soft_cap(F.linear(x, self.head_weight), self.config.logit_soft_cap)
         # PRSC: evidence of the binding memory, weighed by the final x.
         if evidence is not None:
-            logits = logits.scatter_add(-1, evidence.ids, self.prsc.weigh(evidence, x))
+            values = self.prsc.weigh(evidence, x).to(logits.dtype)
+            logits = logits.scatter_add(-1, evidence.ids, values)
         # Echo: what was read before, in this text and in stored ones.
         if self.echo is not None:
             before = None if state is None else state.stages["echo"]

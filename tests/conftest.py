@@ -28,6 +28,12 @@ from reso_llm.training.run import train
 from run_core import exits
 from run_core.checkpoint import save_directory
 
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("needs CUDA")
+
+
 TINY = dict(
     vocab_size=61, dim=32, num_layers=2, num_heads=2, max_seq_len=12, num_value_embeddings=1
 )

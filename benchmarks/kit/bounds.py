@@ -43,7 +43,7 @@ def timed(work: Callable[[], object], times: int) -> list[float]:
 
 def matrix_numbers(model: nn.Module, config: ResoLLMConfig) -> int:
     """Numbers in the matrices that each token is multiplied with; the head may be a table."""
-    tables = ("table", "wte", "wpe", "lm_head", "head.")
+    tables = ("table", "wte", "wpe", "embed_tokens", "lm_head", "head.")
     named = model.named_parameters()
     inner = sum(p.numel() for n, p in named if p.ndim >= 2 and not any(t in n for t in tables))
     return inner + config.vocab_size * config.dim

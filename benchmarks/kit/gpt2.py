@@ -1,4 +1,4 @@
-"""Hugging Face GPT-2 with our echo: the peer of a comparison, given the same memory of the text.
+"""Hugging Face GPT-2 and Llama of our shapes; GPT-2 with our echo, the same memory of the text.
 
     p' = (p + sum_m s_m K_m / N_m) / (1 + sum_m s_m)        `reso_llm.stages.echo`, trained as ours
 
@@ -27,6 +27,18 @@ def gpt2_like(config: ResoLLMConfig) -> nn.Module:
         vocab_size=config.vocab_size, n_positions=config.max_seq_len, n_embd=config.dim,
         n_layer=config.num_layers, n_head=config.num_heads, resid_pdrop=0.0, embd_pdrop=0.0,
         attn_pdrop=0.0, bos_token_id=0, eos_token_id=None,
+    ))  # fmt: skip
+
+
+def llama_like(config: ResoLLMConfig) -> nn.Module:
+    """Hugging Face Llama of the same shape; its gated feed-forward has as many numbers."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(LlamaConfig(
+        vocab_size=config.vocab_size, max_position_embeddings=config.max_seq_len,
+        hidden_size=config.dim, intermediate_size=2 * config.ffn_multiplier * config.dim // 3,
+        num_hidden_layers=config.num_layers, num_attention_heads=config.num_heads,
+        tie_word_embeddings=True, bos_token_id=0, eos_token_id=None,
     ))  # fmt: skip
 
 

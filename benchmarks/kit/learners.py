@@ -71,12 +71,13 @@ def shakespeare(path: str) -> Task:
         tie_embeddings=False, temporal_smf=dataclasses.replace(small.temporal_smf, num_heads=2),
         prsc=dataclasses.replace(small.prsc, max_order=8, max_slots=64, max_entries=3_000_000),
     )  # fmt: skip
-    return Task(_one_document(ids[:cut]), _one_document(ids[cut:]), config,
+    return Task(one_document(ids[:cut]), one_document(ids[cut:]), config,
                 {"reso": 24, "gpt2": 12}, OptimConfig(matrix_lr=0.03), stride=64,
                 memory_weight_decay=0.1)  # fmt: skip
 
 
-def _one_document(ids: np.ndarray) -> Split:
+def one_document(ids: np.ndarray) -> Split:
+    """Characters (N,) as one document, of one byte each."""
     mask = np.zeros(len(ids), dtype=np.uint8)
     return Split(ids, mask, np.zeros(1, dtype=np.int64), len(ids), len(ids) - 1, 1)
 

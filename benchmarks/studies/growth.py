@@ -96,8 +96,8 @@ def decoding(config: ResoLLMConfig, length: int, machine: Machine) -> tuple[Meas
 
 def step_ms(model: nn.Module, state: Any) -> float:
     """Median milliseconds of STEPS steps; the state is left as it is."""
-    stepper = Stepper(model, state)
-    return statistics.median(timed(partial(stepper.step, 7), STEPS))
+    stepper = Stepper(model, [state])
+    return statistics.median(timed(partial(stepper.step, [7]), STEPS))
 
 
 def by_size(name: str, machine: Machine) -> tuple[Measures, Row]:

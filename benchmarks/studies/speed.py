@@ -52,10 +52,10 @@ RATIOS = (
 )  # fmt: skip
 
 
-def made(config: ResoLLMConfig) -> ResoLLMModel:
+def made(config: ResoLLMConfig, fitted: int = FITTED) -> ResoLLMModel:
     """A model whose binding memory has counted random tokens."""
     model = ResoLLMModel(config)
-    model.fit_bindings(np.random.default_rng(0).integers(config.vocab_size, size=FITTED))
+    model.fit_bindings(np.random.default_rng(0).integers(config.vocab_size, size=fitted))
     return model
 
 
@@ -127,9 +127,9 @@ def decoding_measures(config: ResoLLMConfig):
     }
 
 
-def random_model(config: ResoLLMConfig) -> ResoLLMModel:
+def random_model(config: ResoLLMConfig, fitted: int = FITTED) -> ResoLLMModel:
     """A model whose maps are random and whose texts never end."""
-    model = made(config).eval()
+    model = made(config, fitted).eval()
     for name, p in model.named_parameters():
         if p.ndim >= 2 and ".gate." not in name:
             torch.nn.init.normal_(p, std=0.02)
@@ -138,15 +138,17 @@ def random_model(config: ResoLLMConfig) -> ResoLLMModel:
     return model
 
 
-def generating(model: ResoLLMModel, prompt_ids: Tensor, metrics: bool = True):
+def generating(
+    model: ResoLLMModel, prompt_ids: Tensor, metrics: bool = True, new_tokens: int = NEW_TOKENS
+):
     """A function that generates greedily with the engine and returns tokens per second."""
     config = model.config
     engine = ResoLLMInference(model, create_default_tokenizer(), config)
     prompt = engine.tokenizer.decode(prompt_ids[0].tolist())
 
     def generate() -> float:
-        result = engine.generate(prompt, NEW_TOKENS, temperature=0.0, metrics=metrics)
-        assert result.tokens_generated == NEW_TOKENS, "the random model ended its text"
+        result = engine.generate(prompt, new_tokens, temperature=0.0, metrics=metrics)
+        assert result.tokens_generated == new_tokens, "the random model ended its text"
         return result.tokens_generated / result.generation_time_ms * 1000
 
     return generate
@@ -156,9 +158,9 @@ def step(model: ResoLLMModel, prompt_ids: Tensor) -> None:
     """Generate greedily with a stepper alone."""
     with torch.inference_mode():
         output = model(prompt_ids, model.init_state())
-    stepper, logits = Stepper(model, output.state), output.logits[0, -1].numpy()
+    stepper, logits = Stepper(model, [output.state]), output.logits[0, -1].numpy()
     for _ in range(NEW_TOKENS):
-        logits = stepper.step(int(logits.argmax())).logits
+        logits = stepper.step([int(logits.argmax())]).logits
 
 
 @torch.inference_mode()

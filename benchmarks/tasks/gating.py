@@ -76,10 +76,10 @@ def decoder(model: ResoLLMModel, texts: Sequence[Tensor]) -> Callable[[], float]
         seconds = 0.0
         for ids in texts:
             state = model(ids[:, :PROMPT_TOKENS], model.init_state()).state
-            stepper, tokens = Stepper(model, state), ids[0, PROMPT_TOKENS:].tolist()
+            stepper, tokens = Stepper(model, [state]), ids[0, PROMPT_TOKENS:].tolist()
             started = time.perf_counter()
             for token in tokens:
-                stepper.step(token).logits.argmax()  # the greedy choice; the text goes on
+                stepper.step([token]).logits.argmax()  # the greedy choice; the text goes on
             seconds += time.perf_counter() - started
         return sum(ids.shape[1] - PROMPT_TOKENS for ids in texts) / seconds
 

@@ -3,9 +3,9 @@
 A directory per (content of the files, names of columns, tokenizer, split), under `$RESO_CACHE`,
 else `$XDG_CACHE_HOME/reso_llm`, else `~/.cache/reso_llm`. It holds the files of both sides (see
 `tokenise.py`) and a manifest with the sha256 of each, the tokenizer's fingerprint and the summary
-of what was read; all are checked whenever it is opened. It is built under a lock in a temporary
-directory and renamed, so it is complete or absent. A process
-without the right to write reads it as it is.
+of what was read; all are checked whenever it is opened. It is built under a lock in a directory
+KEY.partial and renamed, so it is complete or absent; a build that was killed goes on there. A
+process without the right to write reads it as it is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +29,7 @@ from reso_llm.data.errors import BadRow, BadRows, DataError
 from reso_llm.data.sources import OnBadRow, read_source
 from reso_llm.data.split import SidedDocument, SplitPlan, split_documents, validation_threshold
 from reso_llm.data.summary import DataSummary
-from reso_llm.data.tokenise import SideWriter, batches_of, token_dtype, write_batch
+from reso_llm.data.tokenise import token_dtype, write_sides
 from reso_llm.tokenizer import ResoTokenizer
 
 __all__ = ["Progress", "Split", "TokenData", "cached_tokens", "default_cache_dir"]
@@ -150,18 +149,22 @@ def _build(
     progress: Progress | None,
 ) -> None:
     """Write the cache directory `final`, replacing what is there."""
-    temporary = Path(tempfile.mkdtemp(prefix=f"{final.name}.", suffix=".tmp", dir=final.parent))
+    partial, old = (final.with_name(f"{final.name}.{end}") for end in ("partial", "old.tmp"))
     try:
-        _write_cache(temporary, plan, tokenizer, on_bad_row, progress)
+        partial.mkdir(exist_ok=True)
+        _write_cache(partial, plan, tokenizer, on_bad_row, progress)
         if final.exists():
-            os.replace(final, temporary / "old")
-        os.replace(temporary / "new", final)
+            os.replace(final, old)
+        os.replace(partial, final)
+    except Exception:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_cache(
-    temporary: Path,
+    directory: Path,
     plan: SplitPlan,
     tokenizer: ResoTokenizer,
     on_bad_row: OnBadRow,
@@ -169,16 +172,9 @@ def _write_cache(
 ) -> None:
     threshold = validation_threshold(plan, on_bad_row)
     report, summary = BadRows(), DataSummary()
-    directory = temporary / "new"
-    directory.mkdir()
-    dtype = token_dtype(tokenizer)
-    with contextlib.ExitStack() as stack:
-        writers = {side: stack.enter_context(SideWriter(directory, side, dtype)) for side in SIDES}
-        passing = _Passing(progress, compare=bool(plan.val))
-        documents = _all_documents(plan, threshold, on_bad_row, report, summary)
-        for batch in batches_of(passing.watch(documents)):
-            write_batch(batch, tokenizer, writers)
-            passing.show_progress()
+    passing = _Passing(progress, compare=bool(plan.val))
+    documents = passing.watch(_all_documents(plan, threshold, on_bad_row, report, summary))
+    writers = write_sides(directory, documents, tokenizer, SIDES, passing.show_progress)
     for side in SIDES:
         if not writers[side].num_documents:
             name = "training" if side == "train" else "validation"
@@ -186,7 +182,7 @@ def _write_cache(
     passing.warn_overlap(plan)
     body = {
         "format": FORMAT_VERSION,
-        "dtype": np.dtype(dtype).name,
+        "dtype": np.dtype(token_dtype(tokenizer)).name,
         "tokenizer": tokenizer.fingerprint,
         "sources": [source.name for source in (*plan.train, *plan.val)],
         "bad_rows": [list(row) for row in report.rows],

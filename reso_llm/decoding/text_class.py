@@ -69,7 +69,8 @@ class TextClass:
 
     def __init__(self, calibration: StabilityCalibration) -> None:
         means, covariance = np.array(calibration.means), np.array(calibration.covariance)
-        self._weights, self._offsets = linear_scores(means, covariance)
+        weights, offsets = linear_scores(means, covariance)
+        self._scores = [(*w, o) for w, o in zip(weights.tolist(), offsets.tolist(), strict=True)]
         excess, spread, self.repetition = means[0].tolist()
         self.excess, self._square = excess, excess**2 + spread**2
 
@@ -89,8 +90,9 @@ class TextClass:
     @property
     def name(self) -> str:
         """The class, one of CLASSES."""
-        scores = self._weights @ np.array(self.features) + self._offsets
-        return CLASSES[int(scores.argmax())]
+        excess, spread, repetition = self.features
+        scores = [a * excess + b * spread + c * repetition + d for a, b, c, d in self._scores]
+        return CLASSES[scores.index(max(scores))]
 
 
 def linear_scores(means: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,17 +5,18 @@ row is cut to half of them and read again: generation never stops for lack of ro
 stays, which is <|bos|> and a system message of at most a quarter of max_seq_len, and an eighth more
 for stored texts, and the newest tokens do. Noise in the cache ends there too. A model with an
 attention window has no such limit. The echo keeps what it counted of the tokens dropped; the row's
-own words count `own_weight`, and so does the beginning of a reply in a prompt. Rows of a batch
-share their columns, so a short row is read again when the longest is full, and loses nothing. The
-rows own their ids; the context owns the model's state after them.
+own words count `own_weight`, and so does the beginning of a reply in a prompt. The rows own their
+ids; the context owns the model's state after them.
 
-One row on a CPU is read by the `Stepper`, everything else by the model itself.
+On a CPU the `Stepper` reads the tokens after the prompt: every row has a state of its own, and goes
+until it ends. Elsewhere the model reads them, and the rows are one state with common columns: a
+short row is read again when the longest is full, and loses nothing.
 
 Shapes: B rows, V vocabulary, D width.
 """
 
-from collections.abc import Hashable, Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from reso_llm.generation.prompt_cache import PromptCache
 from reso_llm.generation.remembered import memory_limit
 from reso_llm.generation.row import Prediction, TextRow
 from reso_llm.generation.states import heated, padded, selected, stacked
-from reso_llm.generation.stepper import Stepper
+from reso_llm.generation.stepper import Step, Stepper
 from reso_llm.model import ResoLLMModel
 from reso_llm.network import ResoOutput, ResoState
 from reso_llm.tokenizer import ResoTokenizer
@@ -70,15 +71,17 @@ class Context:
         self._cache = cache if len(rows) == 1 and noise is None else None
         self.forbidden = unwritable(tokenizer, model.config.vocab_size).to(self.device)
         self.ends = torch.tensor(tokenizer.end_ids, device=self.device)
+        self._stepping = Stepper.supports(model)
         self.stepper: Stepper | None = None
-        self.state: ResoState | None = None
-        self._length = 0  # columns of the state
+        self._stepped: list[int] = []  # the rows that the stepper reads
+        self.state: ResoState | None = None  # of all rows, where no stepper reads them
+        self._begun = False
         self._taken_back: set[int] = set()  # rows that the state is no longer true of
         self._bounded = model.config.attention_window == 0
         self._num_first = [0] * len(rows)  # tokens of the last reading in one pass
         self._received = [np.zeros(0)] * len(rows)  # attention received before, by index in ids
         self.monitored = any(row.decoding.monitor is not None for row in rows)
-        self._nudged: Nudged | None = None  # while the rows read the tokens after a fork
+        self._nudged: dict[tuple[int, ...], Nudged] = {}  # copies after a fork, by their rows
         self._num_read = 0  # tokens since the prompt, of every row
 
     def predict(self) -> Prediction:
@@ -86,8 +89,9 @@ class Context:
 
         The logits of a row that has ended mean nothing.
         """
-        if self._length == 0:
-            prediction = self._host(*self._read_anew(num_unread=0))
+        if not self._begun:
+            prediction = self._host(*self._read_anew(range(len(self.rows)), num_unread=0))
+            self._begun = True
         else:
             prediction = self._read_newest()
             self._follow(prediction)
@@ -95,53 +99,70 @@ class Context:
         return prediction
 
     def _read_newest(self) -> Prediction:
-        if self._bounded and self._length == self.model.config.max_seq_len:
-            self._read_anew(num_unread=1)
-        elif self._taken_back:
-            self._read_taken_back()
-        self._length += 1
+        self._leave_ended()
+        if stale := self._full() | self._taken_back:
+            self._read_anew(sorted(stale), num_unread=1)
         newest = [row.ids[-1] for row in self.rows]
-        if self.stepper is not None:
-            step = self.stepper.step(newest[0])
-            logits = self._allowed(torch.from_numpy(step.logits)[None])
-            embedding = self.stepper.embedding.table[newest]
-            coherence = [step.coherence] if self.stepper.kuramoto else None
-            layers = [step.layers_used] if self.stepper.gate else None
-            return Prediction(logits, embedding, coherence, layers, step.hidden[None])
+        if self._stepping:
+            return self._step(newest)
         inputs = torch.tensor(newest, device=self.device).unsqueeze(1)
         output = self.model(inputs, self.state, self._goals(len(self.rows)), self.noise)
         self.state = output.state
         return self._host(output.logits[:, -1], output.diagnostics)
 
+    def _step(self, newest: Sequence[int]) -> Prediction:
+        """Read the newest token of each row that goes on with the stepper."""
+        rows, stepper = self._stepped, self.stepper
+        step = stepper.step([newest[row] for row in rows])
+        if len(rows) < len(newest):
+            step = Step(*(_spread(values, rows, len(newest)) for values in step))
+        return Prediction(
+            self._allowed(torch.from_numpy(step.logits)),
+            stepper.embedding.table[newest],
+            step.coherence if stepper.kuramoto else None,
+            step.layers_used if stepper.gate else None,
+            step.hidden,
+        )
+
     # --- the exponent of the states
 
     def _fork(self) -> None:
-        """Begin to follow a nudged copy of the state, where it is time for one (`nudge.py`)."""
+        """Begin to follow nudged copies of the states, where it is time for it (`nudge.py`)."""
         asked = self.monitored and self.rows[0].options.metrics
-        due = self._num_read % FORK_EVERY == FIRST_FORK
-        if asked and due and self._nudged is None:
-            self._nudged = Nudged(self.model, self._current(), self._goals(len(self.rows)))
+        if asked and self._num_read % FORK_EVERY == FIRST_FORK:
+            self._nudged = {
+                rows: Nudged(self.model, state, self._goals(len(rows)))
+                for rows, state in self._current().items()
+            }
 
     def _follow(self, prediction: Prediction) -> None:
-        """Show the nudged copy what the rows have read; the monitors take its exponents."""
+        """Show the nudged copies what the rows have read; the monitors take their exponents."""
         self._num_read += 1
-        if self._nudged is None:
-            return
-        newest = torch.tensor([row.ids[-1] for row in self.rows], device=self.device)
-        self._nudged.follow(newest, prediction.hidden)
-        if self._nudged.complete:
-            exponents, self._nudged = self._nudged.exponents(), None
-            for row, exponent in zip(self.rows, exponents, strict=True):
-                if row.decoding.monitor is not None and not row.stop_reason:
-                    row.decoding.monitor.take_exponent(exponent)
+        for rows, copy in list(self._nudged.items()):
+            newest = torch.tensor([self.rows[row].ids[-1] for row in rows], device=self.device)
+            copy.follow(newest, prediction.hidden[list(rows)])
+            if copy.complete:
+                self._forget(rows)
+                for row, exponent in zip(rows, copy.exponents(), strict=True):
+                    monitor = self.rows[row].decoding.monitor
+                    if monitor is not None and not self.rows[row].stop_reason:
+                        monitor.take_exponent(exponent)
+
+    def _forget(self, rows: Iterable[int]) -> None:
+        """Follow no copy of these rows any more, as it follows another state."""
+        gone = set(rows)
+        self._nudged = {kept: copy for kept, copy in self._nudged.items() if not gone & {*kept}}
 
     def heat(self, row: int, noise: CacheNoise, generator: torch.Generator) -> None:
         """Put noise into a row's cache; it acts from the next token on."""
         num_prompt = max(self._opening[row], self.rows[row].num_prompt - self.dropped[row])
-        state = heated(self._current(), row, noise, num_prompt, generator)
-        if self.attending and self.stepper is not None:
-            self._received[row] = self._received_by_id(row)
-        self._take(state)
+        self._forget([row])
+        if not self._stepping:
+            self.state = heated(self.state, row, noise, num_prompt, generator)
+            return
+        states = self._states()
+        states[row] = heated(states[row], 0, noise, num_prompt, generator)
+        self._take(states)
 
     def take_back(self, row: int, num_tokens: int) -> None:
         """Forget the last tokens of a row: it is read again, as no stage can forget."""
@@ -157,8 +178,10 @@ class Context:
         """
         total = torch.zeros(len(candidates), device=self.device)
         going = ~torch.isin(candidates, self.ends)
-        state, tokens = selected(self._current(), [row] * len(candidates)), candidates
-        for _ in range(self._room(horizon)):
+        state, place = (self._states()[row], 0) if self._stepping else (self.state, row)
+        state, tokens = selected(state, [place] * len(candidates)), candidates
+        room = self.model.config.max_seq_len - state.length if self._bounded else horizon
+        for _ in range(min(horizon, room)):
             output = self.model(tokens.unsqueeze(1), state, self._goals(len(candidates)))
             best = self._allowed(output.logits[:, -1].float()).log_softmax(-1).max(-1)
             total = torch.where(going, total + best.values, total)
@@ -184,53 +207,83 @@ class Context:
 
     # --- the state
 
-    def _current(self) -> ResoState:
-        return self.state if self.stepper is None else self.stepper.state
+    def _states(self) -> dict[int, ResoState]:
+        """The state of each row that the stepper reads."""
+        if self.stepper is None:
+            return {}
+        return dict(zip(self._stepped, self.stepper.states, strict=True))
 
-    def _take(self, state: ResoState) -> None:
-        self._length = state.length
-        self._nudged = None  # it follows another state
-        one = len(self.rows) == 1 and Stepper.supports(self.model)
-        attending = self.attending
-        self.stepper = Stepper(self.model, state, self.goal, attending=attending) if one else None
-        self.state = None if one else state
+    def _current(self) -> dict[tuple[int, ...], ResoState]:
+        """All states, by the rows that each is of."""
+        if not self._stepping:
+            return {tuple(range(len(self.rows))): self.state}
+        return {(row,): state for row, state in self._states().items()}
 
-    def _read_anew(self, num_unread: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Read every row from its start, or its opening and newest tokens where it is too long.
+    def _take(self, states: Mapping[int, ResoState]) -> None:
+        """Let a new stepper go on from these states of some rows."""
+        self._settle()
+        self._stepped, goals = sorted(states), self._goals(len(states))
+        ordered = [states[row] for row in self._stepped]
+        self.stepper = Stepper(self.model, ordered, goals, attending=self.attending)
+
+    def _settle(self) -> None:
+        """Part with the stepper, but keep the attention that it has summed up."""
+        if self.attending and self.stepper is not None:
+            for row in self._stepped:
+                self._received[row] = self._received_by_id(row)
+        self.stepper = None  # Ctrl-C while a row is read again must not count it twice
+
+    def _leave_ended(self) -> None:
+        """Read the rows that have ended no more."""
+        ended = [row for row in self._stepped if self.rows[row].stop_reason]
+        if ended:
+            self._forget(ended)
+            self._taken_back.difference_update(ended)
+            self._take({r: state for r, state in self._states().items() if r not in ended})
+
+    def _full(self) -> set[int]:
+        """The rows that have no room for another token, or whose common state has none."""
+        limit = self.model.config.max_seq_len
+        if not self._bounded:
+            return set()
+        if not self._stepping:
+            return {*range(len(self.rows))} if self.state.length == limit else set()
+        lengths = zip(self._stepped, self.stepper.lengths, strict=True)
+        return {row for row, length in lengths if length == limit}
+
+    def _read_anew(self, rows: Sequence[int], num_unread: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Read rows from their start, or their opening and newest tokens where they are too long.
 
         The num_unread newest tokens are left out. Returns logits (B,V) and diagnostics (B,1,...)
         after the others.
         """
-        kept = [self._cut_to_fit(row, num_unread) for row in range(len(self.rows))]
-        longest = max(part.length for part in kept)
-        outputs = {
-            part: self._read_alone(part, longest - part.length) for part in dict.fromkeys(kept)
+        states = self._states()
+        self._settle()
+        kept = {row: self._cut_to_fit(row, num_unread) for row in rows}
+        columns = max(part.length for part in kept.values())
+        if not self._stepping and len(rows) < len(self.rows):  # the others stay where they are
+            columns = self.state.length
+            states = {row: selected(self.state, [row]) for row in range(len(self.rows))}
+        read = {
+            part: self._read_alone(part, 0 if self._stepping else columns - part.length)
+            for part in dict.fromkeys(kept.values())
         }
-        rows = [outputs[part] for part in kept]
+        outputs = [read[part] for part in kept.values()]
         self._taken_back.clear()
-        if self._length == 0 and self.monitored:
-            for row, output in zip(self.rows, rows, strict=True):
+        if not self._begun and self.monitored:
+            for row, output in zip(self.rows, outputs, strict=True):
                 row.read_prompt(output.logits[0], row.ids)
-        self._take(stacked([row.state for row in rows]))
-        logits = torch.cat([row.logits[:, -1] for row in rows])
+        self._forget(rows)
+        states |= {row: read[part].state for row, part in kept.items()}
+        if self._stepping:
+            self._take(states)
+        else:
+            self.state = stacked([states[row] for row in range(len(self.rows))])
+        logits = torch.cat([output.logits[:, -1] for output in outputs])
         return logits, {
-            name: torch.cat([row.diagnostics[name][:, -1:] for row in rows])
-            for name in rows[0].diagnostics
+            name: torch.cat([output.diagnostics[name][:, -1:] for output in outputs])
+            for name in outputs[0].diagnostics
         }
-
-    def _read_taken_back(self) -> None:
-        """Read again, without their newest token, the rows of which tokens were taken back."""
-        state, alone = self._current(), len(self.rows) == 1
-        states = []
-        for row in range(len(self.rows)):
-            if row in self._taken_back:
-                part = self._cut_to_fit(row, num_unread=1)
-                padding = 0 if alone else self._length - part.length
-                states.append(self._read_alone(part, padding).state)
-            else:
-                states.append(selected(state, [row]))
-        self._taken_back.clear()
-        self._take(stacked(states))
 
     def _read_alone(self, kept: "_Kept", padding: int) -> ResoOutput:
         """Read a row from its start, behind `padding` columns."""
@@ -249,7 +302,7 @@ class Context:
 
     def _read_given(self, ids: Sequence[int], state: ResoState) -> ResoOutput:
         """Read given ids, from where the longest prompt of the cache that they go on from ends."""
-        if self._cache is None or self._length or self.dropped[0]:
+        if self._cache is None or self._begun or self.dropped[0]:
             return self._read_ids(ids, state)
         start = self._start(state)
         before = self._cache.before(start, ids)
@@ -287,9 +340,8 @@ class Context:
         ids, limit = self.rows[row].ids, self.model.config.max_seq_len
         if self.rows[row].stop_reason:
             return _Kept((), (), 0, (ids[0],), ())
-        if self.attending and self._length:
+        if self.attending and self._begun and not self._stepping:
             self._received[row] = self._received_by_id(row)
-            self.stepper = None  # Ctrl-C while the row is read again must not count it twice
         opening, num_given = self._opening[row], self._num_given[row]
         if self._bounded and len(ids) - self.dropped[row] > limit:
             self.dropped[row] = len(ids) - max(1, limit // 2 - opening) - opening
@@ -312,15 +364,16 @@ class Context:
 
     def _received_by_id(self, row: int) -> np.ndarray:
         """Attention received (n,) by each of a row's ids, up to now."""
-        columns = self._columns(row)
+        columns, received = self._columns(row), np.zeros(0)
         if row in self._taken_back:
-            received = np.zeros(0)
-        elif self.stepper is not None:
-            received = self.stepper.received
+            pass  # what was summed up is of other ids
+        elif self._stepping:
+            if self.stepper is not None and row in self._stepped:
+                received = self.stepper.received(self._stepped.index(row))
         else:
             tokens = [self.rows[row].ids[i] for i in columns[:-1]]
             num_new = len(tokens) - self._num_first[row]
-            received = self._received_from(tokens, num_new) if num_new > 0 else np.zeros(0)
+            received = self._received_from(tokens, num_new) if num_new > 0 else received
         total = np.zeros(len(self.rows[row].ids))
         total[: len(self._received[row])] = self._received[row]
         total[columns[: len(received)]] += received
@@ -357,12 +410,6 @@ class Context:
             numbers[:, 2:middle],
         )
 
-    def _room(self, horizon: int) -> int:
-        """Tokens of `horizon` that fit after those read."""
-        if not self._bounded:
-            return horizon
-        return min(horizon, self.model.config.max_seq_len - self._length)
-
 
 class _Kept(NamedTuple):
     """What is read again of a row: stored texts, ids given to it and its own, and those dropped."""
@@ -377,6 +424,13 @@ class _Kept(NamedTuple):
     def length(self) -> int:
         """Tokens that the model reads."""
         return len(self.given) + len(self.own)
+
+
+def _spread(values: Any, rows: Sequence[int], count: int) -> Any:
+    """Values of some of `count` rows, at their places; those of the others are 0."""
+    spread = np.zeros((count, *np.shape(values)[1:]), np.asarray(values).dtype)
+    spread[rows] = values
+    return spread if isinstance(values, np.ndarray) else spread.tolist()
 
 
 def _bytes(values: Tensor) -> bytes:

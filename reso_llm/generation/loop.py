@@ -106,13 +106,16 @@ def _write_token(
 
 
 def measured_rows(prediction: Prediction, rows: Sequence[TextRow]) -> Sequence[Measure | None]:
-    """Measures of the rows; None for each where neither metrics nor a controller reads them."""
+    """Measures of the rows; None where neither metrics nor a controller reads them."""
     if not rows[0].measured:
         return [None] * len(rows)
-    min_prob = rows[0].options.signals.min_prob
-    if len(rows) == 1 and prediction.logits.device.type == "cpu":
-        return [measure_row(prediction.logits[0].numpy(), min_prob)]
-    return measure(prediction.logits, min_prob)
+    min_prob, logits = rows[0].options.signals.min_prob, prediction.logits
+    if logits.device.type != "cpu":
+        return measure(logits, min_prob)
+    return [
+        None if row.stop_reason else measure_row(z, min_prob)
+        for row, z in zip(rows, logits.numpy(), strict=True)
+    ]
 
 
 @torch.inference_mode()

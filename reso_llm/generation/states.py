@@ -41,7 +41,7 @@ def stacked(states: Sequence[ResoState]) -> ResoState:
     if len(lengths) > 1:
         raise ValueError(f"states of lengths {sorted(lengths)}: expected one length")
     explicit = [_with_padding(state) for state in states]
-    merged = _zip_rows(explicit, _Rows(torch.cat, lambda parts: sum(parts, ())))
+    merged = _zip_rows(explicit, _STACKED)
     return merged if merged.padding.any() else merged._replace(padding=None)
 
 
@@ -59,6 +59,20 @@ def selected(state: ResoState, rows: Sequence[int]) -> ResoState:
             lambda parts: parts[0][torch.as_tensor(rows, device=parts[0].device)],
             lambda parts: tuple(parts[0][row] for row in rows),
         ),
+    )
+
+
+def stacked_stages(states: Sequence[ResoState]) -> dict[str, Any]:
+    """What the stages know of the rows of some states, as one value each."""
+    if len(states) == 1:
+        return states[0].stages
+    return _zip_rows([state.stages for state in states], _STACKED)
+
+
+def one_row(stages: dict[str, Any], row: int) -> dict[str, Any]:
+    """What the stages know of one row."""
+    return _zip_rows(
+        [stages], _Rows(lambda parts: parts[0][row : row + 1], lambda parts: (parts[0][row],))
     )
 
 
@@ -90,6 +104,9 @@ class _Rows(NamedTuple):
 
     tensors: Callable[[list[Tensor]], Tensor]
     tuples: Callable[[list[tuple]], tuple]
+
+
+_STACKED = _Rows(torch.cat, lambda parts: sum(parts, ()))
 
 
 def _zip_rows(values: Sequence[Any], rows: _Rows) -> Any:

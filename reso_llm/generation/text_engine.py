@@ -168,9 +168,10 @@ class TextEngine(ABC):
     ) -> list[GenerationResult]:
         """`generate` for several prompts in step; row i uses seed + i, and does as it would alone.
 
-        Exceptions: the noise of stochastic resonance is drawn for all rows at once; noise in the
-        cached keys of a row shorter than the longest is another draw, as keys are turned by their
-        column. Raises ValueError for no prompts, and as `generate` does.
+        It does so up to rounding, which may turn a draw that is nearly even. The noise of
+        stochastic resonance is drawn for all rows at once. Off a CPU, noise in the cached keys of
+        a row shorter than the longest is another draw, as keys are turned by their column. Raises
+        ValueError for no prompts, and as `generate` does.
         """
         listed = isinstance(prompts, Sequence) and not isinstance(prompts, str | bytes)
         if not listed or not prompts:

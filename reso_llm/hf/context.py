@@ -210,14 +210,14 @@ class HFContext:
         for b, (row, echo) in enumerate(zip(self.rows, self._echoes, strict=True)):
             if echo is None:
                 continue
-            found = []
+            found = [[]]
             for token in row.ids[self._heard[b] :]:
-                found = echo.read(token)
+                found = echo.read([token])
             self._heard[b] = len(row.ids)
-            mixed = logits[b].cpu().numpy().copy()
-            echo.add(found, np.zeros(1, np.float32), mixed)
+            mixed = logits[b : b + 1].cpu().numpy().copy()
+            echo.add(found, np.zeros((1, 1), np.float32), mixed)
             ruled_out = logits[b].isneginf()
-            logits[b] = torch.from_numpy(mixed).to(logits).masked_fill(ruled_out, -torch.inf)
+            logits[b] = torch.from_numpy(mixed[0]).to(logits).masked_fill(ruled_out, -torch.inf)
         return logits
 
 

@@ -2,7 +2,7 @@
 
 A stage file reads in one order: the equation and its source, the state, pure functions, the torch
 module (the parallel form: all tokens of a batch) and the numpy step (the one-token form: one more
-token of one row on a CPU). The two forms are tested to be equal.
+token of each of R rows on a CPU). The two forms are tested to be equal.
 
 A buffer that is no part of a checkpoint is made by `constants` of its module, from the module's
 shape alone: who builds a network without memory for its tensors calls it again afterwards.

@@ -16,6 +16,7 @@ Shapes: B batch, T time, D width, H heads, K head width.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -25,8 +26,8 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from reso_llm.config import ResoLLMConfig
-from reso_llm.stages.arrays import EPS, matrix, row_squares, scalar, view
-from reso_llm.stages.cache import CacheStep, KVCache, Scratch
+from reso_llm.stages.arrays import EPS, Matrix, row_squares, scalar, view
+from reso_llm.stages.cache import CacheStep, KVCache, Projected, Scratch
 from reso_llm.stages.fused import linear, rms_norm
 from reso_llm.stages.gate import DeepTokens
 from reso_llm.stages.rotary import rotate
@@ -185,15 +186,14 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, window: int, padding: Tensor | None
 
 
 class AttentionStep:
-    """One-token form of `Attention`: normalised x and its turn -> what is added to x."""
+    """One-token form of `Attention`: normalised x (R,D) and its turn -> what is added to x."""
 
-    def __init__(self, module: Attention, cache: CacheStep, scratch: Scratch) -> None:
-        self.scratch, self.heads, self.cache = scratch, module.num_heads, cache
-        qkv = view(module.qkv)  # (3,D,D): which, out, in
-        D = qkv.shape[-1]
-        self.project = qkv.transpose(2, 0, 1).reshape(D, 3 * D)  # a view in the module's layout
-        self.project_kv = self.project[:, D:]
-        self.out = matrix(module.out)
+    def __init__(self, module: Attention, caches: Sequence[CacheStep], scratch: Scratch) -> None:
+        self.heads, self.caches, self.scratch = module.num_heads, caches, scratch
+        D = module.qkv.shape[-1]
+        qkv = module.qkv.flatten(0, 1)  # (3D,D), a view in the module's layout
+        self.project, self.project_kv = (Matrix(module.qkv, part) for part in (qkv, qkv[D:]))
+        self.out = Matrix(module.out.weight)
         self.value_mix = None if module.value_mix is None else view(module.value_mix)
         # Scale of a head: temperature / rms, where rms = sqrt(sum of squares + K eps) / sqrt(K);
         # queries take the 1 / sqrt(K) of attention too.
@@ -204,38 +204,49 @@ class AttentionStep:
             self.scale *= view(module.temperature)
         self.eps = scalar(K * EPS)
 
-    def __call__(self, turn: ndarray, value: ndarray | None) -> ndarray:
-        """Attend with `scratch.normed`; turn (K/2,) complex, value embedding (D,)."""
-        s = self.scratch
-        np.dot(s.normed, self.project, out=s.qkv)
-        self._remember(s.qk, s.pairs, self.scale, turn, value)
-        cache = self.cache
-        seen = slice(cache.first, cache.length)
-        scores = np.matmul(s.query, cache.turned_keys[:, :, seen])  # (H,1,n)
+    def __call__(
+        self,
+        turn: ndarray,
+        value: ndarray | None,
+        deep: Sequence[int],
+        received: Sequence[ndarray] | None,
+    ) -> ndarray | None:
+        """Every row of `scratch.normed` writes its keys and values; the `deep` ones attend.
+
+        turn (R,1,K/2) complex, value embedding (R,D). Returns (deep,D), None where none is deep.
+        The attention that the columns of a row get is added to the end of its array of `received`.
+        """
+        s, shared = self.scratch.all if deep else self.scratch.written, self.scratch
+        (self.project if deep else self.project_kv)(shared.normed, out=s.projected)
+        self._remember(s, turn, value)
+        if not deep:
+            return None
+        for place, row in enumerate(deep):
+            columns = None if received is None else received[row]
+            self._attend(s.queries[row], self.caches[row], shared.heads[place], columns)
+        return self.out(shared.mixed[: len(deep)], out=shared.out[: len(deep)])
+
+    def _attend(
+        self, query: ndarray, cache: CacheStep, mixed: ndarray, received: ndarray | None
+    ) -> None:
+        """Values (H,1,K) mixed for the query (H,1,K) of one row."""
+        keys, values = cache.seen
+        scores = np.matmul(query, keys)  # (H,1,n)
         scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
         np.exp(scores, out=scores)
-        np.matmul(scores, cache.values[:, seen], out=s.heads)
+        np.matmul(scores, values, out=mixed)
         total = np.add.reduce(scores, axis=-1, keepdims=True)
-        s.heads /= total
-        if s.received is not None:
-            s.received[-scores.shape[-1] :] += np.dot(
-                1 / total.ravel(), scores.reshape(self.heads, -1)
-            )
-        return np.dot(s.mixed, self.out, out=s.out)
+        mixed /= total
+        if received is not None:
+            received[-scores.shape[-1] :] += np.dot(1 / total.ravel(), scores[:, 0])
 
-    def write(self, turn: ndarray, value: ndarray | None) -> None:
-        """Keys and values alone, for a token that skips this layer."""
-        s, heads = self.scratch, self.heads
-        np.matmul(s.normed, self.project_kv, out=s.qkv[len(s.normed) :])
-        self._remember(s.k, s.pairs[heads:], self.scale[heads:], turn, value)
-
-    def _remember(
-        self, rows: ndarray, pairs: ndarray, scale: ndarray, turn: ndarray, value: ndarray | None
-    ) -> None:
-        """Norm and turn rows of queries and keys in place; keys and values go to the cache."""
-        s = self.scratch
+    def _remember(self, s: Projected, turn: ndarray, value: ndarray | None) -> None:
+        """Norm and turn queries and keys, in place; keys and values go to the caches."""
+        rows = s.turned
+        scale = self.scale[-rows.shape[1] :]
         rows *= scale / np.sqrt(row_squares(rows) + self.eps)
-        pairs *= turn
+        s.pairs *= turn
         if value is not None:
-            s.v += self.value_mix * value
-        self.cache.append(s.k, s.value)
+            s.values += self.value_mix * value
+        for cache, (key, val) in zip(self.caches, s.kept, strict=True):
+            cache.append(key, val)

@@ -10,9 +10,10 @@ at zero. n is the noise of stochastic resonance (`noise.py`; none without it). W
 gate (`gate.py`) lets only some tokens go deep, the layers after the first add nothing to the
 others, which write keys and values alone.
 
-Shapes: B batch, T time, N deep tokens of a batch, D width, F hidden width.
+Shapes: B batch, T time, N deep tokens of a batch, R rows, D width, F hidden width.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from reso_llm.config import ResoLLMConfig
 from reso_llm.stages import arrays
-from reso_llm.stages.arrays import matrix, scalar, view
+from reso_llm.stages.arrays import Matrix, scalar, view
 from reso_llm.stages.attention import Attention, AttentionReceived, AttentionStep
 from reso_llm.stages.cache import CacheStep, KVCache, Scratch
 from reso_llm.stages.fused import linear, relu_squared, rms_norm
@@ -130,33 +131,42 @@ ZERO = scalar(0.0)
 
 
 class BlockStep:
-    """One-token form of `Block`: one layer, which changes x (D,) in place."""
+    """One-token form of `Block`: one layer, which changes x (R,D) in place."""
 
-    def __init__(self, module: Block, cache: CacheStep, scratch: Scratch) -> None:
+    def __init__(self, module: Block, caches: Sequence[CacheStep], scratch: Scratch) -> None:
         self.scratch = scratch
-        self.attention = AttentionStep(module.attention, cache, scratch)
-        self.up, self.down = matrix(module.feed_forward.up), matrix(module.feed_forward.down)
+        self.attention = AttentionStep(module.attention, caches, scratch)
+        maps = module.feed_forward
+        self.up, self.down = Matrix(maps.up.weight), Matrix(maps.down.weight)
         self.residual_scale = view(module.residual_scale)
         self.input_scale = view(module.input_scale)
 
     def __call__(
-        self, x: ndarray, x0: ndarray, turn: ndarray, value: ndarray | None, deep: bool
+        self,
+        x: ndarray,
+        x0: ndarray,
+        turn: ndarray,
+        value: ndarray | None,
+        deep: Sequence[int],
+        received: Sequence[ndarray] | None,
     ) -> None:
-        """Change x; where it does not go deep, keys and values are all that this layer adds."""
-        s = self.scratch
+        """Change x; keys and values are all that this layer adds to rows that are not `deep`."""
         x *= self.residual_scale
-        x += np.multiply(x0, self.input_scale, out=s.out)
-        arrays.rms_norm(x, out=s.normed)
-        if not deep:
-            self.attention.write(turn, value)
-            return
-        x += self.attention(turn, value)
-        arrays.rms_norm(x, out=s.normed)
-        x += self._feed_forward()
+        x += np.multiply(x0, self.input_scale, out=self.scratch.out)
+        arrays.rms_norm(x, out=self.scratch.normed)
+        y = self.attention(turn, value, deep, received)
+        if len(deep) == len(x):
+            x += y
+            x += self._feed_forward(x)
+        elif deep:
+            some = x[deep]
+            some += y
+            some += self._feed_forward(some)
+            x[deep] = some
 
-    def _feed_forward(self) -> ndarray:
-        s = self.scratch
-        hidden = np.dot(s.normed, self.up, out=s.hidden)
+    def _feed_forward(self, x: ndarray) -> ndarray:
+        s, n = self.scratch, len(x)
+        hidden = self.up(arrays.rms_norm(x, out=s.normed[:n]), out=s.hidden[:n])
         np.maximum(hidden, ZERO, out=hidden)
         hidden *= hidden
-        return np.dot(hidden, self.down, out=s.out)
+        return self.down(hidden, out=s.out[:n])

@@ -90,26 +90,37 @@ class Extended(NamedTuple):
 
 
 class Scratch:
-    """Arrays of the one-token form that every layer overwrites, and their views."""
+    """Arrays of the one-token form that every layer overwrites, and their views, for R rows.
 
-    def __init__(self, config: ResoLLMConfig) -> None:
+    all: queries, keys and values (R,3D); written: keys and values alone, (R,2D).
+    """
+
+    def __init__(self, config: ResoLLMConfig, num_rows: int) -> None:
         D, H, K = config.dim, config.num_heads, config.head_dim
-        self.normed, self.out = np.empty(D, np.float32), np.empty(D, np.float32)
-        self.hidden = np.empty(config.ffn_multiplier * D, np.float32)
-        self.qkv = np.empty(3 * D, np.float32)
-        self.qk, self.v = self.qkv[: 2 * D].reshape(2 * H, K), self.qkv[2 * D :]
-        self.k = self.qk[H:]
-        self.pairs = self.qk.view(np.complex64)  # (2H,K/2)
-        self.query = self.qk[:H, None, :]  # (H,1,K)
-        self.value = self.v.reshape(H, K)
-        self.mixed = np.empty(D, np.float32)
-        self.heads = self.mixed.reshape(H, 1, K)
-        # Attention received by the columns up to the newest; None where it is not summed up.
-        self.received: ndarray | None = None
+        self.normed, self.out, self.mixed = (np.empty((num_rows, D), np.float32) for _ in range(3))
+        self.heads = list(self.mixed.reshape(num_rows, H, 1, K))
+        self.hidden = np.empty((num_rows, config.ffn_multiplier * D), np.float32)
+        self.all, self.written = (Projected(num_rows, D, n * H, H, K) for n in (2, 1))
+
+
+class Projected:
+    """Projections of R rows: `parts` heads that are normed and turned, then H heads of values."""
+
+    def __init__(self, num_rows: int, dim: int, parts: int, heads: int, width: int) -> None:
+        turned = parts * width
+        self.projected = np.empty((num_rows, turned + dim), np.float32)
+        self.values = self.projected[:, turned:]  # (R,D)
+        self.turned = self.projected[:, :turned].reshape(num_rows, parts, width)
+        self.pairs = self.turned.view(np.complex64)  # (R,parts,K/2)
+        self.queries = [row[: parts - heads, None] for row in self.turned]  # (H,1,K) each
+        self.kept = [
+            (keys[parts - heads :], values.reshape(heads, width))
+            for keys, values in zip(self.turned, self.values, strict=True)
+        ]  # (H,K) each
 
 
 class CacheStep:
-    """One-token form of `KVCache`, by the same rule: copy the buffer before a second line writes.
+    """One-token form of the `KVCache` of one row, which copies its buffer by the same rule.
 
     So the state that a stepper began with stays as it was, whichever line goes on with it. The
     first `padding` tokens are hidden from every query.
@@ -145,9 +156,10 @@ class CacheStep:
         self.padding, self.length = max(0, self.padding - (self.length - kept)), kept
 
     @property
-    def first(self) -> int:
-        """The oldest token that the newest one sees."""
-        return max(self.padding, self.length - self.window) if self.window else self.padding
+    def seen(self) -> tuple[ndarray, ndarray]:
+        """Keys (H,K,n) and values (H,n,K) of the tokens that the newest one sees."""
+        first = max(self.padding, self.length - self.window) if self.window else self.padding
+        return self.turned_keys[:, :, first : self.length], self.values[:, first : self.length]
 
     @property
     def value(self) -> KVCache:

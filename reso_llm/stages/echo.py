@@ -308,24 +308,31 @@ class _Found:
 
 
 class EchoStep:
-    """One-token form of `Echo`: reads a token, and changes the logits (V,) in place."""
+    """One-token form of `Echo`: reads a token of each row, and changes the logits in place."""
 
     def __init__(self, module: Echo, state: EchoState) -> None:
-        self._given, self.counts = state, state.rows[0]
+        self._given, self.rows = state, list(state.rows)
         self.gate = view(module.gate) * module.gate.shape[1] ** -0.5  # (M,D)
         self.trust, self.total_scale, self.kinds_scale = (
             p.tolist() for p in (module.trust, module.total_scale, module.kinds_scale)
         )
 
-    def read(self, token: int) -> list[Followers]:
-        """Count the token; the followers of the contexts that the text now ends with."""
-        self.counts = self.counts.read(token, self._given.weight)
-        return self.counts.buffer.found
+    def read(self, tokens: Sequence[int]) -> list[list[Followers]]:
+        """Count a token of each row; the followers of the contexts that the rows now end with."""
+        weight = self._given.weight
+        self.rows = [
+            counts.read(token, weight) for counts, token in zip(self.rows, tokens, strict=True)
+        ]
+        return [counts.buffer.found for counts in self.rows]
 
-    def add(self, found: list[Followers], x: ndarray, logits: ndarray) -> None:
-        """Mix what followed into the distribution of the logits (V,), for the final x (D,)."""
-        if not found:
-            return
+    def add(self, found: list[list[Followers]], x: ndarray, logits: ndarray) -> None:
+        """Mix what followed into the distributions of the logits (R,V), for the final x (R,D)."""
+        for row, entries in enumerate(found):
+            if entries:
+                self._mix(entries, x[row], logits[row])
+
+    def _mix(self, found: list[Followers], x: ndarray, logits: ndarray) -> None:
+        """Mix what followed in one row into its logits (V,)."""
         support = np.zeros_like(logits)
         gates = np.dot(self.gate[: len(found)], x).tolist()
         for m, entry in enumerate(found):
@@ -343,4 +350,4 @@ class EchoStep:
     @property
     def state(self) -> EchoState:
         """The state after the tokens so far."""
-        return self._given._replace(rows=(self.counts,))
+        return self._given._replace(rows=tuple(self.rows))

@@ -21,10 +21,10 @@ Shapes: B batch, T time, D width, V vocabulary, J factors of a token at most; P 
 """
 
 import copy
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy import ndarray
@@ -189,18 +189,19 @@ class TokenEmbedding(nn.Module):
 
 
 class EmbeddingStep:
-    """One-token form of `TokenEmbedding`: a token -> x (D,), with the smear of the one before."""
+    """One-token form of `TokenEmbedding`: tokens of R rows -> x (R,D), each with its smear."""
 
     def __init__(self, module: TokenEmbedding, state: EmbeddingState) -> None:
         self.table = view(module.weight)  # (V,D)
-        self.gate = view(module.smear_gate.weight)[0]
+        self.gate = view(module.smear_gate.weight).T  # (16,1)
         self.scale = module.smear_scale.item()
-        self.last = view(state.last).ravel()
+        self.last = view(state.last)[:, 0]  # (R,D)
 
-    def __call__(self, token: int) -> ndarray:
-        e = arrays.rms_norm(self.table[token])
-        z = float(self.gate.dot(e[: len(self.gate)]))
-        x = self.last * (self.scale * (0.5 + 0.5 * math.tanh(0.5 * z)))
+    def __call__(self, tokens: Sequence[int]) -> ndarray:
+        e = arrays.rms_norm(self.table[tokens])
+        share = arrays.logistic(np.dot(e[:, : len(self.gate)], self.gate))
+        share *= self.scale
+        x = self.last * share
         x += e
         self.last = e  # a new array each time: the caller's arrays are never written to
         return arrays.rms_norm(x, out=x)
@@ -208,4 +209,4 @@ class EmbeddingStep:
     @property
     def state(self) -> EmbeddingState:
         """The state after the tokens so far."""
-        return EmbeddingState(torch.from_numpy(self.last).view(1, 1, -1))
+        return EmbeddingState(torch.from_numpy(self.last)[:, None])

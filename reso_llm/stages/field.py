@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from entropy_core import sedenion
 from reso_llm.config import TemporalSMFConfig
 from reso_llm.stages import arrays, register_constants
-from reso_llm.stages.arrays import EPS, logistic, matrix, row_squares, scalar, view
+from reso_llm.stages.arrays import EPS, Matrix, logistic, row_squares, scalar, view
 from reso_llm.stages.fused import linear, rms_norm
 
 S = sedenion.DIM
@@ -201,45 +201,48 @@ class SedenionField(nn.Module):
 
 
 class FieldStep:
-    """One-token form of `SedenionField`: read the field into x (D,), in place, then write to it."""
+    """One-token form of `SedenionField`: read the field into x (R,D), then write to it."""
 
     def __init__(self, module: SedenionField, state: FieldState) -> None:
-        self.inputs, self.out = matrix(module.inputs), matrix(module.out)
+        self.inputs, self.out = Matrix(module.inputs.weight), Matrix(module.out.weight)
         self.order, self.bias = view(module.order)[..., None], view(module.gate_bias)[..., None]
         self.product = view(module.product)
-        self.field = view(state.field)[0].copy()  # (H,C,S)
-        self.address, self.key = view(state.address)[0], view(state.key)[0]  # (H,S)
+        self.field = view(state.field).copy()  # (R,H,C,S)
+        self.address, self.key = view(state.address), view(state.key)  # (R,H,S)
         # rms is sqrt(sum of squares + S eps) / sqrt(S), and likewise below with 1 for eps.
-        C, S = self.field.shape[1:]
+        C, S = self.field.shape[2:]
         self.eps, self.size, self.root = scalar(S * EPS), scalar(C), scalar(C**0.5)
 
     def __call__(self, x: ndarray) -> None:
-        H, C, S = self.field.shape
-        z = np.dot(arrays.rms_norm(x), self.inputs)
-        content = z[2 * H * S : -4 * H].reshape(H, C)
-        write, erase, read, retention = logistic(z[-4 * H :].reshape(4, H, 1) + self.bias)
+        R, H, C, S = self.field.shape
+        z = self.inputs(arrays.rms_norm(x))
+        content = z[:, 2 * H * S : -4 * H].reshape(R, H, C)
+        gates = logistic(z[:, -4 * H :].reshape(R, 4, H, 1) + self.bias)
+        write, erase, read, retention = gates.swapaxes(0, 1)  # (R,H,1) each
         key = self.key
-        reader = self._move_on(z[: 2 * H * S].reshape(2 * H, S))
-        y, held = np.matmul(self.field, reader)[..., 0], np.matmul(self.field, key[..., None])
+        reader = self._move_on(z[:, : 2 * H * S].reshape(-1, S))
+        y = np.matmul(self.field, reader[..., None])[..., 0]  # (R,H,C)
+        held = np.matmul(self.field, key[..., None])[..., 0]
         y *= read * self.root / np.sqrt(row_squares(y) + self.size)
-        x += np.dot(y.ravel(), self.out)
-        change = content * write - held[..., 0] * (erase * retention)
+        x += self.out(y.reshape(R, H * C))
+        change = content * write - held * (erase * retention)
         self.field *= retention[..., None]
-        self.field += change[..., None] * key[:, None]
+        self.field += change[..., None] * key[:, :, None]
 
     def _move_on(self, vectors: ndarray) -> ndarray:
-        """Reader (H,S,1) of the raw addresses and readers (2H,S); this token is now the newest."""
-        H, S = self.address.shape
+        """Reader (R,H,S) of raw addresses and readers (2RH,S); this token is now the newest."""
+        R, H, _, S = self.field.shape
         vectors /= np.sqrt(row_squares(vectors) + self.eps)
-        turn = np.dot(self.address, self.product).reshape(H, S, S)
-        paired = vectors.reshape(2, H, 1, S)
-        paired = (paired + self.order * np.matmul(paired, turn)).reshape(2 * H, S)
+        vectors = vectors.reshape(R, 2, H, 1, S)
+        turn = np.dot(self.address.reshape(-1, S), self.product).reshape(R, 1, H, S, S)
+        paired = (vectors + self.order * np.matmul(vectors, turn)).reshape(-1, S)
         paired /= np.sqrt(row_squares(paired) + self.eps)
-        self.address, self.key = vectors[:H], paired[:H]
-        return paired[H:, :, None]
+        paired = paired.reshape(R, 2, H, S)
+        self.address, self.key = vectors[:, 0, :, 0], paired[:, 0]
+        return paired[:, 1]
 
     @property
     def state(self) -> FieldState:
         """The state after the tokens so far."""
-        values = (self.field.copy(), self.address, self.key)
-        return FieldState(*(torch.from_numpy(value)[None] for value in values))
+        values = (self.field.copy(), self.address.copy(), self.key.copy())
+        return FieldState(*map(torch.from_numpy, values))

@@ -33,7 +33,7 @@ def linear(inputs: int, outputs: int) -> nn.Linear:
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
-        if x.dtype.itemsize < 4 or x.is_cuda:  # autocast would take the mean in bfloat16
+        if x.dtype.itemsize < 4 or _left_to_torch(x):  # autocast would take the mean in bfloat16
             mean_square = x.float().square().mean(-1, keepdim=True)
         else:
             mean_square = torch.linalg.vecdot(x, x).unsqueeze_(-1).div_(x.shape[-1])
@@ -55,6 +55,11 @@ def rms_norm(x: Tensor) -> Tensor:
     if torch.is_grad_enabled() and x.requires_grad:
         return _RMSNorm.apply(x)
     return F.rms_norm(x, (x.shape[-1],), eps=_eps(x))
+
+
+def _left_to_torch(x: Tensor) -> bool:
+    """Whether autograd differentiates the loss: on a GPU, and where autocast chooses the dtypes."""
+    return x.is_cuda or torch.is_autocast_enabled(x.device.type)
 
 
 def _eps(x: Tensor) -> float:
@@ -183,7 +188,7 @@ def linear_cross_entropy(
     rows = torch.ones_like(targets, dtype=x.dtype) if mask is None else mask.to(x.dtype)
     row_weights = rows / rows.sum().clamp_min(1)
     needs_gradient = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    if not needs_gradient or x.is_cuda:
+    if not needs_gradient or _left_to_torch(x):
         return (linear_nats(x, weight, targets, cap, sparse, support) * row_weights).sum()
     added, norm = support or (None, None)
     loss = _LinearCrossEntropy.apply(

@@ -16,6 +16,7 @@ Shapes: B batch, T time, N deep tokens of a batch, n the most of them in one row
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -82,5 +83,6 @@ class GateStep:
     def __init__(self, module: CoherenceGate) -> None:
         self.threshold = module.threshold.item()
 
-    def __call__(self, doubt: float) -> bool:
-        return doubt >= self.threshold
+    def __call__(self, doubts: Sequence[float]) -> list[int]:
+        """The numbers of the rows whose token goes deep."""
+        return [row for row, doubt in enumerate(doubts) if doubt >= self.threshold]

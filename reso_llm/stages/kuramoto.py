@@ -40,7 +40,7 @@ from torch import Tensor, nn
 
 from reso_llm.config import KuramotoConfig
 from reso_llm.stages import arrays, register_constants
-from reso_llm.stages.arrays import matrix, scalar, view
+from reso_llm.stages.arrays import Matrix, scalar, view
 from reso_llm.stages.fused import linear, rms_norm
 
 CHUNK = 64  # tokens in one matrix product
@@ -198,62 +198,71 @@ class Synchronisation(nn.Module):
 
 
 class SynchronisationStep:
-    """One-token form of `Synchronisation`: reads the clocks into x (D,), in place.
+    """One-token form of `Synchronisation`: reads the clocks into x (R,D), in place.
 
-    The result is the phases (N,) and coherence r.
+    The result is the phases (R,N) and the coherence r (R,).
     """
 
     def __init__(self, module: Synchronisation, state: SyncState) -> None:
-        self._given, self.config, self.silent = state, module.config, module.silent
-        self.project, self.turn = matrix(module.project), matrix(module.turn)
-        self.read = matrix(module.read)
+        self.config, self.silent = module.config, module.silent
+        self.project, self.turn = (Matrix(m.weight) for m in (module.project, module.turn))
+        self.read = Matrix(module.read.weight)
         self.retention = scalar(self.config.retention)
         self.dt = scalar(self.config.step_size)
-        self.sums = np.stack([view(total)[0, 0] for total in state.sums])  # (steps + 1,2,N)
-        self.weight = state.weight.item()
-        clocks = view(state.clocks)[0, 0]  # (2,N)
-        self.clocks = clocks[0] + 1j * clocks[1]  # (N,) complex
+        self.sums = np.stack([view(total)[:, 0] for total in state.sums])  # (steps + 1,R,2,N)
+        self.weight = view(state.weight)[:, 0].copy()  # (R,1,1)
+        self.clocks = view(state.clocks)[:, 0].copy()  # (R,2,N)
         self.angle = np.float32(2 * math.pi) / view(module.spokes)  # (N,) between two spokes
 
-    def __call__(self, x: ndarray) -> tuple[ndarray, float]:
-        c, N = self.config, self.sums.shape[-1]
+    def __call__(self, x: ndarray) -> tuple[ndarray, ndarray]:
+        _, R, _, N = self.sums.shape
         normal = arrays.rms_norm(x)
-        phases = np.dot(normal, self.project)
-        drift = phases[N:] * self.dt
-        pair = np.empty((2, N), np.float32)  # theta + pi/2, theta: one sine gives both components
-        np.add(phases[:N], math.pi / 2, out=pair[0])
-        pair[1] = phases[:N]
+        phases = self.project(normal).reshape(R, 2, N)  # theta, omega
+        drift = phases[:, 1:] * self.dt
+        pair = np.empty((R, 2, N), np.float32)  # theta + pi/2, theta: one sine gives e^{i theta}
+        np.add(phases[:, 0], math.pi / 2, out=pair[:, 0])
+        pair[:, 1] = phases[:, 0]
         self.sums *= self.retention
-        self.weight = self.weight * c.retention + 1
-        pull_scale = c.step_size * c.coupling / self.weight
+        self.weight *= self.retention
+        self.weight += 1
+        pull_scale = self.config.step_size * self.config.coupling / self.weight
         for field in self.sums[:-1]:
             u = np.sin(pair)
             field += u
-            pull = u[0] * field[1]
-            pull -= u[1] * field[0]
+            u *= field[:, ::-1]  # cos y, sin x
+            pull = u[:, :1]
+            pull -= u[:, 1:]
             pull *= pull_scale
             pull += drift
             pair += pull
-        field = self.sums[-1]
-        field += np.sin(pair)
-        r = float(np.add.reduce(np.hypot(field[0], field[1]))) / (N * self.weight)
-        self._tick(np.dot(normal, self.turn), pair[1])
-        x += np.dot(np.concatenate((self.clocks.real, self.clocks.imag)), self.read)
-        theta = np.zeros(N, np.float32) if self.silent else pair[1]
-        return theta, min(r, 1.0)  # in this order NaN stays
+        field, u = self.sums[-1], np.sin(pair)
+        field += u
+        lengths = np.add.reduce(np.hypot(field[:, 0], field[:, 1]), axis=-1)
+        r = lengths / (N * self.weight[:, 0, 0])
+        self._tick(self.turn(normal).reshape(R, 2, N), u)
+        x += self.read(self.clocks.reshape(R, 2 * N))
+        theta = np.zeros((R, N), np.float32) if self.silent else pair[:, 1]
+        return theta, np.minimum(r, 1)  # NaN stays
 
-    def _tick(self, z: ndarray, theta: ndarray) -> None:
-        """Turn the clocks, and renew a share of them, by z (2N,) and the phases theta (N,)."""
-        z = z[: len(theta)] + 1j * z[len(theta) :]
-        spoke = np.exp(1j * (np.round(np.angle(z) / self.angle) * self.angle))
-        turn = np.minimum((z * spoke.conj()).real, 1) * spoke
-        renewal = (1 - np.abs(turn)) * np.exp(1j * theta)
-        self.clocks = (turn * self.clocks + renewal).astype(np.complex64)
+    def _tick(self, z: ndarray, fresh: ndarray) -> None:
+        """Turn the clocks by z, and renew a share of them by e^{i theta}: both (R,2,N)."""
+        angle = np.rint(np.arctan2(z[:, 1], z[:, 0]) / self.angle) * self.angle
+        spoke = np.empty_like(z)
+        np.cos(angle, out=spoke[:, 0])
+        np.sin(angle, out=spoke[:, 1])
+        length = np.minimum(np.add.reduce(z * spoke, axis=1, keepdims=True), 1)  # (R,1,N)
+        spoke *= length
+        across = self.clocks * spoke[:, ::-1]
+        self.clocks *= spoke
+        self.clocks[:, 0] -= self.clocks[:, 1]
+        np.add(across[:, 0], across[:, 1], out=self.clocks[:, 1])
+        self.clocks += (1 - np.abs(length)) * fresh
 
     @property
     def state(self) -> SyncState:
         """The state after the tokens so far."""
-        sums = torch.from_numpy(self.sums.copy())[:, None, None]  # (steps + 1,1,1,2,N)
-        weight = self._given.weight.new_tensor(self.weight).view(1, 1, 1, 1)
-        clocks = torch.from_numpy(np.stack((self.clocks.real, self.clocks.imag)))[None, None]
-        return SyncState(tuple(sums.unbind()), weight, clocks)
+        sums = torch.from_numpy(self.sums.copy())[:, :, None]  # (steps + 1,R,1,2,N)
+        weight = torch.from_numpy(self.weight.copy())[:, None]
+        return SyncState(
+            tuple(sums.unbind()), weight, torch.from_numpy(self.clocks.copy())[:, None]
+        )

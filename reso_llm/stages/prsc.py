@@ -20,6 +20,7 @@ Shapes: B batch, T time, D width, V vocabulary, M orders, E entries, C contexts,
 a token (sum over orders of the entries read at most).
 """
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -234,10 +235,9 @@ class Match(NamedTuple):
 
 
 class BindingStep:
-    """One-token form of `BindingMemory`: the contexts that a text ends with, and their evidence.
+    """One-token form of `BindingMemory`: the contexts that texts end with, and their evidence.
 
-    `doubt` is that after the newest look-up. Keys are Python integers. Only entries that exist are
-    read, so nothing is padded.
+    Keys are Python integers. Only entries that exist are read, so nothing is padded.
     """
 
     def __init__(self, module: BindingMemory) -> None:
@@ -245,13 +245,16 @@ class BindingStep:
         self.ids, self.evidence, self.log_counts = map(
             view, (module.entry_ids, module.evidence, module.log_counts)
         )
-        self.doubts, self.doubt = view(module.doubts), float(module.doubts[-1])
+        self.doubts = view(module.doubts)
         self.slots, self.width_scale = module.slots, module.gate.shape[1] ** -0.5
         self.gate = view(module.gate)  # (M,D)
         self.trust, self.count_scale = module.trust.tolist(), module.count_scale.tolist()
 
-    def look_up(self, history: list[int]) -> list[Match]:
-        """Contexts that `history` (at least M ids, the newest last, -1 for none) ends with."""
+    def look_up(self, history: list[int]) -> tuple[list[Match], float]:
+        """Contexts that one row ends with, and the doubt after it, in nats.
+
+        history: at least M ids, the newest last, -1 for none.
+        """
         keys, high, low = [], 1, 1
         for order, powers in enumerate(self.powers[history[: -len(self.slots) - 1 : -1]].tolist()):
             high = high * powers[order][0] % MODULI[0]
@@ -265,15 +268,13 @@ class BindingStep:
                 entries = slice(first, min(end, first + self.slots[order]))
                 matches.append(Match(order, entries, float(self.log_counts[row])))
                 longest = row
-        self.doubt = float(self.doubts[longest])
-        return matches
+        return matches, float(self.doubts[longest])
 
-    def add(self, matches: list[Match], hidden: ndarray, logits: ndarray) -> None:
-        """Add the evidence of the matches, weighed by the final x (D,), to the logits (V,)."""
-        if not matches:
-            return
-        alphas = np.dot(self.gate, hidden).tolist()
-        for order, entries, log_count in matches:
-            alpha = alphas[order] * self.width_scale + self.trust[order]
-            alpha += self.count_scale[order] * log_count
-            np.add.at(logits, self.ids[entries], alpha * self.evidence[entries])
+    def add(self, matches: Sequence[list[Match]], hidden: ndarray, logits: ndarray) -> None:
+        """Add each row's evidence, weighed by its final x (R,D), to its logits (R,V)."""
+        weights = np.dot(hidden, self.gate.T).tolist()
+        for found, alphas, z in zip(matches, weights, logits, strict=True):
+            for order, entries, log_count in found:
+                alpha = alphas[order] * self.width_scale + self.trust[order]
+                alpha += self.count_scale[order] * log_count
+                np.add.at(z, self.ids[entries], alpha * self.evidence[entries])

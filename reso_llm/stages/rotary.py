@@ -6,8 +6,10 @@ Pairs of a head's components are complex numbers, turned by the token's position
 arXiv 2104.09864) and by its phases theta. Resonant attention takes base = phi^(K/4), a
 golden ladder in half steps; the plain decoder the configured one.
 
-Shapes: B batch, T time, H heads, K head width, N oscillators.
+Shapes: B batch, T time, R rows, H heads, K head width, N oscillators.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -57,27 +59,27 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 
 
 class RotaryStep:
-    """One-token form of `rotary_table` and `turned_by_phases`: the turn (K/2,) of one position."""
+    """One-token form of `rotary_table` and `turned_by_phases`: turns (R,1,K/2), one a row."""
 
     def __init__(self, table: Tensor, base: float, gain: Tensor | None) -> None:
         self.table = view(table).view(np.complex64)[..., 0]  # (T,K/2)
         self.base = base
         self.gain = None if gain is None else view(gain)
 
-    def __call__(self, position: int, theta: ndarray | None) -> ndarray:
-        known = position < len(self.table)
-        turn = self.table[position] if known else self._beyond(position)
-        if theta is None:
-            return turn
-        turn, angles = turn.copy(), self.gain * theta
-        phases = np.empty(len(angles), np.complex64)
-        np.cos(angles, out=phases.real)
-        np.sin(angles, out=phases.imag)
-        turn[len(turn) - len(angles) :] *= phases
-        return turn
+    def __call__(self, positions: Sequence[int], theta: ndarray | None) -> ndarray:
+        """Turns of the rows' positions and, where there are any, of their phases theta (R,N)."""
+        known = max(positions) < len(self.table)
+        turn = self.table[positions] if known else self._beyond(positions)
+        if theta is not None:
+            angles = self.gain * theta
+            phases = np.empty(angles.shape, np.complex64)
+            np.cos(angles, out=phases.real)
+            np.sin(angles, out=phases.imag)
+            turn[:, turn.shape[1] - angles.shape[1] :] *= phases
+        return turn[:, None]
 
-    def _beyond(self, position: int) -> ndarray:
-        """The turn of a position past the table; an attention window allows such positions."""
+    def _beyond(self, positions: Sequence[int]) -> ndarray:
+        """The turns of positions past the table; an attention window allows such positions."""
         width = 2 * self.table.shape[1]
-        angles = position * self.base ** (-np.arange(0, width, 2) / width)
+        angles = np.outer(positions, self.base ** (-np.arange(0, width, 2) / width))
         return (np.cos(angles) + 1j * np.sin(angles)).astype(np.complex64)

@@ -26,7 +26,7 @@ STAGES = ("prsc", "coherence_gate", "echo", "kuramoto")
 def task():
     """Ids that follow each other often, so that the echo has something to say."""
     draws = np.random.default_rng(0).integers(8, size=600).astype(np.uint16)
-    split = learners._one_document(draws)
+    split = learners.one_document(draws)
     config = make_tiny_config(STAGES)
     return learners.Task(split, split, config, {"reso": 4, "gpt2": 4}, OptimConfig(), stride=6)
 

@@ -27,7 +27,7 @@ from entropy_core.information import entropy_nats_from_probs, kl_nats_from_probs
 from reso import train as script
 from run_core import exits, runlog
 from run_core.checkpoint import load_checkpoint
-from run_core.run import changed_keys, checkpoint_path, resolve
+from run_core.run import TrainingError, changed_keys, checkpoint_path, resolve
 from run_core.runlog import read_metrics
 
 V = 8
@@ -714,3 +714,11 @@ def test_a_signal_in_a_long_step_gives_it_up_and_the_resume_is_exact(tmp_path, m
     assert "stopped by SIGTERM at step 2" in told[-1]
     reactor_run.train(config, resume=True, report=quiet)
     assert final_hash(config.out, 5) == final_hash(whole.out, 5)
+
+
+def test_several_processes_are_refused_before_the_run_is_touched(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    out = tmp_path / "run"
+    with pytest.raises(TrainingError, match="a reactor trains in one process"):
+        reactor_run.train(tiny(out=str(out)))
+    assert not out.exists()

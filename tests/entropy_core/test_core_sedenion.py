@@ -128,7 +128,7 @@ def test_other_dimensions_are_refused():
         sedenion.multiply(torch.zeros(12), torch.zeros(12))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.cuda
 def test_cuda_equals_cpu():
     x, y = draw(4, 16), draw(4, 16, seed=1)
     actual = sedenion.multiply(x.cuda(), y.cuda()).cpu()

@@ -44,7 +44,7 @@ class Toy(nn.Module):
 
 class ToyStep:
     def __init__(self, module, state):
-        self.gain, self.total = view(module.gain), view(state.total).ravel().copy()
+        self.gain, self.total = view(module.gain), view(state.total)[:, 0].copy()
 
     def __call__(self, x: ndarray) -> None:
         before = self.total.copy()
@@ -53,7 +53,7 @@ class ToyStep:
 
     @property
     def state(self):
-        return ToyState(torch.from_numpy(self.total.copy()).view(1, 1, -1))
+        return ToyState(torch.from_numpy(self.total.copy())[:, None])
 '''
 
 # {file: [(before this text, insert that)]}
@@ -111,13 +111,13 @@ model = make_tiny_model(stages=("toy", "kuramoto"))
 ids = torch.from_numpy(fitted_text(61)[:9])[None]
 with torch.no_grad():
     whole = model(ids).logits
-    state, stepper = model.init_state(), Stepper(model, model.init_state())
+    state, stepper = model.init_state(), Stepper(model, [model.init_state()])
     for t, token in enumerate(ids[0].tolist()):
         output = model(ids[:, t : t + 1], state)
-        state, step = output.state, stepper.step(token)
+        state, step = output.state, stepper.step([token])
         torch.testing.assert_close(output.logits[:, 0], whole[:, t], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(torch.from_numpy(step.logits), whole[0, t], rtol=1e-4, atol=1e-4)
-    ours, theirs = stepper.state.stages["toy"].total, state.stages["toy"].total
+        torch.testing.assert_close(torch.from_numpy(step.logits), whole[:, t], rtol=1e-4, atol=1e-4)
+    ours, theirs = stepper.states[0].stages["toy"].total, state.stages["toy"].total
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     assert theirs.any()
 

@@ -111,7 +111,7 @@ def generate_reference(engine, prompt_ids, max_length, options, seed):
         logits[:, [*CONTROL, *range(tokenizer.vocab_size, engine.config.vocab_size)]] = -math.inf
         p = logits.softmax(-1)[0]
         entropies.append(-(p[p > 0] * p[p > 0].log()).sum().item())
-        words = [i for i in everything if i >= len(SPECIAL_TOKENS)]
+        words = [i for i in new if i >= len(SPECIAL_TOKENS)]
         token = int(sample(logits, torch.tensor([words]).long(), options, generator))
         new.append(token)
         if token in (tokenizer.end_id, tokenizer.bos_id):

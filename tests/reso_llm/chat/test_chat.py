@@ -403,7 +403,7 @@ def test_the_engine_stops_at_ctrl_c_and_the_chat_goes_on(make_session):
 
 def test_ctrl_c_while_the_full_context_is_read_again(make_session, monkeypatch):
     """Guards a traceback: the attention received was added up over two lengths of the context."""
-    session = make_session(max_length=200, temperature=5.0)
+    session = make_session(max_length=200, temperature=5.0, logit_bias={0: -100, 4: -100})
     read_alone, reads = Context._read_alone, []
 
     def interrupted_the_second_time(context, *args):

@@ -4,6 +4,8 @@ import json
 import logging
 import os
 import random
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -371,18 +373,84 @@ def test_a_changed_number_in_the_manifest_is_found(rows, cache, caplog):
     assert "manifest.json does not match its own hash" in caplog.text
 
 
-def test_interrupted_build_leaves_nothing_that_is_used(rows, cache, monkeypatch):
-    def killed(*args):
-        raise KeyboardInterrupt
+KILLED = """
+import os, signal, sys
+from reso_llm.data import prepare, tokenise
+from reso_llm.tokenizer import ResoTokenizer
 
-    with monkeypatch.context() as patch:
-        patch.setattr(token_cache, "write_batch", killed)
-        with pytest.raises(KeyboardInterrupt):
-            prepare(rows, TOKENIZER, cache_dir=cache)
-    assert not [p for p in cache.iterdir() if p.is_dir()]
+batches, write = [], tokenise.write_batch
+
+def write_batch(*arguments):
+    batches.append(arguments)
+    if len(batches) > 25:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(*arguments)
+
+tokenise.BATCH_DOCUMENTS, tokenise.JOURNAL_EVERY, tokenise.write_batch = 3, 4, write_batch
+rows, tokenizer, cache = sys.argv[1:]
+prepare.prepare(rows, ResoTokenizer.load(tokenizer), cache_dir=cache)
+"""
+
+
+def killed_build(rows, cache, tmp_path) -> Path:
+    """The directory of a build killed in its 26th batch of three documents."""
+    TOKENIZER.save(tmp_path / "tokenizer.json")
+    arguments = [rows, str(tmp_path / "tokenizer.json"), str(cache)]
+    done = subprocess.run([sys.executable, "-c", KILLED, *arguments], cwd=REPOSITORY)
+    assert done.returncode == -signal.SIGKILL
+    (partial,) = cache.glob("*.partial")
+    return partial
+
+
+def encoded(monkeypatch) -> list[str]:
+    """The texts that are encoded from now on."""
+    texts, encode = [], ResoTokenizer.encode_pieces
+    monkeypatch.setattr(
+        ResoTokenizer, "encode_pieces", lambda self, some: texts.extend(some) or encode(self, some)
+    )
+    return texts
+
+
+def test_a_killed_build_goes_on_where_it_was(rows, cache, tmp_path, monkeypatch):
+    whole = prepare(rows, TOKENIZER, cache_dir=cache / "whole")
+    partial, texts, seen = killed_build(rows, cache, tmp_path), encoded(monkeypatch), []
+    with open(partial / "train.tokens", "ab") as file:
+        file.write(b"more than the journal knows")
+    data = prepare(rows, TOKENIZER, cache_dir=cache, progress=lambda *now: seen.append(now))
+    assert len(texts) == 2 * (200 - 24 * 3) + 1, "24 batches of 3 questions and answers were there"
+    assert snapshot(data) == snapshot(whole)
+    names = {path.name for path in data.path.iterdir()}
+    assert names == {path.name for path in whole.path.iterdir()}
+    assert seen[-1] == (201, whole.train.num_bytes + whole.val.num_bytes)
+    assert not list(cache.glob("*.partial"))
+
+
+def test_a_journal_that_does_not_fit_its_files_is_not_followed(rows, cache, tmp_path, monkeypatch):
+    partial = killed_build(rows, cache, tmp_path)
+    texts = encoded(monkeypatch)
+    whole = snapshot(prepare(rows, TOKENIZER, cache_dir=tmp_path / "whole"))
+    for name in ("journal.json", "train.tokens", "val.starts"):
+        damaged = tmp_path / name / partial.name
+        shutil.copytree(partial, damaged)
+        (damaged / name).write_bytes((damaged / name).read_bytes()[:5])
+        texts.clear()
+        assert snapshot(prepare(rows, TOKENIZER, cache_dir=tmp_path / name)) == whole
+        assert len(texts) == 401
+
+
+def test_interrupted_build_leaves_nothing_that_is_used(rows, cache, monkeypatch):
+    def failed(*args):
+        raise failure
+
+    for failure in (KeyboardInterrupt(), OSError("no room")):
+        with monkeypatch.context() as patch:
+            patch.setattr(tokenise, "write_batch", failed)
+            with pytest.raises((KeyboardInterrupt, DataError)):
+                prepare(rows, TOKENIZER, cache_dir=cache)
+        kept = [p.suffix for p in cache.iterdir() if p.is_dir()]
+        assert kept == ([".partial"] if isinstance(failure, KeyboardInterrupt) else [])
     data = prepare(rows, TOKENIZER, cache_dir=cache)
-    # What a build killed by SIGKILL leaves is swept away by the next one.
-    stale = cache / f"{data.path.name}.abc.tmp"
+    stale = cache / f"{data.path.name}.abc.tmp"  # as earlier versions left it
     stale.mkdir()
     prepare(rows, TOKENIZER, cache_dir=cache)
     assert not stale.exists()

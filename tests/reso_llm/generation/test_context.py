@@ -213,9 +213,9 @@ def test_the_first_token_counts_as_prompt_once_the_prompt_is_gone(make_engine):
             context.rows[0].ids.append(token)
         context.predict()
     assert context.dropped[0] > context.rows[0].num_prompt
-    before = context.stepper.state
+    before = context.stepper.states[0]
     context.heat(0, CacheNoise(scale=0.8, protect_prompt=True), torch.Generator().manual_seed(1))
-    for old, new in zip(before.caches, context.stepper.state.caches, strict=True):
+    for old, new in zip(before.caches, context.stepper.states[0].caches, strict=True):
         assert torch.equal(old.keys[:, :, 0], new.keys[:, :, 0])
         assert not torch.equal(old.keys[:, :, 1], new.keys[:, :, 1])
 
@@ -290,7 +290,7 @@ def test_lookahead_is_a_greedy_continuation(make_engine, max_seq_len, others):
         context.predict()
         candidates = torch.tensor([70, 4, 0, 33, 260])
         found, again = (context.lookahead(0, candidates, 4) for _ in range(2))
-        room = context.model.config.max_seq_len - max(len(row.ids) for row in context.rows)
+        room = context.model.config.max_seq_len - len(context.rows[0].ids)
     expected = [
         lookahead_reference(engine, context.rows[0].ids, c, min(4, room), goal)
         for c in candidates.tolist()
@@ -368,9 +368,9 @@ def test_attention_received_equals_its_slow_twin(tiny_model, window, goal):
     np.testing.assert_allclose(found, expected, atol=1e-4)
     with torch.inference_mode():
         state = model(torch.tensor([ids[:4]]), model.init_state(), goal).state
-    stepper = Stepper(model, state, goal, attending=True)
-    used = {stepper.step(token).layers_used for token in ids[4:]}
-    np.testing.assert_allclose(stepper.received, expected, atol=1e-4)
+    stepper = Stepper(model, [state], goal, attending=True)
+    used = {stepper.step([token]).layers_used[0] for token in ids[4:]}
+    np.testing.assert_allclose(stepper.received(0), expected, atol=1e-4)
     assert used == {1, 4}  # else nothing was skipped, or everything
 
 
@@ -423,16 +423,17 @@ def test_nothing_is_received_before_a_new_token_was_read(make_engine):
     with pytest.raises(ValueError, match="attending=True"):
         new_context(engine, [[0]]).received(0)
     with pytest.raises(ValueError, match="attending=True"):
-        Stepper(engine.model, engine.model.init_state()).received  # noqa: B018
+        Stepper(engine.model, [engine.model.init_state()]).received(0)
 
 
 def test_a_window_of_the_stepper_outgrows_the_context(make_engine):
     """Columns are counted from the start of the text, however long it is."""
     engine = make_engine(max_seq_len=8, attention_window=4)
-    stepper = Stepper(engine.model, engine.model.init_state(), attending=True)
+    stepper = Stepper(engine.model, [engine.model.init_state()], attending=True)
     for token in range(60, 100):
-        stepper.step(token)
-    assert stepper.received.shape == (40,)
-    assert (stepper.received > 0).all()
-    looks = stepper.received.sum() / engine.config.num_heads
+        stepper.step([token])
+    received = stepper.received(0)
+    assert received.shape == (40,)
+    assert (received > 0).all()
+    looks = received.sum() / engine.config.num_heads
     assert looks == pytest.approx(round(looks), abs=1e-4)

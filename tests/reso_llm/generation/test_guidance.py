@@ -84,9 +84,9 @@ def test_both_caches_get_the_same_noise(engine):
     context, noise = context_of(engine), PhaseSlip.published().noise
     with torch.inference_mode():
         context.predict()
-        before = [c.stepper.state.caches[0].keys.clone() for c in (context.goal, context.none)]
+        before = [c.stepper.states[0].caches[0].keys.clone() for c in (context.goal, context.none)]
         context.heat(0, noise, torch.Generator().manual_seed(1))
-        after = [c.stepper.state.caches[0].keys for c in (context.goal, context.none)]
+        after = [c.stepper.states[0].caches[0].keys for c in (context.goal, context.none)]
     moved = [a - b for a, b in zip(after, before, strict=True)]
     assert all(m.any() for m in moved)
     normal = [m / m.std() for m in moved]

@@ -57,7 +57,8 @@ def written(engine, prompts, words, memories=NOTHING):
 
 def logs(context):
     """(id, weight) of all that the echo of each row has read."""
-    rows = context._current().stages["echo"].rows
+    states = context._current().values()
+    rows = [counts for state in states for counts in state.stages["echo"].rows]
     return [counts.buffer.log[: counts.length] for counts in rows]
 
 
@@ -103,7 +104,8 @@ def test_words_of_weight_0_are_not_heard(make_engine, reader):
     """The counts are those of the prompt alone."""
     engine = make_engine(echo=EchoConfig(max_order=3, own_weight=0.0))
     context, _ = written(engine, [PROMPT], OWN[:9])
-    (counts,) = context._current().stages["echo"].rows
+    (state,) = context._current().values()
+    (counts,) = state.stages["echo"].rows
     followed = {t: dict(e.counts) for t, e in counts.buffer.followers.items()}
     prompt = TextCounts.of_texts([(PROMPT, 1.0)], 3).buffer.followers
     assert followed == {t: dict(e.counts) for t, e in prompt.items()}

@@ -313,10 +313,10 @@ def test_one_pass_equals_pieces_and_single_steps(orders):
             piecewise = piecewise._replace(weight=0.5)
         at = slice(t, t + 1)
         one, piecewise = module(logits[:, at], x[:, at], torch.tensor([[token]]), piecewise)
-        step = logits[0, t].numpy().copy()
-        stepper.add(stepper.read(token), x[0, t].numpy(), step)
+        step = logits[:, t].numpy().copy()
+        stepper.add(stepper.read([token]), x[:, t].numpy(), step)
         torch.testing.assert_close(one[:, 0], whole[:, t], rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(step, whole[0, t].numpy(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(step, whole[:, t].numpy(), rtol=1e-4, atol=1e-5)
     assert (whole != logits).any()
     for state in (piecewise, stepper.state):
         assert state.weight == 0.5
@@ -329,15 +329,15 @@ def test_steppers_of_one_state_never_see_each_other():
     module, given = make_echo(dtype=torch.float32), state_of(([1, 2, 3], 1.0))
     one, two = module.stepper(given), module.stepper(given)
     for a, b in ((1, 2), (2, 2), (1, 1), (2, 3), (1, 2)):
-        one.read(a), two.read(b)
+        one.read([a]), two.read([b])
     fresh = module.stepper(state_of(([1, 2, 3], 1.0)))
     for a in (1, 2, 1, 2, 1):
-        expected = [dict(entry.counts) for entry in fresh.read(a)]
+        expected = [dict(entry.counts) for entry in fresh.read([a])[0]]
     assert found_in(one.state.rows[0]) == expected
     handed = one.state
     read_all(handed.rows[0], [3, 3, 3])
-    found = [dict(entry.counts) for entry in one.read(2)]
-    assert found == [dict(entry.counts) for entry in fresh.read(2)]
+    found = [dict(entry.counts) for entry in one.read([2])[0]]
+    assert found == [dict(entry.counts) for entry in fresh.read([2])[0]]
 
 
 @torch.no_grad()
@@ -346,11 +346,11 @@ def test_strengths_are_bounded_in_both_forms():
     module.trust.fill_(1e4)
     logits, x = draw(1, 3, V, dtype=torch.float32), draw(1, 3, DIM, seed=1, dtype=torch.float32)
     whole = module(logits, x, torch.tensor([ids]), None)[0]
-    stepper, step = module.stepper(module.init_state(1, logits)), logits[0, 2].numpy().copy()
+    stepper, step = module.stepper(module.init_state(1, logits)), logits[:, 2].numpy().copy()
     for token in ids:
-        found = stepper.read(token)
-    stepper.add(found, x[0, 2].numpy(), step)
-    np.testing.assert_allclose(step, whole[0, 2].numpy(), rtol=1e-5)
+        found = stepper.read([token])
+    stepper.add(found, x[:, 2].numpy(), step)
+    np.testing.assert_allclose(step, whole[:, 2].numpy(), rtol=1e-5)
     gain = whole[0, 2, 2] - logits[0, 2].logsumexp(0)
     assert gain.item() == pytest.approx(MAX_LOG_STRENGTH, abs=1e-2)
 
@@ -366,9 +366,9 @@ def test_silence_adds_exactly_nothing(weight):
     assert torch.equal(module(logits, x, ids, given)[0], logits)
     stepper = module.stepper(given)
     for t, token in enumerate(ids[0].tolist()):
-        step = logits[0, t].numpy().copy()
-        stepper.add(stepper.read(token), x[0, t].numpy(), step)
-        assert np.array_equal(step, logits[0, t].numpy())
+        step = logits[:, t].numpy().copy()
+        stepper.add(stepper.read([token]), x[:, t].numpy(), step)
+        assert np.array_equal(step, logits[:, t].numpy())
     evidence = module.window_evidence(ids[:, :-1], ids[:, 1:])
     assert evidence.share.any()
     assert not torch.stack(module.support(x[:, :-1], evidence)).any()

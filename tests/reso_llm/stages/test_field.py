@@ -84,15 +84,15 @@ def test_forms_agree_in_float32(form):
 
 @torch.no_grad()
 def test_the_one_token_form_agrees():
-    """Whole states, too; the input state stays as it was."""
+    """Whole states of two rows, too; the input state stays as it was."""
     stage = make_stage(2, 3, torch.float32)
-    x, state = draw(7, DIM, dtype=torch.float32), make_state(stage, 1, torch.float32)
+    x, state = draw(2, 7, DIM, dtype=torch.float32), make_state(stage, 2, torch.float32)
     before = [v.clone() for v in state]
-    expected, after = stage(x[None], state)
+    expected, after = stage(x, state)
     step, rows = stage.stepper(state), x.numpy().copy()
-    for row in rows:
-        step(row)
-    for a, b in zip((torch.from_numpy(rows)[None], *step.state), (expected, *after), strict=True):
+    for t in range(7):
+        step(rows[:, t])
+    for a, b in zip((torch.from_numpy(rows), *step.state), (expected, *after), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
     assert all(map(torch.equal, before, state))
 

@@ -60,7 +60,7 @@ def test_a_token_goes_deep_at_the_threshold_and_above():
     assert gate(doubts).all(), "before a text was counted"
     gate.threshold.fill_(2.0)
     assert gate(doubts).tolist() == [[False, False, True, True]]
-    assert [gate.stepper(None)(x) for x in doubts[0].tolist()] == gate(doubts)[0].tolist()
+    assert gate.stepper(None)(doubts[0].tolist()) == [2, 3]
     gate.silence()
     assert gate(doubts).all()
     assert not list(gate.parameters())
@@ -271,14 +271,14 @@ def test_one_pass_equals_steps_of_torch_and_of_numpy(model):
     ids = text_ids(1)
     whole = model(ids)
     deep = mixed(whole.diagnostics["deep"])[0]
-    state, stepper = model.init_state(), Stepper(model, model.init_state())
+    state, stepper = model.init_state(), Stepper(model, [model.init_state()])
     for t, token in enumerate(ids[0].tolist()):
-        output, step = model(ids[:, t : t + 1], state), stepper.step(token)
+        output, step = model(ids[:, t : t + 1], state), stepper.step([token])
         state = output.state
         close(output.logits[:, 0], whole.logits[:, t])
-        close(torch.from_numpy(step.logits), whole.logits[0, t])
+        close(torch.from_numpy(step.logits[0]), whole.logits[0, t])
         assert output.diagnostics["deep"].item() == deep[t].item()
-        assert step.layers_used == (LAYERS if deep[t] else 1)
+        assert step.layers_used == [LAYERS if deep[t] else 1]
 
 
 @torch.no_grad()
@@ -305,11 +305,11 @@ def test_rows_behind_padding_equal_the_same_rows_alone(model):
 def test_keys_and_values_of_a_shallow_token_are_seen_by_later_ones(full):
     """Guards a skipped layer whose keys and values are left empty, in both forms."""
     ids = text_ids(1)
-    output, stepper = full(ids, full.init_state()), Stepper(full, full.init_state())
+    output, stepper = full(ids, full.init_state()), Stepper(full, [full.init_state()])
     for token in ids[0].tolist():
-        stepper.step(token)
+        stepper.step([token])
     shallow = ~mixed(output.diagnostics["deep"])[0]
-    for cache, other in zip(output.state.caches, stepper.state.caches, strict=True):
+    for cache, other in zip(output.state.caches, stepper.states[0].caches, strict=True):
         assert cache.length == TIME
         close(other.keys, cache.keys)
         close(other.values, cache.values)

@@ -177,7 +177,7 @@ def test_a_locked_clock_counts_exactly_over_many_tokens():
         state = stage(x, state)[3]
     step = stage.stepper(state)
     for _ in range(1000):
-        step(np.ones(DIM, np.float32))
+        step(np.ones((1, DIM), np.float32))
     for clocks, count in ((state.clocks, 20_000), (step.state.clocks, 21_000)):
         angle = 2 * math.pi * (count % stage.spokes.double()) / stage.spokes
         expected = torch.stack((angle.cos(), angle.sin()))
@@ -337,18 +337,18 @@ def test_causality():
 @torch.no_grad()
 @pytest.mark.parametrize("silent", [False, True])
 def test_one_token_at_a_time_in_numpy(silent):
-    stage, x = make_stage(dtype=torch.float32), draw(1, 150, DIM, dtype=torch.float32)
+    stage, x = make_stage(dtype=torch.float32), draw(2, 150, DIM, dtype=torch.float32)
     if silent:
         stage.silence()
     past = stage(x[:, :40], None)[3]
     *whole, end = stage(x[:, 40:], past)
     kept, step = [t.clone() for t in (*past.sums, past.weight, past.clocks)], stage.stepper(past)
     for t in range(110):
-        own = x[0, 40 + t].numpy().copy()
+        own = x[:, 40 + t].numpy().copy()
         theta, r = step(own)
         for ours, theirs in zip((own, theta, r), whole, strict=True):
             ours = torch.as_tensor(ours, dtype=torch.float32)
-            torch.testing.assert_close(ours, theirs[0, t], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(ours, theirs[:, t], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(step.state, end, rtol=1e-4, atol=1e-4)
     assert all(map(torch.equal, kept, (*past.sums, past.weight, past.clocks)))
 

@@ -1,0 +1,110 @@
+"""Do several processes learn what one does? The largest difference of any weight.
+
+python -m benchmarks.studies.processes --record
+
+Each form trains 20 steps of the same batches (goals, replies_only, two passes a step, Muon), in
+float64 and in float32, and is compared with one process. "passes" is one process that takes the
+same batch in four passes: what rounding alone does in float32, which the optimizers magnify.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import socket
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.kit.records import write_row
+from benchmarks.studies.crash import row_of_text
+from reso_llm.config import ResoLLMConfig
+from reso_llm.data.prepare import prepare
+from reso_llm.tokenizer import ResoTokenizer
+from reso_llm.training.config import TrainConfig
+from reso_llm.training.learner import Learner
+from run_core.world import open_world
+
+STEPS = 20
+FORMS = {
+    "one": (1, {}),
+    "passes": (1, {"batch_size": 4, "grad_accumulation": 4}),
+    "two": (2, {}),
+    "four": (4, {}),
+    "two, sharded": (2, {"shard": True}),
+    "four, sharded": (4, {"shard": True}),
+    "two, sharded, blocks recomputed": (2, {"shard": True, "activation_checkpointing": True}),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--record", action="store_true", help="append the rows to results/")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        for dtype in ("float64", "float32"):
+            one = trained(Path(directory), dtype, *FORMS["one"])
+            for form, (size, changes) in list(FORMS.items())[1:]:
+                other = trained(Path(directory), dtype, size, changes)
+                largest = max((one[n] - other[n]).abs().max().item() for n in one)
+                row = {"form": form, "dtype": dtype, "steps": STEPS, "largest_difference": largest}
+                print(f"{form}, {dtype}: {largest:.1e}", flush=True)
+                if options.record:
+                    write_row("processes", row)
+
+
+def trained(directory: Path, dtype: str, size: int, changes: dict) -> dict[str, Tensor]:
+    """The weights that `size` processes learn."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = multiprocessing.get_context("forkserver")  # imports once for all of them
+    server.set_forkserver_preload(["reso_llm.training.learner", "torch._dynamo"])
+    arguments = (size, port, directory, dtype, changes)
+    processes = [server.Process(target=learn, args=(rank, *arguments)) for rank in range(size)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    if any(process.exitcode for process in processes):
+        raise SystemExit("a process failed; its last lines say why")
+    return torch.load(directory / "weights.pt", weights_only=True)
+
+
+def learn(rank: int, size: int, port: int, directory: Path, dtype: str, changes: dict) -> None:
+    """Train as one of the processes; the first leaves the weights in `directory`."""
+    os.environ |= {
+        "RANK": str(rank), "WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    torch.set_num_threads(1)
+    torch.set_default_dtype(getattr(torch, dtype))
+    model = ResoLLMConfig(vocab_size=261, dim=64, num_layers=2, num_heads=2, max_seq_len=64)
+    options = {"batch_size": 8, "grad_accumulation": 2, "replies_only": True} | changes
+    config = TrainConfig(data=data_of(directory, rank), steps=STEPS, model=model, **options)
+    tokenizer = ResoTokenizer.train(["bytes alone"], 261)
+    data = prepare(config.data, tokenizer, cache_dir=directory / f"cache{rank}")
+    device = torch.device("cpu")
+    with open_world(device) as world:
+        learner = Learner(config, data, device, world=world)
+        learner.model.embedding.read_names(tokenizer.names)
+        for step in range(STEPS):
+            learner.step(step / STEPS)
+        whole = learner.whole_model()
+        if whole is not None:
+            torch.save(dict(whole.named_parameters()), directory / "weights.pt")
+
+
+def data_of(directory: Path, rank: int) -> str:
+    """A file of conversations, the same for every rank."""
+    generator, path = random.Random(0), directory / f"rows{rank}.jsonl"
+    rows = [{"text": row_of_text(generator, number)} for number in range(200)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+if __name__ == "__main__":
+    main()
