@@ -96,6 +96,8 @@ def figure(rows: Sequence[Row]) -> Any:
 
 def _draw(row: Row, part: Any) -> None:
     (_differences if row["kind"] == "ablate" else mirror_figure)(row, part)
+    if row["kind"] == "trained":
+        part.suptitle(f"{_title(row)[0].upper()}{_title(row)[1:]}")
 
 
 def _differences(row: Row, part: Any) -> None:
