@@ -115,17 +115,18 @@ def tokenise_point(size: int) -> dict[str, Any]:
 def write_corpus(directory: Path, num_bytes: int, file_bytes: int = 50_000_000) -> int:
     """JSON rows of synthetic words, `num_bytes` in all, in several files; the number of files."""
     words = ["".join("aeioubdklmnprst"[d % 15] for d in divmod_all(i)) for i in range(VOCABULARY)]
+    tokens = -(-num_bytes // PIECE) * PIECE  # more than enough: one has at least two bytes
+    pieces = synthetic_tokens(tokens)
+    documents = (row for piece in pieces for row in piece.reshape(-1, DOCUMENT).tolist())
     written, number = 0, 0
-    pieces = synthetic_tokens(num_bytes)  # more than enough: a token has at least a byte
     while written < num_bytes:
         number += 1
         with (directory / f"{number:05}.jsonl").open("w") as file:
-            while written < num_bytes and file.tell() < file_bytes:
-                for document in next(pieces).reshape(-1, DOCUMENT):
-                    row = json.dumps({"text": " ".join(words[i] for i in document)}) + "\n"
-                    written += file.write(row)
-                    if written >= num_bytes or file.tell() >= file_bytes:
-                        break
+            size = 0
+            while size < file_bytes and written + size < num_bytes:
+                text = " ".join(words[token] for token in next(documents))
+                size += file.write(json.dumps({"text": text}) + "\n")
+        written += size
     return number
 
 
