@@ -1,6 +1,6 @@
 """Taking back a repeat: which of its tokens to draw anew, and without which choices.
 
-    repeat   the last L tokens stood before in the text, in this order
+    repeat   the last L tokens stood before among the last N, in this order
     place    of these L tokens the one that was drawn anew the fewest times, and of those the one
              that was least sure: argmax H
 
@@ -24,14 +24,15 @@ from entropy_core.checks import require
 class RewindOptions:
     """When a repeat is taken back.
 
-    repeat_length: tokens of a repeat; None takes none back. repeat_nats: mean entropy of its tokens
-    at most, as a repeat of sure tokens is a loop sooner. max_attempts: tokens that are excluded at
-    one place. rewind_tokens: how far behind the longest text so far a place may be. max_share:
-    tokens taken back for each of the text, at most. A repeat that needs more stays. Raises
-    ValueError naming a field out of range.
+    repeat_length: tokens of a repeat, L; None takes none back. repeat_window: N; a loop is short,
+    and a long text may say something again. repeat_nats: mean entropy of the repeat, at most.
+    max_attempts: tokens that are excluded at one place. rewind_tokens: how far behind the longest
+    text so far a place may be. max_share: tokens taken back for each of the text, at most. A repeat
+    that needs more stays. Raises ValueError naming a field out of range.
     """
 
     repeat_length: int | None = 3
+    repeat_window: int = 128
     repeat_nats: float = math.inf
     max_attempts: int = 8
     rewind_tokens: int = 16
@@ -40,9 +41,10 @@ class RewindOptions:
     def __post_init__(self) -> None:
         n = self.repeat_length
         require(n is None or n >= 2, "repeat_length", n, "None, or at least 2 tokens")
+        window, least = self.repeat_window, n or 1
+        require(window > least, "repeat_window", window, f"more than the repeat's {least} tokens")
         require(self.repeat_nats >= 0, "repeat_nats", self.repeat_nats, "at least 0 nats")
         require(self.max_attempts >= 1, "max_attempts", self.max_attempts, "at least 1")
-        least = n or 1
         fits = self.rewind_tokens >= least
         require(fits, "rewind_tokens", self.rewind_tokens, f"at least the repeat's {least}")
         require(self.max_share >= 0, "max_share", self.max_share, "at least 0")
@@ -79,7 +81,7 @@ def rewind_step(
     """
     length, num = options.repeat_length, len(tokens)
     state = state._replace(num_longest=max(state.num_longest, num))
-    if length is None or not ends_in_repeat(tokens, length):
+    if length is None or not ends_in_repeat(tokens[-options.repeat_window :], length):
         return None, state
     span = range(max(num - length, state.num_longest - options.rewind_tokens), num)
     sure = sum(entropies[num - length : num]) <= length * options.repeat_nats

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.claims import Cases, Claim, Evidence, Missing, Row
+from benchmarks.claims import phase_slip_rivals as rivals
 from benchmarks.claims.rules import all_of, below, less, more, truths
 from benchmarks.kit.records import grouped
 from benchmarks.kit.statistics import summary
@@ -26,6 +27,7 @@ README = "Phase-Slip README"
 CONCEPT = f"{README}, the concept"
 DIVERSITY = f"{README}, vocabulary diversity"
 LOOP_BREAKER = f"{README}, loop breaker test"
+OURS = "reso_llm.decoding.controllers"
 TASK = "python evaluate.py phase-slip [--model DIR]"
 HOT = "slip, noise 1 only"  # so much noise that a cache that has it cannot go unnoticed
 CLOSE = 0.05  # shares (diversity, rep-4) that differ by less are alike
@@ -223,7 +225,21 @@ CLAIMS = (
               "others (means {inside.mean_nats:.2f} and {outside.mean_nats:.2f} nats; {stuck} of "
               "{texts} texts end in a loop)", loops,
               more("inside.spike", 0.1)),  # a spike within ten tokens of a loop, on average
-    per_model("(ours) A trigger that sees loops repeats less", "reso_llm.decoding.controllers",
+    per_model("(ours) A trigger that sees loops repeats less", OURS,
               "repeated 4-grams {change:.3f} more than as published",
               measures(minus=(AT_LOOPS, PUBLISHED, "rep-4")), below("change")),
+    per_model("(ours) Taking repeats back ends every loop of greedy decoding", OURS,
+              "{looping:.0%} of greedy texts end in a loop, {escaped:.0%} of these no longer; "
+              "repeated 4-grams {before:.3f} → {after:.3f}", rivals.escaped,
+              lambda row: row["escaped"] == 1),
+    per_model("(ours) ... and repeats less than sampling, min-p, top-n-sigma, a repetition penalty "
+              "and stochastic resonance at equal nats per byte", OURS,
+              "repeated 4-grams and new pairs, minus {words}",
+              rivals.compared(rivals.WEAKER, 0.0), truths("truths")),
+    per_model("(ours) ... and no more than DRY and XTC", OURS,
+              "repeated 4-grams and new pairs, minus {words}",
+              rivals.compared(rivals.STRONG, rivals.CLOSE), truths("truths")),
+    per_model("(ours) ... and leaves known facts as they are", OURS,
+              "{same} of {right} right answers unchanged", rivals.kept,
+              lambda row: row["share"] >= 0.98),
 )  # fmt: skip

@@ -27,10 +27,14 @@ from benchmarks.kit.writers import (
     asked,
     signal_columns,
     spoken,
+    text_of,
     token_and_end_nats,
 )
-from reso_llm.decoding.controllers import Controller
+from reso_llm.decoding.controllers import Controller, reach_of
 from reso_llm.generation.engine import Prompt
+from reso_llm.generation.loop import finish
+from reso_llm.generation.options import GenerationOptions
+from reso_llm.hf.engine import HFEngine
 from run_core.pretrained import load_causal_lm, model_directory
 
 BATCH_ROWS = 32  # weights are read once for all
@@ -79,7 +83,14 @@ class PretrainedWriter:
     def write(
         self, prompts: Sequence[Prompt], seeds: Sequence[int], arm: Arm, length: int
     ) -> list[Text]:
-        """Texts of `length` tokens, in batches of consecutive seeds."""
+        """Texts of `length` tokens, in batches of consecutive seeds.
+
+        What the loop of transformers cannot do is written by `HFEngine`.
+        """
+        if not self._fits_generate(arm):
+            size = BATCH_ROWS
+            parts = [slice(i, i + size) for i in range(0, len(seeds), size)]
+            return [t for p in parts for t in self._in_engine(prompts[p], seeds[p], arm, length)]
         texts, first = [], 0
         for i in range(1, len(seeds) + 1):
             ended = i == len(seeds) or seeds[i] != seeds[i - 1] + 1 or i - first == BATCH_ROWS
@@ -87,6 +98,23 @@ class PretrainedWriter:
                 texts += self._batch(prompts[first:i], seeds[first], arm, length)
                 first = i
         return texts
+
+    @staticmethod
+    def _fits_generate(arm: Arm) -> bool:
+        known = {"temperature", "top_k", "controllers"}
+        return set(arm) <= known and not reach_of(arm.get("controllers", ()))
+
+    def _in_engine(
+        self, prompts: Sequence[Prompt], seeds: Sequence[int], arm: Arm, length: int
+    ) -> list[Text]:
+        options = GenerationOptions(
+            max_length=length, **{"metrics": False, "auto_temperature": False} | arm
+        )
+        engine = HFEngine(self.model, self.tokenizer)
+        with _without(self.model, self.ends):
+            job = engine.start(prompts, options, seeds)
+            finish(job.steps, job.rows)
+        return [text_of(row) for row in job.rows]
 
     def _batch(self, prompts: Sequence[Prompt], seed: int, arm: Arm, length: int) -> list[Text]:
         from transformers import GenerationConfig

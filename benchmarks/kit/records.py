@@ -22,8 +22,8 @@ STACK = 2
 """The resonance stack of today: 2 reads along (echo) and doubts (gate); rows that name none: 1."""
 
 OF_THE_STACK = (
-    "ablation", "consensus", "gating", "goals", "hearsay", "lm", "long_context", "memory",
-    "own_words", "quality", "recall", "speed", "stability", "strategies", "talk",
+    "ablation", "consensus", "gating", "goals", "gpu", "hearsay", "lm", "long_context", "memory",
+    "own_words", "quality", "recall", "scaling", "speed", "stability", "strategies", "talk",
 )  # fmt: skip
 """Studies whose rows are all of our language model, and so of one stack."""
 

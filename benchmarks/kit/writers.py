@@ -128,7 +128,7 @@ class ResoWriter:
             job = self.engine.start(prompts[rows], options, seeds[rows])
             job.context.forbidden = torch.cat((job.context.forbidden, job.context.ends))
             finish(job.steps, job.rows)
-            texts += map(_text_of, job.rows)
+            texts += map(text_of, job.rows)
         return texts
 
     def reply(
@@ -158,7 +158,8 @@ class ResoWriter:
         return token_and_end_nats(torch.cat(logits)[len(prompt) - 1 :], ids, end)
 
 
-def _text_of(row: TextRow) -> Text:
+def text_of(row: TextRow) -> Text:
+    """What a row has written."""
     slips = tuple((event.step, event.cause) for event in row.decoding.events)
     entropies = tuple(signals.entropy_nats for signals in row.decoding.signals)
     return Text(tuple(row.new_ids), row.text, slips, entropies)

@@ -87,7 +87,9 @@ class TokenReader:
             yield "warning", decoded.readings[t].warning
             if math.isfinite(decoded.readings[t].lyapunov_per_token):
                 yield "lyapunov", decoded.readings[t].lyapunov_per_token
-        if events := [event for event in decoded.events if event.step == t]:
+        # A token that was taken back several times has the last of these decisions.
+        events = {(e.controller, e.cause): e for e in decoded.events if e.step == t}.values()
+        if events:
             names = ("controller", "cause", "effect")
             yield "events", [{name: getattr(e, name) for name in names} for e in events]
         if source is not None:

@@ -413,7 +413,7 @@ def test_quick_study_of_our_checkpoint(checkpoint, llama, monkeypatch, capsys, t
     rows = json.loads(out)
     assert png.read_bytes().startswith(b"\x89PNG")
     assert [row["protocol"] for row in rows] == [
-        *["published"] * 3, *["breaker"] * 3, "loops", *["strict"] * 3
+        *["published"] * 3, *["breaker"] * 3, "loops", *["strict"] * 3, *["rivals"] * 3
     ]  # fmt: skip
     assert {(row["model"], row["weights"]) for row in rows} == {
         ("tiny", records.weights_hash(checkpoint))
@@ -458,18 +458,18 @@ def test_a_study_goes_on_where_it_was(checkpoint, monkeypatch, capsys, results):
     first = call(monkeypatch, capsys, *asked)
     file = results / "phase_slip.jsonl"
     lines = file.read_text().splitlines()
-    assert len(lines) == 10
-    missing = [json.loads(lines[i]) for i in (1, 9)]
-    file.write_text("\n".join([lines[0], *lines[2:9]]) + "\n")
+    assert len(lines) == 13
+    missing = [json.loads(lines[i]) for i in (1, 12)]
+    file.write_text("\n".join([lines[0], *lines[2:12]]) + "\n")
     assert call(monkeypatch, capsys, *asked) == first
     again = [json.loads(line) for line in file.read_text().splitlines()]
-    assert len(again) == 10
+    assert len(again) == 13
     for row in (*missing, *again):
         assert row.pop("environment")["command"].endswith("--record")
-    assert again[8:] == missing
+    assert again[11:] == missing
     monkeypatch.setattr(ResoWriter, "write", None)
     assert call(monkeypatch, capsys, *asked) == first
-    for kept in range(10):  # the report renders what there is
+    for kept in range(13):  # the report renders what there is
         one = [json.loads(lines[kept])]
         assert phase_slip.text(one)
         phase_slip.figure(one)

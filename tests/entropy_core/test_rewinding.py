@@ -67,6 +67,8 @@ def test_attempts_at_a_place_are_counted():
         (dict(repeat_nats=1.0), 4),
         (dict(repeat_length=None), None),
         (dict(repeat_length=4), None),
+        (dict(repeat_window=6), None),
+        (dict(repeat_window=7), 4),
         (dict(max_share=0.4), None),  # 3 of 7
         (dict(max_share=0.43), 4),
     ],
@@ -85,8 +87,8 @@ def test_it_does_not_go_back_behind_its_reach():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("repeat_length", 1), ("repeat_nats", math.nan), ("max_attempts", 0), ("rewind_tokens", 2),
-     ("max_share", -1.0)],
+    [("repeat_length", 1), ("repeat_window", 3), ("repeat_nats", math.nan), ("max_attempts", 0),
+     ("rewind_tokens", 2), ("max_share", -1.0)],
 )  # fmt: skip
 def test_an_option_out_of_range_is_refused_by_name(name, value):
     with pytest.raises(ValueError, match=rf"{name} = .*expected"):

@@ -11,6 +11,9 @@ transformers (--model DIR). All texts have full length: what would end one is ta
     breaker    "The scientist opened the door to the secret lab and discovered": greedy decoding,
                Phase-Slip as published, and with the loop trigger of ours
     loops      greedy texts of 200 tokens from 15 prompts: how many loop, and the entropies in loops
+    rivals     Phase-Slip's default, which takes repeats back, against DRY, XTC and others at equal
+               nats per byte: 15 prompts, 100 tokens for each seed (`rivals.py`)
+    facts      questions whose greedy answer is right: how many answers stay as they are
 
 The strict protocol compares arms with plain sampling of equal nats per byte (`statistics.py`), as
 a repeat is cheap for any scorer; `measures.py` defines the measures, `arms.py` the arms. A slow
@@ -29,9 +32,10 @@ from tqdm import tqdm
 from benchmarks.kit.pretrained import PretrainedWriter
 from benchmarks.kit.records import Records
 from benchmarks.kit.writers import ResoWriter
-from benchmarks.tasks.phase_slip.arms import ARMS, BRIEF, PROMPTS, QUICK
+from benchmarks.tasks.phase_slip.arms import ARMS, BRIEF, GREEDY, PROMPTS, QUICK
 from benchmarks.tasks.phase_slip.figures import figure
-from benchmarks.tasks.phase_slip.protocols import Plan, units
+from benchmarks.tasks.phase_slip.protocols import PROTOCOLS, Plan, units
+from benchmarks.tasks.phase_slip.rivals import REWIND
 from benchmarks.tasks.phase_slip.tables import text
 from run_core.hardware import keep_freed_memory
 
@@ -45,6 +49,7 @@ def add_options(parser: Any) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(20)))
     parser.add_argument("--scored_seeds", type=int, default=3, help="that the scorer reads")
     parser.add_argument("--arms", choices=["all", "brief"], default="all")
+    parser.add_argument("--protocols", choices=PROTOCOLS, nargs="+", default=[*PROTOCOLS])
 
 
 def run(options: Any) -> list[dict[str, Any]]:
@@ -57,7 +62,9 @@ def run(options: Any) -> list[dict[str, Any]]:
     writer = PretrainedWriter(options.model) if options.model else ResoWriter(options.checkpoint)
     scorer = PretrainedWriter(options.scorer) if options.scorer else None
     records = Records("phase_slip", options.record)
-    bar = tqdm([*units(writer, scorer, _plan(options))], unit="row", leave=False, disable=None)
+    planned = units(writer, scorer, _plan(options))
+    chosen = [unit for unit in planned if unit[0]["protocol"] in options.protocols]
+    bar = tqdm(chosen, unit="row", leave=False, disable=None)
     return [records.row(key, measure) for key, measure in bar]
 
 
@@ -66,5 +73,6 @@ def _plan(options: Any) -> Plan:
         return Plan(
             arms=QUICK, seeds=options.seeds[:2], scored_seeds=1, tokens=16, rounds=2,
             round_tokens=16, loop_tokens=24, prompts=PROMPTS[:2], loop_prompts=PROMPTS[:2],
+            rival_arms=(GREEDY, REWIND, "DRY 0.8"), fact_arms=(),
         )  # fmt: skip
     return Plan(BRIEF if options.arms == "brief" else [*ARMS], options.seeds, options.scored_seeds)

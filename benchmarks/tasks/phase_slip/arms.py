@@ -49,6 +49,15 @@ def noise_only(scale: float) -> Arm:
     return slip(slip_temperature=None, noise=CacheNoise(scale=scale))
 
 
+def is_drawn(how: Arm) -> bool:
+    """Whether a seed changes the texts of an arm."""
+    controllers = how.get("controllers", ())
+    return how["temperature"] > 0 or any(
+        not isinstance(c, PhaseSlip) or c.noise.scale > 0 or c.slip_temperature is not None
+        for c in controllers
+    )
+
+
 GREEDY, TOP_K, PUBLISHED = "greedy", "sampling, T 0.7, top-k 50", "slip, published"
 HEAT, NOISE = "slip, temperature only", "slip, noise 0.03 only"
 AT_LOOPS = "slip, and at loops"

@@ -8,7 +8,7 @@
     as greedy   share of texts equal to the greedy one
     diversity   the published one: unique / all words of the lower-cased text without '.' and ',',
                 prompt included
-    spike, stale, loop    slips by their cause / tokens
+    spike, stale, loop    slips by their cause / tokens; rewinds: those that took a repeat back
 
 Sources: the Phase-Slip sampler; distinct-n, Li 2016 (arXiv 1510.03055); rep-n, Welleck 2019 (arXiv
 1908.04319). Shapes: B rows, T tokens, V vocabulary.
@@ -67,6 +67,7 @@ def measures_of(text: Text, prompt: str, greedy: Text) -> dict[str, tuple[float,
         "as greedy": (text.ids == greedy.ids, 1),
         "diversity": (published_diversity(prompt + text.text), 1),
         **{cause: (slips[cause], len(text.ids)) for cause in CAUSES},
+        "rewinds": (slips["repeat"], len(text.ids)),
     }
 
 

@@ -1,9 +1,11 @@
-"""The four protocols: each makes rows, one for an arm, of a writer's texts.
+"""The protocols: each makes rows, one for an arm, of a writer's texts.
 
     published  the README's: one prompt, rounds of 50 tokens, unique / all words
     strict     prompts x seeds of 100 tokens, all measures, nats per byte without any control
     breaker    the README's loop-breaker prompt: the text, its entropies and its slips
     loops      greedy texts of more prompts: how readily they loop, and how sure the loops are
+    rivals     the measures of strict, of the samplers that people use, on more prompts; and
+    facts      what is left of greedy answers (both `rivals.py`)
 
 A unit is (key, measure): the fields that name its row, and what makes the others.
 
@@ -18,12 +20,13 @@ import numpy as np
 
 from benchmarks.kit.pretrained import Writer
 from benchmarks.kit.writers import Text, spoken
-from benchmarks.tasks.phase_slip import arms, measures
+from benchmarks.tasks.phase_slip import arms, measures, rivals
 from reso_llm.generation.engine import Prompt
 
 Texts = Sequence[Sequence[Text]]  # (P,S)
 Unit = tuple[dict[str, Any], Callable[[], dict[str, Any]]]
-WITH_PAIRS = ("rep-4", "own", "outside")  # of which each text is kept, for intervals
+PROTOCOLS = ("published", "breaker", "loops", "strict", "rivals", "facts")
+WITH_PAIRS = ("rep-4", "distinct-2", "own", "outside")  # of which each text is kept, for intervals
 
 
 class Plan(NamedTuple):
@@ -38,6 +41,8 @@ class Plan(NamedTuple):
     loop_tokens: int = 200
     prompts: Sequence[Prompt] = arms.PROMPTS
     loop_prompts: Sequence[Prompt] = arms.PROMPTS + arms.MORE_PROMPTS
+    rival_arms: Sequence[str] = tuple(rivals.RIVALS)
+    fact_arms: Sequence[str] = (rivals.REWIND, arms.PUBLISHED)
 
 
 def units(writer: Writer, scorer: Writer | None, plan: Plan) -> Iterator[Unit]:
@@ -52,9 +57,20 @@ def units(writer: Writer, scorer: Writer | None, plan: Plan) -> Iterator[Unit]:
         yield of | key, partial(breaker, writer, arm, plan)
     key = {"protocol": "loops", "arm": arms.GREEDY, "tokens": plan.loop_tokens}
     yield of | key | {"prompts": len(plan.loop_prompts)}, partial(loops, writer, plan)
+    yield from _measured(of, "strict", writer, scorer, plan)
+    many = plan._replace(arms=plan.rival_arms, prompts=plan.loop_prompts)
+    yield from _measured(of, "rivals", writer, scorer, many)
+    for arm in plan.fact_arms:
+        key = {"protocol": "facts", "arm": arm, "tokens": rivals.FACT_TOKENS}
+        yield of | key, partial(rivals.facts, writer, arm)
+
+
+def _measured(
+    of: dict[str, Any], protocol: str, writer: Writer, scorer: Writer | None, plan: Plan
+) -> Iterator[Unit]:
     greedy = cache(partial(arm_texts, writer, arms.GREEDY, plan))
     for arm in plan.arms:
-        key = {"protocol": "strict", "arm": arm, "tokens": plan.tokens, "seeds": [*plan.seeds]}
+        key = {"protocol": protocol, "arm": arm, "tokens": plan.tokens, "seeds": [*plan.seeds]}
         key |= {"scorer": scorer and scorer.name, "scored_seeds": scorer and plan.scored_seeds}
         yield of | key, partial(strict, writer, scorer, arm, plan, greedy)
 
@@ -109,16 +125,16 @@ def loops(writer: Writer, plan: Plan) -> dict[str, Any]:
 
 
 def arm_texts(writer: Writer, arm: str, plan: Plan) -> Texts:
-    """Texts (P,S) of an arm; greedy ones are written once for each prompt.
+    """Texts (P,S) of an arm; those that no seed changes are written once for each prompt.
 
     Prompt p of seed s draws from s P + p, so that all of an arm are rows of a few batches.
     """
-    prompts, num = plan.prompts, len(plan.prompts)
-    if arm == arms.GREEDY:
-        once = writer.write(prompts, range(num), arms.ARMS[arm], plan.tokens)
+    prompts, num, how = plan.prompts, len(plan.prompts), (arms.ARMS | rivals.RIVALS)[arm]
+    if not arms.is_drawn(how):
+        once = writer.write(prompts, range(num), how, plan.tokens)
         return [[text] * len(plan.seeds) for text in once]
     draws = [seed * num + p for seed in plan.seeds for p in range(num)]
-    texts = writer.write([*prompts] * len(plan.seeds), draws, arms.ARMS[arm], plan.tokens)
+    texts = writer.write([*prompts] * len(plan.seeds), draws, how, plan.tokens)
     return [texts[p::num] for p in range(num)]
 
 

@@ -8,6 +8,7 @@ from benchmarks.kit.statistics import summary
 from benchmarks.kit.tables import number, shown, table
 from benchmarks.tasks.phase_slip.arms import ARMS, CAUSES, CURVE, PUBLISHED_DIVERSITY, SQUARE
 from benchmarks.tasks.phase_slip.measures import TRIGGER
+from benchmarks.tasks.phase_slip.rivals import equal_nats, known_facts
 from benchmarks.tasks.phase_slip.statistics import Drawn, drawn_measures, matched
 
 Rows = Sequence[dict[str, Any]]
@@ -18,7 +19,8 @@ SHOWN_WORDS = 60
 
 def text(rows: Rows) -> str:
     """Markdown tables of whatever protocols, models and arms are there."""
-    tables = {"published": _published, "strict": _strict, "breaker": _breaker, "loops": _loops}
+    tables = {"published": _published, "strict": _strict, "breaker": _breaker, "loops": _loops,
+              "rivals": equal_nats, "facts": known_facts}  # fmt: skip
     parts = []
     for model, some in grouped(rows, "model", "weights").items():
         parts.append("### {} (weights {})".format(*model))
