@@ -62,10 +62,11 @@ FAMILIES: dict[str, dict[str, Arm]] = {
     "top-n-sigma": {f"top-n-sigma, T {t:g}": {"temperature": t, "top_n_sigma": 1.0}
                     for t in (0.5, 1.0)},
     "XTC": {f"XTC {p:g}": {"temperature": 0.5, "min_p": 0.05, "xtc_probability": p}
-            for p in (0.1, 0.5)},
+            for p in (0.1, 0.5)}
+    | {"XTC 0.5, T 0.8": {"temperature": 0.8, "min_p": 0.05, "xtc_probability": 0.5}},
     "stochastic resonance": {
         f"resonance {a:g}": {"temperature": 0.0, "controllers": (StochasticResonance(amplitude=a),)}
-        for a in (0.3, 0.6)
+        for a in (0.3, 0.6, 1.2)
     },
     "Phase-Slip, published": {PUBLISHED: ARMS[PUBLISHED]},
 }  # fmt: skip
