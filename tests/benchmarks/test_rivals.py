@@ -113,7 +113,7 @@ def test_facts_are_counted():
     """A writer that knows the capitals, and of which one answer changes under the rewinds."""
 
     class Writer:
-        def write(self, prompts, seeds, arm, length):
+        def answers(self, prompts, arm, length):
             texts = []
             for prompt in prompts:
                 question = prompt[0][1]
