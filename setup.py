@@ -42,6 +42,7 @@ setup(
     package_data={
         "": ["py.typed"],
         "reso_llm": ["*.json", "shipped/*", "server/page/*"],
+        "cer": ["shipped/*"],
         "reso": ["configs/*.yaml"],
     },
     entry_points={"console_scripts": ["reso = reso.__main__:run"]},

@@ -102,18 +102,23 @@ def mirror_test(
     seeds: Sequence[int],
     mode: Mode = "published",
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+    trained: CoherentEntropyReactor | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Run the seeds: {metadata, seed_results, summary} in the schema of the published file.
 
-    `options` are the reactor's; `progress` wraps the seeds (tqdm, say). Raises ValueError without
+    `options` are the reactor's; `progress` wraps the seeds (tqdm, say). With a `trained` reactor
+    no other is built, and a seed draws its inputs alone. Raises ValueError without
     seeds or with the same seed twice.
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds must be at least one and all different, got {list(seeds)}")
     results = []
     for seed in progress(seeds):
-        reactor, generator = build_reactor(seed, mode, **options)
+        if trained is None:
+            reactor, generator = build_reactor(seed, mode, **options)
+        else:
+            reactor, generator = trained, torch.Generator().manual_seed(seed)
         results.append({"seed": seed, "conditions": run_conditions(reactor, generator)})
     return {
         "metadata": metadata(reactor, len(seeds)),
@@ -194,6 +199,21 @@ def mirror_table(result: dict[str, Any]) -> str:
                 f" {given} nats; {mean:.2f} ± {std:.2f} nats; {brake} BRAKE, {escape} ESCAPE "
                 f"| {tick} |"
             )
+    return "\n".join(lines)
+
+
+def output_table(result: dict[str, Any]) -> str:
+    """Markdown: entropy of input, final state and output of each condition, nats."""
+    lines = [
+        "| Condition | Input Entropy | Final State Entropy | Output Entropy |",
+        "|---|---|---|---|",
+    ]
+    for i, name in enumerate(CONDITIONS):
+        summary = result["summary"]["conditions"][name]
+        final = list(summary["entropy_trajectory"].values())[-1]
+        runs = [r["conditions"][i]["input_entropy"] for r in result["seed_results"]]
+        cells = [f"{s['mean']:.2f} ± {s['std']:.2f}" for s in (final, summary["output_entropy"])]
+        lines.append(f"| {name} | {statistics.fmean(runs):.3f} | {cells[0]} | {cells[1]} |")
     return "\n".join(lines)
 
 

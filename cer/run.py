@@ -7,7 +7,7 @@ at any moment and resumed ends with the same weights.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,9 +61,15 @@ class TrainResult(NamedTuple):
 
 
 def train(
-    config: CERTrainConfig, *, resume: bool = False, report: Report = terminal.report
+    config: CERTrainConfig,
+    *,
+    resume: bool = False,
+    report: Report = terminal.report,
+    texts: Sequence[str] | None = None,
 ) -> TrainResult:
     """Train reactors into config.out; messages go to `report`, progress to stderr.
+
+    `texts` are what the task next_byte reads.
 
     A signal to stop saves after the step at hand and ends the run. Raises TrainingError,
     CheckpointError or RunLogError with one message, ValueError for unfit data, FloatingPointError
@@ -75,7 +81,7 @@ def train(
     _require_memory(config)
     with open_run(config.out, resume) as run_dir:
         start = _start(config, resume, report)
-        trainer = Trainer(config)
+        trainer = Trainer(config, texts=texts)
         if start is not None:
             trainer.restore(*start)
             report(f"resuming at step {trainer.step:,}")

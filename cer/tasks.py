@@ -4,6 +4,7 @@
 
 * denoise: p_s = p for all s: S independent views of one distribution; the target is p at each.
 * predict: p_s moves on from position to position; the target is the distribution after the last.
+* next_byte: p_s is the next byte of a text as its s-th byte back tells it (`cer.next_byte`).
 
 Synthetic distributions live on a circle of V outcomes: peaked, uniform on an arc, Zipf,
 discretised Gaussian, and mixtures of two of them. To move is to turn by a constant number of
@@ -15,7 +16,7 @@ Shapes: B batch, S positions, V outcomes, R sequences of T distributions in a fi
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor
 
 FAMILIES = ("peaked", "uniform", "zipf", "gaussian", "mixture")
 MAX_SPEED = 3  # outcomes a step
-Task = Literal["denoise", "predict"]
+Task = Literal["denoise", "predict", "next_byte"]
 
 
 class Batch(NamedTuple):
@@ -90,12 +91,13 @@ class TaskConfig:
     """Data of a reactor. Raises ValueError for an option out of range.
 
     Args:
-        task: restore a distribution, or predict the one after the last.
-        data: an .npz dumped from a language model; without it the synthetic families.
+        task: restore a distribution, predict the one after the last, or the next byte of a text.
+        data: an .npz dumped from a language model; without it the synthetic families. For
+            next_byte: whatever a language model trains on.
         num_outcomes: V, outcomes of a distribution.
         num_positions: S, views of a distribution.
-        num_draws: n, draws behind each view; fewer are more noise.
-        val_fraction: share of the file's sequences held out.
+        num_draws: n, draws behind each view; fewer are more noise. next_byte has none.
+        val_fraction: share of the file's sequences, or of the texts, held out.
     """
 
     task: Task = "denoise"
@@ -106,8 +108,8 @@ class TaskConfig:
     val_fraction: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.task not in ("denoise", "predict"):
-            raise ValueError(f"task must be denoise or predict, got {self.task!r}")
+        if self.task not in get_args(Task):
+            raise ValueError(f"task must be denoise, predict or next_byte, got {self.task!r}")
         for name, least in (("num_outcomes", 8), ("num_positions", 1), ("num_draws", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")

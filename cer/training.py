@@ -10,7 +10,7 @@ Shapes: B batch, S positions, V outcomes, R reactors.
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -27,6 +27,7 @@ from cer.losses import (
     reactor_losses,
     total_loss,
 )
+from cer.next_byte import NextBytes
 from cer.reactor import CoherentEntropyReactor
 from cer.tasks import Batch, Distributions, TaskConfig
 from entropy_core.information import kl_nats
@@ -166,15 +167,30 @@ def make_reactors(config: CERTrainConfig) -> nn.ModuleList:
     return reactors
 
 
+def make_data(config: TaskConfig, texts: Sequence[str] | None) -> Distributions | NextBytes:
+    """The batches of a task; ValueError where next_byte has no texts."""
+    if config.task != "next_byte":
+        return Distributions(config)
+    if texts is None:
+        raise ValueError("task next_byte needs texts: name them as task.data")
+    return NextBytes(config, texts)
+
+
 class Trainer:
     """Reactors, optimizer and data of one run.
 
-    `reactors` may hold other modules to compare with, called alike and with `.reactions`.
+    `reactors` may hold other modules to compare with, called alike and with `.reactions`. `texts`
+    are the task next_byte's; ValueError where it has none.
     """
 
-    def __init__(self, config: CERTrainConfig, reactors: nn.ModuleList | None = None) -> None:
+    def __init__(
+        self,
+        config: CERTrainConfig,
+        reactors: nn.ModuleList | None = None,
+        texts: Sequence[str] | None = None,
+    ) -> None:
         self.config = config
-        self.data = Distributions(config.task)
+        self.data = make_data(config.task, texts)
         self.reactors = make_reactors(config) if reactors is None else reactors
         self.optimizer = torch.optim.AdamW(
             self.reactors.parameters(), lr=config.learning_rate, weight_decay=0.0
@@ -261,6 +277,6 @@ class Trainer:
         return Validation(kl, convergence_score(answers).item() if several else None)
 
 
-def held_out_batch(config: CERTrainConfig, data: Distributions) -> Batch:
+def held_out_batch(config: CERTrainConfig, data: Distributions | NextBytes) -> Batch:
     """The val_size held-out examples of a run; no training step draws from their stream."""
     return data.batch(config.val_size, _generator(config.seed, HELD_OUT), held_out=True)

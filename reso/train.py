@@ -6,11 +6,13 @@ reso train --out runs/first --resume
 reso train --init_from runs/first --data rows.jsonl --replies_only --out runs/second
 reso train --data rows.jsonl --inspect
 reso train --config cer --steps 100
+reso train --config cer_guanaco
 """
 
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -143,10 +145,23 @@ def main_language_model(config: TrainConfig, resume: bool) -> None:
 def main_reactor(config: Any, resume: bool) -> None:
     from cer.run import train
 
-    result = train(config, resume=resume)
+    config, texts = read_texts(config)
+    result = train(config, resume=resume, texts=texts)
     if result.validation is None:
         return
     kl = ", ".join(f"{value:.4f}" for value in result.validation.kl_nats)
     converged = result.validation.convergence
     score = "" if converged is None else f", convergence {converged:.4f}"
     print(f"{config.out}: {result.step:,} steps, validation KL {kl} nats{score}")
+
+
+def read_texts(config: Any) -> tuple[Any, list[str] | None]:
+    """A reactor's configuration, its data's paths absolute, and the texts of task next_byte."""
+    if config.task.task != "next_byte" or config.task.data is None:
+        return config, None
+    from reso_llm.data.sources import absolute, read_documents
+
+    spec = absolute(config.task.data)
+    documents = read_documents(spec)
+    texts = [d.text or "\n".join(m.content for m in d.messages) for d in documents]
+    return replace(config, task=replace(config.task, data=spec)), texts

@@ -69,7 +69,11 @@ def test_help_is_short_light_and_narrow():
     [
         (["trian"], 2, "there is no command trian; did you mean train?"),
         (["xyzzy"], 2, "there is no command xyzzy: expected train, chat"),
-        (["train", "--config", "smal"], 2, "config smal: expected a file, or one of cer, control"),
+        (
+            ["train", "--config", "smal"],
+            2,
+            "config smal: expected a file, or one of cer, cer_guanaco, control",
+        ),
         (["train", "stepz=1"], 2, "reso train: error: unknown option stepz; did you mean steps?"),
         (["export", "gguf", "a", "b"], 2, "invalid choice: 'gguf'"),
         (["export", "hf", "nowhere", "out"], 1, "nowhere"),

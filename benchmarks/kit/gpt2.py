@@ -20,13 +20,13 @@ from reso_llm.stages.fused import linear_cross_entropy, linear_nats, rms_norm
 
 
 def gpt2_like(config: ResoLLMConfig) -> nn.Module:
-    """Hugging Face GPT-2 of the same shape, without dropout."""
+    """Hugging Face GPT-2 of the same shape and dropout."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     return GPT2LMHeadModel(GPT2Config(
         vocab_size=config.vocab_size, n_positions=config.max_seq_len, n_embd=config.dim,
-        n_layer=config.num_layers, n_head=config.num_heads, resid_pdrop=0.0, embd_pdrop=0.0,
-        attn_pdrop=0.0, bos_token_id=0, eos_token_id=None,
+        n_layer=config.num_layers, n_head=config.num_heads, resid_pdrop=config.dropout,
+        embd_pdrop=config.dropout, attn_pdrop=config.dropout, bos_token_id=0, eos_token_id=None,
     ))  # fmt: skip
 
 

@@ -41,6 +41,7 @@ class Trial(NamedTuple):
     seconds: float
     pace: tuple[float, float] | None
     device: str
+    dropout: float = 0.0
 
     @property
     def key(self) -> Row:
@@ -49,7 +50,7 @@ class Trial(NamedTuple):
         return {
             "task": self.task, "variant": self.variant, "seed": self.seed,
             "budget": "tokens" if tokens else "time", "paced": self.pace is not None,
-            "seconds": self.seconds, "device": self.device,
+            "seconds": self.seconds, "device": self.device, "dropout": self.dropout or None,
         } | ({"steps": self.steps} if tokens else {})  # fmt: skip
 
 
@@ -72,6 +73,7 @@ def trials_of(
     *,
     steps: int = 0,
     seconds: float = 0.0,
+    dropout: float = 0.0,
 ) -> list[Trial]:
     """Every variant and seed. Raises ValueError for a budget that cannot be kept."""
     device = pick_device(options.device).type
@@ -81,7 +83,7 @@ def trials_of(
         raise ValueError("--jobs: equal time needs --pace FILE, or all variants in one process")
     pace = read_pace(options.pace) if options.pace else None
     return [
-        _trial(study, task, name, seed, steps, seconds, pace, device)
+        _trial(study, task, name, seed, steps, seconds, pace, device)._replace(dropout=dropout)
         for seed in options.seeds
         for name in names
     ]

@@ -6,11 +6,11 @@ python -m benchmarks.studies.gpu --device cpu --tiny               proves the sc
 
     tests      the tests marked cuda
     parity     logits, loss and norm of the gradient beside those of float32 on the CPU
-    compile    the graphs that torch.compile cuts the loss into, why, and its speed
     training   tokens a second in bfloat16, memory, and MFU of three sizes: the full stack, the
                control, and Hugging Face's GPT-2 and Llama of the same shape
-    decoding   tokens a second at batch 1: as it is, compiled, with CUDA graphs; the engine
     quality    full and control after a minute of training each, in float32, bits per byte
+    compile    the graphs that torch.compile cuts the loss into, why, and its speed
+    decoding   tokens a second at batch 1: as it is, compiled, with CUDA graphs; the engine
 
 A check that fails is named with its error, and the others go on; the exit status is then 1. What
 does not fit into `--minutes` is named too. MFU is 6 operations a weight and token, and those of
@@ -38,7 +38,7 @@ from benchmarks.kit.trials import trained, trials_of
 from reso_llm.config import control_of
 from run_core.hardware import pick_device
 
-PARTS = ("tests", "parity", "compile", "training", "decoding", "quality")
+PARTS = ("tests", "parity", "training", "quality", "compile", "decoding")
 TINY_TESTS = "tests/entropy_core/test_core_sedenion.py"
 MODELS = ("full", "control")
 
@@ -59,19 +59,19 @@ def all_checks(setting: Setting) -> Iterator[Check]:
         for precision in ("float32", "bfloat16"):
             find = partial(gpu_checks.parity, setting, config, precision)
             yield Check(f"parity/{model}/{precision}", find)
-    for model, config in models.items():
-        yield Check(f"compile/{model}", partial(gpu_checks.compiling, setting, config))
     for size, config in setting.sizes.items():
         for model in (*MODELS, "gpt2", "llama"):
             find = partial(gpu_speeds.training, setting, config, model)
             yield Check(f"training/{size}/{model}", find)
+    yield Check("quality", partial(quality, setting))
+    for model, config in models.items():  # what may take minutes comes last
+        yield Check(f"compile/{model}", partial(gpu_checks.compiling, setting, config))
     for model, config in models.items():
         for mode in ("eager", "compiled", "cuda graphs"):
             find = partial(gpu_speeds.decoding, setting, config, mode)
             yield Check(f"decoding/{model}/{mode}", find)
         yield Check(f"decoding/{model}/engine", partial(gpu_speeds.writing, setting, config))
     yield Check("decoding/gpt2/eager", partial(gpu_speeds.decoding_gpt2, setting, small))
-    yield Check("quality", partial(quality, setting))
 
 
 def cuda_tests(setting: Setting) -> Row:

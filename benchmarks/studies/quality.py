@@ -12,6 +12,7 @@ a text and protocol.
 """
 
 import argparse
+import dataclasses
 import math
 import statistics
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ PAIRS = (
     ("control + echo", "control"), ("gpt2 + echo", "gpt2"),
 )  # fmt: skip
 PROTOCOLS = {"stateful": "bits_per_byte", "windowed": "windowed_bits_per_byte"}
-GROUP = ("task", "seconds", "paced", "device")
+GROUP = ("task", "seconds", "paced", "device", "dropout")
 
 
 def text() -> str:
@@ -43,9 +44,11 @@ def text() -> str:
 def models_table(rows: Sequence[Row]) -> str:
     """Mean and deviation over seeds."""
     lines = []
-    for (task, seconds, _, device, model), some in grouped(rows, *GROUP, "variant").items():
+    groups = grouped(rows, *GROUP, "variant")
+    for (task, seconds, _, device, dropout, model), some in groups.items():
+        seeds = ", ".join(str(row["seed"]) for row in some)
         lines.append([
-            task, f"{seconds:g} s, {device}", model, ", ".join(str(row["seed"]) for row in some),
+            task, budget(seconds, device, dropout), model, seeds,
             *(spread([row[field] for row in some]) for field in PROTOCOLS.values()),
             f"{statistics.median(row['steps'] for row in some):,.0f}",
             f"{statistics.fmean(row['tokens_per_second'] for row in some):,.0f}",
@@ -59,11 +62,11 @@ def models_table(rows: Sequence[Row]) -> str:
 def differences_table(rows: Sequence[Row]) -> str:
     """What it buys: bits per byte less than another model, and whether that is chance."""
     lines = []
-    for (task, seconds, _, device), some in grouped(rows, *GROUP).items():
+    for (task, seconds, _, device, dropout), some in grouped(rows, *GROUP).items():
         for protocol, field in PROTOCOLS.items():
             bits = {(row["variant"], row["seed"]): row[field] for row in some}
             lines += [
-                [task, f"{seconds:g} s, {device}", protocol, *cells]
+                [task, budget(seconds, device, dropout), protocol, *cells]
                 for cells in differences(bits)
             ]  # fmt: skip
     head = ("task", "budget", "protocol", "model", "against", "bits/byte less", "seeds", "Holm's p")
@@ -86,6 +89,10 @@ def differences(bits: dict[tuple[str, int], float]) -> list[list[str]]:
     ]  # fmt: skip
 
 
+def budget(seconds: float, device: str, dropout: float | None) -> str:
+    return f"{seconds:g} s, {device}" + (f", dropout {dropout:g}" if dropout else "")
+
+
 def spread(values: Sequence[float]) -> str:
     deviation = statistics.stdev(values) if len(values) > 1 else math.nan
     return f"{statistics.fmean(values):.4f} ± {deviation:.4f}"
@@ -97,6 +104,7 @@ def main() -> None:
     parser.add_argument("--data", help="tinyshakespeare.txt or guanaco-format rows")
     parser.add_argument("--seconds", type=float, help="per model; default 130 or 180")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--dropout", type=float, default=0.0, help="of every model, in training")
     trials.add_options(parser)
     options = parser.parse_args()
     if options.task == "table":
@@ -106,11 +114,14 @@ def main() -> None:
         parser.error("--data is needed")
     try:
         name, task = options.task, TASKS[options.task](options.data)
+        task.config = dataclasses.replace(task.config, dropout=options.dropout)
         if options.measure_pace:
             measure_pace(options.measure_pace, {name: task}, options.models)
             return
         seconds = options.seconds or SECONDS[name]
-        wanted = trials.trials_of("quality", name, options.models, options, seconds=seconds)
+        wanted = trials.trials_of(
+            "quality", name, options.models, options, seconds=seconds, dropout=options.dropout
+        )
     except ValueError as error:
         parser.error(str(error))
     trials.run(wanted, {name: task}, jobs=options.jobs)

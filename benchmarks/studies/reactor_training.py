@@ -80,8 +80,10 @@ def study_config(seed: int, steps: int, **changes: Any) -> CERTrainConfig:
     return CERTrainConfig(seed=seed, steps=steps, **(shared | changes))
 
 
-def fit(config: CERTrainConfig, models: nn.ModuleList | None = None) -> Trainer:
-    trainer = Trainer(config, models)
+def fit(
+    config: CERTrainConfig, models: nn.ModuleList | None = None, texts: list[str] | None = None
+) -> Trainer:
+    trainer = Trainer(config, models, texts)
     for _ in range(config.steps):
         trainer.train_step()
     return trainer

@@ -3,6 +3,7 @@
 python -m benchmarks.studies.speed                    training and batch-1 decoding, 2 threads
 python -m benchmarks.studies.speed --threads 1
 python -m benchmarks.studies.speed --threads 1 --profile        where a token's time goes
+python -m benchmarks.studies.speed --threads 1 --batches        rows in step, and monitors
 python -m benchmarks.studies.speed --table                      the README's table again
 
 The models take turns in one process; the figures are medians over the rounds, and the ratios are
@@ -18,6 +19,7 @@ import statistics
 import time
 from collections.abc import Iterable
 from functools import partial
+from unittest import mock
 
 import numpy as np
 import torch
@@ -31,6 +33,7 @@ from benchmarks.kit.tables import table
 from benchmarks.kit.timing import interleaved, median_ratio, rate
 from reso_llm.config import ResoLLMConfig, control_of, small_config
 from reso_llm.data.windows import Batch
+from reso_llm.generation.context import Context
 from reso_llm.generation.options import GenerationOptions
 from reso_llm.generation.stepper import Stepper
 from reso_llm.inference import ResoLLMInference
@@ -43,6 +46,7 @@ from run_core.hardware import keep_freed_memory
 
 FITTED = 400_000
 PROMPT_TOKENS, NEW_TOKENS, BATCH = 16, 240, 8
+BATCHES = 1, 8, 32  # rows that are written in step
 TEXT = "It was a dark night, and"
 RATIOS = (
     ("full", "control"), ("control", "gpt2"), ("full", "gpt2"),
@@ -171,6 +175,78 @@ def forward(model: ResoLLMModel, prompt_ids: Tensor) -> None:
         output = model(output.logits[:, -1:].argmax(-1), output.state)
 
 
+def batch_measures(config: ResoLLMConfig, rows: int, temperature: float):
+    """Measures of tokens per second, all rows together, after prompts of 8 to 64 tokens.
+
+    `unmeasured` leaves the monitors out, `unnudged` the copies of the state that give the exponent.
+    """
+    theirs = gpt2_like(config).eval()
+    lengths = np.random.default_rng(0).integers(8, 65, size=rows).tolist()
+    ids = torch.randint(5, config.vocab_size, (rows, max(lengths)))
+    mask = torch.tensor([[0] * (max(lengths) - n) + [1] * n for n in lengths])
+    new_tokens = config.max_seq_len - max(lengths) - 8  # no context is full: HF has no policy
+
+    @torch.inference_mode()
+    def gpt2() -> None:
+        theirs.generate(
+            ids, attention_mask=mask, do_sample=temperature > 0, temperature=temperature or None,
+            max_new_tokens=new_tokens, min_new_tokens=new_tokens, pad_token_id=0,
+        )  # fmt: skip
+
+    tokenizer, models = create_default_tokenizer(), (config, control_of(config))
+    full, control = (ResoLLMInference(random_model(c), tokenizer, c) for c in models)
+    prompts = [tokenizer.decode(row[-n:].tolist()) for row, n in zip(ids, lengths, strict=True)]
+
+    def written(engine: ResoLLMInference, **options) -> float:
+        started = time.perf_counter()
+        results = engine.generate_batch(
+            prompts, new_tokens, seed=0, temperature=temperature,
+            logit_bias=dict.fromkeys(tokenizer.end_ids, -100.0), **options,
+        )  # fmt: skip
+        seconds = time.perf_counter() - started
+        return sum(result.tokens_generated for result in results) / seconds
+
+    def unnudged() -> float:
+        with mock.patch.object(Context, "_fork"):
+            return written(full)
+
+    return {
+        "full": partial(written, full),
+        "full_unnudged": unnudged,
+        "full_unmeasured": partial(written, full, metrics=False, auto_temperature=False),
+        "control": partial(written, control),
+        "gpt2": rate(gpt2, rows * new_tokens),
+    }
+
+
+def batches(config: ResoLLMConfig, threads: int, rounds: int) -> None:
+    """Print and record the speed of rows in step: 1, 8 and 32, greedy and at temperature .8."""
+    lines = []
+    for temperature in (0.0, 0.8):
+        measures = {
+            (rows, name): measure
+            for rows in BATCHES
+            for name, measure in batch_measures(config, rows, temperature).items()
+        }
+        interleaved(measures, 1)  # warm up
+        values = interleaved(measures, rounds)
+        for rows in BATCHES:
+            speeds = {name: v for (n, name), v in values.items() if n == rows}
+            medians = {name: statistics.median(v) for name, v in speeds.items()}
+            others = {name: v for name, v in speeds.items() if name != "full"}
+            others["one row"] = values[1, "full"]
+            ratios = {f"full/{name}": median_ratio(speeds["full"], v) for name, v in others.items()}
+            row = {
+                "work": "batches", "rows": rows, "temperature": temperature, "threads": threads,
+                "rounds": rounds, "speeds": medians, "ratios": ratios,
+            }  # fmt: skip
+            write_row("speed", row)
+            figures = [f"{value:,.0f}" for value in medians.values()]
+            shares = [f"{ratios[f'full/{name}']:.2f}" for name in ("gpt2", "control", "one row")]
+            lines.append((f"{rows}", f"{temperature}", *figures, *shares))
+    print(table(("rows", "T", *medians, "full / gpt2", "full / control", "full / one row"), lines))
+
+
 def profile(config: ResoLLMConfig, threads: int, rounds: int) -> None:
     """Print and record the milliseconds of a token by part: random weights and the shipped model.
 
@@ -211,6 +287,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--profile", action="store_true", help="the parts of a token's time alone")
+    parser.add_argument("--batches", action="store_true", help="rows in step, and monitors, alone")
     parser.add_argument("--table", action="store_true", help="the README's, of recorded rows")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -219,6 +296,9 @@ def main() -> None:
     config = small_config()
     if options.profile:
         profile(config, options.threads, options.rounds)
+        return
+    if options.batches:
+        batches(config, options.threads, options.rounds)
         return
     if options.table:
         print(readme_table(current_rows("speed")))

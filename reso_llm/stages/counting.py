@@ -1,4 +1,4 @@
-"""Counts of the n-grams of a text of any length, in bounded memory.
+"""Counts of the n-grams of a long text, on disk.
 
     text --chunks--> sorted runs on disk --merge, one range of keys at a time--> counts of an order
 

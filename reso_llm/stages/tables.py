@@ -30,8 +30,8 @@ def count_tables(
 ) -> tuple[dict[str, np.ndarray], int]:
     """The tables of `BindingMemory` for a text (N,), and the number of colliding n-grams.
 
-    Memory is bounded whatever N is; what does not fit lies in a folder made in `directory`, the
-    system's for temporary files by default, and removed at the end.
+    Memory grows by some bytes for each context that may be kept; the rest lies in a folder made in
+    `directory`, the system's for temporary files by default, and removed at the end.
     """
     with tempfile.TemporaryDirectory(prefix="counting.", dir=directory) as name:
         counts = count(tokens, powers, vocab_size, slots, max_entries, Path(name))

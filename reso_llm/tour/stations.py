@@ -60,8 +60,8 @@ STATIONS = {
         "temporal_smf",
     ),
     "memory": Station(
-        "Episodic memory",
-        "What was told once changes what is said later, without being in the context.",
+        "Echo of what was read and told",
+        "What was read or told before is expected to come again, word for word.",
         "echo",
         measurements.measure_memory,
     ),

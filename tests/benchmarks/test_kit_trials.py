@@ -46,11 +46,11 @@ def test_a_broken_pace_file_is_named(tmp_path, content):
 
 
 @pytest.mark.parametrize("study", ["quality", "equal_time"])
-def test_a_study_refuses_a_broken_pace_file_in_a_line(tmp_path, monkeypatch, capsys, study):
+def test_a_study_refuses_a_broken_pace_file_in_a_line(task, tmp_path, monkeypatch, capsys, study):
     module = importlib.import_module(f"benchmarks.studies.{study}")
     file = tmp_path / "pace.json"
     file.write_text("{")
-    monkeypatch.setitem(module.TASKS, "guanaco", lambda path: None)
+    monkeypatch.setitem(module.TASKS, "guanaco", lambda path: task)
     given = ["guanaco", "--data", "x"] if study == "quality" else ["--guanaco", "x"]
     monkeypatch.setattr("sys.argv", [study, *given, "--measure_pace", str(file)])
     with pytest.raises(SystemExit) as stop:
@@ -63,7 +63,10 @@ def test_a_pace_gives_each_variant_its_steps(pace_file):
     found = trials.trials_of("s", "t", ["full", "control"], options(pace=pace_file), seconds=30.0)
     assert [(t.variant, t.steps) for t in found] == [("full", 10), ("control", 60)]
     assert found[0].key == {"task": "t", "variant": "full", "seed": 0, "budget": "time",
-                            "paced": True, "seconds": 30.0, "device": "cpu"}  # fmt: skip
+                            "paced": True, "seconds": 30.0, "device": "cpu",
+                            "dropout": None}  # fmt: skip
+    (dropped,) = trials.trials_of("s", "t", ["full"], options(), steps=5, dropout=0.1)
+    assert dropped.key["dropout"] == 0.1
     (tokens,) = trials.trials_of("s", "t", ["full"], options(), steps=5, seconds=30.0)
     assert (tokens.key["budget"], tokens.key["steps"], tokens.key["seconds"]) == ("tokens", 5, 0)
 

@@ -22,8 +22,11 @@ from cer.mirror import (
     condition_input,
     mirror_table,
     mirror_test,
+    output_table,
 )
+from cer.pretrained import SHIPPED, load_reactor
 from cer.setpoint import final_error, setpoint_curve, setpoint_table, worst_error
+from run_core.checkpoint import CheckpointError
 
 # Final state entropy (mean, deviation) PEAKED, UNIFORM, RANDOM over ten seeds, and brake/escape,
 # of an independent implementation.
@@ -324,3 +327,32 @@ def test_the_table_of_the_published_seeds_compares_with_the_published_values(two
     result["summary"]["conditions"]["RANDOM"]["control_actions"]["brake"] -= 1
     assert [line[-3] for line in mirror_table(result).splitlines()[2:]] == ["✓", "✓", "✗"]
     assert "Published" not in mirror_table(two_seeds)
+
+
+# --- the trained reactor ----------------------------------------------------------------------
+
+
+def test_the_trained_reactor_sharpens_against_its_control_and_a_seed_draws_its_input_alone():
+    result = mirror_test([0, 1], "corrected", trained=load_reactor())
+    assert result["metadata"]["num_parameters"] > 1.6e6
+    for name in CONDITIONS:
+        summary = result["summary"]["conditions"][name]
+        assert summary["entropy_trajectory"]["step_2"]["mean"] == pytest.approx(3, abs=1e-3)
+        assert summary["entropy_trajectory"]["step_5"]["mean"] < 2.1  # one limit above 0
+        assert (summary["output_entropy"]["std"] == 0) == (name != "RANDOM")
+    assert output_table(result).splitlines()[2].startswith("| PEAKED | 0.063 | 2.05 ± 0.00 |")
+
+
+def test_the_trained_reactor_fits_four_megabytes():
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 4e6
+
+
+def test_a_missing_trained_reactor_is_one_line(tmp_path):
+    with pytest.raises(CheckpointError, match="none"):
+        load_reactor(tmp_path / "none")
+
+
+@pytest.mark.parametrize("options", [["--ablation"], ["--mode", "published"]])
+def test_the_trained_reactor_has_one_mode_and_no_ablation(monkeypatch, options):
+    with pytest.raises(ValueError, match="--trained goes with --mode corrected alone"):
+        run(monkeypatch, "mirror", "--trained", *options)
