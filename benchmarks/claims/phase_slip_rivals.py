@@ -9,7 +9,8 @@ from benchmarks.tasks.phase_slip.arms import GREEDY
 from benchmarks.tasks.phase_slip.rivals import MEASURES, REWIND, against
 from benchmarks.tasks.phase_slip.statistics import drawn_measures
 
-WEAKER = ("sampling", "min-p", "top-n-sigma", "repetition penalty", "stochastic resonance")
+WEAKER = ("sampling", "min-p", "top-n-sigma", "stochastic resonance")
+PENALTY = ("repetition penalty",)
 STRONG = ("DRY", "DRY, sampled", "XTC")
 CLOSE = 0.01  # shares of 4-grams and of pairs that differ by less are alike
 
