@@ -82,8 +82,10 @@ def test_the_tables():
         ("(ours) ... and less than a", [], HOLDS),
         ("(ours) ... and no more than", [], HOLDS),
         ("(ours) ... and leaves known", [], HOLDS),
-        ("(ours) ... and leaves known", [fact(same=97)], NOT),
+        ("(ours) ... and leaves known", [fact(still=97)], NOT),
         ("(ours) ... and leaves known", [fact(right=0, same=0)], UNTESTED),
+        ("(ours) ... and their answers", [], HOLDS),
+        ("(ours) ... and their answers", [fact(same=97)], NOT),
     ],
 )
 def test_claims(start, changes, verdict):
