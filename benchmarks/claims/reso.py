@@ -157,8 +157,8 @@ CLAIMS = (
           "the answer", "benchmarks.studies.answers",
           "python -m benchmarks.studies.answers --model DIR --record",
           rows_of("answers", "model", "facts", case="facts"),
-          "facts {case}: AUROC {auroc.warning:.2f}, less the best of ln p, entropy and largest "
-          "probability {minus.warning:.2f}; right {accuracy:.2f}, of the surest fifth "
+          "facts {case}: AUROC {auroc.warning:.2f}, less that of the best plain doubt, "
+          "{best_plain}, {minus.warning:.2f}; right {accuracy:.2f}, of the surest fifth "
           "{kept_right.warning.0:.0%}", (above("auroc.warning", 0.5), above("minus.warning"))),
     Claim("The stability class is one of stable, periodic, chaotic and divergent", NEW, STABILITY,
           reso_views.classes, "{case} {accuracy:.2f}", (above("accuracy", 0.8),),
