@@ -24,6 +24,7 @@ from benchmarks.kit.writers import (
     Reply,
     ResoWriter,
     Text,
+    answers_of,
     asked,
     signal_columns,
     spoken,
@@ -153,6 +154,10 @@ class PretrainedWriter:
             tuple((event.step, event.cause) for event in result.events),
             tuple(signals.entropy_nats for signals in result.signals),
         )
+
+    def answers(self, prompts: Sequence[Prompt], arm: Arm, length: int) -> list[Text]:
+        """Texts of at most `length` tokens that end by themselves."""
+        return answers_of(HFEngine(self.model, self.tokenizer), prompts, arm, length)
 
     def reply(
         self, question: str, seed: int, cap: int, controllers: Sequence[Controller] = ()

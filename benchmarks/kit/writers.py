@@ -1,6 +1,7 @@
 """Models that write texts and score them: a checkpoint of ours, or a model of transformers.
 
     write(prompts, seeds, arm, length)    texts of full length: what would end one is taken out
+    answers(prompts, arm, length)         texts that end by themselves, or at the length
     reply(question, seed, cap, controllers)   one timed reply, at batch 1, that may end by itself
     scored(question, ids)                 nats of a reply's tokens and of its end, without control
     logits(ids (B,T)) -> (B,T,V)          the model itself, rows padded on the right
@@ -33,6 +34,7 @@ from reso_llm.generation.engine import Prompt
 from reso_llm.generation.loop import finish
 from reso_llm.generation.options import GenerationOptions
 from reso_llm.generation.row import TextRow
+from reso_llm.generation.text_engine import TextEngine
 from reso_llm.inference import SHIPPED, ResoLLMInference
 from run_core.run import resolve
 
@@ -131,6 +133,10 @@ class ResoWriter:
             texts += map(text_of, job.rows)
         return texts
 
+    def answers(self, prompts: Sequence[Prompt], arm: Arm, length: int) -> list[Text]:
+        """Texts of at most `length` tokens that end by themselves."""
+        return answers_of(self.engine, prompts, arm, length)
+
     def reply(
         self, question: str, seed: int, cap: int, controllers: Sequence[Controller] = ()
     ) -> Reply:
@@ -156,6 +162,16 @@ class ResoWriter:
         windows = eval_windows(tokens, origin, self.context, self.context // 2)
         logits = [self.logits(torch.tensor(w.inputs)[None])[0][w.scored] for w in windows]
         return token_and_end_nats(torch.cat(logits)[len(prompt) - 1 :], ids, end)
+
+
+def answers_of(engine: TextEngine, prompts: Sequence[Prompt], arm: Arm, length: int) -> list[Text]:
+    """Texts of an engine that end by themselves, in batches."""
+    options = {"metrics": False, "auto_temperature": False} | arm
+    batches = [prompts[i : i + BATCH_ROWS] for i in range(0, len(prompts), BATCH_ROWS)]
+    results = [
+        r for batch in batches for r in engine.generate_batch(batch, length, seed=0, **options)
+    ]
+    return [Text(result.token_ids, result.text) for result in results]
 
 
 def text_of(row: TextRow) -> Text:

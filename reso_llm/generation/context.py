@@ -155,6 +155,8 @@ class Context:
 
     def heat(self, row: int, noise: CacheNoise, generator: torch.Generator) -> None:
         """Put noise into a row's cache; it acts from the next token on."""
+        if row in self._taken_back:
+            self._read_anew([row], num_unread=0)
         num_prompt = max(self._opening[row], self.rows[row].num_prompt - self.dropped[row])
         self._forget([row])
         if not self._stepping:
@@ -269,7 +271,7 @@ class Context:
             for part in dict.fromkeys(kept.values())
         }
         outputs = [read[part] for part in kept.values()]
-        self._taken_back.clear()
+        self._taken_back.difference_update(rows)
         if not self._begun and self.monitored:
             for row, output in zip(self.rows, outputs, strict=True):
                 row.read_prompt(output.logits[0], row.ids)

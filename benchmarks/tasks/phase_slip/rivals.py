@@ -62,10 +62,11 @@ FAMILIES: dict[str, dict[str, Arm]] = {
     "top-n-sigma": {f"top-n-sigma, T {t:g}": {"temperature": t, "top_n_sigma": 1.0}
                     for t in (0.5, 1.0)},
     "XTC": {f"XTC {p:g}": {"temperature": 0.5, "min_p": 0.05, "xtc_probability": p}
-            for p in (0.1, 0.5)},
+            for p in (0.1, 0.5)}
+    | {"XTC 0.5, T 0.8": {"temperature": 0.8, "min_p": 0.05, "xtc_probability": 0.5}},
     "stochastic resonance": {
         f"resonance {a:g}": {"temperature": 0.0, "controllers": (StochasticResonance(amplitude=a),)}
-        for a in (0.3, 0.6)
+        for a in (0.3, 0.6, 1.2)
     },
     "Phase-Slip, published": {PUBLISHED: ARMS[PUBLISHED]},
 }  # fmt: skip
@@ -96,13 +97,12 @@ def against(drawn: Drawn, arm: str, family: str, scorer: str, measure: str) -> A
 def facts(writer: Writer, arm: str) -> dict[str, Any]:
     """How many greedy answers that are right an arm leaves as they are."""
     prompts = [asked(question) for question, _ in QUESTIONS]
-    seeds = [*range(len(prompts))]
-    greedy = writer.write(prompts, seeds, ARMS[GREEDY], FACT_TOKENS)
+    greedy = writer.answers(prompts, ARMS[GREEDY], FACT_TOKENS)
     right = [
         i for i, (text, (_, answer)) in enumerate(zip(greedy, QUESTIONS, strict=True))
         if says(text.text, answer)
     ][:NUM_FACTS]  # fmt: skip
-    written = writer.write([prompts[i] for i in right], right, RIVALS[arm], FACT_TOKENS)
+    written = writer.answers([prompts[i] for i in right], RIVALS[arm], FACT_TOKENS)
     same = [text.ids == greedy[i].ids for i, text in zip(right, written, strict=True)]
     still = [says(t.text, QUESTIONS[i][1]) for i, t in zip(right, written, strict=True)]
     return {"asked": len(prompts), "right": len(right), "same": sum(same), "still": sum(still)}
@@ -150,4 +150,4 @@ def known_facts(rows: Rows) -> str:
     lines = [
         [row["arm"], *(str(row[k]) for k in ("asked", "right", "same", "still"))] for row in rows
     ]
-    return f"Known facts, {FACT_TOKENS} tokens each:\n\n{table(head, lines)}"
+    return f"Known facts, at most {FACT_TOKENS} tokens each:\n\n{table(head, lines)}"

@@ -162,6 +162,18 @@ def test_heat_and_noise_come_with_the_rewind(engine):
     assert any("temperature 5, full vocabulary, cache noise 0.5, took back" in e for e in effects)
 
 
+def test_noise_stays_in_what_is_read_again(engine):
+    """Noise alone, and so much that the text after the first rewind is another."""
+    calm, loud = (PhaseSlip(repeat_length=2, noise=CacheNoise(scale=scale)) for scale in (0.0, 5.0))
+    asked = dict(logit_bias=few(engine), seed=0, **GREEDY)
+    plain = engine.generate("abcab", 24, controllers=[calm], **asked)
+    noisy = engine.generate("abcab", 24, controllers=[loud], **asked)
+    first = plain.events[0].step + 1
+    assert noisy.token_ids[:first] == plain.token_ids[:first]
+    assert noisy.entropy_trace[first] != pytest.approx(plain.entropy_trace[first], abs=1e-3)
+    assert engine.generate_batch(["abcab", "e"], 24, controllers=[loud], **asked)[0].events
+
+
 def test_it_goes_with_other_controllers_and_goals(engine):
     asked = dict(logit_bias=few(engine), seed=0, **GREEDY)
     result = engine.generate_with_goal(
