@@ -24,6 +24,7 @@ def child(job):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.environ.update(job["env"])
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup
     if job["file_size"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["file_size"],) * 2)
     sys.argv = ["train.py", *job["args"]]

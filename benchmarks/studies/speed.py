@@ -143,7 +143,7 @@ def random_model(config: ResoLLMConfig, fitted: int = FITTED) -> ResoLLMModel:
 
 
 def generating(
-    model: ResoLLMModel, prompt_ids: Tensor, metrics: bool = True, new_tokens: int = NEW_TOKENS
+    model: ResoLLMModel, prompt_ids: Tensor, new_tokens: int = NEW_TOKENS, **options: bool
 ):
     """A function that generates greedily with the engine and returns tokens per second."""
     config = model.config
@@ -151,7 +151,7 @@ def generating(
     prompt = engine.tokenizer.decode(prompt_ids[0].tolist())
 
     def generate() -> float:
-        result = engine.generate(prompt, new_tokens, temperature=0.0, metrics=metrics)
+        result = engine.generate(prompt, new_tokens, temperature=0.0, **options)
         assert result.tokens_generated == new_tokens, "the random model ended its text"
         return result.tokens_generated / result.generation_time_ms * 1000
 
