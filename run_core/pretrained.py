@@ -26,9 +26,7 @@ def load_causal_lm(directory: str) -> tuple[Any, Any]:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
     except ImportError:
-        raise ValueError(
-            f'{directory}: models need transformers: pip install "reso-llm[hf]"'
-        ) from None
+        raise ValueError(f"{directory}: {NO_TRANSFORMERS}") from None
     if not Path(directory, "config.json").is_file():
         raise ValueError(f"{directory} has no causal language model to load: no config.json in it")
     try:

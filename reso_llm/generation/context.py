@@ -366,23 +366,25 @@ class Context:
 
     def _received_by_id(self, row: int) -> np.ndarray:
         """Attention received (n,) by each of a row's ids, up to now."""
-        columns, received = self._columns(row), np.zeros(0)
-        if row in self._taken_back:
-            pass  # what was summed up is of other ids
-        elif self._stepping:
-            if self.stepper is not None and row in self._stepped:
-                received = self.stepper.received(self._stepped.index(row))
-        else:
-            tokens = [self.rows[row].ids[i] for i in columns[:-1]]
-            num_new = len(tokens) - self._num_first[row]
-            received = self._received_from(tokens, num_new) if num_new > 0 else received
+        columns = self._columns(row)
+        received = self._received_since(row, columns)
         total = np.zeros(len(self.rows[row].ids))
         total[: len(self._received[row])] = self._received[row]
         total[columns[: len(received)]] += received
         return total
 
-    def _received_from(self, tokens: list[int], num_new: int) -> np.ndarray:
-        inputs = torch.tensor([tokens], device=self.device)
+    def _received_since(self, row: int, columns: Sequence[int]) -> np.ndarray:
+        """Attention received by a row's first columns since it was read anew; (0,) for none."""
+        nothing = np.zeros(0)
+        if row in self._taken_back:  # what was summed up is of other ids
+            return nothing
+        if self._stepping:
+            has_stepped = self.stepper is not None and row in self._stepped
+            return self.stepper.received(self._stepped.index(row)) if has_stepped else nothing
+        inputs = torch.tensor([[self.rows[row].ids[i] for i in columns[:-1]]], device=self.device)
+        num_new = inputs.shape[1] - self._num_first[row]
+        if num_new <= 0:
+            return nothing
         return received_attention(self.model, inputs, num_new, self._goals(1))
 
     # --- parts

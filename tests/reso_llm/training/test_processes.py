@@ -5,7 +5,6 @@ starts runs anew after a kill is measured by `benchmarks/studies/restarts.py`.
 """
 
 import dataclasses
-import hashlib
 import math
 import os
 import shutil
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from processes import end, run_processes, start_processes
-from test_training import TINY, final_state, metrics, quiet, stop_after, write_rows
+from test_training import TINY, final_state, metrics, quiet, state_hash, stop_after, write_rows
 from test_training import rows as guanaco_rows
 
 from reso_llm.data.prepare import prepare
@@ -168,18 +167,6 @@ def test_checkpoints_of_a_sharded_run_are_those_of_any(files, tmp_path):
 # --- one decision ---------------------------------------------------------------------------
 
 
-def own_state_hash(learner: Learner) -> str:
-    """Of this process's parts of the weights, and of the optimizers' state."""
-    digest = hashlib.sha256()
-    tensors = list(learner.model.state_dict().values())
-    for optimizer in learner.optimizers.values():
-        for state in optimizer.state_dict()["state"].values():
-            tensors += [value for value in state.values() if isinstance(value, torch.Tensor)]
-    for tensor in tensors:
-        digest.update(own_part(tensor).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def bad_steps_of_the_second(rank: int, config: TrainConfig, cache: str):
     """A run in which process 1 alone has a NaN loss at step 2, and a NaN gradient at step 3."""
     os.environ["RESO_CACHE"] = cache
@@ -187,9 +174,9 @@ def bad_steps_of_the_second(rank: int, config: TrainConfig, cache: str):
     step, backward = Learner.step, Learner.backward
 
     def hashed_step(self, progress):
-        before = own_state_hash(self)
+        before = state_hash(self)
         result = step(self, progress)
-        hashes.append((before, own_state_hash(self)))
+        hashes.append((before, state_hash(self)))
         return result
 
     def bad_backward(self, objective, index):

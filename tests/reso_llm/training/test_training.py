@@ -41,6 +41,7 @@ from reso_llm.training.learner import Learner
 from reso_llm.training.objective import StepObjective
 from reso_llm.training.optim import learning_rate_factor
 from reso_llm.training.run import train
+from reso_llm.training.sharding import own_part
 from reso_llm.training.trainer import Trainer
 from run_core import run
 from run_core.checkpoint import CheckpointError, load_checkpoint
@@ -475,14 +476,14 @@ def poison(monkeypatch, kind, bad_steps, name=None):
 
 
 def state_hash(learner):
-    """Of parameters and optimizer state, the learning rates left out."""
+    """Of this process's parts of parameters and optimizer state, the learning rates left out."""
     digest = hashlib.sha256()
     tensors = list(learner.model.state_dict().values())
     for optimizer in learner.optimizers.values():
         for state in optimizer.state_dict()["state"].values():
             tensors += [value for value in state.values() if isinstance(value, torch.Tensor)]
     for tensor in tensors:
-        digest.update(tensor.numpy().tobytes())
+        digest.update(own_part(tensor).numpy().tobytes())
     return digest.hexdigest()
 
 
