@@ -10,8 +10,7 @@ import random
 import unicodedata
 from typing import NamedTuple
 
-from benchmarks.kit.told import RELATIONS
-from reso_llm.session.words import words
+from benchmarks.kit.told import RELATIONS, holds
 
 TOLD = 200
 INSTRUCTION = "Answer in a few words. "
@@ -99,8 +98,8 @@ class Asked(NamedTuple):
 
     def is_right(self, reply: str) -> bool:
         """Whether the reply has the answer as words of its own, and no other value."""
-        said = words(_plain(reply))
-        return _holds(said, self.answer) and not any(_holds(said, other) for other in self.others)
+        said = _plain(reply)
+        return holds(said, self.answer) and not any(holds(said, other) for other in self.others)
 
 
 def told(seed: int = 0) -> list[Asked]:
@@ -137,8 +136,3 @@ def known() -> list[Asked]:
 def _plain(text: str) -> str:
     """The text without accents."""
     return "".join(c for c in unicodedata.normalize("NFD", text) if not unicodedata.combining(c))
-
-
-def _holds(said: list[str], value: str) -> bool:
-    wanted = words(value)
-    return any(said[i : i + len(wanted)] == wanted for i in range(len(said)))

@@ -8,6 +8,8 @@ name below and no `unseen` question belongs to the training text of a shipped mo
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from reso_llm.session.words import words
+
 
 class Relation(NamedTuple):
     """What is told of a name and a value, and how it is asked for; `pairs` are five of both."""
@@ -152,5 +154,11 @@ def facts() -> Iterator[Fact]:
 
 def names() -> tuple[str, ...]:
     """The names of people, animals, boats and places, in the order of the relations."""
-    words = [word for relation in RELATIONS for pair in relation.pairs for word in pair]
-    return tuple(word for word in words if word[0].isupper() and word not in MONTHS)
+    every = [word for relation in RELATIONS for pair in relation.pairs for word in pair]
+    return tuple(word for word in every if word[0].isupper() and word not in MONTHS)
+
+
+def holds(reply: str, value: str) -> bool:
+    """Whether a reply has a value, of one word or several, as words of its own."""
+    said, wanted = words(reply), words(value)
+    return any(said[i : i + len(wanted)] == wanted for i in range(len(said)))

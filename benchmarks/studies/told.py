@@ -36,7 +36,7 @@ from benchmarks.kit.heldout import checkpoint_name
 from benchmarks.kit.records import write_row
 from benchmarks.kit.statistics import mean_of
 from benchmarks.kit.tables import shown, table
-from benchmarks.kit.told import OTHER_QUESTIONS, Fact, facts
+from benchmarks.kit.told import OTHER_QUESTIONS, Fact, facts, holds
 from reso_llm.chat.session import SAMPLING
 from reso_llm.generation.text_engine import TextEngine
 from reso_llm.hf.engine import HFEngine
@@ -83,11 +83,6 @@ def nothing_before(engine: TextEngine, fact: Fact, seed: int) -> list[tuple[str,
 
 
 Before = Callable[[TextEngine, Fact, int], list[tuple[str, str]]]
-
-
-def holds(reply: str, answer: str) -> bool:
-    """Whether a reply has the answer as a word of its own."""
-    return answer.lower() in words(reply)
 
 
 def mentions(reply: str, fact: Fact, question: str) -> bool:
