@@ -119,10 +119,10 @@ HEADLINES = (
         "{bars.Phase-Slip as published.0:.1%}, with plain sampling at temperature 0.8 "
         "{bars.plain sampling.0:.1%}. What helps in it is its hot token, which alone ends "
         "{by_heat:.0%} of the loops of five prompts; its noise alone {by_noise:.0%}. Our "
-        "Phase-Slip takes a repeat back to its least sure token: {bars.repeats taken back.0:.1%}, at "
-        "{values.repeats taken back.own:.2f} nats per byte, where greedy text has "
-        "{values.greedy.own:.2f}, plain sampling {values.plain sampling.own:.2f} and the published "
-        "one {values.Phase-Slip as published.own:.2f}.",
+        "Phase-Slip takes a repeat back to its least sure token: "
+        "{bars.repeats taken back.0:.1%}, at {values.repeats taken back.own:.2f} nats per byte. "
+        "Greedy text has {values.greedy.own:.2f}, plain sampling {values.plain sampling.own:.2f}, "
+        "the published form {values.Phase-Slip as published.own:.2f}.",
         lambda row: row["bars"]["plain sampling"][0] < row["bars"]["Phase-Slip as published"][0]
         and apart("repeats taken back", "plain sampling")(row)
         and row["values"]["repeats taken back"]["escaped"] == 1,
