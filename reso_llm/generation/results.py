@@ -12,6 +12,7 @@ from typing import Any
 
 from entropy_core.signals import Signals
 from reso_llm.decoding.row import Event
+from reso_llm.generation.axes import TextMeasures, axes_of
 from reso_llm.generation.loop import ModelContext
 from reso_llm.generation.row import TextRow
 from reso_llm.generation.targets import targets_of
@@ -70,6 +71,8 @@ class GenerationResult:
     """The same as a sentence."""
     memories_used: tuple[str, ...] = ()
     """What the user told before and the prompt asked for; the model was therefore told it again."""
+    axes: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Values of the semantic axes that are tied to a signal, by their names (`axes.AXES`)."""
     warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -129,6 +132,7 @@ def result_of(
     monitor = decoded.monitor if row.options.metrics else None
     foci = agency.foci_of(text.targets, tuple(goals)) if agency else ()
     appraisals = agency.appraise(text.vector, tuple(goals)) if agency else []
+    progress = _progress(session, goals, appraisals)
     return GenerationResult(
         text=row.text,
         token_ids=tuple(new_ids),
@@ -149,11 +153,26 @@ def result_of(
         goals_achieved=tuple(
             a.goal.description for a in appraisals if a.achieved and not goals[a.goal]
         ),
-        goal_progress=_progress(session, goals, appraisals),
+        goal_progress=progress,
         attention_summary=foci,
         attention_sentence=summary(foci),
         memories_used=row.memories.texts,
+        axes=axes_of(_measures(row, n, tuple(progress.values()))),
         warnings=(*context_warnings, *_goal_warnings(session, goals), *_alarms(row)),
+    )
+
+
+def _measures(row: TextRow, n: int, progress: tuple[float, ...]) -> TextMeasures:
+    """What the axes read of the first n tokens that a row wrote."""
+    return TextMeasures(
+        row.coherence[:n],
+        [s.entropy_nats for s in row.decoding.signals[:n]],
+        row.surprises[:n],
+        [r.warning for r in row.decoding.readings[:n]],
+        row.num_prompt,
+        progress,
+        row.memories.resonance,
+        row.memories.recency,
     )
 
 
