@@ -6,18 +6,21 @@ The shipped model reads pairs of texts (`Engine.read`), made of what it was not 
 of a pair should have more of the axis than the other; which, was fixed before the first reading:
 
     axis          more                                       less
-    coherence     the first sentence, three times over       three sentences
+    coherence     a sentence that its prompt says twice      one that its prompt does not say
     identity      three sentences after a question           the first of them alone
     intention     two sentences, their own first the goal    two of another text, the same goal
     creativity    a sentence, every other word a stranger's  the sentence
     stability     three sentences                            the last two in shuffled letters
-    complexity    three sentences                            the first one, three times over
+    complexity    a sentence its prompt does not say         one that its prompt says twice
     connection    a question about what was told             a question about something else
     presence      that question just after it was told       a hundred texts later
 
 A pair counts for the axis where the first is higher. `p` is that of the one-sided sign test over
-the pairs, an equal pair counting against, adjusted by Holm over the axes. Rows go to
-results/axes.jsonl. The names that are free have no pair: there is nothing to read.
+the pairs, an equal pair counting against, adjusted by Holm over the axes. Coherence and complexity
+were first asked of a sentence three times over against three, intention by progress, which is 1
+for most of these texts; today's forms were chosen on data/clean.jsonl. Rows go to
+results/axes.jsonl; the newest of an axis counts. The names that are free have no pair: there is
+nothing to read.
 """
 
 import argparse
@@ -85,8 +88,11 @@ def axis_of(engine: ResoLLMInference, axis: str, text: str, prompt: Prompt = "")
     return engine.read(text, prompt).axes[axis]
 
 
-def repeated(sample: Sample) -> str:
-    return " ".join([sample.sentences[0]] * 3)
+def said_again(engine: ResoLLMInference, axis: str, sample: Sample) -> tuple[float, float]:
+    """An axis of a sentence that its prompt says twice, and of one that it does not say."""
+    first, second, third = sample.sentences
+    again = axis_of(engine, axis, first, f"{first} {first} ")
+    return again, axis_of(engine, axis, third, f"{first} {second} ")
 
 
 def whole(sample: Sample) -> str:
@@ -94,11 +100,12 @@ def whole(sample: Sample) -> str:
 
 
 def coherence(engine: ResoLLMInference, own: Sample, _: Sample) -> tuple[float, float]:
-    return axis_of(engine, "coherence", repeated(own)), axis_of(engine, "coherence", whole(own))
+    return said_again(engine, "coherence", own)
 
 
 def complexity(engine: ResoLLMInference, own: Sample, _: Sample) -> tuple[float, float]:
-    return axis_of(engine, "complexity", whole(own)), axis_of(engine, "complexity", repeated(own))
+    again, new = said_again(engine, "complexity", own)
+    return new, again
 
 
 def identity(engine: ResoLLMInference, own: Sample, _: Sample) -> tuple[float, float]:

@@ -132,7 +132,6 @@ def result_of(
     monitor = decoded.monitor if row.options.metrics else None
     foci = agency.foci_of(text.targets, tuple(goals)) if agency else ()
     appraisals = agency.appraise(text.vector, tuple(goals)) if agency else []
-    progress = _progress(session, goals, appraisals)
     return GenerationResult(
         text=row.text,
         token_ids=tuple(new_ids),
@@ -153,16 +152,16 @@ def result_of(
         goals_achieved=tuple(
             a.goal.description for a in appraisals if a.achieved and not goals[a.goal]
         ),
-        goal_progress=progress,
+        goal_progress=_progress(session, goals, appraisals),
         attention_summary=foci,
         attention_sentence=summary(foci),
         memories_used=row.memories.texts,
-        axes=axes_of(_measures(row, n, tuple(progress.values()))),
+        axes=axes_of(_measures(row, n, [a.cosine for a in appraisals])),
         warnings=(*context_warnings, *_goal_warnings(session, goals), *_alarms(row)),
     )
 
 
-def _measures(row: TextRow, n: int, progress: tuple[float, ...]) -> TextMeasures:
+def _measures(row: TextRow, n: int, goal_cosines: Sequence[float]) -> TextMeasures:
     """What the axes read of the first n tokens that a row wrote."""
     return TextMeasures(
         row.coherence[:n],
@@ -170,7 +169,7 @@ def _measures(row: TextRow, n: int, progress: tuple[float, ...]) -> TextMeasures
         row.surprises[:n],
         [r.warning for r in row.decoding.readings[:n]],
         row.num_prompt,
-        progress,
+        goal_cosines,
         row.memories.resonance,
         row.memories.recency,
     )
