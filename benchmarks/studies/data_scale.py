@@ -150,7 +150,7 @@ def write_corpus(directory: Path, megabytes: int, file_bytes: int = 50_000_000) 
 
 
 def tokenise_point(directory: Path) -> dict[str, Any]:
-    """Tokenise the corpus, or go on with it; the sha256 is of all that was written."""
+    """Tokenise the corpus, or go on with it; the sha256 are of the files of tokens and masks."""
     from reso_llm.data.prepare import prepare
     from reso_llm.tokenizer import create_default_tokenizer
 
@@ -158,11 +158,14 @@ def tokenise_point(directory: Path) -> dict[str, Any]:
         data = prepare(
             f"{directory}/rows", create_default_tokenizer(), cache_dir=directory / "cache"
         )
+    manifest = json.loads((data.path / "manifest.json").read_text())["body"]
     return {
         **cost,
         "files": len(list((directory / "rows").iterdir())),
         "tokens": data.train.num_tokens + data.val.num_tokens,
-        "sha256": json.loads((data.path / "manifest.json").read_text())["sha256"],
+        "sha256": {
+            name: manifest["train"]["files"][f"train.{name}"][1] for name in ("tokens", "mask")
+        },
     }
 
 
