@@ -15,8 +15,9 @@ import os
 import random
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,29 +71,41 @@ def in_passes(number: int) -> dict[str, int]:
 
 def trained(directory: Path, dtype: str, size: int, changes: dict) -> dict[str, Tensor]:
     """The weights that `size` processes learn."""
+    run_processes(size, learn, directory, dtype, changes)
+    return torch.load(directory / "weights.pt", weights_only=True)
+
+
+def run_processes(size: int, task: Callable[..., None], *arguments: Any) -> None:
+    """Call `task(rank, *arguments)` in `size` processes of one run; SystemExit where one fails."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     server = multiprocessing.get_context("forkserver")  # imports once for all of them
-    server.set_forkserver_preload(["reso_llm.training.learner", "torch._dynamo"])
-    arguments = (size, port, directory, dtype, changes)
-    processes = [server.Process(target=learn, args=(rank, *arguments)) for rank in range(size)]
+    server.set_forkserver_preload(["reso_llm.training.run", "torch._dynamo"])
+    processes = [
+        server.Process(target=run_process, args=(rank, size, port, task, arguments))
+        for rank in range(size)
+    ]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
-    if any(process.exitcode for process in processes):
-        raise SystemExit("a process failed; its last lines say why")
-    return torch.load(directory / "weights.pt", weights_only=True)
+    if codes := {process.exitcode for process in processes} - {0}:
+        raise SystemExit(f"a process ended with {codes}; its last lines say why")
 
 
-def learn(rank: int, size: int, port: int, directory: Path, dtype: str, changes: dict) -> None:
-    """Train as one of the processes; the first leaves the weights in `directory`."""
+def run_process(rank: int, size: int, port: int, task: Callable, arguments: tuple) -> None:
+    """Call the task in the environment that torchrun would give it."""
     os.environ |= {
         "RANK": str(rank), "WORLD_SIZE": str(size),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
     }  # fmt: skip
     torch.set_num_threads(1)
+    task(rank, *arguments)
+
+
+def learn(rank: int, directory: Path, dtype: str, changes: dict) -> None:
+    """Train as one of the processes; the first leaves the weights in `directory`."""
     torch.set_default_dtype(getattr(torch, dtype))
     model = ResoLLMConfig(vocab_size=261, dim=64, num_layers=2, num_heads=2, max_seq_len=64)
     options = {"steps": STEPS, "replies_only": True} | changes
