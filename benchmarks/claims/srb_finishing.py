@@ -6,7 +6,7 @@ from benchmarks.claims import Claim, Row
 from benchmarks.claims.rules import one, rows_of, truths
 from benchmarks.kit.tables import shown
 from benchmarks.tasks.srb.finishing import RULE
-from benchmarks.tasks.srb.replay import GOOD
+from benchmarks.tasks.srb.replay import GOOD, counted
 
 SOURCE = "entropy_core.budget"
 TASK = "python evaluate.py srb --replay [--model DIR]"
@@ -50,6 +50,18 @@ def entropy(row: Row) -> Row:
     return {"words": words, "truths": [better]}
 
 
+def deepened(row: Row) -> Row:
+    """Whether a deepening costs no more tokens than whole replies, and what it betters in SRB's."""
+    against = {arm: counted(found) for arm, found in row["deepened_minus"].items()}
+    words = "; ".join(
+        f"against {arm} {c['better']} measures better and {c['worse']} worse of {c['of']}"
+        for arm, c in (("whole replies", against["static"]), ("SRB without it", against["srb"]))
+    )
+    srb, more = against["srb"], row["more_tokens"]
+    pays = more[1] <= 0 and srb["better"] > 0 and not srb["worse"]
+    return {"words": words, "more": more, "truths": [pays]}
+
+
 def claim(text: str, sentence: str, view) -> Claim:
     return Claim(f"(ours) {text}", SOURCE, TASK, REPLAYED, f"{{case}}: {sentence}",
                  (truths("truths"),), one(view))  # fmt: skip
@@ -62,4 +74,9 @@ CLAIMS: Sequence[Claim] = (
     claim("... and at equal tokens it is better than a fixed length, chance and p(end) alone in "
           "half of the measures that differ, and worse in none", "{words}", beaten),
     claim("... and low entropy tells a loop better than repetition alone", "{words}", entropy),
+    Claim("(ours) Deepening pays for itself: SRB that spends on it what it saves is better than "
+          "SRB alone", SOURCE, "python -m benchmarks.studies.deepening --model DIR",
+          rows_of("deepening", "design", case="design"),
+          "{case}: {more:.0f} tokens more than whole replies; {words}", (truths("truths"),),
+          one(deepened)),
 )  # fmt: skip

@@ -106,14 +106,20 @@ class SRB(SRBOptions):
     settled.
 
     Deepening compares `candidates` tokens by continuations of `horizon` tokens and costs their
-    product; 0 candidates switch it off. It happens only where the rest of the budget exceeds its
-    cost, so a run ends within max_tokens. Raises ValueError naming a field out of range.
+    product; it does not pay, so it is off by default, with 0 candidates. It happens only where the
+    rest of the budget, less the reserve in which any finished place ends the reply, exceeds its
+    cost. Raises ValueError naming a field out of range.
     """
 
     budgets: Mapping[str, float] = field(default_factory=dict, hash=False)
-    candidates: int = 4
+    candidates: int = 0
     horizon: int = 4
     name: str = field(default="srb", init=False)
+
+    @classmethod
+    def published(cls, **changes: Any) -> "SRB":
+        """The rule of the derivation notes, which deepens, with changes."""
+        return super().published(**{"candidates": 4} | changes)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -145,7 +151,8 @@ class _SRBRow:
         if action in (SRBAction.STOP_SETTLED, SRBAction.STOP_BUDGET):
             return Decision(action.name.removeprefix("STOP_").lower(), stop=True)
         cost = options.candidates * options.horizon
-        affordable = self.state.num_spent + cost < options.max_tokens
+        kept = options.reserve if options.finish else 0
+        affordable = self.state.num_spent + cost < options.max_tokens - kept
         if action is SRBAction.DEEPEN and cost and affordable:
             self.state = self.state._replace(num_spent=self.state.num_spent + cost)
             return Decision("deepen", deepen=Deepen(options.candidates, options.horizon))

@@ -34,14 +34,12 @@ def measure_control(engine: TextEngine, seed: int) -> Finding:
     shown = {"greedy": plain[worst], "with slips": slipped[worst]}
     causes = Counter(event.cause for r in slipped for event in r.events)
     ends = Counter(r.stop_reason for r in budgeted)
-    deepened = sum(event.cause == "deepen" for r in budgeted for event in r.events)
     lines = [
         f"of {len(plain)} greedy texts {before:.0%} is repeated, with slips {after:.0%}",
         f"causes of the slips: {_counted(causes) or 'none, so nothing changed'}",
         "the most repetitive text (of equals, the longest) ends",
         *(f"  {name:12}...{_end_of(result.text)}" for name, result in shown.items()),
-        f"ends under SRB with a budget of {SRB_TOKENS}: {_counted(ends)}; {deepened} tokens "
-        "deepened",
+        f"ends under SRB with a budget of {SRB_TOKENS}: {_counted(ends)}",
     ]
     traces = {name: list(result.entropy_trace) for name, result in shown.items()}
     traces["slips"] = [float(event.step) for event in slipped[worst].events]

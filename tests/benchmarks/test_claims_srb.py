@@ -205,3 +205,25 @@ def test_claims_on_the_rule_that_finishes_turn(text, changes, verdict):
     assert claim.finding(evidence_of(srb=[replayed()])).verdict == HOLDS
     assert claim.finding(evidence_of(srb=[changed(replayed(), changes)])).verdict == verdict
     assert claim.finding(evidence_of(srb=[study()])).verdict == UNTESTED
+
+
+def deepened():
+    """A deepening that costs as many tokens as whole replies and repeats less than SRB alone."""
+    better = {"rep4": (-0.2, -0.3, -0.1), "finished": (0.0, -0.1, 0.1)}
+    return {"design": "best", "more_tokens": (3.0, -9.0, 15.0),
+            "deepened_minus": {"static": better, "srb": better}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {("more_tokens",): (20.0, 5.0, 30.0)},
+        {("deepened_minus", "srb", "rep4"): (-0.1, -0.2, 0.1)},
+        {("deepened_minus", "srb", "finished"): (-0.3, -0.4, -0.1)},
+    ],
+)
+def test_the_claim_on_deepening_turns(changes):
+    claim = the_claim(srb.CLAIMS, "(ours) Deepening")
+    assert claim.finding(evidence_of(deepening=[deepened()])).verdict == HOLDS
+    rows = [changed(deepened(), changes)]
+    assert claim.finding(evidence_of(deepening=rows)).verdict == NOT

@@ -155,7 +155,7 @@ def bar(row: Mapping[str, Any]) -> dict[str, Any]:
         high >= 0 if name.endswith("nats") else low > -MOST_LOST
         for name, (_, low, high) in better.items()
     ]
-    counts = {arm: _counts(found) for arm, found in row["matched"].items()}
+    counts = {arm: counted(found) for arm, found in row["matched"].items()}
     return {
         "saved": row["arms"]["srb"]["saved"][0] >= LEAST_SAVED,
         "kept": all(kept),
@@ -165,7 +165,7 @@ def bar(row: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _counts(found: Mapping[str, Interval | None]) -> dict[str, int]:
+def counted(found: Mapping[str, Interval | None]) -> dict[str, int]:
     """How many measures differ at all, and are better, or worse, beyond their interval."""
     known = [_good(found[name], sign) for name, sign in GOOD.items() if any(found.get(name) or ())]
     return {

@@ -18,6 +18,7 @@ from reso_llm.decoding.controllers import (
     StabilityTemperature,
     StochasticResonance,
 )
+from reso_llm.decoding.draft import Written
 from reso_llm.decoding.stability import StabilityMonitor
 
 ALL = (SRB.published(), PhaseSlip.published(), StochasticResonance(), StabilityTemperature())
@@ -92,6 +93,21 @@ def test_the_budget_is_spent_to_the_last_token_and_never_exceeded(max_tokens, ca
     cost = candidates * horizon
     # Deepening brings the end nearer as soon as two tokens, its cost and one more fit.
     assert (num_tokens < max_tokens) == (cost > 0 and max_tokens > 2 + cost)
+
+
+def test_only_the_published_rule_deepens_by_default():
+    written = Written("", "No end in", (), 99.0)
+    turning = [r._replace(written=written) for r in (LOST, TURNING)]
+    assert causes(SRB(), turning) == [None, None]
+    assert causes(SRB.published(), turning) == [None, "deepen"]
+
+
+def test_deepening_leaves_the_reserve_for_a_finished_place():
+    rule = SRB(max_tokens=60, reserve=20, candidates=4, horizon=4)
+    written = Written("", "No end in", (), 99.0)
+    views = [view(4.0, coherence=c)._replace(written=written) for c in (0.1, 0.5)] * 9
+    deepened = [d is not None and d.deepen is not None for d in decisions(rule, views)]
+    assert deepened == [False, True, False, True] + [False] * 14, "36 of 40 are spent by then"
 
 
 # --- Phase-Slip -------------------------------------------------------------------------------
