@@ -49,12 +49,15 @@ class Memories(NamedTuple):
     """Stored texts and statements of earlier user messages that a prompt asks for.
 
     texts: stored ones first, in the order they were told. told: stored ones that fit into the
-    context. echo: ids and weight of each text, as the echo reads them.
+    context. echo: ids and weight of each text, as the echo reads them. resonance: of the prompt
+    with the text that it shares most with, 0 to 1. recency: e^{-decay age} of the newest text.
     """
 
     texts: tuple[str, ...] = ()
     told: tuple[str, ...] = ()
     echo: tuple[tuple[tuple[int, ...], float], ...] = ()
+    resonance: float = 0.0
+    recency: float = 0.0
 
 
 NOTHING = Memories()
@@ -93,7 +96,13 @@ def memories_of(
         if room >= 0:
             told.append(moment.text)
     echo = [(tuple(encode(r.moment.text)), times * r.weight) for r in best]
-    return Memories(tuple(r.moment.text for r in best), tuple(told), tuple(echo))
+    return Memories(
+        tuple(r.moment.text for r in best),
+        tuple(told),
+        tuple(echo),
+        resonance=max(r.resonance for r in best),
+        recency=episodes.kept(min(r.age for r in best)),
+    )
 
 
 def _said(prompt: Prompt, config: TemporalSMFConfig) -> list[Recollection]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from entropy_core.signals import Signals
 from reso_llm.decoding.row import Event
+from reso_llm.generation.axes import TextMeasures, axes_of
 from reso_llm.generation.loop import ModelContext
 from reso_llm.generation.row import TextRow
 from reso_llm.generation.targets import targets_of
@@ -70,6 +71,8 @@ class GenerationResult:
     """The same as a sentence."""
     memories_used: tuple[str, ...] = ()
     """What the user told before and the prompt asked for; the model was therefore told it again."""
+    axes: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Values of the semantic axes that are tied to a signal, by their names (`axes.AXES`)."""
     warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -153,7 +156,22 @@ def result_of(
         attention_summary=foci,
         attention_sentence=summary(foci),
         memories_used=row.memories.texts,
+        axes=axes_of(_measures(row, n, [a.cosine for a in appraisals])),
         warnings=(*context_warnings, *_goal_warnings(session, goals), *_alarms(row)),
+    )
+
+
+def _measures(row: TextRow, n: int, goal_cosines: Sequence[float]) -> TextMeasures:
+    """What the axes read of the first n tokens that a row wrote."""
+    return TextMeasures(
+        row.coherence[:n],
+        [s.entropy_nats for s in row.decoding.signals[:n]],
+        row.surprises[:n],
+        [r.warning for r in row.decoding.readings[:n]],
+        row.num_prompt,
+        goal_cosines,
+        row.memories.resonance,
+        row.memories.recency,
     )
 
 

@@ -88,11 +88,12 @@ def calibrate(
 
 
 class Appraisal(NamedTuple):
-    """Progress of a text with a goal, in [0, 1], and whether the text achieves the goal."""
+    """A text and a goal: progress in [0, 1], whether it achieves the goal, and their cosine."""
 
     goal: Goal
     progress: float
     achieved: bool
+    cosine: float  # without the centre
 
 
 class Agency:
@@ -222,7 +223,7 @@ class Agency:
             return []
         cosines = [self.calibration.cosine(text_vector, goal.vector) for goal in goals]
         return [
-            Appraisal(goal, self.calibration.progress(c), c >= self.calibration.threshold)
+            Appraisal(goal, self.calibration.progress(c), c >= self.calibration.threshold, c)
             for goal, c in zip(goals, cosines, strict=True)
         ]
 
@@ -233,7 +234,7 @@ class Agency:
         An exploratory goal that is achieved is dropped. Without appraisals nothing changes.
         """
         reached = []
-        for goal, progress, achieved in self.appraise(text_vector, self._goals):
+        for goal, progress, achieved, _ in self.appraise(text_vector, self._goals):
             if achieved and not goal.achieved:
                 reached.append(goal)
             goal.progress, goal.achieved = progress, achieved
