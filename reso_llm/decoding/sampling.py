@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from entropy_core.checks import is_number, is_whole, require
-from entropy_core.compiled import compiled
+from entropy_core.compiled import available, compiled
 from reso_llm.decoding import filters, penalties
 from reso_llm.decoding.filters import Mirostat
 
@@ -185,7 +185,7 @@ def inverted(probabilities: Tensor, generator: torch.Generator | None) -> Tensor
     """
     shape, device = (len(probabilities), 1), probabilities.device
     u = torch.rand(shape, dtype=torch.float64, device=device, generator=generator)
-    if device.type == "cpu" and probabilities.dtype is torch.float32:
+    if device.type == "cpu" and probabilities.dtype is torch.float32 and available():
         rows = zip(probabilities.numpy(), u.numpy()[:, 0], strict=True)
         return torch.tensor([[first_beyond(p, share)] for p, share in rows])
     sums = probabilities.cumsum(-1, dtype=torch.float64)
