@@ -13,11 +13,13 @@ import platform
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 
 from run_core.run import ENVIRONMENT, TrainingError
 
@@ -68,9 +70,10 @@ class World:
         return value[0]
 
     def sum_gradients(self, parameters: Iterable[torch.Tensor]) -> None:
-        """Replace the gradients by their sums over all processes.
+        """Replace the gradients by their sums over all processes, added in the processes' order.
 
-        A gradient that is missing here is 0; one that is missing everywhere stays so.
+        So they are, to the last bit, what one process adds up that takes the same rows in as many
+        passes. A gradient that is missing here is 0; one that is missing everywhere stays so.
         """
         if self.size == 1:
             return
@@ -82,12 +85,22 @@ class World:
         for p in moved:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         gradients = [p.grad for p in moved]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        with _named_loss():
-            dist.all_reduce(flat)
+        flat = self._sum(torch.cat([gradient.flatten() for gradient in gradients]))
         sums = flat.split([gradient.numel() for gradient in gradients])
         for gradient, total in zip(gradients, sums, strict=True):
             gradient.copy_(total.view(gradient.shape))
+
+    def _sum(self, flat: torch.Tensor) -> torch.Tensor:
+        """The sum (N,) of all processes' tensors: each adds up a part of it, in their order.
+
+        As much is sent as for `all_reduce`, whose order depends on the place in the tensor.
+        """
+        sent = F.pad(flat, (0, -len(flat) % self.size))
+        parts = torch.empty_like(sent)
+        with _named_loss():
+            dist.all_to_all_single(parts, sent)
+            dist.all_gather(list(sent.chunk(self.size)), reduce(torch.add, parts.chunk(self.size)))
+        return sent[: len(flat)]
 
 
 ALONE = World()

@@ -1,7 +1,7 @@
 """The picture of the README: the stages in the order a token meets them, and what each buys.
 
     box       a stage, and what it does
-    bar       bits per byte that are lost without it (guanaco, 180 s of training, 95 % interval)
+    bar       bits per byte of text that it saves (guanaco, 180 s of training, 95 % interval)
     words     what else it brings, measured elsewhere
 
 Numbers are those of recorded rows; `evaluate.py report` draws it.
@@ -94,7 +94,7 @@ def draw(evidence: Evidence) -> Any:
 def header(axes: Any) -> None:
     for x, text in (
         (LEFT, "a token's way through Reso"),
-        (ZERO - 0.35, "bits/byte lost without it"),
+        (ZERO - 0.35, "the text, in bits/byte"),
         (WORDS, "what else it brings"),
     ):
         axes.text(x, -0.6, text, fontsize=10, weight="bold", va="center")
@@ -125,4 +125,12 @@ def bar(axes: Any, place: int, cost: Sequence[float]) -> None:
     colour = ORANGE if high < 0 else BLUE if low > 0 else SKY
     axes.barh(place, value * BITS, left=ZERO, height=0.36, color=colour)
     axes.plot([ZERO + low * BITS, ZERO + high * BITS], [place, place], color="black", linewidth=1)
-    axes.text(ZERO + max(high, 0) * BITS + 0.07, place, f"{value:+.3f}", va="center", fontsize=8)
+    axes.text(ZERO + max(high, 0) * BITS + 0.07, place, verdict(cost), va="center", fontsize=8)
+
+
+def verdict(cost: Sequence[float]) -> str:
+    """What the stage does to the text, in words; its interval says whether that is sure."""
+    value, low, high = cost
+    if low <= 0 <= high:
+        return f"no difference ({value:+.3f})"
+    return f"{abs(value):.3f} {'better' if value > 0 else 'worse'}"

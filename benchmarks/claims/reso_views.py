@@ -8,8 +8,10 @@ from benchmarks.claims import Cases, Evidence, Missing, Row
 from benchmarks.kit.records import newest
 from benchmarks.studies.quality import SECONDS
 from benchmarks.tasks.ablation import gain, groups
+from reso_llm.generation.axes import AXES
 
 STEPS = 80
+LEVEL = 0.05  # of a test
 OVERHEAD = 0.10  # "~10% overhead during inference"
 DAMAGE = {  # name in the row, tokens read
     "8 damaged tokens read": ("corrupt", 8),
@@ -83,6 +85,34 @@ def monitors_cost(evidence: Evidence) -> Cases:
 def oracles_met(rows: Sequence[Row]) -> list[Row]:
     judged = [r["holds"] for r in rows if r["holds"] is not None]
     return [{"met": sum(judged), "of": len(judged)}]
+
+
+def axes(evidence: Evidence) -> Cases:
+    """The names of the semantic axes, and for each whether it moves as it says; a free one not."""
+    rows = {row["axis"]: row for row in newest(evidence.rows("axes"), "axis")}
+    missing = [name for name, axis in AXES.items() if axis is not None and name not in rows]
+    if missing:
+        raise Missing(f"no row of {', '.join(missing)} in benchmarks/results/axes.jsonl")
+    moved = {name: axis is not None and rows[name]["p"] < LEVEL for name, axis in AXES.items()}
+    return {"": [{
+        "names": len(AXES),
+        "tied": sum(axis is not None for axis in AXES.values()),
+        "moved": sum(moved.values()),
+        "texts": min(row["texts"] for row in rows.values()),
+        "words": ", ".join(f"{name} {row['higher']}" for name, row in rows.items()),
+        "free": ", ".join(name for name, axis in AXES.items() if axis is None),
+        "truths": list(moved.values()),
+    }]}  # fmt: skip
+
+
+def synchrony(evidence: Evidence) -> Cases:
+    """Clocks and phases of brackets and their partners, and of other pairs, in every seed."""
+    rows = newest(evidence.rows("tracking", what="brackets", form="full"), "seed")
+    return {
+        name: [{pairs: row[f"{name}, {pairs}, mean"] for pairs in ("partners", "others")}
+               for row in rows]
+        for name in ("clocks", "phases")
+    }  # fmt: skip
 
 
 # --- goals, memory, stability, noise

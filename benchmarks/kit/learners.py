@@ -47,6 +47,7 @@ class Task:
     optim: OptimConfig
     stride: int
     memory_weight_decay: float = 0.0  # of models with a binding memory: it helps them alone
+    choice: Split | None = None  # validation text, by which `choice.py` chooses a checkpoint
     names: Sequence[bytes] = ()  # of the tokens, for an embedding that reads them
     counts: dict[tuple, tuple[Any, float]] = dataclasses.field(default_factory=dict, repr=False)
 
@@ -94,6 +95,18 @@ def guanaco(path: str) -> Task:
     train, val = _parted(tokenise_all(path, tokenizer), cut, sum(sizes[:cut]))
     return Task(train, val, small_config(), {"reso": 8, "gpt2": 8}, OptimConfig(), stride=128,
                 names=tokenizer.names)  # fmt: skip
+
+
+def with_choice(task: Task, num_rows: int) -> Task:
+    """The task with its last training rows as validation rows, which no model is trained on."""
+    num_rows_left = len(task.train.doc_starts) - num_rows
+    if num_rows_left < 1:
+        raise ValueError(f"{num_rows} validation rows: expected fewer than the training rows")
+    # bytes are those of the tokens' share: losses of one text are compared with each other alone
+    place = int(task.train.doc_starts[num_rows_left])
+    num_bytes = round(task.train.num_bytes * place / task.train.num_tokens)
+    train, choice = _parted(task.train, num_rows_left, num_bytes)
+    return dataclasses.replace(task, train=train, choice=choice)
 
 
 def _texts(documents: Iterable[Document]) -> Iterable[str]:
@@ -269,11 +282,18 @@ def score(learner: Learner, task: Task) -> dict[str, float]:
     """
     bits = {}
     for prefix, stateful in (("", True), ("windowed_", False)):
-        nats, tokens = 0.0, 0
-        windows = scored_nats(learner.model, task.val, stride=task.stride, stateful=stateful)
-        for losses, scored in windows:
-            nats += losses[scored].double().sum().item()
-            tokens += int(scored.sum())
+        nats, tokens = total_nats(learner.model, task.val, task.stride, stateful)
         bits[f"{prefix}nats_per_token"] = nats / tokens
         bits[f"{prefix}bits_per_byte"] = nats / math.log(2) / task.val.num_bytes
     return bits
+
+
+def total_nats(
+    model: torch.nn.Module, text: Split, stride: int, stateful: bool = True
+) -> tuple[float, int]:
+    """What a text costs a model in all, and its number of tokens."""
+    nats, tokens = 0.0, 0
+    for losses, scored in scored_nats(model, text, stride=stride, stateful=stateful):
+        nats += losses[scored].double().sum().item()
+        tokens += int(scored.sum())
+    return nats, tokens

@@ -125,6 +125,14 @@ def wilcoxon_p(differences: np.ndarray) -> float | None:
     return float(wilcoxon(differences).pvalue)
 
 
+def sign_p(differences: Sequence[float]) -> float:
+    """One-sided p of a sign test that more than half are above 0; a zero counts against it."""
+    from scipy.stats import binomtest
+
+    higher = sum(value > 0 for value in differences)
+    return float(binomtest(higher, len(differences), alternative="greater").pvalue)
+
+
 def student(differences: Sequence[float]) -> tuple[float, float | None, float | None]:
     """Mean of paired differences (N,), half its 95 % interval t(N-1) s / sqrt(N), two-sided p.
 

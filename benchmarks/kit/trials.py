@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
+from benchmarks.kit.choice import chosen_step, train_chosen
 from benchmarks.kit.learners import Learner, Task, score, train_alternately, train_steps
 from benchmarks.kit.pace import Pace, pace_of, read_pace, steps_within
 from benchmarks.kit.records import Records, Row, grouped, num_parameters
@@ -42,6 +43,7 @@ class Trial(NamedTuple):
     pace: tuple[float, float] | None
     device: str
     dropout: float = 0.0
+    choose_on: int = 0  # validation rows by which the checkpoint is chosen; 0 takes the last
 
     @property
     def key(self) -> Row:
@@ -51,6 +53,7 @@ class Trial(NamedTuple):
             "task": self.task, "variant": self.variant, "seed": self.seed,
             "budget": "tokens" if tokens else "time", "paced": self.pace is not None,
             "seconds": self.seconds, "device": self.device, "dropout": self.dropout or None,
+            "choose_on": self.choose_on or None,
         } | ({"steps": self.steps} if tokens else {})  # fmt: skip
 
 
@@ -74,16 +77,21 @@ def trials_of(
     steps: int = 0,
     seconds: float = 0.0,
     dropout: float = 0.0,
+    choose_on: int = 0,
 ) -> list[Trial]:
     """Every variant and seed. Raises ValueError for a budget that cannot be kept."""
     device = pick_device(options.device).type
     if steps and options.pace:
         raise ValueError("--steps and --pace: expected one of them")
+    if choose_on and not (options.pace and options.jobs):
+        raise ValueError("--choose_on: expected --pace FILE and --jobs N: such runs end early")
     if options.jobs and not (steps or options.pace):
         raise ValueError("--jobs: equal time needs --pace FILE, or all variants in one process")
     pace = read_pace(options.pace) if options.pace else None
     return [
-        _trial(study, task, name, seed, steps, seconds, pace, device)._replace(dropout=dropout)
+        _trial(study, task, name, seed, steps, seconds, pace, device)._replace(
+            dropout=dropout, choose_on=choose_on
+        )
         for seed in options.seeds
         for name in names
     ]
@@ -158,7 +166,12 @@ def _receive(tasks: Mapping[str, Task]) -> None:
 
 def _alone(trial: Trial) -> Row:
     task = _TASKS[trial.task]
-    return measured(trained([trial], task)[trial.variant], task, trial)
+    if not trial.choose_on:
+        return measured(trained([trial], task)[trial.variant], task, trial)
+    learner = learner_of(task, trial.variant, trial.seed, trial.device)
+    curve = train_chosen(learner, task, trial.steps)
+    found = {"chosen_step": chosen_step(curve), "curve": curve}
+    return measured(learner, task, trial) | found
 
 
 def _side_by_side(

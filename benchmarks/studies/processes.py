@@ -2,9 +2,10 @@
 
 python -m benchmarks.studies.processes --record
 
-Each form trains 20 steps of the same batches (goals, replies_only, two passes a step, Muon), in
-float64 and in float32, and is compared with one process. "passes" is one process that takes the
-same batch in four passes: what rounding alone does in float32, which the optimizers magnify.
+All train 20 steps of the same batches (goals, replies_only, Muon), in float64 and in float32. n
+processes take a batch in one pass of all, and are compared with one process that takes it in n: the
+sums then have the same terms. "one in four passes" is compared with one in two: what rounding alone
+does, which the optimizers magnify.
 """
 
 import argparse
@@ -14,7 +15,9 @@ import os
 import random
 import socket
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,15 +31,11 @@ from reso_llm.training.config import TrainConfig
 from reso_llm.training.learner import Learner
 from run_core.world import open_world
 
-STEPS = 20
+STEPS, WINDOWS = 20, 8
 FORMS = {
-    "one": (1, {}),
-    "passes": (1, {"batch_size": 4, "grad_accumulation": 4}),
-    "two": (2, {}),
-    "four": (4, {}),
-    "two, sharded": (2, {"shard": True}),
-    "four, sharded": (4, {"shard": True}),
-    "two, sharded, blocks recomputed": (2, {"shard": True, "activation_checkpointing": True}),
+    "": {},
+    ", sharded": {"shard": True},
+    ", sharded, blocks recomputed": {"shard": True, "activation_checkpointing": True},
 }
 
 
@@ -45,46 +44,72 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="append the rows to results/")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        for dtype in ("float64", "float32"):
-            one = trained(Path(directory), dtype, *FORMS["one"])
-            for form, (size, changes) in list(FORMS.items())[1:]:
-                other = trained(Path(directory), dtype, size, changes)
-                largest = max((one[n] - other[n]).abs().max().item() for n in one)
-                row = {"form": form, "dtype": dtype, "steps": STEPS, "largest_difference": largest}
-                print(f"{form}, {dtype}: {largest:.1e}", flush=True)
-                if options.record:
-                    write_row("processes", row)
+        for row in measured(Path(directory)):
+            print("{form}, {dtype}: {largest_difference:.1e}".format_map(row), flush=True)
+            if options.record:
+                write_row("processes", row)
+
+
+def measured(directory: Path) -> Iterator[dict]:
+    """The rows: forms of two and of four processes."""
+    for dtype in ("float64", "float32"):
+        alone = {n: trained(directory, dtype, 1, in_passes(n)) for n in (2, 4)}
+        compared = {"one in four passes": (alone[2], alone[4])}
+        for size, name in ((2, "two"), (4, "four")):
+            for form, changes in FORMS.items():
+                weights = trained(directory, dtype, size, in_passes(1) | changes)
+                compared[name + form] = (alone[size], weights)
+        for form, (one, other) in compared.items():
+            largest = max((one[n] - other[n]).abs().max().item() for n in one)
+            yield {"form": form, "dtype": dtype, "steps": STEPS, "largest_difference": largest}
+
+
+def in_passes(number: int) -> dict[str, int]:
+    """The batch, which is that of all forms, in so many passes."""
+    return {"batch_size": WINDOWS // number, "grad_accumulation": number}
 
 
 def trained(directory: Path, dtype: str, size: int, changes: dict) -> dict[str, Tensor]:
     """The weights that `size` processes learn."""
+    run_processes(size, learn, directory, dtype, changes)
+    return torch.load(directory / "weights.pt", weights_only=True)
+
+
+def run_processes(size: int, task: Callable[..., None], *arguments: Any) -> None:
+    """Call `task(rank, *arguments)` in `size` processes of one run; SystemExit where one fails."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     server = multiprocessing.get_context("forkserver")  # imports once for all of them
-    server.set_forkserver_preload(["reso_llm.training.learner", "torch._dynamo"])
-    arguments = (size, port, directory, dtype, changes)
-    processes = [server.Process(target=learn, args=(rank, *arguments)) for rank in range(size)]
+    server.set_forkserver_preload(["reso_llm.training.run", "torch._dynamo"])
+    processes = [
+        server.Process(target=run_process, args=(rank, size, port, task, arguments))
+        for rank in range(size)
+    ]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
-    if any(process.exitcode for process in processes):
-        raise SystemExit("a process failed; its last lines say why")
-    return torch.load(directory / "weights.pt", weights_only=True)
+    if codes := {process.exitcode for process in processes} - {0}:
+        raise SystemExit(f"a process ended with {codes}; its last lines say why")
 
 
-def learn(rank: int, size: int, port: int, directory: Path, dtype: str, changes: dict) -> None:
-    """Train as one of the processes; the first leaves the weights in `directory`."""
+def run_process(rank: int, size: int, port: int, task: Callable, arguments: tuple) -> None:
+    """Call the task in the environment that torchrun would give it."""
     os.environ |= {
         "RANK": str(rank), "WORLD_SIZE": str(size),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
     }  # fmt: skip
     torch.set_num_threads(1)
+    task(rank, *arguments)
+
+
+def learn(rank: int, directory: Path, dtype: str, changes: dict) -> None:
+    """Train as one of the processes; the first leaves the weights in `directory`."""
     torch.set_default_dtype(getattr(torch, dtype))
     model = ResoLLMConfig(vocab_size=261, dim=64, num_layers=2, num_heads=2, max_seq_len=64)
-    options = {"batch_size": 8, "grad_accumulation": 2, "replies_only": True} | changes
-    config = TrainConfig(data=data_of(directory, rank), steps=STEPS, model=model, **options)
+    options = {"steps": STEPS, "replies_only": True} | changes
+    config = TrainConfig(data=data_of(directory, rank), model=model, **options)
     tokenizer = ResoTokenizer.train(["bytes alone"], 261)
     data = prepare(config.data, tokenizer, cache_dir=directory / f"cache{rank}")
     device = torch.device("cpu")

@@ -18,7 +18,7 @@ import statistics
 from collections.abc import Sequence
 
 from benchmarks.kit import trials
-from benchmarks.kit.learners import TASKS
+from benchmarks.kit.learners import TASKS, with_choice
 from benchmarks.kit.pace import measure_pace
 from benchmarks.kit.records import Row, current_rows, grouped, newest
 from benchmarks.kit.statistics import holm, student
@@ -32,7 +32,7 @@ PAIRS = (
     ("control + echo", "control"), ("gpt2 + echo", "gpt2"),
 )  # fmt: skip
 PROTOCOLS = {"stateful": "bits_per_byte", "windowed": "windowed_bits_per_byte"}
-GROUP = ("task", "seconds", "paced", "device", "dropout")
+GROUP = ("task", "seconds", "paced", "device", "dropout", "choose_on")
 
 
 def text() -> str:
@@ -45,12 +45,12 @@ def models_table(rows: Sequence[Row]) -> str:
     """Mean and deviation over seeds."""
     lines = []
     groups = grouped(rows, *GROUP, "variant")
-    for (task, seconds, _, device, dropout, model), some in groups.items():
+    for (task, seconds, _, device, dropout, choose_on, model), some in groups.items():
         seeds = ", ".join(str(row["seed"]) for row in some)
         lines.append([
-            task, budget(seconds, device, dropout), model, seeds,
+            task, budget(seconds, device, dropout, choose_on), model, seeds,
             *(spread([row[field] for row in some]) for field in PROTOCOLS.values()),
-            f"{statistics.median(row['steps'] for row in some):,.0f}",
+            f"{statistics.median(row.get('chosen_step', row['steps']) for row in some):,.0f}",
             f"{statistics.fmean(row['tokens_per_second'] for row in some):,.0f}",
         ])  # fmt: skip
     return table(
@@ -62,11 +62,11 @@ def models_table(rows: Sequence[Row]) -> str:
 def differences_table(rows: Sequence[Row]) -> str:
     """What it buys: bits per byte less than another model, and whether that is chance."""
     lines = []
-    for (task, seconds, _, device, dropout), some in grouped(rows, *GROUP).items():
+    for (task, seconds, _, device, dropout, choose_on), some in grouped(rows, *GROUP).items():
         for protocol, field in PROTOCOLS.items():
             bits = {(row["variant"], row["seed"]): row[field] for row in some}
             lines += [
-                [task, budget(seconds, device, dropout), protocol, *cells]
+                [task, budget(seconds, device, dropout, choose_on), protocol, *cells]
                 for cells in differences(bits)
             ]  # fmt: skip
     head = ("task", "budget", "protocol", "model", "against", "bits/byte less", "seeds", "Holm's p")
@@ -89,8 +89,9 @@ def differences(bits: dict[tuple[str, int], float]) -> list[list[str]]:
     ]  # fmt: skip
 
 
-def budget(seconds: float, device: str, dropout: float | None) -> str:
-    return f"{seconds:g} s, {device}" + (f", dropout {dropout:g}" if dropout else "")
+def budget(seconds: float, device: str, dropout: float | None, choose_on: int | None) -> str:
+    with_dropout = f", dropout {dropout:g}" if dropout else ""
+    return f"{seconds:g} s, {device}{with_dropout}" + (", chosen" if choose_on else "")
 
 
 def spread(values: Sequence[float]) -> str:
@@ -105,6 +106,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help="per model; default 130 or 180")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--dropout", type=float, default=0.0, help="of every model, in training")
+    parser.add_argument(
+        "--choose_on", type=int, default=0, metavar="ROWS",
+        help="validation rows, out of the training rows, by which the checkpoint is chosen",
+    )  # fmt: skip
     trials.add_options(parser)
     options = parser.parse_args()
     if options.task == "table":
@@ -115,13 +120,16 @@ def main() -> None:
     try:
         name, task = options.task, TASKS[options.task](options.data)
         task.config = dataclasses.replace(task.config, dropout=options.dropout)
+        if options.choose_on:
+            task = with_choice(task, options.choose_on)
         if options.measure_pace:
             measure_pace(options.measure_pace, {name: task}, options.models)
             return
         seconds = options.seconds or SECONDS[name]
         wanted = trials.trials_of(
-            "quality", name, options.models, options, seconds=seconds, dropout=options.dropout
-        )
+            "quality", name, options.models, options, seconds=seconds, dropout=options.dropout,
+            choose_on=options.choose_on,
+        )  # fmt: skip
     except ValueError as error:
         parser.error(str(error))
     trials.run(wanted, {name: task}, jobs=options.jobs)

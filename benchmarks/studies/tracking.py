@@ -38,7 +38,7 @@ from reso_llm.model import ResoLLMModel
 from reso_llm.training.config import OptimConfig
 from reso_llm.training.optim import make_optimizers
 
-TRAINED, LONGEST, ROWS = 40, 400, 64  # tokens of a text in training, at most; texts a step
+TRAINED, LONGEST = 40, 400  # tokens of a text in training, at most
 SPANS = {"1-40": (0, 40), "41-160": (40, 160), "161-400": (160, 400)}
 FORMS = ("control", "coupled", "full")
 NO_TARGET = -1
@@ -157,7 +157,7 @@ def measure_task(key: dict, device: str) -> dict:
     torch.manual_seed(key["seed"])
     model = make_model(key["form"], vocab_size, device)
     generator = torch.Generator().manual_seed(key["seed"])
-    train(model, lambda: draw(ROWS, TRAINED, generator), count_to(key["steps"]))
+    train(model, lambda: draw(key["rows"], TRAINED, generator), count_to(key["steps"]))
     unseen = draw(128, LONGEST, torch.Generator().manual_seed(10**6))
     row = {"parameters": num_parameters(model), "accuracy": accuracies(model.eval(), unseen)}
     return key | row | {"device": device}
@@ -166,7 +166,8 @@ def measure_task(key: dict, device: str) -> dict:
 def run_tasks(options: argparse.Namespace) -> None:
     records = Records("tracking", on=True)
     keys = [
-        {"what": "task", "task": task, "form": form, "steps": options.steps, "seed": seed}
+        {"what": "task", "task": task, "form": form, "steps": options.steps, "rows": options.rows,
+         "seed": seed}
         for seed in options.seeds for task in options.tasks for form in options.forms
     ]  # fmt: skip
     keys = [key for key in keys if records.find(**key) is None]
@@ -328,8 +329,12 @@ def lines(rows: list[dict], *names: str) -> list[list[str]]:
 
 def print_tables(options: argparse.Namespace) -> None:
     rows = read_rows("tracking")
-    for what, names in (("task", ("task", "form", "steps")), ("brackets", ("form", "steps")),
-                        ("text", ("data", "form", "seconds"))):  # fmt: skip
+    tables = {
+        "task": ("task", "form", "steps", "rows"),
+        "brackets": ("form", "steps"),
+        "text": ("data", "form", "seconds"),
+    }
+    for what, names in tables.items():
         some = [row for row in rows if row["what"] == what]
         if some:
             print(table((*names, "of", "mean [95 %]", "seeds of .99"), lines(some, *names)), "\n")
@@ -343,6 +348,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side (tasks)")
     parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--rows", type=int, default=64, help="texts a step (tasks)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=tuple(TASKS))

@@ -6,7 +6,7 @@ line says it to the model as it is: `\\goal keepers are tall`.
 """
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from textwrap import wrap
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from entropy_core.checks import nearest
 from reso_llm.chat.panel import meanings, panel
 from reso_llm.chat.session import ChatSession, OnEvent, OnText, Reply
 from reso_llm.decoding.row import Event
+from reso_llm.generation import axes
 from reso_llm.session.foci import summary
 from run_core import terminal
 from run_core.terminal import Screen
@@ -44,6 +45,7 @@ class Chat:
         self.file = file
         self.ended = False
         self._events: list[Event] = []  # of the reply being written, not shown yet
+        self._axes: Mapping[str, float] = {}  # of the last reply
 
     def run(self, lines: Iterable[str]) -> None:
         """Take every line until the lines end or one says exit; Ctrl-C stops the current line.
@@ -107,6 +109,7 @@ class Chat:
         self.screen.write("\n")
         for note in reply.notes:
             self._note(note)
+        self._axes = reply.result.axes
         if reply.result.goals_achieved:
             self._note(f"goal achieved: {', '.join(reply.result.goals_achieved)}")
         if self.show_metrics:
@@ -185,6 +188,13 @@ class Chat:
             for part in wrap(line, self.screen.columns, subsequent_indent=" " * STATUS_COLUMN):
                 self.screen.note(part)
 
+    def show_axes(self, _: str) -> None:
+        """Show the sixteen semantic axes of the last reply."""
+        if not self._axes:
+            self._note("no reply was measured yet; metrics shows whether replies are")
+            return
+        self._table(axes.described(self._axes))
+
     def show_help(self, topic: str) -> None:
         """List the commands, or what the panel shows."""
         if topic.lower() == "metrics":
@@ -227,6 +237,7 @@ COMMANDS = {
     "remember": Command("<text>", "put a text into memory", Chat.remember),
     "recall": Command("<text>", "the memories that resonate with a text", Chat.recall),
     "status": Command("", "model, context, goal, memory, clock", Chat.show_status),
+    "axes": Command("", "the sixteen semantic axes of the last reply", Chat.show_axes),
     "metrics": Command("", "show or hide the panel under replies", Chat.toggle_metrics),
     "help": Command("[metrics]", "list the commands, or what the panel shows", Chat.show_help),
 }

@@ -105,6 +105,19 @@ def _write_token(
     row.take(token, draw.stop, measured, prediction, b)
 
 
+def follow(context: ModelContext, ids: Iterable[int]) -> None:
+    """Give the one row of a context these tokens, each measured as if it had been drawn.
+
+    Run it in inference mode. Raises FloatingPointError as `write` does.
+    """
+    row = context.rows[0]
+    for token in ids:
+        prediction = context.predict()
+        measured = measured_rows(prediction, [row])[0]
+        row.decide(measured, prediction, 0)
+        row.take(token, "", measured, prediction, 0)
+
+
 def measured_rows(prediction: Prediction, rows: Sequence[TextRow]) -> Sequence[Measure | None]:
     """Measures of the rows; None where neither metrics nor a controller reads them."""
     if not rows[0].measured:

@@ -12,6 +12,7 @@ from typing import Any
 
 from entropy_core.signals import Signals
 from reso_llm.decoding.row import Event
+from reso_llm.generation.axes import TextMeasures, axes_of
 from reso_llm.generation.loop import ModelContext
 from reso_llm.generation.row import TextRow
 from reso_llm.generation.targets import targets_of
@@ -69,6 +70,8 @@ class GenerationResult:
     """The same as a sentence."""
     memories_used: tuple[str, ...] = ()
     """What the user told before and the prompt asked for; the model was therefore told it again."""
+    axes: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Values of the semantic axes that are tied to a signal, by their names (`axes.AXES`)."""
     warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -152,7 +155,22 @@ def result_of(
         attention_summary=foci,
         attention_sentence=summary(foci),
         memories_used=row.memories.texts,
+        axes=axes_of(_measures(row, n, [a.share for a in appraisals])),
         warnings=(*context_warnings, *_alarms(row)),
+    )
+
+
+def _measures(row: TextRow, n: int, goal_shares: Sequence[float]) -> TextMeasures:
+    """What the axes read of the first n tokens that a row wrote."""
+    return TextMeasures(
+        row.coherence[:n],
+        [s.entropy_nats for s in row.decoding.signals[:n]],
+        row.surprises[:n],
+        [r.warning for r in row.decoding.readings[:n]],
+        row.num_prompt,
+        goal_shares,
+        row.memories.resonance,
+        row.memories.recency,
     )
 
 

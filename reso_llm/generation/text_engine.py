@@ -21,7 +21,7 @@ from reso_llm.decoding.controllers import SRB, StabilityTemperature
 from reso_llm.decoding.row import Event
 from reso_llm.decoding.stability import StabilityMonitor
 from reso_llm.decoding.text_class import DEFAULT, StabilityCalibration
-from reso_llm.generation.loop import Job, finish, telling
+from reso_llm.generation.loop import Job, finish, follow, telling
 from reso_llm.generation.options import GenerationOptions, options_of, seed_or_drawn
 from reso_llm.generation.prompt import Prompt
 from reso_llm.generation.prompt_cache import PromptCache
@@ -37,7 +37,7 @@ from reso_llm.generation.row import TextRow
 from reso_llm.generation.tokens import Tokens
 from reso_llm.session.agency import Goal
 from reso_llm.session.episodes import Moment, Recollection
-from reso_llm.session.session import Session
+from reso_llm.session.session import Session, WrittenText
 
 
 class TextEngine(ABC):
@@ -219,6 +219,24 @@ class TextEngine(ABC):
         checked = options_of(max_length, options)
         return self.finish(self.start([prompt], checked, [seed], on_text, goals=[goal]))[0]
 
+    @torch.inference_mode()
+    def read(self, text: str, prompt: Prompt = "") -> GenerationResult:
+        """Measure a given text as if it had been written after a prompt; the session notes nothing.
+
+        Goals and memories act as in `generate`, at guidance 1. Raises ValueError for a text without
+        a token, and as `messages_of`.
+        """
+        ids = self.tokenizer.encode(text)
+        require(bool(ids), "text", text, "a text with a token")
+        monitor = self.session.stability
+        try:
+            options = GenerationOptions(max_length=len(ids), guidance=1)
+            job = self.start([prompt], options, [0])
+            follow(job.context, ids)
+            return self._results(job, [written_text(job.context, 0, job.goals)])[0]
+        finally:
+            self.session.stability = monitor
+
     def create_goal(self, description: str, goal_type: str = "exploratory") -> Goal:
         """Pursue a goal; its vector (D,) is the pooled token embedding of the description.
 
@@ -236,16 +254,19 @@ class TextEngine(ABC):
     @torch.inference_mode()
     def close(self, job: Job) -> list[GenerationResult]:
         """Return the results of a job whose rows have ended; the session notes their texts."""
-        milliseconds = (time.perf_counter() - job.started) * 1000
-        context = job.context
-        texts = [written_text(context, b, job.goals) for b in range(len(job.rows))]
-        results = [
-            result_of(row, text, self.session, job.goals, context.warnings(b), milliseconds)
-            for b, (row, text) in enumerate(zip(job.rows, texts, strict=True))
-        ]
+        texts = [written_text(job.context, b, job.goals) for b in range(len(job.rows))]
+        results = self._results(job, texts)
         for text in texts:
             self.session.note(text)
         return results
+
+    def _results(self, job: Job, texts: Sequence[WrittenText]) -> list[GenerationResult]:
+        milliseconds = (time.perf_counter() - job.started) * 1000
+        context = job.context
+        return [
+            result_of(row, text, self.session, job.goals, context.warnings(b), milliseconds)
+            for b, (row, text) in enumerate(zip(job.rows, texts, strict=True))
+        ]
 
     def steering(self, goals: Sequence[Goal]) -> dict[Goal, bool]:
         """The session's active goals and these, each with whether it was achieved before."""

@@ -18,7 +18,7 @@ LENGTHS = {"length", "srb_budget"}
 """Stop reasons for which OpenAI's word is "length"; for the others it is "stop"."""
 SUMMED_UP = (
     "stability", "lyapunov", "goals_achieved", "goal_progress", "attention_summary", "stop_reason",
-    "seed", "generation_time_ms",
+    "seed", "generation_time_ms", "axes",
 )  # fmt: skip
 """Fields of a result that stand in the last `reso` object, as they are."""
 

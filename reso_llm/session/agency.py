@@ -44,11 +44,15 @@ class Goal:
 
 
 class Appraisal(NamedTuple):
-    """Progress of a text with a goal, in [0, 1], and whether the text achieves the goal."""
+    """A text and a goal: progress, whether it achieves the goal, and the share of it that it says.
+
+    Both numbers lie in [0, 1].
+    """
 
     goal: Goal
     progress: float
     achieved: bool
+    share: float
 
 
 class Agency:
@@ -167,8 +171,11 @@ class Agency:
         """Compare a text with each goal; nothing is noted. Empty for a text without a word."""
         if not words(text):
             return []
-        progress = [min(1.0, share_said(goal.description, text) / ENOUGH) for goal in goals]
-        return [Appraisal(goal, p, p == 1.0) for goal, p in zip(goals, progress, strict=True)]
+        shares = [share_said(goal.description, text) for goal in goals]
+        return [
+            Appraisal(goal, min(1.0, share / ENOUGH), share >= ENOUGH, share)
+            for goal, share in zip(goals, shares, strict=True)
+        ]
 
     def update_progress(self, text: str) -> tuple[Goal, ...]:
         """Update the progress of every active goal by a text; return the goals it achieved.
@@ -177,7 +184,7 @@ class Agency:
         appraisals nothing changes.
         """
         reached = []
-        for goal, progress, achieved in self.appraise(text, self._goals):
+        for goal, progress, achieved, _ in self.appraise(text, self._goals):
             if achieved and not goal.achieved:
                 reached.append(goal)
             goal.progress, goal.achieved = progress, achieved

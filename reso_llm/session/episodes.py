@@ -135,13 +135,17 @@ class EpisodicMemory:
 
     def weight(self, moment: Moment, now: float) -> float:
         """importance * exp(-memory_decay_rate * age)."""
-        return moment.importance * self._kept(now - moment.time)
+        return moment.importance * self.kept(now - moment.time)
+
+    def kept(self, age: float) -> float:
+        """exp(-memory_decay_rate * age): the share of its weight that a moment still has."""
+        return math.exp(-self.config.memory_decay_rate * age)
 
     def field(self, now: float) -> Tensor | None:
         """Sum of the stored fields, each by its weight now; None where there is none."""
         self._check_time(now)
         if not self.config.episodic_tagging:
-            return None if self._sum is None else self._sum * self._kept(now - self.latest)
+            return None if self._sum is None else self._sum * self.kept(now - self.latest)
         held = [m for m in self.moments if m.field is not None]
         if not held:
             return None
@@ -180,9 +184,6 @@ class EpisodicMemory:
                 "episodic_tagging = False keeps no record of single moments, only their summed "
                 f"field: set temporal_smf.episodic_tagging = True to {purpose}"
             )
-
-    def _kept(self, age: float) -> float:
-        return math.exp(-self.config.memory_decay_rate * age)
 
     def _check_time(self, time: float) -> None:
         require(math.isfinite(time), "time", time, "a finite number")

@@ -54,10 +54,14 @@ class Target(NamedTuple):
     attention: float
 
 
+def novelty_of(surprise_nats: float) -> float:
+    """Novelty in [0, 1] of a token with this surprise, at least 0."""
+    return -math.expm1(-surprise_nats / NOVELTY_SCALE_NATS)
+
+
 def focus_on(target: Target, goals: Sequence[Tensor], novelty_weight: float) -> Focus:
     """The focus on a target under goals with these vectors (D,)."""
-    novelty = -math.expm1(-target.surprise_nats / NOVELTY_SCALE_NATS)
-    relevance = 0.0
+    novelty, relevance = novelty_of(target.surprise_nats), 0.0
     if target.vector is not None:
         cosines = (F.cosine_similarity(target.vector, g.to(target.vector), dim=0) for g in goals)
         relevance = min(1.0, max((0.0, *(cosine.item() for cosine in cosines))))

@@ -6,7 +6,8 @@ The orders are merged from the longest to the shortest, as each tells the next i
 one token longer an entry occurs. Contexts too rare for the tables are counted and not written: no
 context that is kept has one of them as its suffix, since a suffix is never rarer.
 
-Memory: some hundred bytes for each of CHUNK positions or MERGED records, and the contexts kept.
+Memory: some hundred bytes for each of CHUNK positions or MERGED records, and for each context kept;
+nothing that grows with the text but a name for each run.
 
 Shapes: E entries, C contexts.
 """
@@ -70,6 +71,11 @@ class Frequent:
         full = self._fitting(self.sizes) < len(self.sizes)
         return int(self.totals[-1]) if full else 0
 
+    def may_hold(self, keys: np.ndarray, totals: np.ndarray) -> np.ndarray:
+        """Which contexts (C,) of those taken into account can still be among them."""
+        least = self.least
+        return (totals > least) | ((totals == least) & (keys <= self.keys[-1]))
+
     def of(self, order: int) -> np.ndarray:
         """Keys of those of one order, ascending."""
         fitting = self._fitting(self.sizes)
@@ -120,7 +126,7 @@ def count(
                 told[-1].append(_longer(entries, inside, vocab_size))
             if m < num_orders - 1:
                 _count_longer(contexts, entries, above, vocab_size)
-            _write(order, contexts, entries, m, slots[m], frequent)
+            _write(order, contexts, entries, m, slots[m], frequent, longest=m == num_orders - 1)
         for spool in (*longer, *(run for _, run in runs[m])):
             spool.path.unlink()
         longer = told
@@ -215,14 +221,15 @@ def _write(
     m: int,
     slots: int,
     frequent: Frequent,
+    longest: bool,
 ) -> None:
-    """Write what can still be kept, and count all."""
+    """Write what can still be kept or end a longer context that is, and count all."""
     counts = entries["counts"][:, FOLDS]
     order.counts_of_counts[:] += np.bincount(counts[counts < 5], minlength=5)
     order.token_contexts[:] += np.bincount(entries["token"], minlength=len(order.token_contexts))
-    totals = contexts["totals"][:, FOLDS]
+    keys, totals = contexts["key"], contexts["totals"][:, FOLDS]
     can = totals >= frequent.least
-    frequent.add(m, contexts["key"][can], totals[can], np.minimum(contexts["size"][can], slots))
-    can = totals >= frequent.least
+    frequent.add(m, keys[can], totals[can], np.minimum(contexts["size"][can], slots))
+    can = frequent.may_hold(keys, totals) if longest else totals >= frequent.least
     order.contexts.append(contexts[can])
     order.entries.append(entries[np.repeat(can, contexts["size"])])

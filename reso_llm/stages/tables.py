@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reso_llm.stages.counting import CONTEXT, Counts, Order, count
+from reso_llm.stages.counting import CONTEXT, Counts, count
 from reso_llm.stages.ngrams import FOLDS, NO_CONTEXT
 from reso_llm.stages.runs import Spool
 from reso_llm.stages.smoothing import Below, Smoothed, discounts_of, entropy, smooth
 
-SMOOTHED = 1 << 20  # entries smoothed at once, about
+SMOOTHED = 1 << 20  # contexts looked through, or entries smoothed, at once, about
 
 EVIDENCE = np.dtype([("by_fold", "f8", FOLDS + 1)])
 
@@ -86,12 +86,11 @@ def _smoothed_parts(
 ) -> Iterator[_Part]:
     """Smooth the orders from the shortest on, each where it is kept or a kept one ends with it."""
     lower = None
-    for m, (order, rows) in enumerate(zip(counts.orders, _needed(counts), strict=True)):
+    for m, (order, needed) in enumerate(zip(counts.orders, _needed(counts), strict=True)):
         discounts = discounts_of(order.counts_of_counts)
         kept = counts.frequent.of(m)
-        mapped = order.contexts.mapped()
-        this = _Lower(mapped["key"][rows], len(unigram), directory / f"{m}")
-        for first, contexts, entries in _blocks(order, rows):
+        this = _Lower(needed.contexts["key"], len(unigram), directory / f"{m}")
+        for first, contexts, entries in _blocks(order.entries, needed):
             context = np.repeat(np.arange(len(contexts)), contexts["size"])
             below = lower.below(contexts, entries) if lower else _nothing_below(context, unigram)
             u, amounts = unigram[entries["token"]], np.ascontiguousarray(entries["counts"].T)
@@ -108,18 +107,35 @@ def _nothing_below(context: np.ndarray, unigram: np.ndarray) -> Below:
     return Below(np.ones((FOLDS + 1, len(context))), ones, ones * entropy(unigram))
 
 
-def _needed(counts: Counts) -> list[np.ndarray]:
-    """Row numbers, for each order, of contexts that are kept or end a needed longer one."""
-    needed: list[np.ndarray] = []
+class _Needed(NamedTuple):
+    """Contexts of one order that are kept or end a needed longer one, by key."""
+
+    contexts: np.ndarray  # (C,) of CONTEXT
+    ends: np.ndarray  # (C,) number of the entry behind those of each
+
+
+def _needed(counts: Counts) -> list[_Needed]:
+    """What is needed of each order."""
+    needed: list[_Needed] = []
     suffixes = np.empty(0, dtype=np.int64)
     for m in reversed(range(len(counts.orders))):
-        contexts = counts.orders[m].contexts
-        mapped = contexts.mapped() if contexts.length else np.empty(0, CONTEXT)
         wanted = np.sort(np.concatenate((counts.frequent.of(m), suffixes)))
-        rows = np.flatnonzero(_among(mapped["key"], wanted))
-        suffixes = mapped["suffix"][rows]
-        needed.insert(0, rows)
+        needed.insert(0, _found(counts.orders[m].contexts, wanted))
+        suffixes = needed[0].contexts["suffix"]
     return needed
+
+
+def _found(contexts: Spool, wanted: np.ndarray) -> _Needed:
+    """The contexts with one of the keys, which ascend."""
+    found, ends, behind = [np.empty(0, CONTEXT)], [np.empty(0, np.int64)], 0
+    for begin in range(0, contexts.length, SMOOTHED):
+        some = contexts.read(begin, min(begin + SMOOTHED, contexts.length))
+        behind = behind + np.cumsum(some["size"])
+        here = _among(some["key"], wanted)
+        found.append(some[here])
+        ends.append(behind[here])
+        behind = behind[-1]
+    return _Needed(np.concatenate(found), np.concatenate(ends))
 
 
 def _among(keys: np.ndarray, ascending: np.ndarray) -> np.ndarray:
@@ -128,19 +144,15 @@ def _among(keys: np.ndarray, ascending: np.ndarray) -> np.ndarray:
     return np.append(ascending, NO_CONTEXT)[places] == keys
 
 
-def _blocks(order: Order, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """(number of the first, contexts, entries) of the rows, about SMOOTHED entries at a time."""
-    sizes = np.ascontiguousarray(order.contexts.mapped()["size"])
-    ends = np.cumsum(sizes)
-    block = np.cumsum(sizes[rows]) // SMOOTHED
-    for first, last in zip(*_spans(block), strict=True):
-        some = rows[first:last]
-        contexts = order.contexts.read(some[0], some[-1] + 1)
-        begin = ends[some[0]] - sizes[some[0]]
-        entries = order.entries.read(begin, ends[some[-1]])
-        wanted = np.zeros(len(contexts), dtype=bool)
-        wanted[some - some[0]] = True
-        yield first, contexts[wanted], entries[np.repeat(wanted, contexts["size"])]
+def _blocks(entries: Spool, needed: _Needed) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(number of the first, contexts, their entries), of about SMOOTHED entries at a time."""
+    for first, last in zip(*_spans(needed.ends // SMOOTHED), strict=True):
+        contexts, ends = needed.contexts[first:last], needed.ends[first:last]
+        sizes = contexts["size"]
+        begin = ends[0] - sizes[0]
+        ahead = ends - begin - np.cumsum(sizes)  # entries of other contexts
+        places = np.arange(sizes.sum()) + np.repeat(ahead, sizes)
+        yield first, contexts, entries.read(begin, ends[-1])[places]
 
 
 def _spans(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

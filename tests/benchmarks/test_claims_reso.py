@@ -9,6 +9,7 @@ from claim_rows import assert_turns, evidence_of, the_claim
 from benchmarks.claims import HOLDS, MIXED, NOT, UNTESTED, reso, reso_now
 from reso_llm.config import ResoLLMConfig, StochasticResonanceConfig, small_config, with_stage
 from reso_llm.decoding.controllers import StochasticResonance
+from reso_llm.generation.axes import AXES
 
 STAGES = ("prsc", "agency", "prime_embedding", "kuramoto", "resonant_attention", "temporal_smf")
 UP, DOWN, FLAT = [2.0, 1.0, 3.0], [-2.0, -3.0, -1.0], [0.1, -1.0, 1.0]
@@ -93,6 +94,9 @@ GOOD = {
                  for group in ("kuramoto", "lyapunov", "sedenion")
                  for name, holds in (("a", True), ("b", None))],
     "gating": [gating(0.0, 2.0, 4.0), gating(0.4, 2.01, 3.0), gating(0.8, 3.0, 1.0)],
+    "tracking": [{"what": "brackets", "form": "full", "seed": seed} | {
+        f"{name}, {pairs}, mean": value for name in ("clocks", "phases")
+        for pairs, value in (("partners", 0.8), ("others", 0.5))} for seed in (0, 1)],
     "speed": [{"work": "decoding", "tokens_per_second": {"full_unmeasured": 104.0, "full": 100.0}}],
 }  # fmt: skip
 TOLD = ("memory", 1, "gain_nats_per_token")
@@ -139,6 +143,9 @@ TURNS = [
     ("Stochastic Resonance: escape", {("phase_slip", 1, "values", "escaped"): 0.4}, NOT),
     ("Stochastic Resonance: escape", {("phase_slip", 1, "values", "rep-4"): 0.8}, NOT),
     ("Stochastic Resonance: escape", {("phase_slip", 1, "values", "escaped"): None}, UNTESTED),
+    ("Relevant tokens", {("tracking", 1, "phases, partners, mean"): 0.4}, MIXED),
+    ("Relevant tokens", {("tracking", seed, f"{name}, others, mean"): 0.9
+                         for seed in (0, 1) for name in ("clocks", "phases")}, NOT),
     ("Prime Token Embedding", without("prime_embedding", 1.0), NOT),
     ("Kuramoto Synchronization", without("kuramoto", 1.0), NOT),
     ("Resonant Attention", without("resonant_attention", 1.0), NOT),
@@ -172,6 +179,20 @@ def test_the_newest_row_of_a_seed_counts():
     claim = the_claim(reso.CLAIMS, "Coherence Gating")
     other = gating(0.0, 1.0, 4.0) | {"checkpoint": "older"}
     assert claim.finding(evidence_of(gating=[other, *GOOD["gating"]])).verdict == HOLDS
+
+
+def test_the_axes_are_mixed_while_names_are_free_and_turn_with_their_tests():
+    claim = the_claim(reso.CLAIMS, "Semantic axes")
+    tied = [name for name, axis in AXES.items() if axis is not None]
+    rows = [{"axis": name, "p": 0.01, "higher": 25, "texts": 30} for name in tied]
+    found = claim.finding(evidence_of(axes=rows))
+    assert found.verdict == MIXED
+    assert (
+        f"{len(tied)} of 16 names are tied to a signal of a text; {len(tied)} of" in found.measured
+    )
+    still = [row | {"p": 0.4} for row in rows]
+    assert claim.finding(evidence_of(axes=still)).verdict == NOT
+    assert claim.finding(evidence_of(axes=rows[1:])).verdict == UNTESTED
 
 
 class LoudResonance(StochasticResonance):

@@ -21,24 +21,24 @@ def test_the_synthetic_text_is_its_definition(monkeypatch):
 
 
 def test_a_corpus_has_as_many_bytes_and_files_as_asked(tmp_path):
-    assert data_scale.write_corpus(tmp_path, 200_000, file_bytes=60_000) == 4
-    sizes = [path.stat().st_size for path in sorted(tmp_path.iterdir())]
-    assert 200_000 <= sum(sizes) < 205_000
-    assert all(60_000 <= size < 65_000 for size in sizes[:-1])
+    data_scale.write_corpus(tmp_path, 1, file_bytes=300_000)
+    sizes = [path.stat().st_size for path in sorted((tmp_path / "rows").iterdir())]
+    assert len(sizes) == 4
+    assert 1_000_000 <= sum(sizes) < 1_005_000
+    assert all(300_000 <= size < 305_000 for size in sizes[:-1])
 
 
-def test_points_say_what_they_cost_and_are_drawn():
-    counted, tokenised = data_scale.count_point(20_000), data_scale.tokenise_point(1)
-    for row in (counted, tokenised):
+def test_points_say_what_they_cost_and_are_drawn(tmp_path):
+    rows = [{"kind": "counting", "size": 20_000}, {"kind": "tokenising", "size": 1}]
+    for row in rows:
+        data_scale.WRITTEN[row["kind"]](tmp_path, row["size"])
+        row |= data_scale.MEASURED[row["kind"]](tmp_path)
         assert row["disk_bytes"] >= 0
         assert row["cpu_seconds"] > 0
         assert row["peak_bytes"] > 50e6
+    counted, tokenised = rows
     assert counted["contexts"] > 1000
     assert counted["kept_bytes"] > 100_000
     assert tokenised["tokens"] > 100_000
-    rows = [
-        {"kind": "counting", "size": 20_000, **counted},
-        {"kind": "tokenising", "size": 1, **tokenised},
-    ]
     axes = data_scale.draw(rows).axes
     assert [len(a.lines[0].get_xdata()) for a in axes] == [1, 1, 1, 1]

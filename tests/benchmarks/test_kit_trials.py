@@ -5,13 +5,18 @@ import importlib
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from conftest import make_tiny_config
 
-from benchmarks.kit import pace, records, trials
+from benchmarks.kit import choice, pace, records, trials
+from benchmarks.kit.learners import with_choice
+from benchmarks.kit.variants import learner_of
 from benchmarks.studies import equal_time, quality
 from benchmarks.tasks import ablation
 from reso_llm.config import ResoLLMConfig
+from reso_llm.data.token_cache import Split
 
 
 def options(**changes):
@@ -64,7 +69,7 @@ def test_a_pace_gives_each_variant_its_steps(pace_file):
     assert [(t.variant, t.steps) for t in found] == [("full", 10), ("control", 60)]
     assert found[0].key == {"task": "t", "variant": "full", "seed": 0, "budget": "time",
                             "paced": True, "seconds": 30.0, "device": "cpu",
-                            "dropout": None}  # fmt: skip
+                            "dropout": None, "choose_on": None}  # fmt: skip
     (dropped,) = trials.trials_of("s", "t", ["full"], options(), steps=5, dropout=0.1)
     assert dropped.key["dropout"] == 0.1
     (tokens,) = trials.trials_of("s", "t", ["full"], options(), steps=5, seconds=30.0)
@@ -155,3 +160,47 @@ def test_what_a_model_buys_is_paired_by_seed_and_adjusted():
     assert found["full", "control"][:2] == ["+0.5500 ± 0.6353", "2"]
     assert found["full", "gpt2"] == ["+1.0000", "1", "-"]
     assert ("control", "gpt2") not in found, "no seed has both"
+
+
+def test_a_run_that_overfits_gives_the_checkpoint_that_validation_rows_chose(task, monkeypatch):
+    losses = iter([3.0, 2.0, 2.5, 2.6, 2.7, 2.8])
+    monkeypatch.setattr(choice, "EVERY", 2)
+    monkeypatch.setattr(choice, "total_nats", lambda *_: (next(losses), 1))
+    learner = learner_of(task, "control", 0)
+    seen = {}
+
+    def remember(_):
+        seen[learner.steps] = {n: v.clone() for n, v in learner.model.state_dict().items()}
+
+    curve = choice.train_chosen(learner, task, 16, remember)
+    assert [step for step, _ in curve] == [2, 4, 6, 8]  # nothing better for a quarter of 16 steps
+    assert choice.chosen_step(curve) == 4
+    kept = learner.model.state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in seen[4].items())
+    assert any(not torch.equal(kept[name], value) for name, value in seen[8].items())
+
+
+def test_validation_rows_are_the_last_training_rows_and_no_longer_trained_on(task):
+    documents = Split(task.train.tokens[:100], task.train.reply_mask[:100],
+                      np.array([0, 30, 60, 80]), 100, 100, 4)  # fmt: skip
+    parted = with_choice(dataclasses.replace(task, train=documents), 2)
+    assert parted.train.tokens.tolist() == documents.tokens[:60].tolist()
+    assert parted.choice.tokens.tolist() == documents.tokens[60:].tolist()
+    assert parted.choice.doc_starts.tolist() == [0, 20]
+    with pytest.raises(ValueError, match="4 validation rows: expected fewer"):
+        with_choice(dataclasses.replace(task, train=documents), 4)
+
+
+def test_a_row_says_that_its_checkpoint_was_chosen_and_where(task, monkeypatch, pace_file):
+    documents = Split(task.train.tokens, task.train.reply_mask, np.array([0, 200]),
+                      task.train.num_tokens, task.train.num_bytes, 2)  # fmt: skip
+    budget = dict(seconds=1.5, choose_on=1)
+    given = options(jobs=1, pace=pace_file)
+    (trial,) = trials.trials_of("quality", "t", ["control"], given, **budget)
+    monkeypatch.setitem(
+        trials._TASKS, "t", with_choice(dataclasses.replace(task, train=documents), 1)
+    )
+    row = trial.key | trials._alone(trial)
+    assert (row["chosen_step"], row["choose_on"], len(row["curve"])) == (3, 1, 1)
+    with pytest.raises(ValueError, match="--choose_on: expected --pace"):
+        trials.trials_of("quality", "t", ["control"], options(), **budget)

@@ -24,7 +24,7 @@ def used(engine):
     model.create_goal("be kind", "maintenance")
     model.bind_concept("letter", 100)
     model.update_memory("Mara keeps the blue map.", importance=2.0)
-    engine.generate("Once upon", 8, temperature=5.0, seed=1)
+    engine.generate("Once upon", 12, temperature=5.0, seed=2)
     model.update_memory("Tor sold a bell.", source="beta")
     return engine
 

@@ -63,9 +63,11 @@ def learner_of(config: TrainConfig, files: Path, world: World) -> Learner:
 # --- the same weights -----------------------------------------------------------------------
 
 
-def weights_after(rank: int, config: TrainConfig, files: Path) -> dict[str, np.ndarray] | None:
-    """Weights after STEPS steps in float64: both optimizers magnify the rounding of float32."""
-    torch.set_default_dtype(torch.float64)
+def weights_after(
+    rank: int, config: TrainConfig, files: Path, dtype: torch.dtype = torch.float64
+) -> dict[str, np.ndarray] | None:
+    """Weights after STEPS steps; both optimizers magnify the rounding of float32."""
+    torch.set_default_dtype(dtype)
     with open_world(CPU) as world:
         learner = learner_of(config, files, world)
         for step in range(STEPS):
@@ -103,6 +105,17 @@ def test_processes_learn_what_one_does(files, alone, size, replies_only, memory)
     for one in found:
         for name, values in expected.items():
             assert abs(one[name] - values).max() < 1e-5, name
+
+
+def test_processes_learn_bit_for_bit_what_one_does_in_as_many_passes(files):
+    """In float32, where the order of a sum shows: three terms have more than one."""
+    shared = config_of(files, batch_size=6, grad_accumulation=1)
+    alone = config_of(files, batch_size=2, grad_accumulation=3)
+    found = run_processes(3, weights_after, shared, files, torch.float32)
+    found += run_processes(1, weights_after, alone, files, torch.float32)
+    for name, values in found.pop().items():
+        for one in found:
+            assert np.array_equal(one[name], values), name
 
 
 def test_recomputed_blocks_learn_the_same(files, monkeypatch):
