@@ -108,9 +108,10 @@ CLAIMS = (
           frame="bits/byte after equal training time, with all stages against with none: {cases} "
           "(3 seeds each; longer runs were not compared)"),
     Claim("Model can set and track goals during generation", NEW, GOALS,
-          rows_of("goals", "checkpoint", "seed", measure="achieved", case="prompt"),
-          "achieved: {true:.2f} of the prompts a reply was written for, {false:.2f} of other "
-          "replies' prompts; AUROC {auc:.2f}", (apart("false", "true"),)),
+          rows_of("goals", "checkpoint", "case", "seed", case="case", measure="achieved"),
+          "{case} {true:.2f} and {false:.2f}, AUROC {auc:.2f}", (apart("false", "true"),),
+          frame="share of texts that achieve a goal, their own and another's, by what the goal is: "
+          "{cases}"),
     Claim("(ours) A goal shows in what is written", "reso_llm.generation.guidance",
           f"{GOALS} --guided",
           rows_of("goals", "checkpoint", "seed", case="seed", measure="guided", strength=1.5),
