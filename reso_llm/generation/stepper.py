@@ -22,7 +22,7 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
-from entropy_core.compiled import compiled, exponential, norm
+from entropy_core.compiled import available, compiled, exponential, norm
 from reso_llm.generation.states import one_row, stacked_stages
 from reso_llm.generation.threads import OneThread
 from reso_llm.network import ResoNetwork, ResoState
@@ -66,11 +66,15 @@ class Stepper:
 
     @staticmethod
     def supports(network: ResoNetwork) -> bool:
-        """Whether a network is on a CPU, in float32 and eval mode, without stochastic resonance."""
+        """Whether a network is on a CPU, in float32 and eval mode, without stochastic resonance.
+
+        Only where numba is installed.
+        """
         return (
             not network.training
             and not network.config.stochastic_resonance.enabled
             and all(p.dtype is torch.float32 and p.is_cpu for p in network.parameters())
+            and available()
         )
 
     @torch.no_grad()
