@@ -49,6 +49,7 @@ setup(
     install_requires=[
         "torch>=2.6",
         "numpy>=1.26",
+        "numba>=0.60",
         "safetensors>=0.4.5",
         "einops>=0.8",
         "tokenizers>=0.21",

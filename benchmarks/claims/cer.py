@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from benchmarks.claims import Claim, cer_views
+from benchmarks.claims import Claim, cer_ours, cer_views
 from benchmarks.claims.rules import above, all_of, computed, equal, less, more, one, rows_of, truths
 from cer.mirror import PUBLISHED as PUBLISHED_MIRROR
 from cer.zombie import PUBLISHED
@@ -46,7 +46,7 @@ def converges(text: str, source: str, mode: str) -> Claim:
 
 
 def zombie(text: str, quantity: str) -> Claim:
-    """The state-space model's quantity is the larger one, for both sizes of noise.
+    """The state-space model's quantity is the larger one, for both kinds of noise and all pairs.
 
     The published noise is of deviation 1 whatever the embeddings' length, so it depends on the
     units that a model is written in; the other does not.
@@ -56,7 +56,7 @@ def zombie(text: str, quantity: str) -> Claim:
         text, ZOMBIE_TEST, "python evaluate.py zombie --data data/tinyshakespeare.txt",
         partial(cer_views.noisy, quantity),
         "{forward:.2f} against {recurrent:.2f} with noise {case}", (more("recurrent", "forward"),),
-        frame="feed-forward against state-space, a pair equal in size and loss, {num_seeds} seeds: "
+        frame="feed-forward against state-space, pairs equal in size and loss, {num_seeds} seeds: "
         f"{{cases}} (published, an unequal pair: {published})", between=", ",
     )  # fmt: skip
 
@@ -135,4 +135,5 @@ CLAIMS = (
           because="it takes one model before and after such training; we have no such pair"),
     Claim('A caged system "has already answered"; one that navigates "might actually choose"',
           DEEPER, because="choosing is not defined by anything measurable"),
+    *cer_ours.CLAIMS,
 )  # fmt: skip

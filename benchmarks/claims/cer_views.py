@@ -153,19 +153,21 @@ def targets_reached(row: Row) -> Row:
 
 
 def noisy(quantity: str, evidence: Evidence) -> Cases:
-    """A quantity of both models of every seed, by the size of the noise at level 1."""
-    rows = newest(evidence.rows("zombie", data="tinyshakespeare.txt", quick=False), "seed")
+    """A quantity of both models of every seed, by the kind of noise, at level 1, and by size."""
+    rows = evidence.rows("zombie", data="tinyshakespeare.txt", quick=False)
+    sizes = grouped(newest(rows, "width", "seed"), "width")
 
     def at(model: Row, scale: str) -> float:
         noises = model["noise"]
         return next(n[quantity] for n in noises if (n["scale"], n["level"]) == (scale, 1.0))
 
     return {
-        title: [
+        f"{title} (width {width})": [
             {"forward": at(forward, scale), "recurrent": at(recurrent, scale)}
-            for forward, recurrent in (row["models"] for row in rows)
+            for forward, recurrent in (row["models"] for row in some)
         ]
         for scale, title in NOISES.items()
+        for (width,), some in sorted(sizes.items())
     }
 
 

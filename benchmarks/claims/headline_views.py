@@ -7,10 +7,19 @@ sentences are cut there.
 import statistics
 from collections.abc import Sequence
 
-from benchmarks.claims import Evidence, Missing, Row, cer_views, phase_slip, reso_views
+from benchmarks.claims import (
+    Evidence,
+    Missing,
+    Row,
+    cer_views,
+    phase_slip,
+    phase_slip_rivals,
+    reso_views,
+)
 from benchmarks.kit.records import newest
 from benchmarks.kit.statistics import Interval, summary
 from benchmarks.tasks.phase_slip.arms import CURVE, GREEDY, HEAT, NOISE, PUBLISHED
+from benchmarks.tasks.phase_slip.rivals import REWIND
 from benchmarks.tasks.phase_slip.statistics import drawn_measures
 from cer.mirror import PUBLISHED as PUBLISHED_MIRROR
 
@@ -116,19 +125,25 @@ def classified(evidence: Evidence) -> Row:
 
 
 def slipped(evidence: Evidence) -> Row:
-    """Share of 4-grams said before, of 100 tokens of SmolLM2."""
+    """Share of 4-grams said before, of 100 tokens of SmolLM2 after each of the rivals' prompts.
+
+    What the hot token and the noise do alone is of the strict protocol.
+    """
     cases = phase_slip.models(evidence)
     if REAL not in cases:
         raise Missing(f"no row of {REAL} in benchmarks/results/phase_slip.jsonl")
-    arms = {GREEDY: "greedy", PUBLISHED: "Phase-Slip", HEAT: "its hot token alone",
-            NOISE: "its noise alone", CURVE[0.8]: "plain sampling"}  # fmt: skip
-    rows = phase_slip.strict_rows(cases[REAL], *arms)
+    arms = {GREEDY: "greedy", PUBLISHED: "Phase-Slip as published", CURVE[0.8]: "plain sampling",
+            REWIND: "repeats taken back"}  # fmt: skip
+    rows = [row for row in phase_slip_rivals.rival_rows(cases[REAL]) if row["arm"] in arms]
     drawn = drawn_measures(rows)
-    bars = {label: summary(drawn[arm]["rep-4"]) for arm, label in arms.items()}
-    escaped = {row["arm"]: row["values"]["escaped"] for row in rows}
-    (looping,) = (row["values"]["ends"] for row in rows if row["arm"] == GREEDY)
-    return {"bars": bars, "looping": looping, "escaped": escaped[PUBLISHED],
-            "by_heat": escaped[HEAT], "by_noise": escaped[NOISE]}  # fmt: skip
+    values = {arms[row["arm"]]: row["values"] for row in rows}
+    alone = phase_slip.strict_rows(cases[REAL], HEAT, NOISE)
+    alone = {row["arm"]: row["values"]["escaped"] for row in alone}
+    return {
+        "bars": {label: summary(drawn[arm]["rep-4"]) for arm, label in arms.items()},
+        "values": values, "texts": len(rows[0]["pairs"]["rep-4"][0]),
+        "looping": values["greedy"]["ends"], "by_heat": alone[HEAT], "by_noise": alone[NOISE],
+    }  # fmt: skip
 
 
 def stopped(evidence: Evidence) -> Row:

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from benchmarks.claims import Missing, Row
 from benchmarks.kit.records import grouped
 from benchmarks.kit.tables import shown
@@ -12,6 +14,7 @@ from benchmarks.tasks.phase_slip.statistics import drawn_measures
 WEAKER = ("sampling", "min-p", "top-n-sigma", "stochastic resonance")
 PENALTY = ("repetition penalty",)
 STRONG = ("DRY", "DRY, sampled", "XTC")
+RETRY = 0.2  # share of 4-grams said before, above which a text would be written anew
 CLOSE = 0.01  # shares of 4-grams and of pairs that differ by less are alike
 
 
@@ -31,6 +34,17 @@ def escaped(rows: Sequence[Row]) -> list[Row]:
         raise Missing("no greedy text of the rivals ends in a loop")
     return [{"looping": values[GREEDY]["ends"], "escaped": values[REWIND]["escaped"],
              "before": values[GREEDY]["rep-4"], "after": values[REWIND]["rep-4"]}]  # fmt: skip
+
+
+def left_to_retry(rows: Sequence[Row]) -> list[Row]:
+    """Texts that a second try would be for: more than RETRY of their 4-grams were said before."""
+    shares = {}
+    for row in rival_rows(rows):
+        if row["arm"] in (GREEDY, REWIND):
+            again, grams = np.array(row["pairs"]["rep-4"], dtype=float)[:, :, 0]  # no seed acts
+            shares[row["arm"]] = again / grams > RETRY
+    return [{"texts": len(shares[REWIND]), "greedy": float(shares[GREEDY].mean()),
+             "left": float(shares[REWIND].mean())}]  # fmt: skip
 
 
 def compared(families: Sequence[str], bound: float) -> Callable[[Sequence[Row]], list[Row]]:

@@ -5,7 +5,7 @@
     python -m benchmarks.making.ship_reactor --run runs/cer_guanaco
 
 Weights are stored in half precision; the optimizer stays behind. The card's scores are those of
-the study's newest rows.
+the study's newest rows of the run's seed.
 """
 
 import argparse
@@ -30,9 +30,9 @@ Cross-entropy of held-out bytes in nats, with 95 % intervals over {places:,} pla
 """
 
 
-def scores() -> tuple[str, Row]:
-    """Table of the study's newest rows, and the reactor's. ValueError where there is none."""
-    newest = {row["arm"]: row for row in read_rows("reactor_bytes")}
+def scores(seed: int) -> tuple[str, Row]:
+    """Table of a run's newest rows, and the reactor's. ValueError where there is none."""
+    newest = {row["arm"]: row for row in read_rows("reactor_bytes") if row["seed"] == seed}
     if "reactor" not in newest:
         raise ValueError("expected rows of benchmarks.studies.reactor_bytes: run it first")
     lines = [
@@ -68,7 +68,7 @@ def main() -> None:
         for name, tensor in tensors["model"].items()
         if name.startswith("0.")
     }
-    text, row = scores()
+    text, row = scores(config["seed"])
     card = CARD.format(scores=text, **{k: row[k] for k in ("parameters", "steps", "places")})
     stored = {"config.json": shape, "README.md": card}
     save_directory(args.out, tensors={"model": weights}, documents=stored)

@@ -1,10 +1,11 @@
 """The reactor that joins views of the next byte, against counting and a perceptron.
 
-python train.py --config configs/cer_guanaco.yaml
-python -m benchmarks.studies.reactor_bytes --run runs/cer_guanaco
+python train.py --config configs/cer_guanaco.yaml seed=1 out=runs/cer_1      (and seeds 0 and 2)
+python -m benchmarks.studies.reactor_bytes --run runs/cer_0 runs/cer_1 runs/cer_2
 
 Cross-entropy of a byte in nats, on random places of the texts that the run held out; paired
-differences from the bigram have bootstrap intervals over the places. Arms:
+differences from the bigram have bootstrap intervals over the places. A run whose seed is recorded
+with as many steps and places is not scored again. Arms:
 * counted in the training texts: unigram; bigram, which is the nearest view; trigram (Witten–Bell);
 * smoothed_views: the mean of the views, mixed with uniform, the share fitted on training places;
 * log_linear: q ∝ u^w0 Π x_s^ws of unigram u and views x, a weight each fitted on training places;
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.kit.records import num_parameters, write_row
+from benchmarks.kit.records import Records, num_parameters, write_row
 from benchmarks.kit.statistics import mean_of
 from benchmarks.studies.reactor_training import SMOOTHING, answers, fit, same_size
 from cer.next_byte import OUTCOMES, NextBytes, interpolated, unigram
@@ -31,7 +32,7 @@ from run_core.checkpoint import load_checkpoint
 from run_core.run import resolve
 
 FITTED_STEPS, FITTED_RATE = 200, 0.03  # of Adam, for the weights of log_linear
-BASELINE = "bigram"
+NAME, BASELINE, LAST = "reactor_bytes", "bigram", "mlp_pooled"
 
 
 def nats(batch: Batch, q: Tensor) -> Tensor:
@@ -96,7 +97,7 @@ def arms(
     torch.manual_seed(config.seed)
     mlp = nn.ModuleList([same_size(OUTCOMES, size, pooled=True)])
     trained = fit(config, mlp, texts).reactors
-    yield "mlp_pooled", num_parameters(mlp), nats(batch, answered(trained, batch))
+    yield LAST, num_parameters(mlp), nats(batch, answered(trained, batch))
 
 
 def row_of(name: str, parameters: int, values: Tensor, bigram: Tensor) -> dict[str, Any]:
@@ -112,18 +113,28 @@ def row_of(name: str, parameters: int, values: Tensor, bigram: Tensor) -> dict[s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Score a reactor of next bytes.")
-    parser.add_argument("--run", required=True, help="run directory of train.py")
+    parser.add_argument("--run", nargs="+", required=True, help="run directories of train.py")
     parser.add_argument("--places", type=int, default=4096, help="held-out bytes that are scored")
     options = parser.parse_args()
-    config, texts = read_texts(read_config(["--out", options.run, "--resume"])[0])
-    tensors, documents = load_checkpoint(resolve(options.run), ("model",))
-    shared = {"seed": config.seed, "steps": documents["training.json"]["step"]}
-    scored = list(arms(config, texts, tensors["model"], options.places))
+    for run in options.run:
+        score(run, options.places)
+
+
+def score(run: str, num_places: int) -> None:
+    """Record the rows of one run, unless its last one is recorded."""
+    config, texts = read_texts(read_config(["--out", run, "--resume"])[0])
+    tensors, documents = load_checkpoint(resolve(run), ("model",))
+    shared = {
+        "seed": config.seed, "steps": documents["training.json"]["step"], "places": num_places,
+    }  # fmt: skip
+    if Records(NAME, on=True).find(arm=LAST, **shared):
+        return
+    scored = list(arms(config, texts, tensors["model"], num_places))
     bigram = next(values for name, _, values in scored if name == BASELINE)
     for name, parameters, values in scored:
         row = row_of(name, parameters, values, bigram)
-        write_row("reactor_bytes", row | shared | {"places": options.places})
-        print(name, parameters, row["nats_per_byte"], row["minus_bigram"], flush=True)
+        write_row(NAME, row | shared)
+        print(config.seed, name, parameters, row["nats_per_byte"], row["minus_bigram"], flush=True)
 
 
 if __name__ == "__main__":

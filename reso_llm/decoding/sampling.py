@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from entropy_core.checks import is_number, is_whole, require
+from entropy_core.compiled import compiled
 from reso_llm.decoding import filters, penalties
 from reso_llm.decoding.filters import Mirostat
 
@@ -182,10 +183,27 @@ def inverted(probabilities: Tensor, generator: torch.Generator | None) -> Tensor
     An id is the first whose cumulative sum passes the number. torch.multinomial draws an
     exponential number for every token of the vocabulary, which takes nine times as long.
     """
-    sums = probabilities.cumsum(-1, dtype=torch.float64)
-    shape, device = (len(sums), 1), sums.device
+    shape, device = (len(probabilities), 1), probabilities.device
     u = torch.rand(shape, dtype=torch.float64, device=device, generator=generator)
+    if device.type == "cpu" and probabilities.dtype is torch.float32:
+        rows = zip(probabilities.numpy(), u.numpy()[:, 0], strict=True)
+        return torch.tensor([[first_beyond(p, share)] for p, share in rows])
+    sums = probabilities.cumsum(-1, dtype=torch.float64)
     return torch.searchsorted(sums, u * sums[:, -1:], right=True)
+
+
+@compiled
+def first_beyond(p, share):
+    """The first place at which the sum of p (V,) so far is above a share of the whole sum."""
+    total, below, last = 0.0, 0.0, 0
+    for i in range(len(p)):
+        total += p[i]
+    for i in range(len(p)):
+        below += p[i]
+        if below > share * total:
+            return i
+        last = i if p[i] > 0 else last
+    return last  # by rounding
 
 
 def _checked_bias(bias: Any) -> dict[int, float]:

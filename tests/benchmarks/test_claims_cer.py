@@ -3,7 +3,7 @@
 import pytest
 from claim_rows import assert_turns, changed, evidence_of, the_claim
 
-from benchmarks.claims import HOLDS, MIXED, NOT, UNTESTED, cer, cer_views
+from benchmarks.claims import HOLDS, MIXED, NOT, UNTESTED, cer, cer_ours, cer_views
 from cer.mirror import PUBLISHED
 
 ENCODER, NO_DRIFT = "right after the encoder", "no drift control"
@@ -53,18 +53,43 @@ def zombie(seed):
                  for scale in ("norm", "absolute") for level in (0.5, 1.0)]  # fmt: skip
         return {"noise": noise}
 
-    return {"data": "tinyshakespeare.txt", "quick": False, "seed": seed,
+    return {"data": "tinyshakespeare.txt", "quick": False, "seed": seed, "width": 96,
             "models": [model(1.0), model(2.0)]}  # fmt: skip
 
 
 def training():
-    rows = [{"arm": arm, "seed": s, "diffusion": [{"diffusion": 0.1}] * 2, "convergence": c}
+    rows = [{"arm": arm, "seed": s, "diffusion": [{"diffusion": 0.1}] * 2, "convergence": c,
+             "kl_nats": [0.1, 0.2]}
             for s in (0, 1) for arm, c in (("reactor", 0.9), ("uncontrolled", 0.9))]  # fmt: skip
-    return [*rows, *({"arm": "coupled", "seed": s, "convergence": 0.95} for s in (1, 0))]
+    coupled = [{"arm": "coupled", "seed": s, "convergence": 0.95, "kl_nats": [0.1]} for s in (1, 0)]
+    return [*rows, *coupled, *({"arm": arm, "seed": s, "kl_nats": [0.3]}
+            for s in (0, 1) for arm in ("mlp_pooled", "smoothed_views"))]  # fmt: skip
+
+
+def of_bytes():
+    minus = {"reactor": -0.3, "log_linear": 0.0, "mlp_pooled": 0.1, "smoothed_views": 0.2,
+             "trigram": -0.5}  # fmt: skip
+    return [{"arm": arm, "seed": seed, "nats_per_byte": [2.5 + x, 2.4 + x, 2.6 + x],
+             "minus_bigram": [x, x - 0.04, x + 0.04]}
+            for seed in (0, 1) for arm, x in minus.items()]  # fmt: skip
+
+
+def trained():
+    ends = {name: {"entropy_trajectory": {"step_5": {"mean": 3.01}}} for name in PUBLISHED}
+    return {"kind": "trained", "metadata": {"target_entropy": 3.0},
+            "summary": {"conditions": ends}}  # fmt: skip
+
+
+def liquid(seed, arm, error):
+    found = dict.fromkeys(cer_ours.CONTROL, error)
+    return {"arm": arm, "seed": seed, "untrained": found, "trained": found | {"kl": error}}
 
 
 GOOD = {
-    "mirror": [mirror(), ablate()],
+    "mirror": [mirror(), ablate(), trained()],
+    "reactor_bytes": of_bytes(),
+    "liquid_reactor": [liquid(seed, arm, error + seed) for seed in (0, 1)
+                       for arm, error in (("liquid", 0.1), ("liquid, frozen", 0.2))],
     "setpoint": [setpoint("published"), setpoint("corrected")],
     "zombie": [zombie(0), zombie(1)],
     "reactor_training": training(),
@@ -108,6 +133,18 @@ TURNS = [
     ("... and lower", {("zombie", 0, "models", 1, "noise", i, "commutation_nats"): 0.5
                        for i in (1, 3)}, NOT),
     ("Multi-CER", {("reactor_training", 4, "convergence"): 0.8}, NOT),
+    ("Feed-forward",
+     {("zombie", 1, "width"): 48, ("zombie", 1, "models", 1): zombie(0)["models"][0]}, MIXED),
+    ("(ours) A reactor trained",
+     {("reactor_bytes", 2, "minus_bigram"): [-0.2, -0.27, 0.0]}, NOT),
+    ("(ours) A reactor trained",
+     {("reactor_bytes", 8, "minus_bigram"): [-0.5, -1.0, 0.0]}, NOT),
+    ("(ours) ... and than five", {("reactor_bytes", 1, "minus_bigram"): [-0.2, -0.3, -0.1]}, NOT),
+    ("(ours) ... and restores", {("reactor_training", 1, "kl_nats"): [0.1],
+                                 ("reactor_training", 0, "kl_nats"): [0.4, 0.3]}, NOT),
+    ("(ours) A trained reactor ends", {("mirror", 2, "metadata", "target_entropy"): 2.0}, NOT),
+    ("(ours) A liquid layer's", {("liquid_reactor", 1, "untrained", "weak_error"): 0.0}, MIXED),
+    ("(ours) ... and make the", {("liquid_reactor", 1, "trained", "kl"): 0.1}, NOT),
     ('The "2.9 nat cage"', {("srb", 0, "arms", "static", "own_entropy_nats"): [1, 0.9, 1.1]}, NOT),
 ]  # fmt: skip
 

@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -229,8 +230,12 @@ def tiny_tasks(monkeypatch, files):
     task = ablation.quick_task("shakespeare", files["TEXT"])
     monkeypatch.setitem(ablation.TASKS, "shakespeare", lambda path: task)
     monkeypatch.setattr("benchmarks.kit.trials.keep_freed_memory", lambda: None)
-    monkeypatch.setattr("benchmarks.tasks.zombie.ZombieConfig", lambda seeds: zombie_pair.quick(
-        zombie_pair.ZombieConfig(seeds=seeds)))  # fmt: skip
+    monkeypatch.setattr(
+        "benchmarks.tasks.zombie.ZombieConfig",
+        lambda seeds, width: replace(
+            zombie_pair.quick(zombie_pair.ZombieConfig(seeds=seeds)), width=width // 6
+        ),
+    )
 
 
 @pytest.mark.parametrize("name", RECORDED)

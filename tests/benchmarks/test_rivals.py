@@ -81,6 +81,7 @@ def test_the_tables():
         ("(ours) ... and repeats less", [], HOLDS),
         ("(ours) ... and less than a", [], HOLDS),
         ("(ours) ... and no more than", [], HOLDS),
+        ("(ours) ... and leaves no text", [], HOLDS),
         ("(ours) ... and leaves known", [], HOLDS),
         ("(ours) ... and leaves known", [fact(still=97)], NOT),
         ("(ours) ... and leaves known", [fact(right=0, same=0)], UNTESTED),
@@ -98,6 +99,7 @@ def test_claims(start, changes, verdict):
     [
         ("(ours) ... and repeats less", rivals.REWIND, (0.3, 0.5, 0.3), NOT),
         ("(ours) ... and repeats less", rivals.REWIND, (0.1, 0.7, 0.3), MIXED),
+        ("(ours) ... and leaves no text", rivals.REWIND, (0.3, 0.5, 0.3), NOT),
         ("(ours) ... and no more than", rivals.REWIND, (0.02, 0.9, 0.3), NOT),
         ("(ours) ... and no more than", rivals.REWIND, (0.01, 0.9, 0.3), MIXED),
     ],

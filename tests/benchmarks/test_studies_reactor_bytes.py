@@ -2,9 +2,12 @@
 
 import math
 import random
+from dataclasses import replace
 
 import torch
 
+from benchmarks.kit import records
+from benchmarks.studies import reactor_bytes
 from benchmarks.studies.reactor_bytes import arms, row_of
 from cer.tasks import TaskConfig
 from cer.training import CERTrainConfig, ReactorConfig, Trainer
@@ -44,3 +47,28 @@ def test_each_arm_knows_what_it_is_told():
         "minus_bigram"
     ]
     assert low < value < high < 0
+
+
+def test_a_run_that_is_scored_is_not_scored_again(results, monkeypatch):
+    """Its seed, steps and places name it."""
+    measured = []
+
+    def few(config, *_):
+        measured.append(config.seed)
+        for name in (reactor_bytes.BASELINE, reactor_bytes.LAST):
+            yield name, 0, torch.ones(4)
+
+    monkeypatch.setattr(reactor_bytes, "arms", few)
+    monkeypatch.setattr(reactor_bytes, "read_config", lambda options: [options[1]])
+    monkeypatch.setattr(
+        reactor_bytes, "read_texts", lambda run: (replace(CONFIG, seed=int(run[-1])), [])
+    )
+    monkeypatch.setattr(reactor_bytes, "resolve", lambda run: run)
+    documents = {"training.json": {"step": 2}}
+    monkeypatch.setattr(reactor_bytes, "load_checkpoint", lambda *_: ({"model": {}}, documents))
+    for run in ("run_0", "run_1", "run_0"):
+        reactor_bytes.score(run, 4)
+    reactor_bytes.score("run_0", 5)
+    assert measured == [0, 1, 0]
+    rows = records.read_rows("reactor_bytes")
+    assert [(row["seed"], row["places"]) for row in rows[::2]] == [(0, 4), (1, 4), (0, 5)]

@@ -43,6 +43,7 @@ def rewind(**changes: Any) -> Arm:
 DESIGNS: dict[str, Arm] = {
     REWIND: rewind(),
     "rewind, 4 tokens": rewind(repeat_length=4),
+    "rewind, 8 tokens": rewind(repeat_length=8),
     "rewind, heat": rewind(slip_temperature=1.0),
     "rewind, noise": rewind(noise=CacheNoise()),
     "rewind, noise in values": rewind(noise=CacheNoise(scale=0.1, values_only=True)),
