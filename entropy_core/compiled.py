@@ -67,7 +67,7 @@ compiled = Compiled
 @cache
 def _announce() -> None:
     logging.getLogger(__name__).warning(
-        "compiling what writes texts for this processor, which takes some ten seconds once"
+        "compiling what writes texts for this processor, which takes some seconds once"
     )
 
 

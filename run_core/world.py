@@ -119,8 +119,10 @@ def open_world(device: torch.device) -> Iterator[World]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     with _named_loss():
         dist.init_process_group(backend, timeout=PATIENCE)
+    world = World(dist.get_rank(), size)
     try:
-        yield World(dist.get_rank(), size)
+        world.gather(None)  # one that leaves before all are connected breaks the connecting
+        yield world
     finally:
         dist.destroy_process_group()
 

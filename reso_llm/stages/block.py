@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from entropy_core.compiled import ONE, compiled, norm
 from reso_llm.config import ResoLLMConfig
-from reso_llm.stages.arrays import Matrix
+from reso_llm.stages.arrays import Matrix, view
 from reso_llm.stages.attention import Attention, AttentionReceived, AttentionStep
 from reso_llm.stages.cache import CacheStep, KVCache, Scratch
 from reso_llm.stages.fused import linear, relu_squared, rms_norm
@@ -135,6 +135,7 @@ class BlockStep:
         self.attention = AttentionStep(module.attention, caches, scratch)
         maps = module.feed_forward
         self.up, self.down = Matrix(maps.up.weight), Matrix(maps.down.weight)
+        self.down_rows = view(maps.down.weight).T  # (F,D)
         self.residual_scale = np.float32(module.residual_scale.item())
         self.input_scale = np.float32(module.input_scale.item())
 
@@ -163,8 +164,11 @@ class BlockStep:
         normed = s.normed[:n]
         mix(x, y, ONE, ONE, normed)
         hidden = self.up(normed, out=s.hidden[:n])
-        square_positive(hidden)
-        x += self.down(hidden, out=s.out[:n])
+        if n == 1:
+            add_active(hidden[0], self.down_rows, x[0])
+        else:
+            square_positive(hidden)
+            x += self.down(hidden, out=s.out[:n])
 
 
 @compiled
@@ -183,3 +187,29 @@ def square_positive(hidden):
         for i in range(hidden.shape[1]):
             h = hidden[r, i]
             hidden[r, i] = np.float32(0) if h < 0 else h * h  # NaN stays
+
+
+@compiled
+def add_active(hidden, down, x):
+    """Add max(0, h)^2 W of one row's hidden (F,) and W (F,D) to x (D,).
+
+    Rows of W whose h is not above 0 are not read: half of them at random, more after training.
+    """
+    F, D = down.shape
+    active, n = np.empty(F, np.int64), 0
+    for i in range(F):
+        active[n] = i
+        n += not hidden[i] <= 0  # NaN counts
+    total = np.zeros(D, np.float32)
+    for k in range(0, n - 3, 4):
+        a, b, c, d = active[k], active[k + 1], active[k + 2], active[k + 3]
+        p, q, r, s = hidden[a], hidden[b], hidden[c], hidden[d]
+        p, q, r, s = p * p, q * q, r * r, s * s
+        for i in range(D):
+            total[i] += p * down[a, i] + q * down[b, i] + r * down[c, i] + s * down[d, i]
+    for k in range(n - n % 4, n):
+        a = active[k]
+        for i in range(D):
+            total[i] += hidden[a] * hidden[a] * down[a, i]
+    for i in range(D):
+        x[i] += total[i]

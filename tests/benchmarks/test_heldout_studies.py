@@ -259,7 +259,7 @@ def test_continuation_is_sampling_from_whole_passes_with_the_goal():
         for _ in range(9):
             logits = model(ids, goal=goal).logits[:, -1, len(SPECIAL_TOKENS) :]
             chances = F.pad((logits / measures.SAMPLING.temperature).softmax(-1), (5, 0))
-            ids = torch.cat((ids, inverted(chances, generator)), dim=1)
+            ids = torch.cat((ids, inverted(chances.log(), generator)), dim=1)
         assert measures.continuation(model, prompt, goal, seed, 9).tolist() == ids[0, 3:].tolist()
     assert len(SPECIAL_TOKENS) == 5
 
