@@ -5,6 +5,9 @@ first call, for the processor at hand, and kept on disk beside its file or in th
 later processes load it. numba itself is imported then, and not before: training and prompts need
 neither. Sums may be reordered and products fused; infinities and NaN are respected.
 
+numba is optional, the extra `fast`. Without it the functions run as Python, hundreds of times
+slower: where torch has another way, callers ask `available()` and take it.
+
 A compiled function may call others of this file; the files of the stages call none of each other.
 """
 
@@ -12,6 +15,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 from functools import cache, cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,17 @@ P = tuple(
 )
 
 
+@cache
+def available() -> bool:
+    """Whether numba is installed. Says once what is lost without it."""
+    if find_spec("numba") is not None:
+        return True
+    logging.getLogger(__name__).warning(
+        'texts are written at about a third of the speed without numba: pip install -e ".[fast]"'
+    )
+    return False
+
+
 class Compiled:
     """A function that is compiled at its first call; see the module's docstring."""
 
@@ -37,7 +52,9 @@ class Compiled:
 
     @cached_property
     def dispatcher(self) -> Any:
-        """numba's form of the function."""
+        """numba's form of the function; the function itself without numba."""
+        if not available():
+            return self._function
         import numba
 
         self._function.__qualname__ += f".{VERSION}"  # in the name of its file on disk

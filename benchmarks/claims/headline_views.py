@@ -60,7 +60,7 @@ def worth(evidence: Evidence) -> Row:
     """Bits per byte that are lost without each stage, guanaco, 180 s."""
     bars = {}
     for stage, label in STAGES.items():
-        ((row,),) = reso_views.stage_costs(stage, evidence).values()
+        ((row,),) = reso_views.stage_costs(stage, evidence, task="guanaco").values()
         bars[label] = row["cost"]
     helping = [label for label, cost in bars.items() if cost[1] > 0]
     return {"bars": bars, "helping": helping, "names": ", ".join(helping), "num": len(bars)}

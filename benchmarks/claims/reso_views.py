@@ -26,10 +26,13 @@ DAMAGE = {  # name in the row, tokens read
 # --- the model and its stages
 
 
-def stage_costs(stage: str, evidence: Evidence) -> Cases:
-    """Bits per byte that taking the stage out of the full stack costs, on every text recorded."""
+def stage_costs(stage: str, evidence: Evidence, **text: str) -> Cases:
+    """Bits per byte that taking the stage out of the full stack costs, on every text recorded.
+
+    text: fields of the rows, as task="guanaco".
+    """
     costs = {}
-    for title, group in groups(evidence.rows("ablation")).items():
+    for title, group in groups(evidence.rows("ablation", **text)).items():
         saved = gain(group, f"full - {stage}") if f"full - {stage}" in group else None
         if saved is not None and saved.half is not None:
             cost = (-saved.mean, -saved.mean - saved.half, -saved.mean + saved.half)

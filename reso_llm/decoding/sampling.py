@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from entropy_core.checks import is_number, is_whole, require
-from entropy_core.compiled import LEAST, compiled, exponential, highest
+from entropy_core.compiled import LEAST, available, compiled, exponential, highest
 from reso_llm.decoding import filters, penalties
 from reso_llm.decoding.filters import Mirostat
 
@@ -185,7 +185,7 @@ def inverted(logits: Tensor, generator: torch.Generator | None) -> Tensor:
     """
     shape, device = (len(logits), 1), logits.device
     u = torch.rand(shape, dtype=torch.float64, device=device, generator=generator)
-    if device.type == "cpu" and logits.dtype is torch.float32:
+    if device.type == "cpu" and logits.dtype is torch.float32 and available():
         rows = zip(logits.numpy(), u[:, 0].tolist(), strict=True)
         return torch.tensor([[first_beyond(z, share)] for z, share in rows])
     sums = logits.softmax(-1).cumsum(-1, dtype=torch.float64)

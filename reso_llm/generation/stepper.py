@@ -22,13 +22,14 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
-from entropy_core.compiled import compiled, exponential, norm
+from entropy_core.compiled import available, compiled, exponential, norm
 from reso_llm.generation.states import one_row, stacked_stages
 from reso_llm.generation.threads import OneThread
 from reso_llm.network import ResoNetwork, ResoState
 from reso_llm.stages.arrays import Matrix, view
 from reso_llm.stages.block import BlockStep
 from reso_llm.stages.cache import CacheStep, Scratch
+from reso_llm.stages.prsc import Matches
 from reso_llm.stages.rotary import RotaryStep
 
 
@@ -45,6 +46,18 @@ class Step(NamedTuple):
     layers_used: list[int]
 
 
+class Read(NamedTuple):
+    """What the layers make of one token of R rows: x (R,D), coherence (R,), the rows that go deep.
+
+    matches: what the binding memory lists after them, None without one.
+    """
+
+    x: ndarray
+    coherence: list[float]
+    deep: list[int]
+    matches: Matches | None
+
+
 class Stepper:
     """Reads tokens one at a time after those of some states, which it does not change.
 
@@ -53,11 +66,15 @@ class Stepper:
 
     @staticmethod
     def supports(network: ResoNetwork) -> bool:
-        """Whether a network is on a CPU, in float32 and eval mode, without stochastic resonance."""
+        """Whether a network is on a CPU, in float32 and eval mode, without stochastic resonance.
+
+        Only where numba is installed.
+        """
         return (
             not network.training
             and not network.config.stochastic_resonance.enabled
             and all(p.dtype is torch.float32 and p.is_cpu for p in network.parameters())
+            and available()
         )
 
     @torch.no_grad()
@@ -117,11 +134,30 @@ class Stepper:
 
         Raises ValueError for a token beyond the vocabulary, and where no room is left.
         """
+        read, c = self.read(tokens), self._config
+        with OneThread(), np.errstate(all="ignore"):
+            # Head: the network's own logits, bounded.
+            logits = self._head(read.x)
+            if c.logit_soft_cap:
+                soft_cap(logits, np.float32(c.logit_soft_cap))
+            # PRSC: evidence of the binding memory, weighed by the final x.
+            if self.prsc:
+                self.prsc.add(read.matches, read.x, logits)
+            # Echo: what was read before, in this text and in stored ones.
+            if self.echo:
+                self.echo.add(self.echo.read(tokens), read.x, logits)
+        layers = [c.num_layers if row in read.deep else 1 for row in range(len(tokens))]
+        return Step(logits, read.x, read.coherence, layers)
+
+    def read(self, tokens: Sequence[int]) -> "Read":
+        """`step` without its logits: the echo does not hear of the tokens.
+
+        Raises ValueError as `step` does.
+        """
         for row, token in enumerate(tokens):
             self._check_token(row, token)
-        c, L, every = self._config, len(self.blocks), list(range(len(self._lengths)))
         history = [[*recent, token] for recent, token in zip(self._recent, tokens, strict=True)]
-        deep = every
+        deep, matches = list(range(len(tokens))), None
         # torch is silent about damaged weights too: they show in the logits.
         with OneThread(), np.errstate(all="ignore"):
             # PRSC: what the binding memory lists after the tokens, and how much it doubts.
@@ -131,19 +167,9 @@ class Stepper:
             if self.gate:
                 deep = self.gate(doubts)
             x, coherence = self._trunk(tokens, deep)
-            # Head: the network's own logits, bounded.
-            logits = self._head(x)
-            if c.logit_soft_cap:
-                soft_cap(logits, np.float32(c.logit_soft_cap))
-            # PRSC: evidence of the binding memory, weighed by the final x.
-            if self.prsc:
-                self.prsc.add(matches, x, logits)
-            # Echo: what was read before, in this text and in stored ones.
-            if self.echo:
-                self.echo.add(self.echo.read(tokens), x, logits)
         self._recent = [ids[1:] for ids in history]
         self._lengths = [length + 1 for length in self._lengths]
-        return Step(logits, x, coherence, [L if row in deep else 1 for row in every])
+        return Read(x, coherence, deep, matches)
 
     def _trunk(self, tokens: Sequence[int], deep: list[int]) -> tuple[ndarray, list[float]]:
         """Final normalised x (R,D), and coherence (R,)."""
