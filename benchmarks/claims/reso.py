@@ -108,10 +108,17 @@ CLAIMS = (
           frame="bits/byte after equal training time, with all stages against with none: {cases} "
           "(3 seeds each; longer runs were not compared)"),
     Claim("Model can set and track goals during generation", NEW, GOALS,
-          rows_of("goals", "checkpoint", "seed", measure="achieved", weighting="equal",
-                  centred=False),
-          "achieved: {true:.2f} of the goals a reply was written for, {false:.2f} of other "
-          "replies' goals; AUROC {auc:.2f}", (apart("false", "true"),)),
+          rows_of("goals", "checkpoint", "case", "seed", case="case", measure="achieved"),
+          "{case} {true:.2f} and {false:.2f}, AUROC {auc:.2f}", (apart("false", "true"),),
+          frame="share of texts that achieve a goal, their own and another's, by what the goal is: "
+          "{cases}"),
+    Claim("(ours) A goal shows in what is written", "reso_llm.generation.guidance",
+          f"{GOALS} --guided",
+          rows_of("goals", "checkpoint", "seed", case="seed", measure="guided", strength=1.5),
+          "{own words, rise:.2f} and {nearness, rise:.2f}",
+          (above("own words, rise"), above("nearness, rise")),
+          frame="replies that speak of their goal, and cosine with it against others' goals, more "
+          "than without it, by seed: {cases}"),
     Claim("Agency attention modulation (goal-guided)", DIAGRAM, GOALS,
           rows_of("goals", "checkpoint", "goal", "seed", case="goal", measure="generated"),
           "{case} {rise:.2f}", (above("rise"),), between=", ",

@@ -30,7 +30,7 @@ def goals():
     about = {"checkpoint": "c", "seed": 0}
     losses = [about | {"measure": "loss", "case": case, "matching - none": DOWN}
               for case in ("whole reply", "first half, second scored", "prompt")]  # fmt: skip
-    achieved = about | {"measure": "achieved", "weighting": "equal", "centred": False,
+    achieved = about | {"measure": "achieved", "case": "prompt",
                         "true": [0.7, 0.6, 0.8], "false": [0.1, 0.0, 0.2],
                         "auc": [0.9, 0.8, 1.0]}  # fmt: skip
     return [*losses, achieved, about | {"measure": "generated", "goal": "own", "rise": UP}]
