@@ -208,9 +208,10 @@ CLAIMS = (
     brings("Kuramoto Synchronization (dynamic attention modulation)", "kuramoto"),
     Claim("Relevant tokens synchronize", CONCEPTS,
           "python -m benchmarks.studies.tracking brackets --steps 400", reso_views.synchrony,
-          "{case} {partners:.2f} against {others:.2f}", (more("partners", "others"),),
-          frame="mean resultant of a bracket and its partner, against other pairs of the same "
-          "kinds, in a small model trained on brackets, {num_seeds} seeds: {cases}"),
+          "{case} {partners:.2f}, {more:.3f} more", (above("more", reso_views.SYNCHRONY),),
+          frame="mean resultant of brackets and their partners, and how much more it is than of "
+          "other pairs of the same kinds, in a small model trained on brackets, {seeds} seeds "
+          f"(holds from {reso_views.SYNCHRONY} more on): {{cases}}"),
     oracles("Kuramoto Model: phase synchronization", "kuramoto"),
     oracles("Lyapunov Exponents: chaos detection", "lyapunov"),
     oracles("Sedenions: 16-dimensional hypercomplex numbers", "sedenion"),
