@@ -31,7 +31,8 @@ STAGES = {
     "temporal_smf": "sedenion memory", "agency": "agency (goals)", "kuramoto": "Kuramoto",
 }  # fmt: skip
 """The trained stages in plain words, by their names in the configuration."""
-LATE = "161-400"
+MIDDLE, LATE = "41-160", "161-400"
+TEXTS = {"parity": 64, "bracket depth": 16, "sum modulo 5": 64}  # a step, in training
 KEYS = "16"
 
 
@@ -79,16 +80,18 @@ def cost_of(stage: str, evidence: Evidence, task: str) -> Interval:
 
 
 def tracked(evidence: Evidence) -> Row:
-    """Accuracy at ten times the training's length, with and without the clocks."""
+    """Accuracy at ten times the training's length, with and without the clocks; at four times."""
     forms = {"full": "with clocks", "coupled": "without"}
-    bars, right = {}, 0
-    for task in ("parity", "sum modulo 5"):
+    bars, right, middle = {}, {}, {}
+    for task in ("parity", "bracket depth", "sum modulo 5"):
         for form, label in forms.items():
-            rows = newest(evidence.rows("tracking", what="task", task=task, form=form), "seed")
+            found = evidence.rows("tracking", what="task", task=task, form=form, rows=TEXTS[task])
+            rows = newest(found, "seed")
             bars[f"{task}, {label}"] = of_seeds([row["accuracy"][LATE] for row in rows])
-            if (task, form) == ("sum modulo 5", "full"):
-                right = sum(row["accuracy"][LATE] > 0.99 for row in rows)
-    return {"bars": bars, "right": right}
+            if form == "full":
+                right[task] = sum(row["accuracy"][LATE] > 0.99 for row in rows)
+                middle[task] = sum(row["accuracy"][MIDDLE] > 0.99 for row in rows)
+    return {"bars": bars, "right": right, "middle": middle}
 
 
 def recalled(evidence: Evidence) -> Row:

@@ -70,7 +70,8 @@ HEADLINES = (
         "Kuramoto's clocks count exactly at ten times the training length", views.tracked,
         "Trained to tell parity on 40 tokens, the model is right at 161 to 400 tokens in "
         "{bars.parity, with clocks.0:.0%} of the answers, without its clocks in "
-        "{bars.parity, without.0:.0%}. A sum modulo 5 holds in {right} of 5 seeds only.",
+        "{bars.parity, without.0:.0%}. The depth of brackets holds to 160 tokens in "
+        "{middle.bracket depth} of 5 seeds, a sum modulo 5 to 400 in {right.sum modulo 5} of 5.",
         lambda row: row["bars"]["parity, with clocks"][1] > 0.99,
         "share of right answers, higher is better", SEEDS,
         "python -m benchmarks.studies.tracking tasks --steps 400",
