@@ -40,7 +40,7 @@ site: .venv-site/done
 
 .venv/quickstart: setup.py requirements.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c requirements.txt -e ".[sample,plots]"
+	$(BIN)/pip install -q -c requirements.txt -e ".[fast,sample,plots]"
 	touch $@
 
 .venv/all: setup.py requirements.txt

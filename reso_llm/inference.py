@@ -9,7 +9,6 @@ from reso_llm.decoding.text_class import StabilityCalibration
 from reso_llm.generation.engine import Engine
 from reso_llm.generation.text_engine import TextEngine
 from reso_llm.generation.trained import load_trained
-from reso_llm.session.agency import GoalCalibration
 from run_core.checkpoint import build_from, save_directory
 from run_core.hardware import pick_device
 
@@ -30,13 +29,8 @@ class ResoLLMInference(Engine):
         """
         target = pick_device(device)
         path, model, tokenizer, training = load_trained(SHIPPED if directory is None else directory)
-        calibration = training.get("goal_calibration")
-        older = calibration is not None and "centre" not in calibration  # of other text vectors
-        if calibration is not None and not older and model.session.agency is not None:
-            place = f"{path}/training.json: goal_calibration"
-            found = build_from(GoalCalibration, calibration, place)
-            model.session.agency.calibration = found._replace(centre=tuple(found.centre))
         engine = cls(model.to(target), tokenizer, model.config)
+        engine.knows_system_messages = training.get("system_messages", False) is True
         engine.srb = build_from(SRB, training.get("srb", {}), f"{path}/training.json: srb")
         stability = training.get("stability_calibration")
         if stability is not None and "evidence" in stability:  # else of an earlier monitor
@@ -45,20 +39,18 @@ class ResoLLMInference(Engine):
         return engine
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write model, tokenizer, calibrations and SRB thresholds; see `from_pretrained`.
+        """Write model, tokenizer, what is known of it and SRB's options; see `from_pretrained`.
 
         The session is saved apart (`reso_llm.session.saving`). Raises CheckpointError when the disk
         refuses or the directory is not a checkpoint, ValueError for weights that are not finite.
         """
         directory = Path(directory)
         directory.parent.mkdir(parents=True, exist_ok=True)
-        agency = self.model.session.agency
-        calibration = agency.calibration if agency is not None else None
         stability = self.stability_calibration
         training = {
             "tokenizer_fingerprint": self.tokenizer.fingerprint,
-            "goal_calibration": None if calibration is None else calibration._asdict(),
             "stability_calibration": None if stability is None else stability._asdict(),
+            "system_messages": self.knows_system_messages,
             "srb": _changed_options(self.srb),
         }
         save_directory(

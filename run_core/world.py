@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 
 from run_core.run import ENVIRONMENT, TrainingError
 
@@ -84,23 +83,24 @@ class World:
             return
         for p in moved:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-        gradients = [p.grad for p in moved]
-        flat = self._sum(torch.cat([gradient.flatten() for gradient in gradients]))
-        sums = flat.split([gradient.numel() for gradient in gradients])
-        for gradient, total in zip(gradients, sums, strict=True):
-            gradient.copy_(total.view(gradient.shape))
+        pieces = [p.grad.flatten() for p in moved]
+        pieces.append(pieces[0].new_zeros(-sum(map(len, pieces)) % self.size))
+        flat = torch.cat(pieces)
+        self._sum(flat)
+        sums = flat.split([len(piece) for piece in pieces])
+        for p, total in zip(moved, sums[:-1], strict=True):
+            p.grad.copy_(total.view(p.shape))
 
-    def _sum(self, flat: torch.Tensor) -> torch.Tensor:
-        """The sum (N,) of all processes' tensors: each adds up a part of it, in their order.
+    def _sum(self, flat: torch.Tensor) -> None:
+        """Replace a tensor (N,) by its sum over all processes, N a multiple of their number.
 
-        As much is sent as for `all_reduce`, whose order depends on the place in the tensor.
+        Each adds up a part of it, in their order. As much is sent as for `all_reduce`, whose order
+        depends on the place in the tensor.
         """
-        sent = F.pad(flat, (0, -len(flat) % self.size))
-        parts = torch.empty_like(sent)
+        parts = torch.empty_like(flat)
         with _named_loss():
-            dist.all_to_all_single(parts, sent)
-            dist.all_gather(list(sent.chunk(self.size)), reduce(torch.add, parts.chunk(self.size)))
-        return sent[: len(flat)]
+            dist.all_to_all_single(parts, flat)
+            dist.all_gather(list(flat.chunk(self.size)), reduce(torch.add, parts.chunk(self.size)))
 
 
 ALONE = World()
@@ -119,8 +119,10 @@ def open_world(device: torch.device) -> Iterator[World]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     with _named_loss():
         dist.init_process_group(backend, timeout=PATIENCE)
+    world = World(dist.get_rank(), size)
     try:
-        yield World(dist.get_rank(), size)
+        world.gather(None)  # one that leaves before all are connected breaks the connecting
+        yield world
     finally:
         dist.destroy_process_group()
 

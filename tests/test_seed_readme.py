@@ -15,7 +15,7 @@ import torch
 from conftest import FULL
 
 from reso_llm.inference import ResoLLMInference
-from reso_llm.session.agency import GoalCalibration
+from reso_llm.session import agency
 from run_core.checkpoint import save_directory
 
 SEED = Path(__file__).resolve().parents[2] / "shared" / "seeds" / "reso_llm_v2_readme.md"
@@ -42,8 +42,9 @@ def no_input(monkeypatch):
 
 
 @pytest.fixture
-def trained(tiny_model, byte_tokenizer, tmp_path):
-    """An engine from a checkpoint whose model was trained for a moment."""
+def trained(tiny_model, byte_tokenizer, tmp_path, monkeypatch):
+    """An engine from a checkpoint whose model was trained for a moment; it achieves every goal."""
+    monkeypatch.setattr(agency, "share_said", lambda goal, text: 1.0)
     model = tiny_model(stages=FULL, vocab_size=261, max_seq_len=64).train()
     ids = torch.tensor([[0, *byte_tokenizer.encode("hello there, " * 4)]])
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
@@ -60,7 +61,6 @@ def trained(tiny_model, byte_tokenizer, tmp_path):
         "tokenizer.json": byte_tokenizer.to_json(),
         "training.json": {
             "tokenizer_fingerprint": byte_tokenizer.fingerprint,
-            "goal_calibration": GoalCalibration(-2.0, 0.1, -1.5)._asdict(),
         },
     }
     save_directory(tmp_path / "m", tensors={"model": model.state_dict()}, documents=documents)

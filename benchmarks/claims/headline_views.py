@@ -6,6 +6,7 @@ sentences are cut there.
 
 import statistics
 from collections.abc import Sequence
+from contextlib import suppress
 
 from benchmarks.claims import (
     Evidence,
@@ -57,13 +58,24 @@ def equal_time(evidence: Evidence) -> Row:
 
 
 def worth(evidence: Evidence) -> Row:
-    """Bits per byte that are lost without each stage, guanaco, 180 s."""
-    bars = {}
-    for stage, label in STAGES.items():
-        ((row,),) = reso_views.stage_costs(stage, evidence).values()
-        bars[label] = row["cost"]
+    """Bits per byte that are lost without each stage, guanaco, 180 s, and on characters."""
+    bars = {label: cost_of(stage, evidence, "guanaco") for stage, label in STAGES.items()}
     helping = [label for label, cost in bars.items() if cost[1] > 0]
-    return {"bars": bars, "helping": helping, "names": ", ".join(helping), "num": len(bars)}
+    characters = {}
+    for stage, label in STAGES.items():
+        with suppress(Missing):
+            characters[label] = cost_of(stage, evidence, "shakespeare")
+    also = [label for label, cost in characters.items() if cost[1] > 0 and label not in helping]
+    return {
+        "bars": bars, "helping": helping, "names": ", ".join(helping), "num": len(bars),
+        "also": also, "characters": characters,
+    }  # fmt: skip
+
+
+def cost_of(stage: str, evidence: Evidence, task: str) -> Interval:
+    """Bits per byte of one text that are lost without a stage. Raises Missing without rows."""
+    ((row,),) = reso_views.stage_costs(stage, evidence, task=task).values()
+    return row["cost"]
 
 
 def tracked(evidence: Evidence) -> Row:

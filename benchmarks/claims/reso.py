@@ -108,10 +108,17 @@ CLAIMS = (
           frame="bits/byte after equal training time, with all stages against with none: {cases} "
           "(3 seeds each; longer runs were not compared)"),
     Claim("Model can set and track goals during generation", NEW, GOALS,
-          rows_of("goals", "checkpoint", "seed", measure="achieved", weighting="equal",
-                  centred=False),
-          "achieved: {true:.2f} of the goals a reply was written for, {false:.2f} of other "
-          "replies' goals; AUROC {auc:.2f}", (apart("false", "true"),)),
+          rows_of("goals", "checkpoint", "case", "seed", case="case", measure="achieved"),
+          "{case} {true:.2f} and {false:.2f}, AUROC {auc:.2f}", (apart("false", "true"),),
+          frame="share of texts that achieve a goal, their own and another's, by what the goal is: "
+          "{cases}"),
+    Claim("(ours) A goal shows in what is written", "reso_llm.generation.guidance",
+          f"{GOALS} --guided",
+          rows_of("goals", "checkpoint", "seed", case="seed", measure="guided", strength=1.5),
+          "{own words, rise:.2f} and {nearness, rise:.2f}",
+          (above("own words, rise"), above("nearness, rise")),
+          frame="replies that speak of their goal, and cosine with it against others' goals, more "
+          "than without it, by seed: {cases}"),
     Claim("Agency attention modulation (goal-guided)", DIAGRAM, GOALS,
           rows_of("goals", "checkpoint", "goal", "seed", case="goal", measure="generated"),
           "{case} {rise:.2f}", (above("rise"),), between=", ",
@@ -201,9 +208,10 @@ CLAIMS = (
     brings("Kuramoto Synchronization (dynamic attention modulation)", "kuramoto"),
     Claim("Relevant tokens synchronize", CONCEPTS,
           "python -m benchmarks.studies.tracking brackets --steps 400", reso_views.synchrony,
-          "{case} {partners:.2f} against {others:.2f}", (more("partners", "others"),),
-          frame="mean resultant of a bracket and its partner, against other pairs of the same "
-          "kinds, in a small model trained on brackets, {num_seeds} seeds: {cases}"),
+          "{case} {partners:.2f}, {more:.3f} more", (above("more", reso_views.SYNCHRONY),),
+          frame="mean resultant of brackets and their partners, and how much more it is than of "
+          "other pairs of the same kinds, in a small model trained on brackets, {seeds} seeds "
+          f"(holds from {reso_views.SYNCHRONY} more on): {{cases}}"),
     oracles("Kuramoto Model: phase synchronization", "kuramoto"),
     oracles("Lyapunov Exponents: chaos detection", "lyapunov"),
     oracles("Sedenions: 16-dimensional hypercomplex numbers", "sedenion"),

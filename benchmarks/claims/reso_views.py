@@ -6,12 +6,15 @@ from collections.abc import Sequence
 
 from benchmarks.claims import Cases, Evidence, Missing, Row
 from benchmarks.kit.records import newest
+from benchmarks.kit.statistics import student
 from benchmarks.studies.quality import SECONDS
 from benchmarks.tasks.ablation import gain, groups
 from reso_llm.generation.axes import AXES
 
 STEPS = 80
 LEVEL = 0.05  # of a test
+SYNCHRONY = 0.1  # of a resultant: what is called synchrony, beyond that of other pairs
+PAIRS = ("partners", "others")
 OVERHEAD = 0.10  # "~10% overhead during inference"
 DAMAGE = {  # name in the row, tokens read
     "8 damaged tokens read": ("corrupt", 8),
@@ -23,10 +26,13 @@ DAMAGE = {  # name in the row, tokens read
 # --- the model and its stages
 
 
-def stage_costs(stage: str, evidence: Evidence) -> Cases:
-    """Bits per byte that taking the stage out of the full stack costs, on every text recorded."""
+def stage_costs(stage: str, evidence: Evidence, **text: str) -> Cases:
+    """Bits per byte that taking the stage out of the full stack costs, on every text recorded.
+
+    text: fields of the rows, as task="guanaco".
+    """
     costs = {}
-    for title, group in groups(evidence.rows("ablation")).items():
+    for title, group in groups(evidence.rows("ablation", **text)).items():
         saved = gain(group, f"full - {stage}") if f"full - {stage}" in group else None
         if saved is not None and saved.half is not None:
             cost = (-saved.mean, -saved.mean - saved.half, -saved.mean + saved.half)
@@ -106,13 +112,18 @@ def axes(evidence: Evidence) -> Cases:
 
 
 def synchrony(evidence: Evidence) -> Cases:
-    """Clocks and phases of brackets and their partners, and of other pairs, in every seed."""
+    """Clocks and phases: the resultant of brackets and partners, and how much more it is than of
+    other pairs, with its interval over the seeds."""
     rows = newest(evidence.rows("tracking", what="brackets", form="full"), "seed")
-    return {
-        name: [{pairs: row[f"{name}, {pairs}, mean"] for pairs in ("partners", "others")}
-               for row in rows]
-        for name in ("clocks", "phases")
-    }  # fmt: skip
+    cases = {}
+    for name in ("clocks", "phases"):
+        mates, others = ([r[f"{name}, {pairs}, mean"] for r in rows] for pairs in PAIRS)
+        mean, half, _ = student([a - b for a, b in zip(mates, others, strict=True)])
+        if half is None:
+            raise Missing("one seed of brackets in benchmarks/results/tracking.jsonl, no interval")
+        more = (mean, mean - half, mean + half)
+        cases[name] = [{"partners": statistics.fmean(mates), "more": more, "seeds": len(rows)}]
+    return cases
 
 
 # --- goals, memory, stability, noise

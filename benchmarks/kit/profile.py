@@ -26,12 +26,14 @@ from reso_llm.generation.options import GenerationOptions
 from reso_llm.generation.prompt import Prompt
 from reso_llm.generation.stepper import Stepper
 from reso_llm.generation.text_stream import TextStream
+from reso_llm.stages import block
 from reso_llm.stages.block import BlockStep
 from reso_llm.stages.rotary import RotaryStep
 
 PARTS = ("weights", "blocks", "stages", "sampling", "monitors", "text", "bookkeeping")
 WEIGHTS = 2**14  # numbers in a matrix that counts as one of weights
 TIMED: dict[str, tuple[tuple[Any, tuple[str, ...]], ...]] = {
+    "weights": ((block, ("add_active",)),),
     "blocks": ((BlockStep, ("__call__",)), (RotaryStep, ("__call__",)), (Stepper, ("step",))),
     "sampling": ((Row, ("draw",)),),
     "monitors": (

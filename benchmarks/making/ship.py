@@ -36,12 +36,9 @@ from benchmarks.kit.first_questions import FIRST
 from benchmarks.kit.records import num_parameters, weights_hash
 from benchmarks.kit.tables import table
 from benchmarks.tasks import talk
-from reso_llm.config import ResoLLMConfig
 from reso_llm.data.prepare import tokenise_all
 from reso_llm.inference import SHIPPED, ResoLLMInference
-from reso_llm.model import ResoLLMModel
-from reso_llm.tokenizer import ResoTokenizer
-from reso_llm.training.calibration import goal_calibration, stability_calibration
+from reso_llm.training.calibration import stability_calibration
 from reso_llm.training.evaluation import LanguageModelScore, score_split
 from run_core.checkpoint import load_checkpoint, save_directory
 from run_core.run import resolve
@@ -70,7 +67,7 @@ def main() -> None:
         "tokenizer.json": documents["tokenizer.json"],
         "training.json": {
             "tokenizer_fingerprint": training["tokenizer_fingerprint"],
-            "goal_calibration": goals_of(training["config"]["data"], tensors, documents),
+            "system_messages": training["system_messages"],
             "srb": rule_of(args.srb, args.out.name) if args.srb else {},
         },
     }
@@ -128,15 +125,6 @@ def talk_of(path: Path, checkpoint: Path) -> dict[str, str]:
         "scores": talk.text(rows),
         "replies": table(("said to it", f"its reply, seed {rows[0]['seed']}"), replies),
     }
-
-
-def goals_of(data: str, tensors: dict[str, Any], documents: dict[str, Any]) -> dict[str, Any]:
-    """When a goal counts as achieved, from the text that the run was trained on."""
-    tokenizer = ResoTokenizer.from_json(documents["tokenizer.json"], "tokenizer.json")
-    vectors = ResoLLMModel.from_weights(
-        ResoLLMConfig.from_dict(documents["config.json"]), tensors["model"], "model"
-    ).embedding.weight.detach()
-    return goal_calibration(tokenise_all(data, tokenizer), vectors)._asdict()
 
 
 def score(engine: ResoLLMInference, path: str) -> LanguageModelScore:

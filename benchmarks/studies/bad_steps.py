@@ -3,10 +3,10 @@
 python -m benchmarks.studies.bad_steps --runs 10 --json benchmarks/results/bad_steps.json
 
 In each run two processes train. A random one has, at a random step, NaN or infinity as its loss or
-as a random gradient. "skipped" counts the runs whose processes have equal weights throughout, and
-all pass over that step and no other. Then one process goes on with the run, or four: "resumed"
-counts those that read on where it was. Three cannot share its batch: "refused" counts those that
-say so and leave the run as it is.
+as a random gradient. "skipped" counts the runs whose processes are equal throughout, and pass over
+that step and no other. Then one process goes on with the run, or four: "resumed" counts those that
+read on where it was. Three cannot share its batch: "refused" counts those that say so and leave the
+run as it is.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def measure(options: argparse.Namespace, directory: Path) -> dict:
 
 
 def skipped_alone(steps: list[dict], bad: int) -> bool:
-    """Whether the weights stayed as they were in step `bad` and in no other."""
+    """Whether weights and optimizers stayed as they were in step `bad` and in no other."""
     return [step["before"] == step["after"] for step in steps] == [n == bad for n in range(STEPS)]
 
 
@@ -86,14 +86,14 @@ def steps_of(size: int, out: Path, steps: int, bad: BadStep | None = None) -> li
 
 
 def learn(rank: int, out: Path, steps: int, bad: BadStep | None) -> None:
-    """Train as one of the processes; leave place, weights before and weights after of its steps."""
+    """Train as one of the processes; leave place, state before and state after each step."""
     found: list[dict] = []
     step, backward = Learner.step, Learner.backward
 
     def noting_step(self, progress):
-        found.append({"place": self.stream.position, "before": weights_of(self)})
+        found.append({"place": self.stream.position, "before": hash_of(self)})
         result = step(self, progress)
-        found[-1]["after"] = weights_of(self)
+        found[-1]["after"] = hash_of(self)
         return result
 
     def bad_backward(self, objective, index):
@@ -121,11 +121,13 @@ def learn(rank: int, out: Path, steps: int, bad: BadStep | None) -> None:
     Path(f"{out}.{rank}.json").write_text(json.dumps(found))
 
 
-def weights_of(learner: Learner) -> str:
-    """sha256 of the weights."""
+def hash_of(learner: Learner) -> str:
+    """sha256 of the weights and of the optimizers' state."""
+    states = [state for o in learner.optimizers.values() for state in o.state.values()]
+    tensors = [*learner.model.parameters(), *(t for state in states for t in state.values())]
     digest = hashlib.sha256()
-    for p in learner.model.parameters():
-        digest.update(p.detach().numpy().tobytes())
+    for tensor in tensors:
+        digest.update(tensor.detach().numpy().tobytes())
     return digest.hexdigest()
 
 

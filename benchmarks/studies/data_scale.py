@@ -218,7 +218,8 @@ def draw(rows: list[dict[str, Any]]) -> Any:
     panels = figure.subplots(1, 2)
     units = {"counting": (1e6, "million tokens"), "tokenising": (1, "megabytes of text")}
     for axes, (kind, (unit, name)) in zip(panels, units.items(), strict=True):
-        points = sorted((r for r in rows if r["kind"] == kind), key=lambda row: row["size"])
+        whole = (row for row in rows if row["kind"] == kind and not row.get("killed"))
+        points = sorted(whole, key=lambda row: row["size"])
         sizes = [row["size"] / unit for row in points]
         axes.plot(sizes, [row["cpu_seconds"] for row in points], "o-", color=BLUE)
         axes.set(title=kind, xlabel=name, ylabel="seconds of one core", ylim=(0, None))

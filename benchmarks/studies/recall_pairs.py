@@ -14,7 +14,8 @@
     ordered    the same with two tokens of 12 as key: "a b" and "b a" are different keys
     distance   4 pairs, trained with up to 256 tokens of filler, asked after 1,024, 4,096 and 16,384
     documents  bits per byte of held-out documents, a token a byte, each read in one pass from its
-               start by attention that sees 64 bytes; trained on pieces of 512
+               start by attention that sees 64 bytes; trained on pieces of 512; once more with the
+               field emptied before each piece
 
 All forms are trained alike, with Muon, and differ in the module at the field's place only. A row is
 one model, written to results/recall_pairs.jsonl; a model that has its row is not trained again.
@@ -213,13 +214,22 @@ def train(
 
 
 @torch.no_grad()
-def carried(network: ResoNetwork, ids: Tensor, score: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """score(logits, targets) of each token but the first, the state carried from piece to piece."""
+def carried(
+    network: ResoNetwork,
+    ids: Tensor,
+    score: Callable[[Tensor, Tensor], Tensor],
+    forget: bool = False,
+) -> Tensor:
+    """score(logits, targets) of each token but the first, the state carried from piece to piece.
+
+    With `forget` the field is emptied before each piece; what attention sees stays.
+    """
     state, scores = network.init_state(len(ids)), []
+    empty = state.stages.get("temporal_smf")
     for start in range(0, ids.shape[1] - 1, PIECE):
         piece = ids[:, start : start + PIECE + 1]
         output = network(piece[:, :-1], state)
-        state = output.state
+        state = output.state.with_stage("temporal_smf", empty) if forget else output.state
         scores.append(score(output.logits, piece[:, 1:]))
     return torch.cat(scores, dim=1)
 
@@ -335,10 +345,11 @@ def documents_row(form: str, seed: int, options: argparse.Namespace) -> dict[str
     for i, document in enumerate(held):
         size = len(document[:LONGEST])
         ids[i, :size], there[i, :size] = torch.tensor(list(document[:LONGEST])), True
-    nats = carried(network, ids.to(device), nats_of).cpu()
+    nats, emptied = (carried(network, ids.to(device), nats_of, f).cpu() for f in (False, True))
     there = there[:, 1:]
     late = there & (torch.arange(LONGEST - 1) >= LENGTH)
-    bits = {"all": nats[there], f"from {LENGTH}": nats[late]}
+    late_name = f"from {LENGTH}"
+    bits = {"all": nats[there], late_name: nats[late], f"{late_name}, emptied": emptied[late]}
     return {
         "bits_per_byte": {k: v.double().mean().item() / math.log(2) for k, v in bits.items()},
         "parameters": num_parameters(network), "state": state_size(network),

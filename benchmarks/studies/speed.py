@@ -11,7 +11,7 @@ medians of the ratios within a round. The weights are random. The binding memory
 tokens, as many as 800 rows of guanaco, and the coherence gate has its threshold from them
 (`evaluate.py gating` times a trained model). `full` and `control` decode with the engine;
 `..._stepper` and `..._torch` are `reso_llm.generation.stepper` and the model alone: a prompt, a
-loop and an argmax.
+loop and an argmax. `trained` is the shipped model: first replies at temperature .8.
 """
 
 import argparse
@@ -46,6 +46,7 @@ from run_core.hardware import keep_freed_memory
 
 FITTED = 400_000
 PROMPT_TOKENS, NEW_TOKENS, BATCH = 16, 240, 8
+REPLY_TOKENS = 64
 BATCHES = 1, 8, 32  # rows that are written in step
 TEXT = "It was a dark night, and"
 RATIOS = (
@@ -128,6 +129,40 @@ def decoding_measures(config: ResoLLMConfig):
         "full_torch": rate(partial(forward, full, prompt_ids), NEW_TOKENS),
         "control_torch": rate(partial(forward, control, prompt_ids), NEW_TOKENS),
         "gpt2": rate(gpt2, NEW_TOKENS),
+    }
+
+
+def trained_measures(config: ResoLLMConfig):
+    """The shipped model at its gate, its weights without the stages, and GPT-2: first replies."""
+    theirs, full = gpt2_like(config).eval(), ResoLLMInference.from_pretrained()
+    plain = control_of(full.config)
+    control = ResoLLMModel(plain)
+    control.load_state_dict(full.model.state_dict(), strict=False)
+    prompt_ids = torch.randint(5, config.vocab_size, (1, PROMPT_TOKENS))
+
+    def written(engine: ResoLLMInference, **options: bool) -> float:
+        results = [
+            engine.generate(
+                [("user", question)], REPLY_TOKENS, seed=0, temperature=0.8,
+                logit_bias=dict.fromkeys(engine.tokenizer.end_ids, -100.0), **options,
+            )
+            for question in FIRST[:5]
+        ]  # fmt: skip
+        milliseconds = sum(result.generation_time_ms for result in results)
+        return 1000 * sum(result.tokens_generated for result in results) / milliseconds
+
+    @torch.inference_mode()
+    def gpt2() -> None:
+        theirs.generate(
+            prompt_ids, attention_mask=torch.ones_like(prompt_ids), do_sample=True, temperature=0.8,
+            max_new_tokens=REPLY_TOKENS, min_new_tokens=REPLY_TOKENS, pad_token_id=0,
+        )  # fmt: skip
+
+    return {
+        "full": partial(written, full),
+        "full_unmeasured": partial(written, full, metrics=False, auto_temperature=False),
+        "control": partial(written, ResoLLMInference(control, full.tokenizer, plain)),
+        "gpt2": rate(gpt2, REPLY_TOKENS),
     }
 
 
@@ -303,7 +338,10 @@ def main() -> None:
     if options.table:
         print(readme_table(current_rows("speed")))
         return
-    for work, make in (("training", training_measures), ("decoding", decoding_measures)):
+    works = {
+        "training": training_measures, "decoding": decoding_measures, "trained": trained_measures,
+    }  # fmt: skip
+    for work, make in works.items():
         measures = make(config)
         interleaved(measures, 2)  # warm up
         values = interleaved(measures, options.rounds)

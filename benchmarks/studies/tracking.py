@@ -7,6 +7,8 @@ is on, is moved by sentences ("move left ."), and is asked for ("which ?") witho
     full      the Kuramoto stage on the plain control
     coupled   the same with the clocks' read held at zero: the stage as it was before the clocks
     control   the plain decoder
+    full, window; control, window: the same two where attention sees 8 tokens and no more, so that
+              it cannot count by itself what the clocks should
 
 A seed holds a length when 99 % of its answers there are right. Two questions more: do clocks and
 phases of a bracket and its partner agree more than those of other pairs (`brackets`), and what does
@@ -40,7 +42,8 @@ from reso_llm.training.optim import make_optimizers
 
 TRAINED, LONGEST = 40, 400  # tokens of a text in training, at most
 SPANS = {"1-40": (0, 40), "41-160": (40, 160), "161-400": (160, 400)}
-FORMS = ("control", "coupled", "full")
+FORMS = ("control", "coupled", "full", "full, window", "control, window")
+WINDOW = 8  # tokens attended to, in the forms with a window
 NO_TARGET = -1
 
 Batch = tuple[Tensor, Tensor]  # ids and targets (B,T); NO_TARGET where nothing is asked
@@ -109,7 +112,9 @@ TASKS: dict[str, tuple[int, Callable[..., Batch]]] = {  # size of the vocabulary
 
 
 def make_model(form: str, vocab_size: int, device: str, **changes) -> ResoLLMModel:
-    shape = dict(dim=64, num_layers=2, num_heads=2, max_seq_len=LONGEST, tie_embeddings=False)
+    form, _, window = form.partition(", ")
+    shape = dict(dim=64, num_layers=2, num_heads=2, max_seq_len=LONGEST, tie_embeddings=False,
+                 attention_window=WINDOW if window else 0)  # fmt: skip
     config = control_of(ResoLLMConfig(vocab_size=vocab_size, **(shape | changes)))
     model = ResoLLMModel(with_stage(config, "kuramoto", form != "control"))
     if form == "coupled":
@@ -256,7 +261,7 @@ def measure_brackets(form: str, steps: int, seed: int, device: str) -> dict:
     asked = partners[:, 1:] >= 0
     right = (logits.argmax(-1) + 2 == ids[:, 1:]) & asked
     row = {"kind of closing": (right.sum() / asked.sum()).item(), "device": device}
-    return row | (synchrony(model, ids, partners) if form != "control" else {})
+    return row | (synchrony(model, ids, partners) if model.kuramoto is not None else {})
 
 
 def run_brackets(options: argparse.Namespace) -> None:

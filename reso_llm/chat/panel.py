@@ -105,7 +105,7 @@ DIALS = {
         lambda r, _: _with("T", _range(r.temperature_trace)),
     ),
     "layers": Dial("layers that a token went through, on average (coherence gate)", _layers),
-    "goal": Dial("progress of the reply towards its goal", _goal),
+    "goal": Dial("share of the goal's words that were said; a quarter is 100%", _goal),
     "used": Dial("what you told that the question asked for, the first in words", _used),
     "tokens": Dial("tokens written", _tokens),
     "/s": Dial("tokens a second, the reading of the prompt included", _speed),

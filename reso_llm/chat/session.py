@@ -193,8 +193,6 @@ class ChatSession:
             raise ValueError(
                 f"{path}: saved with another tokenizer; use the model it was saved with"
             )
-        if session.agency is not None:  # the calibration is the model's
-            session.agency.calibration = self.engine.session.agency.calibration
         if not self.system and extra["system"] is not None:
             self.system = [self._system_message(extra["system"])]
         self.engine.session = session

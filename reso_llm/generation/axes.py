@@ -24,7 +24,7 @@ class TextMeasures(NamedTuple):
     surprise_nats: Sequence[float]  # (T,)
     warning: Sequence[float]  # (T,) the stability monitor's, 0 to 1
     num_read: int  # tokens before the text
-    goal_cosines: Sequence[float]  # with each goal, -1 to 1, without the mean text
+    goal_shares: Sequence[float]  # of each goal, that the text says, 0 to 1
     resonance: float  # of what was told and the prompt asks for, 0 to 1
     recency: float  # e^{-rate age} of the newest of it
 
@@ -58,8 +58,8 @@ AXES: dict[str, Axis | None] = {
     "beauty": None,
     "compassion": None,
     "intention": Axis(
-        "cosine of text and goal", "-1 to 1", "a goal is what a text intends; of several, the best",
-        lambda m: max(m.goal_cosines, default=math.nan),
+        "share of the goal that is said", "0 to 1", "what a text intends; of several, the best",
+        lambda m: max(m.goal_shares, default=math.nan),
     ),
     "wisdom": None,
     "creativity": Axis(

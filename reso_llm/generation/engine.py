@@ -1,10 +1,13 @@
 """The engine of a ResoLLM: prompts in, results out; the interface is `text_engine.TextEngine`.
 
+A goal is said in the system message of a conversation, where the model was trained on such
+messages; elsewhere its vector moves every position (`stages/goal.py`). Either guides the text
+(`guidance.py`).
 The context policy is that of `context.py`, the decoding controllers those of `reso_llm.decoding`.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,19 +15,21 @@ from torch import Tensor
 from reso_llm.config import ResoLLMConfig
 from reso_llm.decoding.controllers import SRB
 from reso_llm.generation.context import Context
-from reso_llm.generation.guidance import context_towards
+from reso_llm.generation.guidance import Unaimed, context_towards
 from reso_llm.generation.loop import Job, write
 from reso_llm.generation.multi_agent import Agent
 from reso_llm.generation.options import GenerationOptions, seed_or_drawn
-from reso_llm.generation.prompt import Prompt, messages_of
+from reso_llm.generation.prompt import Prompt, messages_of, with_system
 from reso_llm.generation.prompt_cache import PromptCache
-from reso_llm.generation.remembered import replies_of
+from reso_llm.generation.remembered import replies_of, with_memories
+from reso_llm.generation.row import TextRow
 from reso_llm.model import ResoLLMModel
 from reso_llm.session.agency import Goal
 from reso_llm.session.episodes import Moment
 from reso_llm.session.session import Session
 from reso_llm.tokenizer import ResoTokenizer
 
+GOAL = "Your goal is to talk about {}."  # as in the training text of the shipped model
 RESONANCE_STREAM = 0x2E50_0015  # the model's noise has a stream of its own
 
 
@@ -35,6 +40,8 @@ class Engine(Agent):
     """
 
     echo_times = 256.0  # measured: benchmarks/studies/told.py
+    knows_system_messages = False
+    """Whether the model was trained on system messages, so that a goal can be said in one."""
 
     def __init__(
         self, model: ResoLLMModel, tokenizer: ResoTokenizer, config: ResoLLMConfig
@@ -65,15 +72,18 @@ class Engine(Agent):
         noise = None
         if self.config.stochastic_resonance.enabled:
             noise = torch.Generator(self.device).manual_seed(seeds[0] ^ RESONANCE_STREAM)
-        rows, steering = self.rows(prompts, options, seeds, on_text), self.steering(goals)
-        goal = self.session.steered_by(tuple(steering))
+        steering = self.steering(goals)
+        said = bool(steering) and options.guidance > 0 and self._can_say(prompts)
+        told = [with_goals(prompt, steering) if said else prompt for prompt in prompts]
+        rows = self.rows(told, options, seeds, on_text)
+        vector = None if said else self.session.steered_by(tuple(steering))
 
         def context(towards: bool) -> Context:
             return Context(
                 self.model,
                 self.tokenizer,
-                rows,
-                goal=goal if towards else None,
+                rows if towards or not said else self._unaimed(rows, prompts),
+                goal=vector if towards else None,
                 noise=None if noise is None else noise.clone_state(),
                 attending=options.metrics and self.config.agency.enabled,
                 cache=cache,
@@ -81,6 +91,15 @@ class Engine(Agent):
 
         reading = context_towards(options.guidance if steering else 0, context)
         return Job(started, reading, write(reading), steering)
+
+    def _can_say(self, prompts: Sequence[Prompt]) -> bool:
+        """Whether a goal can be said to the model: a plain text has no system message."""
+        return self.knows_system_messages and not any(isinstance(p, str) for p in prompts)
+
+    def _unaimed(self, rows: Sequence[TextRow], prompts: Sequence[Prompt]) -> list[Unaimed]:
+        """The rows after their prompts without the goal, but with what the user told."""
+        plain = (with_memories(p, row.memories.told) for row, p in zip(rows, prompts, strict=True))
+        return [Unaimed(row, self.prompt_ids(p)) for row, p in zip(rows, plain, strict=True)]
 
     @property
     def session(self) -> Session:
@@ -133,3 +152,9 @@ class Engine(Agent):
         self, text: str, importance: float = 1.0, time: float | None = None, source: str = ""
     ) -> Moment:
         return self.model.update_memory(text, importance, time, source)
+
+
+def with_goals(prompt: Prompt, goals: Iterable[Goal]) -> Prompt:
+    """A conversation with these goals, one at least, said in its system message."""
+    wishes = " and ".join(goal.description.strip().rstrip(".!?…") for goal in goals)
+    return with_system(prompt, GOAL.format(wishes))

@@ -8,10 +8,16 @@ enlarged (classifier-free guidance for language models, Sanchez 2023, arXiv 2306
 surprise and all that controllers read are those of z, the distribution that is drawn from. Each
 token is read twice, once by either context.
 
+Above 1, tokens of which neither context knows anything would be lifted by the noise of their
+logits. So one that is less than PLAUSIBLE times as likely as the best of z_goal becomes less likely
+by that factor again (the mask of contrastive decoding, Li 2023, arXiv 2210.15097, but finite).
+
 Shapes: B rows, V vocabulary, m candidates.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +25,27 @@ from torch import Tensor
 
 from reso_llm.decoding.cache_noise import CacheNoise
 from reso_llm.generation.loop import ModelContext
-from reso_llm.generation.row import Prediction
+from reso_llm.generation.row import Prediction, TextRow
+
+PLAUSIBLE = 0.02
+
+
+class Unaimed:
+    """A row as a model reads it that was not told of its goals: after another prompt.
+
+    Its words and its end are those of the row.
+    """
+
+    def __init__(self, row: TextRow, prompt: Sequence[int]) -> None:
+        self._row, self._prompt, self.num_prompt = row, list(prompt), len(prompt)
+
+    @property
+    def ids(self) -> list[int]:
+        """Ids of the other prompt, and those after it."""
+        return self._prompt + self._row.new_ids
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._row, name)
 
 
 class GuidedContext:
@@ -76,4 +102,8 @@ def context_towards(strength: float, context: Callable[[bool], ModelContext]) ->
 def guided(goal: Tensor, none: Tensor, strength: float) -> Tensor:
     """Logits (B,V) of the mixture; -inf where either rules a token out."""
     ruled_out = goal.isneginf() | none.isneginf()
-    return torch.where(ruled_out, -torch.inf, none + strength * (goal - none))
+    mixed = none + strength * (goal - none)
+    if strength > 1:
+        far = goal < goal.amax(-1, keepdim=True) + math.log(PLAUSIBLE)
+        mixed = torch.where(far, torch.minimum(mixed, goal + math.log(PLAUSIBLE)), mixed)
+    return torch.where(ruled_out, -torch.inf, mixed)

@@ -6,8 +6,9 @@ x_j is the final hidden state j tokens after the fork, x'_j that of the copy, in
 phases, field and last embedding noise of NUDGE deviations was put. This is the method of Benettin
 et al. (1980) with one k for each fork, which begins anew in a random direction; the step to d_1
 does not count, as it measures the nudge. The running text is never touched. The first fork is at
-FIRST_FORK tokens and the others FORK_EVERY apart, so that a measurement, one pass of the network
-over k tokens, costs about a tenth of the time of the tokens before; a shorter reply pays nothing.
+FIRST_FORK tokens and the others FORK_EVERY apart, so that a measurement, k tokens read once more,
+costs about a tenth of the time of the tokens before; a shorter reply pays nothing. A copy of one
+row on a CPU is read by a `Stepper`, token by token; others in one pass of the network.
 
 Shapes: B rows, D width, k = FOLLOWED tokens.
 """
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reso_llm.generation.stepper import Stepper
 from reso_llm.network import ResoNetwork, ResoState
 from reso_llm.stages.cache import KVCache
 
@@ -38,12 +40,18 @@ class Nudged:
         self.network, self.goals = network, goals
         self.state = nudged(state)
         self.tokens: list[Tensor] = []  # (B,) each
-        self.hidden: list[np.ndarray] = []  # (B,D) each
+        self.hidden: list[np.ndarray] = []  # (B,D) each, of the rows
+        self.other: list[np.ndarray] = []  # (B,D) each, of the copy
+        self.stepper: Stepper | None = None
+        if len(state.tail) == 1 and Stepper.supports(network):
+            self.stepper = Stepper(network, [self.state], goals)
 
     def follow(self, tokens: Tensor, hidden: np.ndarray) -> None:
         """Take the tokens (B,) that the rows have read, and their hidden states (B,D)."""
         self.tokens.append(tokens)
         self.hidden.append(hidden)
+        if self.stepper is not None:
+            self.other.append(self.stepper.read(tokens.tolist()).x)
 
     @property
     def complete(self) -> bool:
@@ -52,8 +60,10 @@ class Nudged:
 
     def exponents(self) -> list[float]:
         """The exponent of each row (B,), in nats per token; needs two tokens or more."""
-        ids = torch.stack(self.tokens, dim=1)
         x = torch.from_numpy(np.stack(self.hidden, axis=1)).to(self.state.tail.device)
+        if self.stepper is not None:
+            return growth(x, torch.from_numpy(np.stack(self.other, axis=1)))
+        ids = torch.stack(self.tokens, dim=1)
         return growth(x, self.network.trunk(ids, self.state, self.goals).x)
 
 

@@ -1,9 +1,9 @@
 """What a reply may use of what the user told: the texts that its question asks for, their wording.
 
 A prompt asks by its last user message, a plain text by its last sentence. It asks among the stored
-texts; a question of a conversation asks among the statements of the user's earlier messages, too,
-as if each had been stored when it was said. At most `MOST` texts are used, the stored ones first,
-in the order in which they were told, in two ways:
+texts; a question of a conversation asks among what the user stated before it, in earlier messages
+or in its own, too, as if each statement had been stored when it was said. At most `MOST` texts are
+used, the stored ones first, in the order in which they were told, in two ways:
 
     context  a system message, after the user's own:  The user told you: <text> <text>
              of stored texts alone; what was said stands in the conversation
@@ -106,24 +106,27 @@ def memories_of(
 
 
 def _said(prompt: Prompt, config: TemporalSMFConfig) -> list[Recollection]:
-    """The statements of the user's earlier messages that resonate with the last one, a question.
+    """The statements of the user that resonate with the questions of the last message after them.
 
     Their age counts user messages; what was said twice is as old as the last time.
     """
     if isinstance(prompt, str):
         return []
-    *earlier, query = ["", *(m.content for m in messages_of(prompt) if m.role == "user")]
-    if all(map(is_statement, _sentences(query))):
+    messages = [_sentences(m.content) for m in messages_of(prompt) if m.role == "user"]
+    last = messages.pop() if messages else []
+    asked = [sentence for sentence in last if not is_statement(sentence)]
+    if not asked:
         return []
+    messages.append(last[: last.index(asked[-1])])
     times: dict[str, int] = {}
-    for time, message in enumerate(earlier):
-        for sentence in filter(is_statement, _sentences(message)):
+    for time, sentences in enumerate(messages, start=1):
+        for sentence in filter(is_statement, sentences):
             times.pop(sentence, None)
             times[sentence] = time
     heard = EpisodicMemory(config)
     for sentence, time in times.items():
         heard.store(sentence, (), importance=1.0, time=time)
-    return heard.recall(query, now=len(earlier), count=MOST)
+    return heard.recall(" ".join(asked), now=len(messages), count=MOST)
 
 
 def is_statement(sentence: str) -> bool:

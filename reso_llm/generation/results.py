@@ -6,7 +6,7 @@ Shapes: T tokens, D width.
 import dataclasses
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,9 @@ from reso_llm.generation.axes import TextMeasures, axes_of
 from reso_llm.generation.loop import ModelContext
 from reso_llm.generation.row import TextRow
 from reso_llm.generation.targets import targets_of
-from reso_llm.session.agency import Appraisal, Goal
+from reso_llm.session.agency import Goal
 from reso_llm.session.foci import Focus, summary
 from reso_llm.session.session import Session, WrittenText
-from reso_llm.stages.goal import text_vector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +63,7 @@ class GenerationResult:
     goals_achieved: tuple[str, ...] = ()
     """Goals that this text achieved."""
     goal_progress: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """Progress, 0 to 1, of every goal that steered this text; NaN without calibration."""
+    """Progress, 0 to 1, of every goal that steered this text."""
     attention_summary: tuple[Focus, ...] = ()
     """Content words of this text, prompt included, the most salient first, each with why."""
     attention_sentence: str = ""
@@ -104,14 +103,13 @@ def written_text(context: ModelContext, b: int, goals: Collection[Goal]) -> Writ
     Where the context does not know attention, that received is 0.
     """
     row, table = context.rows[b], context.table
-    vector = text_vector(table, [i for i in row.new_ids if i not in row.special])
     if not (row.options.metrics and row.surprises):
-        return WrittenText(vector, ())
+        return WrittenText(row.text, ())
     surprises = [0.0] * (len(row.ids) - len(row.surprises)) + row.surprises  # 0 in the prompt
     received = context.received(b)[: len(row.ids)] if context.attending else [0.0] * len(row.ids)
     vectors = table if goals else None
     targets = targets_of(context.tokenizer, row.ids, surprises, received, vectors, row.num_prompt)
-    return WrittenText(vector, tuple(targets))
+    return WrittenText(row.text, tuple(targets))
 
 
 def result_of(
@@ -131,7 +129,8 @@ def result_of(
     readings, agency = decoded.readings[:n], session.agency
     monitor = decoded.monitor if row.options.metrics else None
     foci = agency.foci_of(text.targets, tuple(goals)) if agency else ()
-    appraisals = agency.appraise(text.vector, tuple(goals)) if agency else []
+    appraisals = agency.appraise(text.text, tuple(goals)) if agency else []
+    progress = {a.goal: a.progress for a in appraisals}  # of no goal for a text without a word
     return GenerationResult(
         text=row.text,
         token_ids=tuple(new_ids),
@@ -152,16 +151,16 @@ def result_of(
         goals_achieved=tuple(
             a.goal.description for a in appraisals if a.achieved and not goals[a.goal]
         ),
-        goal_progress=_progress(session, goals, appraisals),
+        goal_progress={goal.description: progress.get(goal, goal.progress) for goal in goals},
         attention_summary=foci,
         attention_sentence=summary(foci),
         memories_used=row.memories.texts,
-        axes=axes_of(_measures(row, n, [a.cosine for a in appraisals])),
-        warnings=(*context_warnings, *_goal_warnings(session, goals), *_alarms(row)),
+        axes=axes_of(_measures(row, n, [a.share for a in appraisals])),
+        warnings=(*context_warnings, *_alarms(row)),
     )
 
 
-def _measures(row: TextRow, n: int, goal_cosines: Sequence[float]) -> TextMeasures:
+def _measures(row: TextRow, n: int, goal_shares: Sequence[float]) -> TextMeasures:
     """What the axes read of the first n tokens that a row wrote."""
     return TextMeasures(
         row.coherence[:n],
@@ -169,28 +168,10 @@ def _measures(row: TextRow, n: int, goal_cosines: Sequence[float]) -> TextMeasur
         row.surprises[:n],
         [r.warning for r in row.decoding.readings[:n]],
         row.num_prompt,
-        goal_cosines,
+        goal_shares,
         row.memories.resonance,
         row.memories.recency,
     )
-
-
-def _progress(
-    session: Session, goals: Iterable[Goal], appraisals: Sequence[Appraisal]
-) -> dict[str, float]:
-    """Progress with each goal; NaN without calibration, as before for a text without a word."""
-    known = {appraisal.goal: appraisal.progress for appraisal in appraisals}
-    calibrated = session.agency is not None and session.agency.calibrated
-    return {
-        goal.description: known.get(goal, goal.progress) if calibrated else math.nan
-        for goal in goals
-    }
-
-
-def _goal_warnings(session: Session, goals: Iterable[Goal]) -> tuple[str, ...]:
-    if not goals or session.agency.calibrated:
-        return ()
-    return ("this model has no goal calibration: progress of goals is not known",)
 
 
 def _alarms(row: TextRow) -> tuple[str, ...]:

@@ -74,6 +74,7 @@ class TextRow:
             text=lambda: self.stream.text,
         )
         self.bans = Bans(options, tokenizer)
+        self._nothing = torch.empty((1, 0), dtype=torch.long, device=device)
         self.measured = options.metrics or bool(options.controllers)
         reach = self.decoding.reach
         self.stream = TextStream(tokenizer, options.stop_strings, on_text, reach)
@@ -192,7 +193,7 @@ class TextRow:
         What it read it may say, as an answer that repeats a name must; and a turn may always end.
         """
         if not self.decoding.sampling.reads_said:
-            return torch.empty((1, 0), dtype=torch.long, device=device)
+            return self._nothing
         words = [i for i in self.new_ids if i not in self.special]
         return torch.tensor([words], dtype=torch.long, device=device)
 

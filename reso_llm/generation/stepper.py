@@ -1,8 +1,9 @@
-"""One more token of some rows on a CPU: `ResoNetwork.forward` in numpy, for speed.
+"""One more token of some rows on a CPU: `ResoNetwork.forward` in compiled pieces, for speed.
 
 Decoding a row is bound by launches: hundreds of small torch kernels a token at 4 to 7 us each,
-while all matrix-vector products together take about 0.2 ms. A small numpy operation costs about
-0.5 us, and several rows share it. The result is the network's up to rounding. `Stepper.step` and
+while all matrix-vector products together take about 0.2 ms. Here the products are numpy's, or
+oneDNN's for several rows, and what lies between two of them is one function that numba compiled
+(`entropy_core/compiled.py`). The result is the network's up to rounding. `Stepper.step` and
 `_trunk` are the diagram of `ResoNetwork` once more, in the same order; each stage's file holds its
 one-token form. The network is the specification: prompts, training and everything else run there,
 and the states go both ways.
@@ -21,13 +22,14 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
+from entropy_core.compiled import available, compiled, exponential, norm
 from reso_llm.generation.states import one_row, stacked_stages
 from reso_llm.generation.threads import OneThread
 from reso_llm.network import ResoNetwork, ResoState
-from reso_llm.stages import arrays
 from reso_llm.stages.arrays import Matrix, view
 from reso_llm.stages.block import BlockStep
 from reso_llm.stages.cache import CacheStep, Scratch
+from reso_llm.stages.prsc import Matches
 from reso_llm.stages.rotary import RotaryStep
 
 
@@ -44,6 +46,18 @@ class Step(NamedTuple):
     layers_used: list[int]
 
 
+class Read(NamedTuple):
+    """What the layers make of one token of R rows: x (R,D), coherence (R,), the rows that go deep.
+
+    matches: what the binding memory lists after them, None without one.
+    """
+
+    x: ndarray
+    coherence: list[float]
+    deep: list[int]
+    matches: Matches | None
+
+
 class Stepper:
     """Reads tokens one at a time after those of some states, which it does not change.
 
@@ -52,11 +66,15 @@ class Stepper:
 
     @staticmethod
     def supports(network: ResoNetwork) -> bool:
-        """Whether a network is on a CPU, in float32 and eval mode, without stochastic resonance."""
+        """Whether a network is on a CPU, in float32 and eval mode, without stochastic resonance.
+
+        Only where numba is installed.
+        """
         return (
             not network.training
             and not network.config.stochastic_resonance.enabled
             and all(p.dtype is torch.float32 and p.is_cpu for p in network.parameters())
+            and available()
         )
 
     @torch.no_grad()
@@ -116,32 +134,42 @@ class Stepper:
 
         Raises ValueError for a token beyond the vocabulary, and where no room is left.
         """
+        read, c = self.read(tokens), self._config
+        with OneThread(), np.errstate(all="ignore"):
+            # Head: the network's own logits, bounded.
+            logits = self._head(read.x)
+            if c.logit_soft_cap:
+                soft_cap(logits, np.float32(c.logit_soft_cap))
+            # PRSC: evidence of the binding memory, weighed by the final x.
+            if self.prsc:
+                self.prsc.add(read.matches, read.x, logits)
+            # Echo: what was read before, in this text and in stored ones.
+            if self.echo:
+                self.echo.add(self.echo.read(tokens), read.x, logits)
+        layers = [c.num_layers if row in read.deep else 1 for row in range(len(tokens))]
+        return Step(logits, read.x, read.coherence, layers)
+
+    def read(self, tokens: Sequence[int]) -> "Read":
+        """`step` without its logits: the echo does not hear of the tokens.
+
+        Raises ValueError as `step` does.
+        """
         for row, token in enumerate(tokens):
             self._check_token(row, token)
-        L, every = len(self.blocks), list(range(len(self._lengths)))
         history = [[*recent, token] for recent, token in zip(self._recent, tokens, strict=True)]
-        deep, matches = every, []
+        deep, matches = list(range(len(tokens))), None
         # torch is silent about damaged weights too: they show in the logits.
         with OneThread(), np.errstate(all="ignore"):
             # PRSC: what the binding memory lists after the tokens, and how much it doubts.
             if self.prsc:
-                matches, doubts = zip(*map(self.prsc.look_up, history), strict=True)
+                matches, doubts = self.prsc.look_up(history)
             # Coherence gate: the tokens that the memory doubts go past layer 1.
             if self.gate:
                 deep = self.gate(doubts)
             x, coherence = self._trunk(tokens, deep)
-            # Head: the network's own logits, bounded.
-            logits = self._head(x)
-            self._soft_cap(logits)
-            # PRSC: evidence of the binding memory, weighed by the final x.
-            if self.prsc:
-                self.prsc.add(matches, x, logits)
-            # Echo: what was read before, in this text and in stored ones.
-            if self.echo:
-                self.echo.add(self.echo.read(tokens), x, logits)
         self._recent = [ids[1:] for ids in history]
         self._lengths = [length + 1 for length in self._lengths]
-        return Step(logits, x, coherence, [L if row in deep else 1 for row in every])
+        return Read(x, coherence, deep, matches)
 
     def _trunk(self, tokens: Sequence[int], deep: list[int]) -> tuple[ndarray, list[float]]:
         """Final normalised x (R,D), and coherence (R,)."""
@@ -164,7 +192,8 @@ class Stepper:
         # Temporal sedenion memory.
         if self.field:
             self.field(x)
-        return arrays.rms_norm(x, out=x), coherence
+        norm(x, x)
+        return x, coherence
 
     @property
     def lengths(self) -> Sequence[int]:
@@ -211,13 +240,6 @@ class Stepper:
             total[: length + 1] for total, length in zip(self._received, self._lengths, strict=True)
         ]
 
-    def _soft_cap(self, logits: ndarray) -> None:
-        cap = self._config.logit_soft_cap
-        if cap:
-            logits *= 1 / cap
-            np.tanh(logits, out=logits)
-            logits *= cap
-
     def _check_token(self, row: int, token: int) -> None:
         if not 0 <= token < self._config.vocab_size:
             raise ValueError(f"token = {token}: expected 0 to {self._config.vocab_size - 1}")
@@ -248,3 +270,13 @@ class Stepper:
         if goals.shape != shape:
             raise ValueError(f"goals of shape {tuple(goals.shape)}: expected {shape}")
         return view(network.goal(goals))
+
+
+@compiled
+def soft_cap(logits, cap):
+    """cap tanh(z / cap) of logits (R,V), in place."""
+    two = np.float32(2)
+    for r in range(len(logits)):
+        for v in range(logits.shape[1]):
+            tail = two / (exponential(logits[r, v] * (two / cap)) + np.float32(1))
+            logits[r, v] = cap - cap * tail

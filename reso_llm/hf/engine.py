@@ -44,7 +44,6 @@ from reso_llm.hf import smollm2
 from reso_llm.hf.clean_texts import kept_calibration
 from reso_llm.hf.context import HFContext
 from reso_llm.hf.tokenizer import PLAIN_STOP, HFTokenizer
-from reso_llm.hf.topics import topic_calibration
 from reso_llm.session.agency import Goal
 from reso_llm.session.episodes import Moment, ids_to_remember
 from reso_llm.session.session import Session
@@ -92,7 +91,6 @@ class HFEngine(Agent):
         self.tokenizer = HFTokenizer(tokenizer, _flat(ends))
         self.table = model.get_input_embeddings().weight
         self.session = Session(HFSessionConfig(*self.table.shape))
-        self.session.agency.calibration = topic_calibration(self.text_vector)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, device: str = "cpu") -> "HFEngine":

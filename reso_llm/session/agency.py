@@ -1,53 +1,35 @@
 """Agency: the goals of a session, and its foci (what it attends to; `foci.py`).
 
-    progress  = clip((cos(text - c, goal - c) - mean) / (threshold - mean), 0, 1)
+    progress = min(1, share / ENOUGH)
 
-text and goal are vectors in which rare tokens count for more (`stages.goal.text_vector`), c is that
-of the mean text. c, mean and threshold come from texts written without the goal: a goal is achieved
-where the text resonates with it more than all but 5 % of unrelated texts do (split conformal
-prediction, Vovk 2005). Without that calibration progress stays 0.
+share is the share of the goal's information that a text says (`resonance.share_said`): its content
+words by their stems, common ones counting less. A goal is achieved where progress is 1. ENOUGH was
+chosen on held-out replies: a text that was written for another goal says so much of one in at most
+5 % of cases. Words can be counted in any model; cosines of its vectors told texts on the goal from
+texts off it less well (benchmarks/README.md).
 
 Training makes goals mean something (hindsight goals, `reso_llm.stages.goal`).
 
-Shapes: B batch, T time, D width. Foci and goals are session state in `Agency`, never a module's.
+Shapes: D width. Foci and goals are session state in `Agency`, never a module's.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from entropy_core.checks import nearest
 from reso_llm.config import AgencyConfig
 from reso_llm.session.foci import FOCUS_RETENTION, Focus, Target, focus_of, focus_on
+from reso_llm.session.resonance import share_said
+from reso_llm.session.words import words
+
+ENOUGH = 0.25
+"""The share of a goal's information that achieves it: one of four words of equal weight."""
 
 GOAL_TYPES = ("exploratory", "maintenance")
 """An exploratory goal ends when it is achieved; a maintenance goal stays and may be lost again."""
-
-
-class GoalCalibration(NamedTuple):
-    """Cosines of unrelated texts and goals: mean, standard deviation, threshold of achievement.
-
-    centre (D,) is the mean text, taken from texts and goals before they are compared; () for 0.
-    """
-
-    mean: float
-    deviation: float
-    threshold: float
-    centre: tuple[float, ...] = ()
-
-    def cosine(self, text: Tensor, goal: Tensor) -> float:
-        """Cosine of a text's vector with a goal's, both (D,), each without the centre."""
-        centre = torch.tensor(self.centre or 0.0).to(text)
-        return _cosine(text - centre, goal.to(text) - centre)
-
-    def progress(self, cosine: float) -> float:
-        """0 at the mean of unrelated texts or below it, 1 at the threshold or above it."""
-        return min(1.0, max(0.0, (cosine - self.mean) / (self.threshold - self.mean)))
 
 
 @dataclass(eq=False)
@@ -61,54 +43,25 @@ class Goal:
     achieved: bool = False
 
 
-def calibrate(
-    cosines: Tensor, quantile: float = 0.95, centre: Sequence[float] = ()
-) -> GoalCalibration:
-    """Threshold that a share 1 - quantile of unrelated texts passes: cosines (N,) -> calibration.
-
-    cosines are those of texts with goals they were written without, without the centre. The
-    threshold is their ceil((N + 1) quantile)-th smallest, which a further unrelated text passes
-    with probability at most 1 - quantile, whatever the distribution. Raises ValueError for a
-    quantile outside (0, 1), too few cosines for it, cosines that are not finite, or a threshold not
-    above the mean.
-    """
-    if not 0 < quantile < 1:
-        raise ValueError(f"quantile = {quantile!r}: expected a number between 0 and 1")
-    rank = math.ceil((len(cosines) + 1) * quantile)
-    if rank > len(cosines):
-        needed = math.ceil(quantile / (1 - quantile) - 1e-9)
-        raise ValueError(f"{len(cosines)} cosines: expected at least {needed} for {quantile}")
-    values = cosines.double()
-    if not values.isfinite().all():
-        raise ValueError("cosines hold NaN or infinity: expected numbers from -1 to 1")
-    threshold, mean = values.sort().values[rank - 1].item(), values.mean().item()
-    if not threshold > mean:
-        raise ValueError(f"threshold {threshold:g} is not above the mean {mean:g} of the cosines")
-    return GoalCalibration(mean, values.std().item(), threshold, tuple(centre))
-
-
 class Appraisal(NamedTuple):
-    """A text and a goal: progress in [0, 1], whether it achieves the goal, and their cosine."""
+    """A text and a goal: progress, whether it achieves the goal, and the share of it that it says.
+
+    Both numbers lie in [0, 1].
+    """
 
     goal: Goal
     progress: float
     achieved: bool
-    cosine: float  # without the centre
+    share: float
 
 
 class Agency:
     """Foci and goals of one session."""
 
-    def __init__(self, config: AgencyConfig, calibration: GoalCalibration | None = None) -> None:
+    def __init__(self, config: AgencyConfig) -> None:
         self.config = config
-        self.calibration = calibration
         self._foci: tuple[Focus, ...] = ()
         self._goals: list[Goal] = []
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether progress is computed; without a calibration it stays 0, no goal is achieved."""
-        return self.calibration is not None
 
     @property
     def foci(self) -> tuple[Focus, ...]:
@@ -214,27 +167,24 @@ class Agency:
             raise ValueError(f"goal {goal.description!r} is not active")
         self._goals.remove(goal)
 
-    def appraise(self, text_vector: Tensor, goals: Sequence[Goal]) -> list[Appraisal]:
-        """Compare a text's pooled vector (D,) with each goal; nothing is noted.
-
-        Empty without a calibration, or for a text vector of 0, which has no direction.
-        """
-        if self.calibration is None or not text_vector.any():
+    def appraise(self, text: str, goals: Sequence[Goal]) -> list[Appraisal]:
+        """Compare a text with each goal; nothing is noted. Empty for a text without a word."""
+        if not words(text):
             return []
-        cosines = [self.calibration.cosine(text_vector, goal.vector) for goal in goals]
+        shares = [share_said(goal.description, text) for goal in goals]
         return [
-            Appraisal(goal, self.calibration.progress(c), c >= self.calibration.threshold, c)
-            for goal, c in zip(goals, cosines, strict=True)
+            Appraisal(goal, min(1.0, share / ENOUGH), share >= ENOUGH, share)
+            for goal, share in zip(goals, shares, strict=True)
         ]
 
-    def update_progress(self, text_vector: Tensor) -> tuple[Goal, ...]:
+    def update_progress(self, text: str) -> tuple[Goal, ...]:
         """Update the progress of every active goal by a text; return the goals it achieved.
 
-        Call it once a text, at its end: the 5 % of false achievements are for each comparison.
-        An exploratory goal that is achieved is dropped. Without appraisals nothing changes.
+        Call it once a text, at its end. An exploratory goal that is achieved is dropped. Without
+        appraisals nothing changes.
         """
         reached = []
-        for goal, progress, achieved, _ in self.appraise(text_vector, self._goals):
+        for goal, progress, achieved, _ in self.appraise(text, self._goals):
             if achieved and not goal.achieved:
                 reached.append(goal)
             goal.progress, goal.achieved = progress, achieved
@@ -244,7 +194,3 @@ class Agency:
 
     def _seen(self, target: Target, goals: Sequence[Goal]) -> Focus:
         return focus_on(target, [goal.vector for goal in goals], self.config.novelty_weight)
-
-
-def _cosine(a: Tensor, b: Tensor) -> float:
-    return F.cosine_similarity(a, b.to(a), dim=0).item()

@@ -14,6 +14,8 @@ and counts c_f = .8. Sources: the inverse document frequency of Spärck Jones 19
 A text is what the query asks for where they share at least 2.5 nats and either a quarter of the
 query with a word that is not common, or three quarters of it: "What is my name?" asks for "My name
 is Otto", and "Where do penguins live?" not for "My sister lives in Oslo".
+
+A text speaks of a goal as far as it holds the goal's words by the same weights: `share_said`.
 """
 
 import math
@@ -62,6 +64,24 @@ def features(text: str) -> frozenset[str]:
         elif is_content(word) or bare in COMMON:
             found.add(SYNONYMS.get(bare, bare))
     return frozenset(found)
+
+
+def share_said(goal: str, text: str) -> float:
+    """The share of a goal's information that a text says, in [0, 1]; who speaks counts nothing.
+
+    The resonance of the goal with the text alone; 0 for a goal without a content word.
+    """
+    wanted = features(goal) - set(SPEAKERS.values())
+    said = features(text)
+    nats = {f: math.log((BACKGROUND + 1) / (_share(f) * BACKGROUND + 1)) for f in wanted}
+    return sum(_credit(f, said) * nats[f] for f in wanted) / (sum(nats.values()) or 1.0)
+
+
+def _credit(feature: str, said: frozenset[str]) -> float:
+    """c_f of a feature in a text of these features."""
+    if feature in said or _share(feature):
+        return float(feature in said)
+    return TYPO_CREDIT if any(is_misspelling(feature, other) for other in said) else 0.0
 
 
 class WordIndex:

@@ -1,7 +1,7 @@
 """A session in one file: tensors as safetensors, everything else as JSON in the file's header.
 
-Saved are goals, foci, concepts, episodes and the clock. The configuration, the goal calibration and
-the stability monitor are not: the first two belong to the checkpoint, the monitor to a text.
+Saved are goals, foci, concepts, episodes and the clock. The configuration and the
+stability monitor are not: the first belongs to the checkpoint, the monitor to a text.
 Loading runs no code. A sha256 over the header's JSON and all tensors finds every damaged byte.
 """
 

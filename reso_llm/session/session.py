@@ -47,11 +47,10 @@ Component = TypeVar("Component")
 class WrittenText(NamedTuple):
     """A generated text as a session notes it.
 
-    vector (D,) is the pooled vector of its new words, targets its words, prompt included; empty
-    where attention was not measured.
+    targets are its words, prompt included; empty where attention was not measured.
     """
 
-    vector: Tensor
+    text: str
     targets: tuple[Target, ...]
 
 
@@ -118,7 +117,7 @@ class Session:
         with self._lock:
             if self.agency is not None:
                 self.agency.observe_text(text.targets)
-                self.agency.update_progress(text.vector)
+                self.agency.update_progress(text.text)
             self.advance()
 
     # --- agency

@@ -1,11 +1,9 @@
-"""Arrays of the one-token forms: numpy views of parameters, the norm, the logistic function.
+"""Arrays of the one-token forms: numpy views of parameters, and products with weights.
 
-    rms_norm(x) = x / sqrt(mean x^2 + eps)    x (R,D), eps of float32, as in `reso_llm.stages.fused`
+A view costs no copy and sees later changes of the parameter. What lies between the products is
+compiled (`entropy_core/compiled.py`).
 
-A view costs no copy and sees later changes of the parameter. Zero-dimensional arrays serve as
-scalars: as an operand one costs half of what a Python float does.
-
-Shapes: R rows, D width.
+Shapes: R rows.
 """
 
 import numpy as np
@@ -16,20 +14,11 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 ONEDNN = torch.backends.mkldnn.is_available()
 _COPIES = WeakIdKeyDictionary()  # of weights in oneDNN's order, by parameter and shape
-EPS = float(np.finfo(np.float32).eps)
 
 
 def view(tensor: Tensor) -> ndarray:
     """A CPU tensor's memory as an array."""
     return tensor.detach().numpy()
-
-
-def scalar(value: float) -> ndarray:
-    """A constant of the step as an array ()."""
-    return np.asarray(value, dtype=np.float32)
-
-
-HALF = scalar(0.5)
 
 
 class Matrix:
@@ -70,24 +59,3 @@ def _ordered(parameter: Tensor, weight: Tensor) -> Tensor:
     if changing or key not in kept or kept[key][0] != version:
         kept[key] = version, torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
     return kept[key][1]
-
-
-def rms_norm(x: ndarray, out: ndarray | None = None) -> ndarray:
-    """Rows x (R,D), each divided by its root mean square."""
-    if len(x) == 1:  # a third of the time
-        row = x[0]
-        return np.divide(x, np.sqrt(row.dot(row) / row.size + EPS), out=out)
-    return np.divide(x, np.sqrt(row_squares(x) / x.shape[-1] + EPS), out=out)
-
-
-def row_squares(rows: ndarray) -> ndarray:
-    """Sum of squares of each row: (...,D) -> (...,1)."""
-    return np.matmul(rows[..., None, :], rows[..., None])[..., 0]
-
-
-def logistic(z: ndarray) -> ndarray:
-    """1 / (1 + e^-z), in a form that cannot overflow."""
-    y = np.tanh(z * HALF)
-    y *= HALF
-    y += HALF
-    return y

@@ -10,12 +10,11 @@ see their match turned by gamma d, so tokens in phase attend to each other. norm
 (query-key norm, Henry 2020, arXiv 2010.04245); s_h s'_h is a temperature per head; v_e is an
 optional value per token from a table (value embeddings, modded-nanogpt); W_o and gamma start at
 zero. With a window w a token sees itself and the w - 1 tokens before it (Longformer, Beltagy 2020,
-arXiv 2004.05150). The one-token form has one query: attention is two products over the cache.
+arXiv 2004.05150). The one-token form has one query: attention is one pass over the cache.
 
 Shapes: B batch, T time, D width, H heads, K head width.
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,9 +24,10 @@ from einops import rearrange
 from numpy import ndarray
 from torch import Tensor, nn
 
+from entropy_core.compiled import compiled, exponential
 from reso_llm.config import ResoLLMConfig
-from reso_llm.stages.arrays import EPS, Matrix, row_squares, scalar, view
-from reso_llm.stages.cache import CacheStep, KVCache, Projected, Scratch
+from reso_llm.stages.arrays import Matrix, view
+from reso_llm.stages.cache import CacheStep, KVCache, Scratch
 from reso_llm.stages.fused import linear, rms_norm
 from reso_llm.stages.gate import DeepTokens
 from reso_llm.stages.rotary import rotate
@@ -194,15 +194,12 @@ class AttentionStep:
         qkv = module.qkv.flatten(0, 1)  # (3D,D), a view in the module's layout
         self.project, self.project_kv = (Matrix(module.qkv, part) for part in (qkv, qkv[D:]))
         self.out = Matrix(module.out.weight)
-        self.value_mix = None if module.value_mix is None else view(module.value_mix)
-        # Scale of a head: temperature / rms, where rms = sqrt(sum of squares + K eps) / sqrt(K);
-        # queries take the 1 / sqrt(K) of attention too.
-        K = D // self.heads
-        self.scale = np.ones((2 * self.heads, 1), np.float32)
-        self.scale[self.heads :] = math.sqrt(K)
+        self.value_mix = np.float32(0 if module.value_mix is None else module.value_mix.item())
+        # Scale of a head: its temperature; queries take the 1 / sqrt(K) of attention too.
+        self.scale = np.ones(2 * self.heads, np.float32)
+        self.scale[: self.heads] = (D // self.heads) ** -0.5
         if module.temperature is not None:
-            self.scale *= view(module.temperature)
-        self.eps = scalar(K * EPS)
+            self.scale *= view(module.temperature)[:, 0]
 
     def __call__(
         self,
@@ -213,40 +210,95 @@ class AttentionStep:
     ) -> ndarray | None:
         """Every row of `scratch.normed` writes its keys and values; the `deep` ones attend.
 
-        turn (R,1,K/2) complex, value embedding (R,D). Returns (deep,D), None where none is deep.
+        turn (R,K/2,2), value embedding (R,D). Returns (deep,D), None where none is deep.
         The attention that the columns of a row get is added to the end of its array of `received`.
         """
-        s, shared = self.scratch.all if deep else self.scratch.written, self.scratch
-        (self.project if deep else self.project_kv)(shared.normed, out=s.projected)
-        self._remember(s, turn, value)
+        s = self.scratch
+        if deep:
+            projected, scale = self.project(s.normed, out=s.all), self.scale
+        else:
+            projected, scale = self.project_kv(s.normed, out=s.written), self.scale[self.heads :]
+        value = projected[:, :0] if value is None else value
+        seen = []
+        for row, cache in enumerate(self.caches):
+            place, first = cache.grow()
+            remember(
+                projected[row], scale, turn[row], value[row], self.value_mix,
+                cache.keys, cache.values, place,
+            )  # fmt: skip
+            seen.append((cache, first, place + 1))
         if not deep:
             return None
-        for place, row in enumerate(deep):
-            columns = None if received is None else received[row]
-            self._attend(s.queries[row], self.caches[row], shared.heads[place], columns)
-        return self.out(shared.mixed[: len(deep)], out=shared.out[: len(deep)])
+        for i, row in enumerate(deep):
+            cache, first, end = seen[row]
+            columns = NO_COLUMNS if received is None else received[row]
+            attend(projected[row], cache.keys, cache.values, first, end, s.mixed[i], columns)
+        return self.out(s.mixed[: len(deep)], out=s.out[: len(deep)])
 
-    def _attend(
-        self, query: ndarray, cache: CacheStep, mixed: ndarray, received: ndarray | None
-    ) -> None:
-        """Values (H,1,K) mixed for the query (H,1,K) of one row."""
-        keys, values = cache.seen
-        scores = np.matmul(query, keys)  # (H,1,n)
-        scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
-        np.exp(scores, out=scores)
-        np.matmul(scores, values, out=mixed)
-        total = np.add.reduce(scores, axis=-1, keepdims=True)
-        mixed /= total
-        if received is not None:
-            received[-scores.shape[-1] :] += np.dot(1 / total.ravel(), scores[:, 0])
 
-    def _remember(self, s: Projected, turn: ndarray, value: ndarray | None) -> None:
-        """Norm and turn queries and keys, in place; keys and values go to the caches."""
-        rows = s.turned
-        scale = self.scale[-rows.shape[1] :]
-        rows *= scale / np.sqrt(row_squares(rows) + self.eps)
-        s.pairs *= turn
-        if value is not None:
-            s.values += self.value_mix * value
-        for cache, (key, val) in zip(self.caches, s.kept, strict=True):
-            cache.append(key, val)
+NO_COLUMNS = np.empty(0, np.float32)
+
+
+@compiled
+def remember(projected, scale, turn, value, value_mix, keys, values, place):
+    """Norm and turn the heads of a token, in place; keep keys and values (H,capacity,K) at place.
+
+    projected: (H,K) of queries, where there are any, of keys and of values; scale one of each head
+    but the last H; turn (K/2,2); value embedding (D,), or nothing.
+    """
+    H, _, K = keys.shape
+    eps, turned = np.float32(1.1920929e-07), len(scale)
+    for h in range(turned):
+        head = projected[h * K : (h + 1) * K]
+        total = np.float32(0)
+        for i in range(K):
+            total += head[i] * head[i]
+        size = scale[h] / np.sqrt(total / np.float32(K) + eps)
+        for i in range(K // 2):
+            x, y = head[2 * i] * size, head[2 * i + 1] * size
+            head[2 * i] = x * turn[i, 0] - y * turn[i, 1]
+            head[2 * i + 1] = x * turn[i, 1] + y * turn[i, 0]
+    key, val = projected[(turned - H) * K : turned * K], projected[turned * K :]
+    for i in range(len(value)):
+        val[i] += value_mix * value[i]
+    for h in range(H):
+        for i in range(K):
+            keys[h, place, i] = key[h * K + i]
+            values[h, place, i] = val[h * K + i]
+
+
+@compiled
+def attend(query, keys, values, first, end, mixed, received):
+    """Mix the values of the tokens first ... end - 1 for a query: (H,capacity,K) -> mixed (D,).
+
+    The query is the first D of projections. The columns' weights are added to the end of received.
+    """
+    H, _, K = keys.shape
+    n = end - first
+    weights = np.empty(n, np.float32)
+    for h in range(H):
+        q, out = query[h * K : (h + 1) * K], mixed[h * K : (h + 1) * K]
+        top = np.float32(-np.inf)
+        for t in range(n):
+            key, score = keys[h, first + t], np.float32(0)
+            for i in range(K):
+                score += q[i] * key[i]
+            weights[t] = score
+            top = max(top, score)
+        total = np.float32(0)
+        for t in range(n):
+            weights[t] = exponential(weights[t] - top)
+            total += weights[t]
+        for i in range(K):
+            out[i] = 0
+        for t in range(n):
+            value, weight = values[h, first + t], weights[t]
+            for i in range(K):
+                out[i] += weight * value[i]
+        share = np.float32(1) / total
+        for i in range(K):
+            out[i] *= share
+        if len(received):
+            columns = received[len(received) - n :]
+            for t in range(n):
+                columns[t] += weights[t] * share

@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from numpy import ndarray
 from torch import Tensor, nn
 
+from entropy_core.compiled import ONE, compiled, norm
 from reso_llm.config import ResoLLMConfig
-from reso_llm.stages import arrays
-from reso_llm.stages.arrays import Matrix, scalar, view
+from reso_llm.stages.arrays import Matrix, view
 from reso_llm.stages.attention import Attention, AttentionReceived, AttentionStep
 from reso_llm.stages.cache import CacheStep, KVCache, Scratch
 from reso_llm.stages.fused import linear, relu_squared, rms_norm
@@ -127,9 +127,6 @@ class Block(nn.Module):
         return F.dropout(y, self.dropout) if self.training and self.dropout else y
 
 
-ZERO = scalar(0.0)
-
-
 class BlockStep:
     """One-token form of `Block`: one layer, which changes x (R,D) in place."""
 
@@ -138,8 +135,9 @@ class BlockStep:
         self.attention = AttentionStep(module.attention, caches, scratch)
         maps = module.feed_forward
         self.up, self.down = Matrix(maps.up.weight), Matrix(maps.down.weight)
-        self.residual_scale = view(module.residual_scale)
-        self.input_scale = view(module.input_scale)
+        self.down_rows = view(maps.down.weight).T  # (F,D)
+        self.residual_scale = np.float32(module.residual_scale.item())
+        self.input_scale = np.float32(module.input_scale.item())
 
     def __call__(
         self,
@@ -151,22 +149,67 @@ class BlockStep:
         received: Sequence[ndarray] | None,
     ) -> None:
         """Change x; keys and values are all that this layer adds to rows that are not `deep`."""
-        x *= self.residual_scale
-        x += np.multiply(x0, self.input_scale, out=self.scratch.out)
-        arrays.rms_norm(x, out=self.scratch.normed)
+        mix(x, x0, self.residual_scale, self.input_scale, self.scratch.normed)
         y = self.attention(turn, value, deep, received)
         if len(deep) == len(x):
-            x += y
-            x += self._feed_forward(x)
+            self._feed_forward(x, y)
         elif deep:
             some = x[deep]
-            some += y
-            some += self._feed_forward(some)
+            self._feed_forward(some, y)
             x[deep] = some
 
-    def _feed_forward(self, x: ndarray) -> ndarray:
+    def _feed_forward(self, x: ndarray, y: ndarray) -> None:
+        """Add y to x, and the feed-forward of the sum."""
         s, n = self.scratch, len(x)
-        hidden = self.up(arrays.rms_norm(x, out=s.normed[:n]), out=s.hidden[:n])
-        np.maximum(hidden, ZERO, out=hidden)
-        hidden *= hidden
-        return self.down(hidden, out=s.out[:n])
+        normed = s.normed[:n]
+        mix(x, y, ONE, ONE, normed)
+        hidden = self.up(normed, out=s.hidden[:n])
+        if n == 1:
+            add_active(hidden[0], self.down_rows, x[0])
+        else:
+            square_positive(hidden)
+            x += self.down(hidden, out=s.out[:n])
+
+
+@compiled
+def mix(x, y, a, b, normed):
+    """x = a x + b y, in place, and its norm: all (R,D)."""
+    for r in range(len(x)):
+        for i in range(x.shape[1]):
+            x[r, i] = a * x[r, i] + b * y[r, i]
+    norm(x, normed)
+
+
+@compiled
+def square_positive(hidden):
+    """max(0, h)^2 of hidden (R,F), in place."""
+    for r in range(len(hidden)):
+        for i in range(hidden.shape[1]):
+            h = hidden[r, i]
+            hidden[r, i] = np.float32(0) if h < 0 else h * h  # NaN stays
+
+
+@compiled
+def add_active(hidden, down, x):
+    """Add max(0, h)^2 W of one row's hidden (F,) and W (F,D) to x (D,).
+
+    Rows of W whose h is not above 0 are not read: half of them at random, more after training.
+    """
+    F, D = down.shape
+    active, n = np.empty(F, np.int64), 0
+    for i in range(F):
+        active[n] = i
+        n += not hidden[i] <= 0  # NaN counts
+    total = np.zeros(D, np.float32)
+    for k in range(0, n - 3, 4):
+        a, b, c, d = active[k], active[k + 1], active[k + 2], active[k + 3]
+        p, q, r, s = hidden[a], hidden[b], hidden[c], hidden[d]
+        p, q, r, s = p * p, q * q, r * r, s * s
+        for i in range(D):
+            total[i] += p * down[a, i] + q * down[b, i] + r * down[c, i] + s * down[d, i]
+    for k in range(n - n % 4, n):
+        a = active[k]
+        for i in range(D):
+            total[i] += hidden[a] * hidden[a] * down[a, i]
+    for i in range(D):
+        x[i] += total[i]

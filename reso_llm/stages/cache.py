@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy import ndarray
 from torch import Tensor
 
 from reso_llm.config import ResoLLMConfig
@@ -90,33 +89,17 @@ class Extended(NamedTuple):
 
 
 class Scratch:
-    """Arrays of the one-token form that every layer overwrites, and their views, for R rows.
+    """Arrays of the one-token form that every layer overwrites, for R rows.
 
     all: queries, keys and values (R,3D); written: keys and values alone, (R,2D).
     """
 
     def __init__(self, config: ResoLLMConfig, num_rows: int) -> None:
-        D, H, K = config.dim, config.num_heads, config.head_dim
-        self.normed, self.out, self.mixed = (np.empty((num_rows, D), np.float32) for _ in range(3))
-        self.heads = list(self.mixed.reshape(num_rows, H, 1, K))
-        self.hidden = np.empty((num_rows, config.ffn_multiplier * D), np.float32)
-        self.all, self.written = (Projected(num_rows, D, n * H, H, K) for n in (2, 1))
-
-
-class Projected:
-    """Projections of R rows: `parts` heads that are normed and turned, then H heads of values."""
-
-    def __init__(self, num_rows: int, dim: int, parts: int, heads: int, width: int) -> None:
-        turned = parts * width
-        self.projected = np.empty((num_rows, turned + dim), np.float32)
-        self.values = self.projected[:, turned:]  # (R,D)
-        self.turned = self.projected[:, :turned].reshape(num_rows, parts, width)
-        self.pairs = self.turned.view(np.complex64)  # (R,parts,K/2)
-        self.queries = [row[: parts - heads, None] for row in self.turned]  # (H,1,K) each
-        self.kept = [
-            (keys[parts - heads :], values.reshape(heads, width))
-            for keys, values in zip(self.turned, self.values, strict=True)
-        ]  # (H,K) each
+        D = config.dim
+        widths = {"normed": D, "out": D, "mixed": D, "all": 3 * D, "written": 2 * D}
+        widths["hidden"] = config.ffn_multiplier * D
+        arrays = {name: np.empty((num_rows, width), np.float32) for name, width in widths.items()}
+        self.normed, self.out, self.mixed, self.all, self.written, self.hidden = arrays.values()
 
 
 class CacheStep:
@@ -134,16 +117,19 @@ class CacheStep:
     def _take(self, buffer) -> None:
         self.buffer = buffer
         self.keys, self.values = view(buffer.keys)[0], view(buffer.values)[0]  # (H,capacity,K)
-        self.turned_keys = self.keys.transpose(0, 2, 1)  # (H,K,capacity)
 
-    def append(self, key: ndarray, value: ndarray) -> None:
-        """Take (H,K) of one more token; without a window the caller checks the capacity."""
+    def grow(self) -> tuple[int, int]:
+        """Make room for one more token: its place, and the first place that it sees.
+
+        Without a window the caller checks the capacity.
+        """
         full = self.length == self.keys.shape[1]
         if full or self.buffer.written != self.length:
             self._move(self.window - 1 if full else self.length)
-        self.keys[:, self.length], self.values[:, self.length] = key, value
-        self.length += 1
-        self.buffer.written = self.length
+        place = self.length
+        self.length = self.buffer.written = place + 1
+        first = max(self.padding, self.length - self.window) if self.window else self.padding
+        return place, first
 
     def _move(self, kept: int) -> None:
         """Copy the newest `kept` tokens into a buffer of this line's own."""
@@ -154,12 +140,6 @@ class CacheStep:
         self.keys[:, :kept] = view(old.buffer.keys)[0, :, seen]
         self.values[:, :kept] = view(old.buffer.values)[0, :, seen]
         self.padding, self.length = max(0, self.padding - (self.length - kept)), kept
-
-    @property
-    def seen(self) -> tuple[ndarray, ndarray]:
-        """Keys (H,K,n) and values (H,n,K) of the tokens that the newest one sees."""
-        first = max(self.padding, self.length - self.window) if self.window else self.padding
-        return self.turned_keys[:, :, first : self.length], self.values[:, first : self.length]
 
     @property
     def value(self) -> KVCache:

@@ -139,13 +139,16 @@ def _ranges(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """For ascending ranges of keys: records of all runs, the fold of each, and of `longer`."""
     spools = [run for _, run in runs] + longer
-    mapped = [spool.mapped()["key"] for spool in spools]
     step = max(1, MERGED // (2 * len(spools)))
-    samples = np.sort(np.concatenate([keys[::step] for keys in mapped]))
+    samples = np.sort(np.concatenate([spool.mapped()["key"][::step].copy() for spool in spools]))
     cuts = np.unique(samples[MERGED // step :: max(1, MERGED // step)])
     begins = [0] * len(spools)
     for cut in (*cuts.tolist(), None):
-        ends = [len(k) if cut is None else bisect_left(k, cut) for k in mapped]
+        # Mapped anew for each cut: what was looked at would stay in memory.
+        ends = [
+            spool.length if cut is None else bisect_left(spool.mapped()["key"], cut)
+            for spool in spools
+        ]
         parts = [s.read(b, e) for s, b, e in zip(spools, begins, ends, strict=True)]
         folds = np.repeat([fold for fold, _ in runs], [len(part) for part in parts[: len(runs)]])
         above = np.concatenate([np.empty(0, LONGER), *parts[len(runs) :]])

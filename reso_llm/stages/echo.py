@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from numpy import ndarray
 from torch import Tensor, nn
 
+from entropy_core.compiled import compiled, log_sum
 from reso_llm.config import EchoConfig
 from reso_llm.stages.arrays import view
 
@@ -312,10 +313,10 @@ class EchoStep:
 
     def __init__(self, module: Echo, state: EchoState) -> None:
         self._given, self.rows = state, list(state.rows)
-        self.gate = view(module.gate) * module.gate.shape[1] ** -0.5  # (M,D)
-        self.trust, self.total_scale, self.kinds_scale = (
-            p.tolist() for p in (module.trust, module.total_scale, module.kinds_scale)
-        )
+        self.gate = view(module.gate) * np.float32(module.gate.shape[1] ** -0.5)  # (M,D)
+        scales = (module.trust, module.total_scale, module.kinds_scale)
+        self.scales = np.stack([view(p) for p in scales])  # (3,M)
+        self._support = np.empty(0, np.float32)  # (V,), zero between two calls
 
     def read(self, tokens: Sequence[int]) -> list[list[Followers]]:
         """Count a token of each row; the followers of the contexts that the rows now end with."""
@@ -333,21 +334,47 @@ class EchoStep:
 
     def _mix(self, found: list[Followers], x: ndarray, logits: ndarray) -> None:
         """Mix what followed in one row into its logits (V,)."""
-        support = np.zeros_like(logits)
-        gates = np.dot(self.gate[: len(found)], x).tolist()
-        for m, entry in enumerate(found):
-            kinds = len(entry.counts)
-            z = gates[m] + self.trust[m] + self.total_scale[m] * math.log(entry.total)
-            strength = math.exp(min(z + self.kinds_scale[m] * math.log(kinds), MAX_LOG_STRENGTH))
-            ids = np.fromiter(entry.counts, np.int64, kinds)
-            counts = np.fromiter(entry.counts.values(), np.float32, kinds)
-            support[ids] += counts * np.float32(strength / entry.total)
-        ids = support.nonzero()[0]
-        top = logits.max()
-        log_total = top + np.log(np.exp(logits - top).sum())
-        logits[ids] = np.logaddexp(logits[ids], log_total + np.log(support[ids]))
+        if len(self._support) != len(logits):
+            self._support = np.zeros_like(logits)
+        ids, counts, totals, ends = [], [], [], []
+        for entry in found:
+            ids += entry.counts
+            counts += entry.counts.values()
+            totals.append(entry.total)
+            ends.append(len(ids))
+        believe(
+            np.array(ids), np.array(counts), np.array(totals), np.array(ends), x, self.gate,
+            self.scales, self._support, logits,
+        )  # fmt: skip
 
     @property
     def state(self) -> EchoState:
         """The state after the tokens so far."""
         return self._given._replace(rows=tuple(self.rows))
+
+
+@compiled
+def believe(ids, counts, totals, ends, x, gate, scales, support, logits):
+    """Mix followers into logits (V,): those of order m are ids and counts up to ends[m].
+
+    totals (M,), x (D,), gate (M,D), scales (3,M) of trust, totals and kinds; support (V,) is zero
+    before and after.
+    """
+    first = 0
+    for m in range(len(ends)):
+        kinds, z = ends[m] - first, scales[0, m]
+        for i in range(len(x)):
+            z += gate[m, i] * x[i]
+        log_strength = z + scales[1, m] * np.log(totals[m]) + scales[2, m] * np.log(float(kinds))
+        strength = np.exp(min(log_strength, MAX_LOG_STRENGTH)) / totals[m]
+        for place in range(first, ends[m]):
+            support[ids[place]] += counts[place] * strength
+        first = ends[m]
+    log_total = log_sum(logits)
+    for place in range(first):
+        token = ids[place]
+        if support[token] != 0:
+            a, b = float(logits[token]), log_total + np.log(float(support[token]))
+            top = max(a, b)
+            logits[token] = top + np.log(np.exp(a - top) + np.exp(b - top))
+            support[token] = 0

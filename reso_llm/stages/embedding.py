@@ -31,8 +31,8 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from entropy_core.checks import require
+from entropy_core.compiled import compiled, logistic, norm
 from reso_llm.config import PrimeEmbeddingConfig
-from reso_llm.stages import arrays
 from reso_llm.stages.arrays import view
 from reso_llm.stages.fused import rms_norm
 
@@ -193,20 +193,31 @@ class EmbeddingStep:
 
     def __init__(self, module: TokenEmbedding, state: EmbeddingState) -> None:
         self.table = view(module.weight)  # (V,D)
-        self.gate = view(module.smear_gate.weight).T  # (16,1)
-        self.scale = module.smear_scale.item()
+        self.gate = view(module.smear_gate.weight)[0]  # (16,)
+        self.scale = np.float32(module.smear_scale.item())
         self.last = view(state.last)[:, 0]  # (R,D)
 
     def __call__(self, tokens: Sequence[int]) -> ndarray:
-        e = arrays.rms_norm(self.table[tokens])
-        share = arrays.logistic(np.dot(e[:, : len(self.gate)], self.gate))
-        share *= self.scale
-        x = self.last * share
-        x += e
-        self.last = e  # a new array each time: the caller's arrays are never written to
-        return arrays.rms_norm(x, out=x)
+        # New arrays each time: the caller's arrays are never written to.
+        x, before, self.last = self.table[tokens], self.last, np.empty_like(self.last)
+        smear(x, before, self.gate, self.scale, self.last)
+        return x
 
     @property
     def state(self) -> EmbeddingState:
         """The state after the tokens so far."""
         return EmbeddingState(torch.from_numpy(self.last)[:, None])
+
+
+@compiled
+def smear(x, before, gate, scale, last):
+    """Rows x (R,D) of the table become the stage's x, their norm `last`, given those before."""
+    norm(x, last)
+    for r in range(len(x)):
+        z = np.float32(0)
+        for i in range(len(gate)):
+            z += last[r, i] * gate[i]
+        share = scale * logistic(z)
+        for i in range(x.shape[1]):
+            x[r, i] = last[r, i] + share * before[r, i]
+    norm(x, x)

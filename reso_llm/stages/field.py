@@ -33,9 +33,10 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from entropy_core import sedenion
+from entropy_core.compiled import compiled, logistic, norm
 from reso_llm.config import TemporalSMFConfig
-from reso_llm.stages import arrays, register_constants
-from reso_llm.stages.arrays import EPS, Matrix, logistic, row_squares, scalar, view
+from reso_llm.stages import register_constants
+from reso_llm.stages.arrays import Matrix, view
 from reso_llm.stages.fused import linear, rms_norm
 
 S = sedenion.DIM
@@ -205,44 +206,80 @@ class FieldStep:
 
     def __init__(self, module: SedenionField, state: FieldState) -> None:
         self.inputs, self.out = Matrix(module.inputs.weight), Matrix(module.out.weight)
-        self.order, self.bias = view(module.order)[..., None], view(module.gate_bias)[..., None]
+        self.order, self.bias = view(module.order)[:, 0], view(module.gate_bias)
         self.product = view(module.product)
         self.field = view(state.field).copy()  # (R,H,C,S)
-        self.address, self.key = view(state.address), view(state.key)  # (R,H,S)
-        # rms is sqrt(sum of squares + S eps) / sqrt(S), and likewise below with 1 for eps.
-        C, S = self.field.shape[2:]
-        self.eps, self.size, self.root = scalar(S * EPS), scalar(C), scalar(C**0.5)
+        self.address, self.key = view(state.address).copy(), view(state.key).copy()  # (R,H,S)
 
     def __call__(self, x: ndarray) -> None:
-        R, H, C, S = self.field.shape
-        z = self.inputs(arrays.rms_norm(x))
-        content = z[:, 2 * H * S : -4 * H].reshape(R, H, C)
-        gates = logistic(z[:, -4 * H :].reshape(R, 4, H, 1) + self.bias)
-        write, erase, read, retention = gates.swapaxes(0, 1)  # (R,H,1) each
-        key = self.key
-        reader = self._move_on(z[:, : 2 * H * S].reshape(-1, S))
-        y = np.matmul(self.field, reader[..., None])[..., 0]  # (R,H,C)
-        held = np.matmul(self.field, key[..., None])[..., 0]
-        y *= read * self.root / np.sqrt(row_squares(y) + self.size)
-        x += self.out(y.reshape(R, H * C))
-        change = content * write - held * (erase * retention)
-        self.field *= retention[..., None]
-        self.field += change[..., None] * key[:, :, None]
-
-    def _move_on(self, vectors: ndarray) -> ndarray:
-        """Reader (R,H,S) of raw addresses and readers (2RH,S); this token is now the newest."""
-        R, H, _, S = self.field.shape
-        vectors /= np.sqrt(row_squares(vectors) + self.eps)
-        vectors = vectors.reshape(R, 2, H, 1, S)
-        turn = np.dot(self.address.reshape(-1, S), self.product).reshape(R, 1, H, S, S)
-        paired = (vectors + self.order * np.matmul(vectors, turn)).reshape(-1, S)
-        paired /= np.sqrt(row_squares(paired) + self.eps)
-        paired = paired.reshape(R, 2, H, S)
-        self.address, self.key = vectors[:, 0, :, 0], paired[:, 0]
-        return paired[:, 1]
+        R, H, C, _ = self.field.shape
+        normal, y = np.empty_like(x), np.empty((R, H * C), np.float32)
+        norm(x, normal)
+        z = self.inputs(normal)
+        delta_step(z, self.bias, self.order, self.product, self.field, self.address, self.key, y)
+        x += self.out(y)
 
     @property
     def state(self) -> FieldState:
         """The state after the tokens so far."""
         values = (self.field.copy(), self.address.copy(), self.key.copy())
         return FieldState(*map(torch.from_numpy, values))
+
+
+@compiled
+def delta_step(z, bias, order, product, field, address, key, y):
+    """Read the field for one token of each row, y (R,HC), bounded and gated; then write to it.
+
+    z (R,.) are the token's projections; field (R,H,C,S), address and key (R,H,S) move on in place.
+    """
+    R, H, C, S = field.shape
+    turn, paired = np.empty((S, S), np.float32), np.empty((2, S), np.float32)
+    eps, one = np.float32(S * 1.1920929e-07), np.float32(1)
+    for r in range(R):
+        gates = z[r, 2 * H * S + H * C :]
+        for h in range(H):
+            write, erase = logistic(gates[h] + bias[0, h]), logistic(gates[H + h] + bias[1, h])
+            read = logistic(gates[2 * H + h] + bias[2, h])
+            retention = logistic(gates[3 * H + h] + bias[3, h])
+            # Where this token writes and looks: its vectors, turned by the address before it.
+            before, k, field_h = address[r, h], key[r, h], field[r, h]
+            turn[:] = 0
+            for i in range(S):
+                for j in range(S):
+                    for s in range(S):
+                        turn[j, s] += before[i] * product[i, j * S + s]
+            for n in range(2):
+                v, pair, square = z[r, (n * H + h) * S : (n * H + h + 1) * S], paired[n], eps
+                for s in range(S):
+                    square += v[s] * v[s]
+                scale, square = one / np.sqrt(square), eps
+                for s in range(S):
+                    v[s] *= scale
+                    pair[s] = 0
+                for j in range(S):
+                    for s in range(S):
+                        pair[s] += v[j] * turn[j, s]
+                for s in range(S):
+                    pair[s] = v[s] + order[h] * pair[s]
+                    square += pair[s] * pair[s]
+                scale = one / np.sqrt(square)
+                for s in range(S):
+                    pair[s] *= scale
+            # Read with the reader; erase and write at the key of the token before.
+            content = z[r, 2 * H * S + h * C : 2 * H * S + (h + 1) * C]
+            out, square, reader = y[r, h * C : (h + 1) * C], np.float32(C), paired[1]
+            for c in range(C):
+                channel, found, held = field_h[c], np.float32(0), np.float32(0)
+                for s in range(S):
+                    found += channel[s] * reader[s]
+                    held += channel[s] * k[s]
+                change = content[c] * write - held * erase * retention
+                for s in range(S):
+                    channel[s] = channel[s] * retention + change * k[s]
+                out[c] = found
+                square += found * found
+            scale = read * np.sqrt(np.float32(C) / square)
+            for c in range(C):
+                out[c] *= scale
+            for s in range(S):
+                before[s], k[s] = z[r, h * S + s], paired[0, s]

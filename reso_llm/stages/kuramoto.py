@@ -38,9 +38,10 @@ import torch
 from numpy import ndarray
 from torch import Tensor, nn
 
+from entropy_core.compiled import compiled, norm
 from reso_llm.config import KuramotoConfig
-from reso_llm.stages import arrays, register_constants
-from reso_llm.stages.arrays import Matrix, scalar, view
+from reso_llm.stages import register_constants
+from reso_llm.stages.arrays import Matrix, view
 from reso_llm.stages.fused import linear, rms_norm
 
 CHUNK = 64  # tokens in one matrix product
@@ -207,62 +208,75 @@ class SynchronisationStep:
         self.config, self.silent = module.config, module.silent
         self.project, self.turn = (Matrix(m.weight) for m in (module.project, module.turn))
         self.read = Matrix(module.read.weight)
-        self.retention = scalar(self.config.retention)
-        self.dt = scalar(self.config.step_size)
         self.sums = np.stack([view(total)[:, 0] for total in state.sums])  # (steps + 1,R,2,N)
-        self.weight = view(state.weight)[:, 0].copy()  # (R,1,1)
+        self.weight = view(state.weight)[:, 0, 0, 0].copy()  # (R,)
         self.clocks = view(state.clocks)[:, 0].copy()  # (R,2,N)
-        self.angle = np.float32(2 * math.pi) / view(module.spokes)  # (N,) between two spokes
+        c = self.config
+        self.constants = np.array([c.retention, c.step_size, c.coupling], np.float32)
 
     def __call__(self, x: ndarray) -> tuple[ndarray, ndarray]:
-        _, R, _, N = self.sums.shape
-        normal = arrays.rms_norm(x)
-        phases = self.project(normal).reshape(R, 2, N)  # theta, omega
-        drift = phases[:, 1:] * self.dt
-        pair = np.empty((R, 2, N), np.float32)  # theta + pi/2, theta: one sine gives e^{i theta}
-        np.add(phases[:, 0], math.pi / 2, out=pair[:, 0])
-        pair[:, 1] = phases[:, 0]
-        self.sums *= self.retention
-        self.weight *= self.retention
-        self.weight += 1
-        pull_scale = self.config.step_size * self.config.coupling / self.weight
-        for field in self.sums[:-1]:
-            u = np.sin(pair)
-            field += u
-            u *= field[:, ::-1]  # cos y, sin x
-            pull = u[:, :1]
-            pull -= u[:, 1:]
-            pull *= pull_scale
-            pull += drift
-            pair += pull
-        field, u = self.sums[-1], np.sin(pair)
-        field += u
-        lengths = np.add.reduce(np.hypot(field[:, 0], field[:, 1]), axis=-1)
-        r = lengths / (N * self.weight[:, 0, 0])
-        self._tick(self.turn(normal).reshape(R, 2, N), u)
+        R, _, N = self.clocks.shape
+        normal, r = np.empty_like(x), np.empty(R, np.float32)
+        norm(x, normal)
+        phases = self.project(normal)
+        pull(phases, self.sums, self.weight, self.constants, r)
+        tick(self.turn(normal), phases, self.clocks)
         x += self.read(self.clocks.reshape(R, 2 * N))
-        theta = np.zeros((R, N), np.float32) if self.silent else pair[:, 1]
-        return theta, np.minimum(r, 1)  # NaN stays
-
-    def _tick(self, z: ndarray, fresh: ndarray) -> None:
-        """Turn the clocks by z, and renew a share of them by e^{i theta}: both (R,2,N)."""
-        angle = np.rint(np.arctan2(z[:, 1], z[:, 0]) / self.angle) * self.angle
-        spoke = np.empty_like(z)
-        np.cos(angle, out=spoke[:, 0])
-        np.sin(angle, out=spoke[:, 1])
-        length = np.minimum(np.add.reduce(z * spoke, axis=1, keepdims=True), 1)  # (R,1,N)
-        spoke *= length
-        across = self.clocks * spoke[:, ::-1]
-        self.clocks *= spoke
-        self.clocks[:, 0] -= self.clocks[:, 1]
-        np.add(across[:, 0], across[:, 1], out=self.clocks[:, 1])
-        self.clocks += (1 - np.abs(length)) * fresh
+        theta = phases[:, :N].copy()
+        if self.silent:
+            theta[:] = 0
+        return theta, r
 
     @property
     def state(self) -> SyncState:
         """The state after the tokens so far."""
         sums = torch.from_numpy(self.sums.copy())[:, :, None]  # (steps + 1,R,1,2,N)
-        weight = torch.from_numpy(self.weight.copy())[:, None]
+        weight = torch.from_numpy(self.weight.copy())[:, None, None, None]
         return SyncState(
             tuple(sums.unbind()), weight, torch.from_numpy(self.clocks.copy())[:, None]
         )
+
+
+@compiled
+def pull(phases, sums, weight, constants, r):
+    """Synchronise one token of each row: theta and omega (R,2N) -> final theta, in place, and r.
+
+    sums (steps + 1,R,2,N) and weight (R,) are those of the past and become those after the token.
+    """
+    retention, dt, coupling = constants
+    steps, R, _, N = sums.shape
+    for row in range(R):
+        weight[row] = weight[row] * retention + np.float32(1)
+        scale, length = dt * coupling / weight[row], np.float32(0)
+        for n in range(N):
+            theta, omega = phases[row, n], phases[row, N + n]
+            for step in range(steps):
+                field, cos, sin = sums[step, row], np.cos(theta), np.sin(theta)
+                x, y = field[0, n] * retention + cos, field[1, n] * retention + sin
+                field[0, n], field[1, n] = x, y
+                if step < steps - 1:
+                    theta += dt * omega + scale * (cos * y - sin * x)
+                else:
+                    length += np.sqrt(x * x + y * y)
+            phases[row, n] = theta
+        r[row] = length / (np.float32(N) * weight[row])
+        if r[row] > 1:  # by rounding; NaN stays
+            r[row] = 1
+
+
+@compiled
+def tick(z, phases, clocks):
+    """Turn the clocks (R,2,N) by z (R,2N), and renew a share of them by e^{i theta}, in place."""
+    R, _, N = clocks.shape
+    for row in range(R):
+        for n in range(N):
+            x, y, theta = z[row, n], z[row, N + n], phases[row, n]
+            between = np.float32(2 * math.pi) / np.float32(n + 2)  # two spokes
+            angle = np.rint(np.arctan2(y, x) / between) * between
+            cos, sin = np.cos(angle), np.sin(angle)
+            length = x * cos + y * sin
+            length = np.float32(1) if length > 1 else length  # NaN stays
+            new = np.float32(1) - abs(length)
+            re, im = clocks[row, 0, n], clocks[row, 1, n]
+            clocks[row, 0, n] = length * (re * cos - im * sin) + new * np.cos(theta)
+            clocks[row, 1, n] = length * (re * sin + im * cos) + new * np.sin(theta)

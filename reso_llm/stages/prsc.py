@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from numpy import ndarray
 from torch import Tensor, nn
 
+from entropy_core.compiled import compiled
 from reso_llm.config import PRSCConfig
 from reso_llm.stages import register_constants
 from reso_llm.stages.arrays import view
@@ -60,6 +61,7 @@ class Evidence(NamedTuple):
     doubt: Tensor
 
 
+HIGH, LOW = MODULI
 TABLES = ("keys", "bounds", "entry_ids", "evidence", "log_counts", "doubts")
 FOLD_TABLES = ("fold_evidence", "fold_counts", "fold_doubts")
 
@@ -226,18 +228,20 @@ def _empty_tables() -> dict[str, Tensor]:
     }
 
 
-class Match(NamedTuple):
-    """A context that the memory lists: its order less one, its entries, ln(1 + count)."""
+class Matches(NamedTuple):
+    """Contexts that R rows end with: first and end of their entries (R,M,2), ln(1 + counts) (R,M).
 
-    order: int
-    entries: slice
-    log_count: float
+    A context that is not listed has no entries.
+    """
+
+    entries: ndarray
+    log_counts: ndarray
 
 
 class BindingStep:
     """One-token form of `BindingMemory`: the contexts that texts end with, and their evidence.
 
-    Keys are Python integers. Only entries that exist are read, so nothing is padded.
+    Only entries that exist are read, so nothing is padded.
     """
 
     def __init__(self, module: BindingMemory) -> None:
@@ -245,36 +249,65 @@ class BindingStep:
         self.ids, self.evidence, self.log_counts = map(
             view, (module.entry_ids, module.evidence, module.log_counts)
         )
-        self.doubts = view(module.doubts)
-        self.slots, self.width_scale = module.slots, module.gate.shape[1] ** -0.5
-        self.gate = view(module.gate)  # (M,D)
-        self.trust, self.count_scale = module.trust.tolist(), module.count_scale.tolist()
+        self.doubts, self.slots = view(module.doubts), np.array(module.slots)
+        self.gate = view(module.gate) * np.float32(module.gate.shape[1] ** -0.5)  # (M,D)
+        self.trust, self.count_scale = view(module.trust), view(module.count_scale)
 
-    def look_up(self, history: list[int]) -> tuple[list[Match], float]:
-        """Contexts that one row ends with, and the doubt after it, in nats.
+    def look_up(self, history: Sequence[Sequence[int]]) -> tuple[Matches, list[float]]:
+        """Contexts that R rows end with, and the doubt after each row, in nats.
 
-        history: at least M ids, the newest last, -1 for none.
+        history: the last M ids of each row, the newest last, -1 for none.
         """
-        keys, high, low = [], 1, 1
-        for order, powers in enumerate(self.powers[history[: -len(self.slots) - 1 : -1]].tolist()):
-            high = high * powers[order][0] % MODULI[0]
-            low = low * powers[order][1] % MODULI[1]
-            keys.append(high * MODULI[1] + low)
-        rows = self.keys.searchsorted(np.array(keys)).tolist()
-        matches, longest = [], -1
-        for order, (key, row) in enumerate(zip(keys, rows, strict=True)):
-            if self.keys[row] == key:
-                first, end = self.bounds[row].tolist()
-                entries = slice(first, min(end, first + self.slots[order]))
-                matches.append(Match(order, entries, float(self.log_counts[row])))
-                longest = row
-        return matches, float(self.doubts[longest])
+        R, M = len(history), len(self.slots)
+        found = Matches(np.zeros((R, M, 2), np.int64), np.zeros((R, M), np.float32))
+        doubts = np.empty(R, np.float32)
+        find(
+            np.array(history), self.powers, self.keys, self.bounds, self.slots, self.log_counts,
+            self.doubts, found.entries, found.log_counts, doubts,
+        )  # fmt: skip
+        return found, doubts.tolist()
 
-    def add(self, matches: Sequence[list[Match]], hidden: ndarray, logits: ndarray) -> None:
+    def add(self, matches: Matches, hidden: ndarray, logits: ndarray) -> None:
         """Add each row's evidence, weighed by its final x (R,D), to its logits (R,V)."""
-        weights = np.dot(hidden, self.gate.T).tolist()
-        for found, alphas, z in zip(matches, weights, logits, strict=True):
-            for order, entries, log_count in found:
-                alpha = alphas[order] * self.width_scale + self.trust[order]
-                alpha += self.count_scale[order] * log_count
-                np.add.at(z, self.ids[entries], alpha * self.evidence[entries])
+        add_evidence(
+            matches.entries, matches.log_counts, hidden, self.gate, self.trust, self.count_scale,
+            self.ids, self.evidence, logits,
+        )  # fmt: skip
+
+
+@compiled
+def find(history, powers, keys, bounds, slots, all_counts, all_doubts, entries, counts, doubts):
+    """`BindingStep.look_up` of history (R,M): entries (R,M,2), counts (R,M) and doubts (R,)."""
+    newest = history.shape[1] - 1
+    for r in range(len(history)):
+        high, low, longest = 1, 1, -1
+        for m in range(len(slots)):
+            power = powers[history[r, newest - m], m]
+            high, low = high * power[0] % HIGH, low * power[1] % LOW
+            key, row, above = high * LOW + low, 0, len(keys) - 1
+            while row < above:
+                middle = (row + above) // 2
+                if keys[middle] < key:
+                    row = middle + 1
+                else:
+                    above = middle
+            if keys[row] == key:
+                first = bounds[row, 0]
+                entries[r, m, 0], entries[r, m, 1] = first, min(bounds[row, 1], first + slots[m])
+                counts[r, m], longest = all_counts[row], row
+        doubts[r] = all_doubts[longest]
+
+
+@compiled
+def add_evidence(entries, counts, x, gate, trust, count_scale, ids, evidence, logits):
+    """`BindingStep.add`: x (R,D), gate (M,D), trust and count_scale (M,), logits (R,V)."""
+    R, M, _ = entries.shape
+    for r in range(R):
+        for m in range(M):
+            first, end = entries[r, m]
+            if first < end:
+                alpha = trust[m] + count_scale[m] * counts[r, m]
+                for i in range(x.shape[1]):
+                    alpha += x[r, i] * gate[m, i]
+                for e in range(first, end):
+                    logits[r, ids[e]] += alpha * evidence[e]

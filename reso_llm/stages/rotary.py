@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from numpy import ndarray
 from torch import Tensor
 
+from entropy_core.compiled import compiled
 from reso_llm.stages.arrays import view
 
 
@@ -59,10 +60,10 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 
 
 class RotaryStep:
-    """One-token form of `rotary_table` and `turned_by_phases`: turns (R,1,K/2), one a row."""
+    """One-token form of `rotary_table` and `turned_by_phases`: turns (R,K/2,2), one a row."""
 
     def __init__(self, table: Tensor, base: float, gain: Tensor | None) -> None:
-        self.table = view(table).view(np.complex64)[..., 0]  # (T,K/2)
+        self.table = view(table)  # (T,K/2,2)
         self.base = base
         self.gain = None if gain is None else view(gain)
 
@@ -71,15 +72,26 @@ class RotaryStep:
         known = max(positions) < len(self.table)
         turn = self.table[positions] if known else self._beyond(positions)
         if theta is not None:
-            angles = self.gain * theta
-            phases = np.empty(angles.shape, np.complex64)
-            np.cos(angles, out=phases.real)
-            np.sin(angles, out=phases.imag)
-            turn[:, turn.shape[1] - angles.shape[1] :] *= phases
-        return turn[:, None]
+            turn_on(turn, theta, self.gain)
+        return turn
 
     def _beyond(self, positions: Sequence[int]) -> ndarray:
         """The turns of positions past the table; an attention window allows such positions."""
         width = 2 * self.table.shape[1]
         angles = np.outer(positions, self.base ** (-np.arange(0, width, 2) / width))
-        return (np.cos(angles) + 1j * np.sin(angles)).astype(np.complex64)
+        return np.stack((np.cos(angles), np.sin(angles)), axis=-1).astype(np.float32)
+
+
+@compiled
+def turn_on(turn, theta, gain):
+    """Turn the last pairs of turn (R,K/2,2) on by gain (N,) * theta (R,N)."""
+    R, N = theta.shape
+    first = turn.shape[1] - N
+    for r in range(R):
+        for n in range(N):
+            angle = gain[n] * theta[r, n]
+            cos, sin = np.cos(angle), np.sin(angle)
+            pair = turn[r, first + n]
+            x, y = pair[0], pair[1]
+            pair[0] = x * cos - y * sin
+            pair[1] = x * sin + y * cos

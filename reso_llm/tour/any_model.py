@@ -43,8 +43,6 @@ def fresh_session(engine: TextEngine) -> Iterator[None]:
     """Meanwhile the engine has a new session."""
     before = engine.session
     engine.session = Session(before.config)
-    if engine.session.agency is not None:
-        engine.session.agency.calibration = before.agency.calibration
     try:
         yield
     finally:

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from reso_llm.model import ResoLLMModel
 from reso_llm.tokenizer import ResoTokenizer
-from reso_llm.training.calibration import goal_calibration, stability_calibration
+from reso_llm.training.calibration import has_system_messages, stability_calibration
 from reso_llm.training.config import RESUMABLE, completed
 from reso_llm.training.learner import Learner
 from run_core import run
@@ -115,7 +113,7 @@ def _save_checkpoint(
                 "counters": vars(counters)
                 | {"best_bits_per_byte": best if math.isfinite(best) else None},
                 "tokenizer_fingerprint": tokenizer.fingerprint,
-                "goal_calibration": _goal_calibration(learner, model),
+                "system_messages": has_system_messages(learner.data.train),
                 "stability_calibration": _stability_calibration(learner, model),
                 "data": learner.data.path.name,
                 "config": learner.config.to_dict(),
@@ -130,14 +128,6 @@ def record_best(run_dir: str, counters: Counters) -> None:
     step = counters.best_step
     if step and run.checkpoint_path(run_dir, step).is_dir():
         run.record_best(run_dir, step, counters.best_bits_per_byte)
-
-
-def _goal_calibration(learner: Learner, model: ResoLLMModel) -> dict[str, float] | None:
-    if model.goal is None:
-        return None
-    with torch.no_grad():
-        calibration = goal_calibration(learner.data.train, model.embedding.weight)
-    return calibration and calibration._asdict()
 
 
 def _stability_calibration(learner: Learner, model: ResoLLMModel) -> dict[str, Any] | None:

@@ -30,7 +30,7 @@ def goals():
     about = {"checkpoint": "c", "seed": 0}
     losses = [about | {"measure": "loss", "case": case, "matching - none": DOWN}
               for case in ("whole reply", "first half, second scored", "prompt")]  # fmt: skip
-    achieved = about | {"measure": "achieved", "weighting": "equal", "centred": False,
+    achieved = about | {"measure": "achieved", "case": "prompt",
                         "true": [0.7, 0.6, 0.8], "false": [0.1, 0.0, 0.2],
                         "auc": [0.9, 0.8, 1.0]}  # fmt: skip
     return [*losses, achieved, about | {"measure": "generated", "goal": "own", "rise": UP}]
@@ -144,7 +144,7 @@ TURNS = [
     ("Stochastic Resonance: escape", {("phase_slip", 1, "values", "rep-4"): 0.8}, NOT),
     ("Stochastic Resonance: escape", {("phase_slip", 1, "values", "escaped"): None}, UNTESTED),
     ("Relevant tokens", {("tracking", 1, "phases, partners, mean"): 0.4}, MIXED),
-    ("Relevant tokens", {("tracking", seed, f"{name}, others, mean"): 0.9
+    ("Relevant tokens", {("tracking", seed, f"{name}, others, mean"): 0.75
                          for seed in (0, 1) for name in ("clocks", "phases")}, NOT),
     ("Prime Token Embedding", without("prime_embedding", 1.0), NOT),
     ("Kuramoto Synchronization", without("kuramoto", 1.0), NOT),

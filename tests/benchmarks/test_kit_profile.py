@@ -11,6 +11,7 @@ from reso_llm.decoding.row import Row
 from reso_llm.generation.options import GenerationOptions
 from reso_llm.generation.text_stream import TextStream
 from reso_llm.inference import ResoLLMInference
+from reso_llm.stages import block
 from reso_llm.stages.block import BlockStep
 from reso_llm.stages.field import FieldStep
 
@@ -40,6 +41,7 @@ def test_the_parts_sum_to_the_whole(engine):
         (BlockStep, "__call__", "blocks"),
         (FieldStep, "__call__", "stages"),
         (np, "dot", "weights"),
+        (block, "add_active", "weights"),
     ],
 )
 def test_what_is_slow_is_charged_to_its_part(engine, monkeypatch, owner, name, part):

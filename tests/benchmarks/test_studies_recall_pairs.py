@@ -57,6 +57,19 @@ def test_a_form_without_erasing_sums_up_what_fades(form):
         assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
+@torch.no_grad()
+def test_an_emptied_field_changes_what_comes_after_the_first_piece(monkeypatch):
+    monkeypatch.setattr(study, "PIECE", 8)
+    network = study.make_network("delta", 16, window=4)
+    generator = torch.Generator().manual_seed(0)
+    for p in network.parameters():
+        p.copy_(0.2 * torch.randn(p.shape, generator=generator))
+    ids = torch.randint(16, (2, 25), generator=generator)
+    kept, emptied = (study.carried(network, ids, study.nats_of, f) for f in (False, True))
+    assert torch.equal(kept[:, :8], emptied[:, :8])
+    assert ((kept - emptied).abs()[:, 8:] > 1e-4).any()
+
+
 def test_a_measured_row_is_not_measured_again(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(records, "RESULTS", tmp_path)
     options = argparse.Namespace(

@@ -34,9 +34,25 @@ def test_the_card_counts_what_is_there(engine):
     assert re.search(r"\| \d\.\d{4} \(\d\.\d{4} before rounding", card)
 
 
-def test_goals_and_the_srb_rule_are_calibrated(engine):
-    assert engine.model.session.agency.calibrated
+def test_goals_are_said_and_the_srb_rule_is_calibrated(engine):
+    assert engine.knows_system_messages
     assert engine.srb != SRB()
+
+
+def test_a_goal_shows_in_a_reply(engine):
+    """Of replies to a question about nothing, most speak of pets where that is the goal."""
+    asked, dogs = [("user", "Tell me something.")], "dogs, cats and other pets"
+
+    def spoken(text):
+        return any(word in text.lower() for word in ("dog", "cat", "pet"))
+
+    options = dict(temperature=0.7, top_p=0.9)
+    plain = [engine.generate(asked, 40, seed=seed, **options).text for seed in range(6)]
+    aimed = [engine.generate_with_goal(asked, dogs, 40, seed=seed, **options) for seed in range(6)]
+    assert sum(map(spoken, plain)) <= 1
+    assert sum(spoken(result.text) for result in aimed) >= 3
+    for result in aimed:
+        assert (result.goal_progress[dogs] > 0) == spoken(result.text)
 
 
 def test_the_stability_monitor_is_calibrated(engine):

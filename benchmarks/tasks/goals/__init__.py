@@ -7,9 +7,10 @@
     weighting   the loss with rare tokens counted for more: ln p_id of the token's prime, or, from
                 the add-one smoothed unigram u of --train, -ln u or the smooth inverse
                 a / (a + u), a = 1e-3 (Arora 2017, "A simple but tough-to-beat baseline")
-    achieved    goal = first half of a reply, text = second half: `agency.calibrate` on one half of
-                the conversations, rates on the other, over 200 random halvings; AUC is the chance
-                that a matching pair has the larger cosine; centred subtracts the mean text first
+    achieved    goal = prompt or first half of a reply, text = reply or its second half: how often a
+                text achieves its own goal and another's (`session/agency.py`); AUC is the chance
+                that its own goal suits it better, by the share of words and by cosines of vectors
+                in which rare tokens count for more, without the mean text
     generated   cosine with the goal of 64 tokens sampled with it and without it, the same seed
     guided      replies to 60 questions guided to a goal, by the strength of the guidance: how many
                 speak of it, and how near they are to it (`guided.py`); with --guided only this, as
@@ -17,13 +18,13 @@
 
 The goal of the whole reply tells the model what it is asked to predict, which is how it was
 trained: only the other cases say that a goal means more than its own tokens. A seed draws whose
-goal another conversation gets, the halvings, and the texts. Intervals are 95 % bootstrap
-percentiles over conversations, those of `achieved` ranges over the halvings; of several seeds the
-table gives the means of values and ends, as wide as one seed's.
+goal another conversation gets, and the texts. Intervals are 95 % bootstrap
+percentiles over conversations; of several seeds the table gives the means of values and ends, as
+wide as one seed's.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from torch import Tensor
@@ -37,28 +38,31 @@ from benchmarks.tasks.goals.conversations import (
     Row,
     first_windows,
     goal_vectors,
+    part_texts,
     weightings,
 )
 from benchmarks.tasks.goals.measures import (
+    ACHIEVED,
     CASES,
     Asked,
     achievement,
     asked_rows,
     compare,
+    cosines,
     generated,
     token_nats,
 )
 from benchmarks.tasks.goals.tables import figure, text
+from benchmarks.tasks.talk import known_words
 from reso_llm.generation.text_engine import TextEngine
 from reso_llm.model import ResoLLMModel
 
 __all__ = ["add_options", "figure", "run", "text"]
 
-MIN_ROWS = 9  # conversations: 5 in the half that calibrates, as 5 x 4 unrelated pairs suffice
+MIN_ROWS = 9  # conversations
 PROMPTS, NEW_TOKENS = 20, 64
 QUICK_DOCUMENTS, QUICK_ROWS, QUICK_PROMPTS, QUICK_NEW_TOKENS = 40, 10, 2, 4
 QUICK_GOALS = 2
-HALVES = ("first", "second")
 
 Unit = tuple[dict[str, Any], Callable[[], Mapping[str, Any]]]  # fields of a row; its measurement
 
@@ -66,7 +70,7 @@ Unit = tuple[dict[str, Any], Callable[[], Mapping[str, Any]]]  # fields of a row
 def add_options(parser: Any) -> None:
     heldout.add_checkpoint_option(parser)
     heldout.add_data_option(parser)
-    parser.add_argument("--train", type=str, help="text to count unigrams in, for two weightings")
+    parser.add_argument("--train", type=str, help="text that the model was trained on")
     parser.add_argument(
         "--model", type=str, help="a model of transformers in place of the checkpoint"
     )
@@ -127,8 +131,13 @@ def guided_units(engine: TextEngine, seeds: Sequence[int], options: Any) -> list
         lambda strength, seed: guided.replies(engine, goals, strength, seed, new_tokens)
     )
 
+    @functools.cache
+    def known() -> Set[str]:
+        return known_words(options.train) if options.train else guided.NO_WORDS
+
     def measure(strength: float, seed: int) -> dict[str, Any]:
-        return guided.measures(engine, goals, replies(strength, seed), replies(0.0, seed))
+        at, none = replies(strength, seed), replies(0.0, seed)
+        return guided.measures(engine, goals, at, none, known())
 
     return [
         ({"seed": seed, "measure": "guided", "strength": strength},
@@ -158,8 +167,10 @@ def units(
         if key["measure"] == "generated":
             return texts(seed)[key["goal"]]
         if key["measure"] == "achieved":
-            halves = [goal_vectors(table, rows, part, weights[name]) for part in HALVES]
-            return {"rows": len(rows), **achievement(*halves, key["centred"], seed)}
+            parts = ACHIEVED[key["case"]]
+            goals, said = (goal_vectors(table, rows, part, weights["rarity"]) for part in parts)
+            read = [part_texts(rows, part, model.tokenizer) for part in parts]
+            return {"rows": len(rows), **achievement(*read, cosines(goals, said, said.mean(0)))}
         case = key["case"]
         return compare(model, rows, none(), matching(case, name), case, weights[name], seed)
 
@@ -176,6 +187,5 @@ def keys(weights: dict[str, Tensor | None]) -> list[dict[str, Any]]:
     for name, weight in weights.items():
         for case in list(CASES)[:2] if weight is not None else ():
             fields.append({"measure": "weighting", "weighting": name, "case": case})
-        for centred in (False, True):
-            fields.append({"measure": "achieved", "weighting": name, "centred": centred})
+    fields += [{"measure": "achieved", "case": case} for case in ACHIEVED]
     return fields + [{"measure": "generated", "goal": goal} for goal in ("own", "another's")]

@@ -16,7 +16,7 @@ from entropy_core.primes import first_primes
 from reso_llm.data.prepare import tokenise_all
 from reso_llm.data.token_cache import Split
 from reso_llm.stages.goal import pooled, rarity
-from reso_llm.tokenizer import SPECIAL_TOKENS
+from reso_llm.tokenizer import SPECIAL_TOKENS, ResoTokenizer
 
 MIN_REPLY = 16  # tokens of a reply that has halves worth comparing
 SMOOTH = 1e-3  # a of the smooth inverse frequency
@@ -65,6 +65,11 @@ def goal_vectors(
     mask = pad_sequence([getattr(row, part) for row in rows], batch_first=True)
     shares = None if weights is None else weights[targets]
     return pooled(F.embedding(targets, table), mask, shares)
+
+
+def part_texts(rows: Sequence[Row], part: str, tokenizer: ResoTokenizer) -> list[str]:
+    """One part of each row as a text."""
+    return [tokenizer.decode(row.targets[getattr(row, part)].tolist()) for row in rows]
 
 
 def others(count: int, generator: torch.Generator) -> Tensor:

@@ -2,13 +2,15 @@
 
 Twelve goals times five questions that ask for none of them. A reply speaks of a goal where it holds
 one of its content words, inflection aside. The cosine of a reply with its own goal is taken minus
-the mean of that with the other goals, the mean reply of strength 0 taken off all of them. Draws are
-those of strength 0: one question has one seed at all strengths.
+the mean of that with the other goals, the mean reply of strength 0 taken off all of them. The price
+is told by repeated 4-grams, replies that end as a sentence does, and, where the text that the model
+was trained on is given, replies that hold a word not twice in it. Draws are those of strength 0:
+one question has one seed at all strengths.
 
 Shapes: N = 60 replies, G = 12 goals, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.kit.statistics import mean_of
+from benchmarks.tasks.talk import words
+from reso_llm.decoding.draft import FINISHED
 from reso_llm.generation.text_engine import TextEngine
 from reso_llm.session.words import content_words, stem
 
@@ -32,6 +36,7 @@ QUESTIONS = (
 )  # fmt: skip
 SAMPLING = {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.1}  # those of the chat
 NEW_TOKENS = 40
+NO_WORDS: frozenset[str] = frozenset()
 
 
 class Replies(NamedTuple):
@@ -60,9 +65,12 @@ def replies(
 
 
 def measures(
-    engine: TextEngine, goals: Sequence[str], at: Replies, none: Replies
+    engine: TextEngine, goals: Sequence[str], at: Replies, none: Replies, known: Set[str] = NO_WORDS
 ) -> dict[str, Any]:
-    """The measures of a strength, and their differences from strength 0, with intervals over N."""
+    """The measures of a strength, and their differences from strength 0, with intervals over N.
+
+    known: words of the text that the model was trained on, if it is known.
+    """
     own, other = spoken_of(at.texts, goals)
     own_before, _ = spoken_of(none.texts, goals)
     vectors = torch.stack([engine.text_vector(goal).cpu() for goal in goals])
@@ -72,7 +80,14 @@ def measures(
         "own words, rise": mean_of(own - own_before), "nearness": mean_of(cosine),
         "nearness, rise": mean_of(cosine - before),
         "repeated 4-grams": mean_of([repeated(text) for text in at.texts]),
-    }  # fmt: skip
+        "finished": mean_of([bool(FINISHED.search(text.rstrip())) for text in at.texts]),
+    } | ({"non-words": mean_of(unknown(at.texts, known))} if known else {})  # fmt: skip
+
+
+def unknown(texts: Sequence[str], known: Set[str]) -> list[bool]:
+    """Whether each text holds a word that neither `known` nor a goal has."""
+    spoken = known.union(*map(words, GOALS))
+    return [any(word not in spoken for word in words(text)) for text in texts]
 
 
 def spoken_of(texts: Sequence[str], goals: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

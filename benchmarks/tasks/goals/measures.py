@@ -6,21 +6,21 @@ Shapes: N conversations, T tokens of a window, D width.
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from benchmarks.kit.statistics import mean_of, ratio_interval, summary
+from benchmarks.kit.statistics import mean_of, ratio_interval
 from benchmarks.tasks.goals.conversations import Row, goal_vectors, others
 from reso_llm.decoding.sampling import SamplingOptions, sample
 from reso_llm.model import ResoLLMModel
-from reso_llm.session.agency import calibrate
+from reso_llm.session.agency import ENOUGH
+from reso_llm.session.resonance import share_said
 from reso_llm.stages.goal import TRUST, pooled
 from reso_llm.tokenizer import SPECIAL_TOKENS
 
-BATCH_SIZE, HALVINGS = 16, 200
+BATCH_SIZE = 16
 SAMPLING = SamplingOptions(temperature=0.7)
 CASES: dict[str, tuple[str, str, float]] = {  # where the goal comes from, what is scored, trust
     "whole reply": ("reply", "reply", TRUST),
@@ -30,6 +30,8 @@ CASES: dict[str, tuple[str, str, float]] = {  # where the goal comes from, what 
     "whole reply, full trust": ("reply", "reply", 1.0),
     "prompt, full trust": ("prompt", "reply", 1.0),
 }
+
+ACHIEVED = {"prompt": ("prompt", "reply"), "first half": ("first", "second")}  # goal, text
 
 Asked = tuple[Row, int]  # a conversation, and how many tokens its prompt has
 
@@ -87,11 +89,6 @@ def compare(
 # --- achievement
 
 
-def off_diagonal(matrix: Tensor) -> Tensor:
-    """The n (n - 1) entries of (n,n) that pair different rows."""
-    return matrix[~torch.eye(len(matrix), dtype=torch.bool)]
-
-
 def cosines(goals: Tensor, texts: Tensor, centre: Tensor | None = None) -> Tensor:
     """Cosine of every goal with every text, (N,N), after subtracting a centre (D,)."""
     if centre is not None:
@@ -99,21 +96,29 @@ def cosines(goals: Tensor, texts: Tensor, centre: Tensor | None = None) -> Tenso
     return F.normalize(goals, dim=-1) @ F.normalize(texts, dim=-1).mT
 
 
-def achievement(goals: Tensor, texts: Tensor, centred: bool, seed: int) -> dict[str, Any]:
-    """False and true achievement rates, and the AUC, each with the 95 % range over halvings."""
-    generator, draws = torch.Generator().manual_seed(seed), []
-    for _ in range(HALVINGS):
-        known, new = torch.randperm(len(goals), generator=generator).chunk(2)
-        centre = texts[known].mean(0) if centred else None
-        threshold = calibrate(off_diagonal(cosines(goals[known], texts[known], centre))).threshold
-        matrix = cosines(goals[new], texts[new], centre)
-        matching, unrelated = matrix.diagonal(), off_diagonal(matrix)
-        wins = (matching[:, None] > unrelated).double().mean()
-        rates = [(v >= threshold).double().mean() for v in (unrelated, matching)]
-        draws.append(torch.stack([*rates, wins]))
-    columns = torch.stack(draws, dim=1).numpy()  # (3, HALVINGS)
-    ranges = [list(summary(np.append(column.mean(), column))) for column in columns]
-    return dict(zip(("false", "true", "auc"), ranges, strict=True)) | {"halvings": HALVINGS}
+def achievement(goals: Sequence[str], texts: Sequence[str], cosines: Tensor) -> dict[str, Any]:
+    """Rates at which texts achieve other texts' goals and their own, and AUC, of N goals and texts.
+
+    Intervals are over the texts. cosines (N,N) of goals and texts are what the AUC of words is
+    compared with.
+    """
+    share = torch.tensor([[share_said(goal, text) for text in texts] for goal in goals])
+    reached, other = (share >= ENOUGH).double(), ~torch.eye(len(texts), dtype=torch.bool)
+    false = (reached * other).sum(0) / (len(texts) - 1)
+    auc = {"auc": wins(share), "auc of vectors": wins(cosines)}
+    return {
+        "false": mean_of(false),
+        "true": mean_of(reached.diagonal()),
+        **{name: mean_of(values) for name, values in auc.items()},
+        "auc, words - vectors": mean_of(auc["auc"] - auc["auc of vectors"]),
+    }
+
+
+def wins(scores: Tensor) -> Tensor:
+    """Share of the other goals (N,) that suit each text less than its own, of scores (N,N)."""
+    own, n = scores.diagonal(), len(scores)
+    less = (scores < own).double() + 0.5 * (scores == own).double()
+    return (less.sum(0) - 0.5) / (n - 1)  # its own goal is equal to itself
 
 
 # --- generation

@@ -12,7 +12,7 @@ from benchmarks.kit.tables import shown, table
 
 COLUMNS = {
     "loss": ("matching", "none", "shuffled", "matching - none", "shuffled - none"),
-    "achieved": ("false", "true", "auc"),
+    "achieved": ("false", "true", "auc", "auc of vectors", "auc, words - vectors"),
     "generated": ("with", "without", "rise"),
     "guided": (
         "own words",
@@ -21,9 +21,10 @@ COLUMNS = {
         "nearness",
         "nearness, rise",
         "repeated 4-grams",
+        "finished",
     ),
 }
-ABOUT, NAMES = ("checkpoint", "data"), ("weighting", "centred", "case", "goal", "strength")
+ABOUT, NAMES = ("checkpoint", "data"), ("weighting", "case", "goal", "strength")
 STYLES = (("matching", BLUE, "o"), ("shuffled", RED, "s"))
 
 

@@ -373,6 +373,29 @@ def test_a_changed_number_in_the_manifest_is_found(rows, cache, caplog):
     assert "manifest.json does not match its own hash" in caplog.text
 
 
+BUILD = """
+import sys
+from reso_llm.data.prepare import prepare
+from reso_llm.tokenizer import ResoTokenizer
+
+rows, tokenizer, cache = sys.argv[1:]
+prepare(rows, ResoTokenizer.load(tokenizer), cache_dir=cache)
+"""
+
+
+def test_any_number_of_threads_writes_the_same_files(rows, tmp_path):
+    TOKENIZER.save(tmp_path / "tokenizer.json")
+    built = []
+    for threads in ("1", "4"):
+        arguments = [rows, str(tmp_path / "tokenizer.json"), str(tmp_path / threads)]
+        environment = os.environ | {"RAYON_NUM_THREADS": threads}
+        command = [sys.executable, "-c", BUILD, *arguments]
+        subprocess.run(command, check=True, cwd=REPOSITORY, env=environment)
+        built.append({p.name: p.read_bytes() for p in (tmp_path / threads).glob("*/*")})
+    assert built[0] == built[1]
+    assert len(built[0]) == 7, "three files a side and the manifest"
+
+
 KILLED = """
 import os, signal, sys
 from reso_llm.data import prepare, tokenise

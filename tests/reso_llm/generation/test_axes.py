@@ -21,7 +21,7 @@ ASKED = [("user", "Where does my sister Olga live?")]
 STORY = "We went for a long walk in the mountains. It was great, and we saw a lot of snow."
 MEASURES = TextMeasures(
     order=[0.2, 0.4], entropy_nats=[1.0, 2.0], surprise_nats=[0.0, math.inf], warning=[0.1, 0.3],
-    num_read=6, goal_cosines=[-0.2, 0.6], resonance=0.5, recency=0.25,
+    num_read=6, goal_shares=[0.2, 0.6], resonance=0.5, recency=0.25,
 )  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def test_each_value_is_its_signal():
 
 def test_what_a_text_does_not_define_is_left_out():
     """Guards an axis that shows a number where nothing was measured."""
-    bare = MEASURES._replace(order=[], warning=[], goal_cosines=[], resonance=0.0)
+    bare = MEASURES._replace(order=[], warning=[], goal_shares=[], resonance=0.0)
     assert list(axes_of(bare)) == ["identity", "creativity", "complexity", "connection"]
     assert axes_of(MEASURES._replace(surprise_nats=[])) == {}
 

@@ -38,8 +38,10 @@ def test_a_greedy_text_is_that_of_the_mixed_logits_of_full_passes(tiny_model, by
             none, aimed = (
                 model(torch.tensor([ids]), goal=g).logits[0, -1] for g in (None, goal[None])
             )
+        aimed[forbidden] = -math.inf
         logits = none + 3.0 * (aimed - none)
-        logits[forbidden] = -math.inf
+        far = aimed < aimed.max() + math.log(0.02)
+        logits[far] = torch.minimum(logits, aimed + math.log(0.02))[far]
         assert token == logits.argmax()
         p = logits.softmax(-1)
         assert entropy == pytest.approx(-(p[p > 0] * p[p > 0].log()).sum().item(), abs=1e-3)
@@ -54,6 +56,17 @@ def test_strengths_0_and_1_are_plain_texts_without_and_with_the_goal(engine):
     assert kinds == [Context, Context, GuidedContext]
     assert context_of(engine, guidance=0).goal is None
     assert context_of(engine, guidance=1).goal is not None
+
+
+def test_what_neither_context_knows_is_not_lifted():
+    """A token of 1e-6 told and 1e-12 untold would outgrow the best one at strength 3."""
+    goal, none = torch.tensor([[0.9, 0.1, 1e-6]]).log(), torch.tensor([[0.9, 0.1, 1e-12]]).log()
+    assert (none + 3 * (goal - none)).argmax() == 2
+    found = guided(goal, none, 3.0)
+    assert found[0, :2].tolist() == pytest.approx(goal[0, :2].tolist(), abs=1e-5)
+    assert found[0, 2].item() == pytest.approx(math.log(2e-8), abs=1e-4)
+    assert guided(goal, none, 0.5)[0, 2].item() == pytest.approx(math.log(1e-9), abs=1e-4)
+    assert guided(goal, none, 1.0).tolist() == goal.tolist()
 
 
 def test_without_a_goal_nothing_is_read_twice(engine):

@@ -96,6 +96,19 @@ def test_a_question_finds_what_the_user_said_earlier(engine):
     assert told(engine, f"{SISTER}. Where does Olga live?") is NOTHING, "a text reads itself"
 
 
+def test_a_question_finds_what_its_own_message_says_before_it(engine):
+    """By the question alone: the message's statements would always match themselves."""
+    chat = [("user", "Olga likes tulips."), ("user", f"{SISTER}. Where does my sister Olga live?")]
+    found = told(engine, chat)
+    assert f"{SISTER}." in found.texts
+    assert found.told == ()
+    assert dict(zip(found.texts, found.echo, strict=True))[f"{SISTER}."][1] == TIMES, "just now"
+    assert told(engine, [("user", f"{SISTER}. What is the capital of France?")]) is NOTHING
+    assert told(engine, [("user", f"Where does my sister Olga live? {SISTER}.")]) is NOTHING, (
+        "after"
+    )
+
+
 def test_what_was_said_stands_beside_what_is_stored(engine):
     """Stored texts come first; the same text counts once, and a newer one more."""
     remember(engine, "Olga likes tulips.")

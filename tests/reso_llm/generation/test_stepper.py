@@ -289,6 +289,19 @@ def test_a_state_handed_back_is_a_value(tiny_model):
     assert_equal_states(stepper.states[0], after)
 
 
+def test_reading_is_a_step_that_the_echo_does_not_hear_of(tiny_model):
+    model = tiny_model(stages=FULL, max_seq_len=ROOM)
+    ids = ids_of(model, PREFILL + STEPS)
+    state = prefilled(model, ids[:PREFILL])
+    stepping, reading = Stepper(model, [state]), Stepper(model, [state])
+    for token in ids[PREFILL:]:
+        step, read = stepping.step([token]), reading.read([token])
+        np.testing.assert_array_equal(read.x, step.hidden)
+        assert read.coherence == step.coherence
+    heard, unheard = (stepper.states[0].stages["echo"].rows[0] for stepper in (stepping, reading))
+    assert (heard.length, unheard.length) == (len(ids), PREFILL)
+
+
 def test_steps_own_their_arrays(tiny_model):
     model = tiny_model(stages=FULL)
     stepper = Stepper(model, [prefilled(model, [3, 4])])

@@ -8,7 +8,6 @@ import pytest
 from conftest import FULL
 
 from reso_llm.inference import ResoLLMInference
-from reso_llm.session.agency import GoalCalibration
 
 THREADS = 4
 
@@ -16,7 +15,6 @@ THREADS = 4
 @pytest.fixture
 def engine(tiny_model, byte_tokenizer):
     model = tiny_model(stages=FULL, vocab_size=264, max_seq_len=32)
-    model.session.agency.calibration = GoalCalibration(-1.0, 0.1, 2.0)
     return ResoLLMInference(model, byte_tokenizer, model.config)
 
 

@@ -9,7 +9,6 @@ from conftest import FULL
 from safetensors.torch import load_file, save_file
 
 from reso_llm.inference import ResoLLMInference
-from reso_llm.session.agency import GoalCalibration
 from reso_llm.session.session import Session
 
 
@@ -22,11 +21,10 @@ def engine(tiny_model, byte_tokenizer):
 def used(engine):
     """The engine after a goal, two memories, a concept and a text."""
     model = engine.model
-    model.session.agency.calibration = GoalCalibration(-1.0, 0.1, 2.0)
     model.create_goal("be kind", "maintenance")
     model.bind_concept("letter", 100)
     model.update_memory("Mara keeps the blue map.", importance=2.0)
-    engine.generate("Once upon", 8, temperature=5.0, seed=1)
+    engine.generate("Once upon", 12, temperature=5.0, seed=2)
     model.update_memory("Tor sold a bell.", source="beta")
     return engine
 
@@ -41,7 +39,6 @@ def test_a_loaded_session_goes_on_as_the_saved_one(engine, tmp_path):
     path, session = tmp_path / "talk.session", used(engine).model.session
     session.save(path)
     loaded = Session.load(path, engine.config)
-    loaded.agency.calibration = session.agency.calibration  # the checkpoint's, not the session's
     assert loaded.clock == session.clock == 1.0
     assert loaded.get_attention_foci() == session.get_attention_foci() != ()
     (goal,), (other,) = loaded.get_active_goals(), session.get_active_goals()
@@ -58,7 +55,6 @@ def test_a_loaded_session_goes_on_as_the_saved_one(engine, tmp_path):
     assert torch.equal(loaded.recollected_field(), session.recollected_field())
     before = said(engine)
     engine.model.session = Session.load(path, engine.config)
-    engine.model.session.agency.calibration = session.agency.calibration
     assert said(engine) == before
     engine.model.session = Session(engine.config)
     assert said(engine) != before
@@ -133,13 +129,13 @@ def test_a_session_whose_fields_have_another_shape_is_refused(engine, tmp_path, 
 
 
 def test_an_engine_is_saved_whole(engine, tmp_path):
-    """Model, tokenizer, goal calibration and the rule's thresholds; the session stays apart."""
-    engine.model.session.agency.calibration = GoalCalibration(0.1, 0.2, 0.5)
+    """Model, tokenizer, what it learned from and the rule's thresholds; no session."""
+    engine.knows_system_messages = True
     engine.srb = dataclasses.replace(engine.srb, patience=7, settled_nats=0.25)
     engine.save_pretrained(tmp_path / "deep" / "engine")
     again = ResoLLMInference.from_pretrained(tmp_path / "deep" / "engine")
     assert again.srb == engine.srb
-    assert again.model.session.agency.calibration == GoalCalibration(0.1, 0.2, 0.5)
+    assert again.knows_system_messages
     assert again.tokenizer.fingerprint == engine.tokenizer.fingerprint
     assert said(again) == said(engine)
     names = {path.name for path in (tmp_path / "deep" / "engine").iterdir()}

@@ -268,7 +268,7 @@ def test_the_one_token_form_has_the_same_doubts(max_slots):
     history, expected = [-1] * ORDERS, memory(torch.tensor([ids]), no_tail(1, memory)).doubt[0]
     for t, token in enumerate(ids):
         history.append(token)
-        assert step.look_up(history)[1] == expected[t].item()
+        assert step.look_up([history])[1] == [expected[t].item()]
     assert len(set(expected.tolist())) > 20
 
 
