@@ -69,8 +69,7 @@ class Context:
         self._num_given = [num_given(row.ids, tokenizer) for row in rows]
         self.goal = None if goal is None else goal.to(self.table).view(1, -1)
         self._cache = cache if len(rows) == 1 and noise is None else None
-        forbidden = unwritable(tokenizer, model.config.vocab_size)
-        self.forbidden, self._unwritable = forbidden.to(self.device), forbidden.numpy()
+        self.forbidden = unwritable(tokenizer, model.config.vocab_size).to(self.device)
         self.ends = torch.tensor(tokenizer.end_ids, device=self.device)
         self._stepping = Stepper.supports(model)
         self.stepper: Stepper | None = None
@@ -115,7 +114,7 @@ class Context:
         """Read the newest token of each row that goes on with the stepper."""
         rows, stepper = self._stepped, self.stepper
         step = stepper.step([newest[row] for row in rows])
-        step.logits[:, self._unwritable] = -np.inf
+        step.logits[:, self.forbidden.numpy()] = -np.inf
         if len(rows) < len(newest):
             step = Step(*(_spread(values, rows, len(newest)) for values in step))
         return Prediction(
