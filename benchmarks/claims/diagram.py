@@ -49,7 +49,7 @@ def stages(evidence: Evidence) -> tuple[Stage, ...]:
         Stage("kuramoto", "Kuramoto oscillators", "turn attention, count like clocks",
               f"parity at 400 tokens: {clocks:.0%} right"),
         Stage("agency", "Blocks with agency", "attention, steered by a goal",
-              f"guided replies that speak of their goal: {spoken:+.0%}"),
+              f"with the goal said, {spoken:+.0%} of replies name it"),
         Stage("temporal_smf", "Sedenion memory", "16 axes that are overwritten",
               f"changed values: {kept[0]:.1%}, linear attention {kept[1]:.1%}"),
         Stage("echo", "Echo", "expects what was read before"),
