@@ -73,7 +73,7 @@ STATIONS = {
     ),
     "control": Station(
         "Decoding controllers",
-        "A slip heats greedy text where its entropy jumps or it runs in circles; SRB ends it.",
+        "A slip takes a repeat of greedy text back and draws it anew; SRB ends the text.",
         measure=greedy.measure_control,
     ),
 }
