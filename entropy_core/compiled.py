@@ -27,6 +27,7 @@ VERSION = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 LOG2_E, LEAST, MOST = np.float32(1.4426950408889634), np.float32(-87.0), np.float32(88.0)
 ONE, HALF = np.float32(1.0), np.float32(0.5)
+EPS = np.finfo(np.float32).eps  # of a norm, as in `reso_llm.stages.fused`
 P = tuple(
     np.float32(c)
     for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1)
@@ -106,13 +107,12 @@ def exponential(x):
 @compiled
 def norm(x, out):
     """Rows x (R,D), each divided by its root mean square, to out."""
-    eps = np.float32(1.1920929e-07)
     for r in range(len(x)):
         row, normed = x[r], out[r]
         total = np.float32(0)
         for i in range(len(row)):
             total += row[i] * row[i]
-        scale = ONE / np.sqrt(total / np.float32(len(row)) + eps)
+        scale = ONE / np.sqrt(total / np.float32(len(row)) + EPS)
         for i in range(len(row)):
             normed[i] = row[i] * scale
 

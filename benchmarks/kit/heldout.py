@@ -51,9 +51,11 @@ def add_checkpoint_option(parser: Any, *, several: bool = False) -> None:
     )  # fmt: skip
 
 
-def add_data_option(parser: Any) -> None:
-    text = "file, hub id or sample: text the model was not trained on; with --quick: sample"
-    parser.add_argument("--data", type=str, help=text)
+def add_data_option(parser: Any, required: bool = False) -> None:
+    """--data; where it is not required --quick stands in for it."""
+    text = "file, hub id or sample: text the model was not trained on"
+    text += "" if required else "; with --quick: sample"
+    parser.add_argument("--data", type=str, required=required, help=text)
 
 
 def engine_with(checkpoint: str | None, stage: str) -> ResoLLMInference:

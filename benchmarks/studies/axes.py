@@ -184,12 +184,10 @@ def differences(engine: ResoLLMInference, read: Reading, samples: Sequence[Sampl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_data_option(parser)
+    add_data_option(parser, required=True)
     parser.add_argument("--texts", type=int, default=30)
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
-    if options.data is None:
-        parser.error("--data FILE is needed: text the model was not trained on")
     torch.set_num_threads(1)
     engine = ResoLLMInference.from_pretrained()
     samples = samples_of(options.data, options.texts)

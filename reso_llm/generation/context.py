@@ -114,11 +114,10 @@ class Context:
         """Read the newest token of each row that goes on with the stepper."""
         rows, stepper = self._stepped, self.stepper
         step = stepper.step([newest[row] for row in rows])
-        step.logits[:, self.forbidden.numpy()] = -np.inf
         if len(rows) < len(newest):
             step = Step(*(_spread(values, rows, len(newest)) for values in step))
         return Prediction(
-            torch.from_numpy(step.logits),
+            self._allowed(torch.from_numpy(step.logits)),
             stepper.embedding.table[newest],
             step.coherence if stepper.kuramoto else None,
             step.layers_used if stepper.gate else None,

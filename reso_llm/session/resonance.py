@@ -73,7 +73,7 @@ def share_said(goal: str, text: str) -> float:
     """
     wanted = features(goal) - set(SPEAKERS.values())
     said = features(text)
-    nats = {f: math.log((BACKGROUND + 1) / (_share(f) * BACKGROUND + 1)) for f in wanted}
+    nats = {feature: _information(feature) for feature in wanted}
     return sum(_credit(f, said) * nats[f] for f in wanted) / (sum(nats.values()) or 1.0)
 
 
@@ -115,18 +115,13 @@ class WordIndex:
         for feature in features(query):
             held, credit = (feature, 1.0) if feature in self._holders else self._similar(feature)
             holders = self._holders.get(held, ())
-            information = self._information(held, len(holders))
+            information = _information(held, len(self._features), len(holders))
             total += information
             for number in holders:
                 nats[number] += credit * information
             if _share(held) == 0:
                 telling.update(holders)
         return {n: _match(shared, total, n in telling) for n, shared in nats.items()}
-
-    def _information(self, feature: str, num_holders: int) -> float:
-        """w_f in nats."""
-        held = num_holders + _share(feature) * BACKGROUND
-        return math.log((len(self._features) + BACKGROUND + 1) / (held + 1))
 
     def _similar(self, feature: str) -> tuple[str, float]:
         """The feature that this one is a misspelling of, and its credit; itself without one.
@@ -146,6 +141,12 @@ def _share(feature: str) -> float:
     if feature in SPEAKERS:
         return SPEAKER_SHARE
     return COMMON_SHARE if feature in COMMON else 0.0
+
+
+def _information(feature: str, num_texts: int = 0, num_holders: int = 0) -> float:
+    """w_f in nats, where so many of so many texts hold the feature."""
+    held = num_holders + _share(feature) * BACKGROUND
+    return math.log((num_texts + BACKGROUND + 1) / (held + 1))
 
 
 def _match(nats: float, total: float, telling: bool) -> Match:

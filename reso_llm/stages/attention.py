@@ -24,7 +24,7 @@ from einops import rearrange
 from numpy import ndarray
 from torch import Tensor, nn
 
-from entropy_core.compiled import compiled, exponential
+from entropy_core.compiled import EPS, compiled, exponential
 from reso_llm.config import ResoLLMConfig
 from reso_llm.stages.arrays import Matrix, view
 from reso_llm.stages.cache import CacheStep, KVCache, Scratch
@@ -247,13 +247,13 @@ def remember(projected, scale, turn, value, value_mix, keys, values, place):
     but the last H; turn (K/2,2); value embedding (D,), or nothing.
     """
     H, _, K = keys.shape
-    eps, turned = np.float32(1.1920929e-07), len(scale)
+    turned = len(scale)
     for h in range(turned):
         head = projected[h * K : (h + 1) * K]
         total = np.float32(0)
         for i in range(K):
             total += head[i] * head[i]
-        size = scale[h] / np.sqrt(total / np.float32(K) + eps)
+        size = scale[h] / np.sqrt(total / np.float32(K) + EPS)
         for i in range(K // 2):
             x, y = head[2 * i] * size, head[2 * i + 1] * size
             head[2 * i] = x * turn[i, 0] - y * turn[i, 1]

@@ -33,7 +33,7 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from entropy_core import sedenion
-from entropy_core.compiled import compiled, logistic, norm
+from entropy_core.compiled import EPS, compiled, logistic, norm
 from reso_llm.config import TemporalSMFConfig
 from reso_llm.stages import register_constants
 from reso_llm.stages.arrays import Matrix, view
@@ -234,7 +234,7 @@ def delta_step(z, bias, order, product, field, address, key, y):
     """
     R, H, C, S = field.shape
     turn, paired = np.empty((S, S), np.float32), np.empty((2, S), np.float32)
-    eps, one = np.float32(S * 1.1920929e-07), np.float32(1)
+    eps, one = np.float32(S) * EPS, np.float32(1)
     for r in range(R):
         gates = z[r, 2 * H * S + H * C :]
         for h in range(H):
